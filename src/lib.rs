@@ -1,0 +1,13 @@
+//! ccrelay: agent events of a CC-Gateway, kept safe in a local spool and relayed to Kafka and MQTT.
+//!
+//! One way through: `receive -> authenticate -> spool -> normalise -> route -> deliver -> sink`, with agent
+//! sessions kept alive beside it. `ARCHITECTURE.md` has the map and the invariants.
+
+pub mod backoff;
+pub mod clock;
+pub mod config;
+pub mod event;
+pub mod metrics;
+pub mod session;
+pub mod simulate;
+pub mod sink;

@@ -1,0 +1,313 @@
+//! Every metric of the daemon, in one list: name, help, labels, unit, buckets.
+//!
+//! Labels come from bounded sets: gateways and sinks of the configuration, reasons and states of the code; never
+//! an agent, a topic or anything a peer sends. Series of known label values exist from the start, at zero.
+
+use std::sync::Arc;
+
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+};
+
+/// Push answers: from a quarter of a millisecond (one fsync) to the gateway's retry interval of 10 s.
+const PUSH_SECONDS: &[f64] = &[
+    0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+    10.0,
+];
+/// Receipt to confirmation: from milliseconds to the hours of an outage.
+const DELIVERY_SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0,
+    7200.0,
+];
+/// Calls to the gateway: up to its documented two minutes.
+const CALL_SECONDS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0, 120.0];
+/// Records in one group commit.
+const BATCH_RECORDS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+
+/// Why a push was refused: label `reason` of `ccrelay_push_failures_total`.
+pub const PUSH_FAILURE_REASONS: &[&str] = &[
+    "not_found",
+    "method_not_allowed",
+    "length_invalid",
+    "too_large",
+    "token_missing",
+    "token_malformed",
+    "token_forged",
+    "token_expired",
+    "token_superseded",
+    "token_from_future",
+    "token_unknown",
+    "other_agent",
+    "body_timeout",
+    "body_broken",
+    "encoding_unsupported",
+    "not_json",
+    "no_work_no",
+    "spool_full",
+    "spool_failed",
+    "stopping",
+];
+/// Why a connection came to nothing: label `reason` of `ccrelay_connection_failures_total`.
+pub const CONNECTION_FAILURE_REASONS: &[&str] = &[
+    "limit",
+    "tls_handshake",
+    "tls_handshake_timeout",
+    "header_timeout",
+    "header_too_large",
+    "idle_timeout",
+    "http",
+    "accept",
+];
+/// Session states: label `state` of `ccrelay_sessions`.
+pub const SESSION_STATES: &[&str] =
+    &["signed_out", "signing_in", "active", "recovering", "suspended", "signing_out"];
+/// Heartbeat outcomes: label `outcome` of `ccrelay_heartbeats_total`.
+pub const HEARTBEAT_OUTCOMES: &[&str] =
+    &["ok", "refused", "session_lost", "switching_over", "timeout", "transport"];
+/// Sign-in outcomes: label `outcome` of `ccrelay_sign_ins_total`.
+pub const SIGN_IN_OUTCOMES: &[&str] =
+    &["ok", "taken_over", "resumed", "refused", "suspended", "timeout", "transport"];
+/// Why a session was lost: label `reason` of `ccrelay_session_losses_total`.
+pub const SESSION_LOSS_REASONS: &[&str] =
+    &["guid_refused", "not_signed_in", "switched_over", "shut_down", "timed_out"];
+/// Event categories: label `category` of `ccrelay_events_total`; `Category::as_str` gives one of these.
+pub const EVENT_CATEGORIES: &[&str] = &[
+    "agent-state",
+    "call",
+    "conference",
+    "media-playback",
+    "message",
+    "other",
+    "outbound-call",
+    "phone",
+    "phone-linkage",
+    "quality-check",
+    "recording",
+    "session",
+    "unknown",
+];
+
+/// Handles to all metrics; cloning is cheap.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+impl std::ops::Deref for Metrics {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+macro_rules! metrics {
+    ($( $(#[doc = $help:literal])+ $field:ident : $kind:ident = $name:literal $( [ $($label:literal),* ] )? $( buckets $buckets:expr )? ; )+) => {
+        /// All metrics by name.
+        pub struct Inner {
+            registry: Registry,
+            $( $(#[doc = $help])+ pub $field: $kind, )+
+        }
+        impl Inner {
+            fn build() -> Result<Inner, prometheus::Error> {
+                let registry = Registry::new();
+                $( let $field = metrics!(@make $kind $name concat!($($help),+).trim() ; $( [ $($label),* ] )? ; $( $buckets )? );
+                   register(&registry, &$field)?; )+
+                Ok(Inner { registry, $( $field, )+ })
+            }
+        }
+        /// Names of all metrics of this list, for checks of dashboards and alerts.
+        pub const NAMES: &[&str] = &[ $( $name ),+ ];
+    };
+    (@make IntCounter $name:literal $help:expr ; ; ) => { IntCounter::new($name, $help)? };
+    (@make IntGauge $name:literal $help:expr ; ; ) => { IntGauge::new($name, $help)? };
+    (@make Gauge $name:literal $help:expr ; ; ) => { Gauge::new($name, $help)? };
+    (@make IntCounterVec $name:literal $help:expr ; [ $($label:literal),* ] ; ) => { IntCounterVec::new(Opts::new($name, $help), &[$($label),*])? };
+    (@make IntGaugeVec $name:literal $help:expr ; [ $($label:literal),* ] ; ) => { IntGaugeVec::new(Opts::new($name, $help), &[$($label),*])? };
+    (@make GaugeVec $name:literal $help:expr ; [ $($label:literal),* ] ; ) => { GaugeVec::new(Opts::new($name, $help), &[$($label),*])? };
+    (@make Histogram $name:literal $help:expr ; ; $buckets:expr) => { Histogram::with_opts(HistogramOpts::new($name, $help).buckets($buckets.to_vec()))? };
+    (@make HistogramVec $name:literal $help:expr ; [ $($label:literal),* ] ; $buckets:expr) => {
+        HistogramVec::new(HistogramOpts::new($name, $help).buckets($buckets.to_vec()), &[$($label),*])?
+    };
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: &C,
+) -> Result<(), prometheus::Error> {
+    registry.register(Box::new(collector.clone()))
+}
+
+metrics! {
+    /// What runs here; always 1.
+    build_info: IntGaugeVec = "ccrelay_build_info" ["version"];
+    /// 1 when /ready answers 200.
+    ready: IntGauge = "ccrelay_ready";
+
+    /// Open connections on the callback listener.
+    connections: IntGauge = "ccrelay_connections";
+    /// Connections that came to nothing, by reason.
+    connection_failures: IntCounterVec = "ccrelay_connection_failures_total" ["reason"];
+    /// Time from the receipt of a push's head to its answer, by outcome (stored, refused).
+    push_duration: HistogramVec = "ccrelay_push_duration_seconds" ["outcome"] buckets PUSH_SECONDS;
+    /// Pushes that were not answered with success, by reason. Each counts against an agent's sign-out budget.
+    push_failures: IntCounterVec = "ccrelay_push_failures_total" ["reason"];
+    /// Events received and stored, by category.
+    events: IntCounterVec = "ccrelay_events_total" ["category"];
+    /// Events that came again because an answer of ours had not arrived.
+    events_repeated: IntCounter = "ccrelay_events_repeated_total";
+
+    /// Records in the spool that some sink has not confirmed.
+    spool_records: IntGauge = "ccrelay_spool_records";
+    /// Bytes of the spool's files on disk.
+    spool_bytes: IntGauge = "ccrelay_spool_bytes";
+    /// Age of the oldest record that some sink has not confirmed; 0 when there is none.
+    spool_oldest_age: Gauge = "ccrelay_spool_oldest_record_age_seconds";
+    /// Time of one group commit including its fsync.
+    spool_commit_duration: Histogram = "ccrelay_spool_commit_duration_seconds" buckets PUSH_SECONDS;
+    /// Records stored by one group commit.
+    spool_commit_records: Histogram = "ccrelay_spool_commit_records" buckets BATCH_RECORDS;
+    /// Appends that failed, by reason (full, failed).
+    spool_failures: IntCounterVec = "ccrelay_spool_failures_total" ["reason"];
+
+    /// Time from the receipt of an event to the sink's confirmation.
+    sink_delivery_duration: HistogramVec = "ccrelay_sink_delivery_duration_seconds" ["sink"] buckets DELIVERY_SECONDS;
+    /// Events confirmed by the sink.
+    sink_delivered: IntCounterVec = "ccrelay_sink_delivered_total" ["sink"];
+    /// Events handed to the sink and not yet confirmed.
+    sink_in_flight: IntGaugeVec = "ccrelay_sink_in_flight" ["sink"];
+    /// Returns to the cursor after a failed delivery or a rebuilt client, by reason.
+    sink_retries: IntCounterVec = "ccrelay_sink_retries_total" ["sink", "reason"];
+    /// Deliveries that failed, by reason; each is then retried, set aside or stops the sink.
+    sink_failures: IntCounterVec = "ccrelay_sink_failures_total" ["sink", "reason"];
+    /// Events set aside because they can never be delivered, by reason.
+    sink_dead_letters: IntCounterVec = "ccrelay_sink_dead_letters_total" ["sink", "reason"];
+    /// Records between the sink's cursor and the end of the spool.
+    sink_lag_records: IntGaugeVec = "ccrelay_sink_lag_records" ["sink"];
+    /// State of the sink: 1 delivering, 0 retrying, -1 stopped and waiting for a person.
+    sink_state: IntGaugeVec = "ccrelay_sink_state" ["sink"];
+
+    /// Sessions by state.
+    sessions: IntGaugeVec = "ccrelay_sessions" ["gateway", "state"];
+    /// Heartbeats by outcome.
+    heartbeats: IntCounterVec = "ccrelay_heartbeats_total" ["gateway", "outcome"];
+    /// Time of one heartbeat call.
+    heartbeat_duration: HistogramVec = "ccrelay_heartbeat_duration_seconds" ["gateway"] buckets CALL_SECONDS;
+    /// How late heartbeats were sent after the time they were due.
+    heartbeat_lateness: HistogramVec = "ccrelay_heartbeat_lateness_seconds" ["gateway"] buckets CALL_SECONDS;
+    /// Sign-ins by outcome.
+    sign_ins: IntCounterVec = "ccrelay_sign_ins_total" ["gateway", "outcome"];
+    /// Sessions lost without our doing, by reason.
+    session_losses: IntCounterVec = "ccrelay_session_losses_total" ["gateway", "reason"];
+    /// GUIDs renewed by the gateway.
+    guid_changes: IntCounterVec = "ccrelay_guid_changes_total" ["gateway"];
+    /// The least number of seconds before the gateway would sign out any agent; the limit itself when all is well.
+    sign_out_budget: GaugeVec = "ccrelay_sign_out_budget_seconds" ["gateway"];
+}
+
+impl Metrics {
+    /// Makes and registers all metrics, with the series of every known label value at zero.
+    ///
+    /// # Errors
+    /// When two metrics have one name: a mistake in the list above.
+    pub fn new<'a>(
+        gateways: impl IntoIterator<Item = &'a str>,
+        sinks: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Metrics, prometheus::Error> {
+        let inner = Inner::build()?;
+        inner.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        inner.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        for reason in CONNECTION_FAILURE_REASONS {
+            inner.connection_failures.with_label_values(&[*reason]);
+        }
+        for reason in PUSH_FAILURE_REASONS {
+            inner.push_failures.with_label_values(&[*reason]);
+        }
+        for outcome in ["stored", "refused"] {
+            inner.push_duration.with_label_values(&[outcome]);
+        }
+        for category in EVENT_CATEGORIES {
+            inner.events.with_label_values(&[*category]);
+        }
+        for reason in ["full", "failed"] {
+            inner.spool_failures.with_label_values(&[reason]);
+        }
+        for sink in sinks {
+            inner.create_sink_series(sink);
+        }
+        for gateway in gateways {
+            inner.create_gateway_series(gateway);
+        }
+        Ok(Metrics { inner: Arc::new(inner) })
+    }
+
+    /// The page that Prometheus reads, in its text format 0.0.4.
+    #[must_use]
+    pub fn render(&self) -> Vec<u8> {
+        let mut page = Vec::with_capacity(32 * 1024);
+        if let Err(error) = TextEncoder::new().encode(&self.inner.registry.gather(), &mut page) {
+            tracing::error!(%error, "metrics cannot be rendered");
+        }
+        page
+    }
+}
+
+impl Inner {
+    fn create_sink_series(&self, sink: &str) {
+        self.sink_delivery_duration.with_label_values(&[sink]);
+        self.sink_delivered.with_label_values(&[sink]);
+        for gauge in [&self.sink_in_flight, &self.sink_lag_records, &self.sink_state] {
+            gauge.with_label_values(&[sink]);
+        }
+        // Reasons of failures are the sinks' own; the ones every sink can have exist from the start.
+        for reason in ["connection", "stalled"] {
+            self.sink_retries.with_label_values(&[sink, reason]);
+            self.sink_failures.with_label_values(&[sink, reason]);
+        }
+        for reason in ["too_large", "unreadable"] {
+            self.sink_dead_letters.with_label_values(&[sink, reason]);
+        }
+    }
+
+    fn create_gateway_series(&self, gateway: &str) {
+        for state in SESSION_STATES {
+            self.sessions.with_label_values(&[gateway, *state]);
+        }
+        for outcome in HEARTBEAT_OUTCOMES {
+            self.heartbeats.with_label_values(&[gateway, *outcome]);
+        }
+        for outcome in SIGN_IN_OUTCOMES {
+            self.sign_ins.with_label_values(&[gateway, *outcome]);
+        }
+        for reason in SESSION_LOSS_REASONS {
+            self.session_losses.with_label_values(&[gateway, *reason]);
+        }
+        self.heartbeat_duration.with_label_values(&[gateway]);
+        self.heartbeat_lateness.with_label_values(&[gateway]);
+        self.guid_changes.with_label_values(&[gateway]);
+        self.sign_out_budget.with_label_values(&[gateway]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_on_the_page_from_the_start() {
+        let metrics = Metrics::new(["main"], ["kafka"]).unwrap();
+        let page = String::from_utf8(metrics.render()).unwrap();
+        for name in NAMES {
+            assert!(page.contains(&format!("# HELP {name} ")), "{name} is missing from:\n{page}");
+        }
+        assert!(page.contains("ccrelay_push_failures_total{reason=\"token_expired\"} 0"));
+        assert!(page.contains("process_resident_memory_bytes"));
+    }
+}

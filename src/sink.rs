@@ -1,0 +1,105 @@
+//! A sink is a configured output: it takes events one after another and says of each when the far end has
+//! **confirmed** it. A sink keeps nothing: the spool is the only retry store, so after any doubt the worker
+//! calls [`Sink::reset`] and publishes again from its cursor.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::event::Event;
+
+pub mod jsonl;
+pub mod kafka;
+pub mod mqtt;
+
+/// A future on the heap, so that sinks of different kinds stand behind one type.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Resolves when the far end has confirmed one message, or to why it has not.
+pub type Ack = BoxFuture<'static, Result<(), DeliveryError>>;
+
+/// One event on its way to one topic.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// What is sent.
+    pub event: Arc<Event>,
+    /// Where to: a Kafka topic or an MQTT topic, already checked by the route.
+    pub topic: Arc<str>,
+}
+
+/// What the worker must do about a failed delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// The far end is away or busy: reset the sink, wait, publish again from the cursor, for as long as it takes.
+    Retry,
+    /// This message can never go (too large, forbidden topic): set it aside with its reason and go on.
+    DeadLetter,
+    /// The configuration is wrong and time does not mend it: stop this sink and tell a person.
+    Stop,
+}
+
+/// A delivery that failed.
+#[derive(Debug, Clone)]
+pub struct DeliveryError {
+    /// What to do about it.
+    pub disposition: Disposition,
+    /// A short name from a bounded set, used as a metric label, such as `queue_full` or `message_too_large`.
+    pub reason: &'static str,
+    /// What the client library said; no payload and no secret.
+    pub detail: String,
+}
+
+impl DeliveryError {
+    /// An error to be retried.
+    pub fn retry(reason: &'static str, detail: impl Into<String>) -> DeliveryError {
+        DeliveryError { disposition: Disposition::Retry, reason, detail: detail.into() }
+    }
+
+    /// An error that sets the message aside.
+    pub fn dead_letter(reason: &'static str, detail: impl Into<String>) -> DeliveryError {
+        DeliveryError { disposition: Disposition::DeadLetter, reason, detail: detail.into() }
+    }
+
+    /// An error that stops the sink.
+    pub fn stop(reason: &'static str, detail: impl Into<String>) -> DeliveryError {
+        DeliveryError { disposition: Disposition::Stop, reason, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for DeliveryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.detail)
+    }
+}
+
+impl std::error::Error for DeliveryError {}
+
+/// An output. One worker owns it, so every method takes `&mut self`.
+pub trait Sink: Send {
+    /// Hands over one message and returns its [`Ack`]. Messages are sent in the order of the calls. Waits while the
+    /// client's own queue is full: a full queue is not an error.
+    ///
+    /// # Errors
+    /// When the message was certainly not taken. Acks already handed out stay valid.
+    ///
+    /// # Cancel safety
+    /// Must not be dropped before it is done: the message may or may not have been taken.
+    fn publish<'a>(&'a mut self, message: &'a Message) -> BoxFuture<'a, Result<Ack, DeliveryError>>;
+
+    /// Pushes out what a sink may have buffered, before the worker waits for something else. Most need nothing.
+    fn flush(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Drops the client with everything in flight and makes a new one. Acks of the old client resolve to an error
+    /// of disposition [`Disposition::Retry`], never to `Ok`, unless they had been confirmed. Must return promptly
+    /// (it need not be connected yet).
+    ///
+    /// # Errors
+    /// When no client can be made.
+    fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>>;
+
+    /// Ends the client in good order (MQTT DISCONNECT, file flushed), within a few seconds at most.
+    fn close(&mut self) -> BoxFuture<'_, ()>;
+}
