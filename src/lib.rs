@@ -3,6 +3,7 @@
 //! One way through: `receive -> authenticate -> spool -> normalise -> route -> deliver -> sink`, with agent
 //! sessions kept alive beside it. `ARCHITECTURE.md` has the map and the invariants.
 
+pub mod authenticate;
 pub mod backoff;
 pub mod clock;
 pub mod config;

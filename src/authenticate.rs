@@ -1,0 +1,434 @@
+//! Who sent this push, and may they: callback tokens, minted for the gateway and checked before a body is read.
+//!
+//! A token is at most 50 characters of `[A-Za-z0-9]`, the most and the only ones the gateway is sure to take
+//! (CEC API Reference 1202-1204; which characters it calls special is not said):
+//!
+//! ```text
+//! K MMMMMM AAAAAAAAAA SSSSSSSSSSSSSSSSSSSSSS
+//! | |      |          22: MAC, base 62: HMAC-SHA-256 over all the rest and the gateway's name, cut to 128 bits
+//! | |      1-10: agent id
+//! | 6: minutes since the Unix epoch, base 36
+//! 1: key, so that two secrets can be valid while one is replaced
+//! ```
+//!
+//! Any instance that holds the secret can check a token without asking anybody. What is kept per agent is only when
+//! newer tokens were first seen: that the gateway uses a refreshed token is inferred, not documented, so a token stays
+//! good until a newer one of its agent **has arrived on a push**, and for an overlap after that, and never beyond
+//! its greatest age.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::clock::{Clock, Timestamp};
+use crate::event::{AgentId, GatewayName};
+
+/// The longest token the gateway takes (CEC API Reference 1202, 1203).
+pub const LONGEST_TOKEN: usize = 50;
+/// The least bytes of a secret: as many as the MAC's hash gives.
+pub const SHORTEST_SECRET: usize = 32;
+/// How far the gateway's token may be ahead of our clock: instances that share a secret may differ by this.
+const CLOCK_SKEW_MINUTES: u64 = 2;
+const MINUTE_DIGITS: usize = 6;
+const MAC_DIGITS: usize = 22;
+/// Locks over which agents are spread; pushes of different agents rarely meet on one.
+const SHARDS: usize = 64;
+
+/// How long tokens live.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenRules {
+    /// How long a token is still good after a newer one of its agent was seen on a push.
+    pub overlap: Duration,
+    /// How long a token is good at all.
+    pub max_age: Duration,
+}
+
+/// Why a token is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenFault {
+    /// Not of the shape above.
+    #[error("token is malformed")]
+    Malformed,
+    /// Made with another secret, for another gateway, or changed on the way.
+    #[error("token was not made here")]
+    Forged,
+    /// Older than the greatest age.
+    #[error("token has expired")]
+    Expired,
+    /// Newer ones have been in use for longer than the overlap.
+    #[error("token has been superseded")]
+    Superseded,
+    /// Minted in the future.
+    #[error("token is from the future")]
+    FromFuture,
+}
+
+impl TokenFault {
+    /// The label of `ccrelay_push_failures_total`.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            TokenFault::Malformed => "token_malformed",
+            TokenFault::Forged => "token_forged",
+            TokenFault::Expired => "token_expired",
+            TokenFault::Superseded => "token_superseded",
+            TokenFault::FromFuture => "token_from_future",
+        }
+    }
+}
+
+/// A secret with the HMAC state made from it.
+#[derive(Clone)]
+pub struct TokenKey {
+    id: u8,
+    mac: Hmac<Sha256>,
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenKey")
+    }
+}
+
+/// A secret that is too short.
+#[derive(Debug, thiserror::Error)]
+#[error("a token secret has at least {SHORTEST_SECRET} bytes, this one has {0}")]
+pub struct SecretTooShort(usize);
+
+impl TokenKey {
+    /// Makes a key of a secret.
+    ///
+    /// # Errors
+    /// When the secret has less than [`SHORTEST_SECRET`] bytes.
+    pub fn new(secret: &SecretSlice<u8>) -> Result<TokenKey, SecretTooShort> {
+        let bytes = secret.expose_secret();
+        if bytes.len() < SHORTEST_SECRET {
+            return Err(SecretTooShort(bytes.len()));
+        }
+        let mac = Hmac::<Sha256>::new_from_slice(bytes).map_err(|_| SecretTooShort(bytes.len()))?;
+        // The key's name is one character of a hash: it tells two secrets apart and nothing about either.
+        let name = Sha256::new().chain_update(b"ccrelay token key name").chain_update(bytes).finalize();
+        Ok(TokenKey { id: BASE62[usize::from(name[0]) % 62], mac })
+    }
+
+    fn sign(&self, gateway: &GatewayName, minute: &[u8], agent: &str) -> [u8; MAC_DIGITS] {
+        let mut mac = self.mac.clone();
+        mac.update(b"ccrelay-token-1\0");
+        mac.update(&[self.id]);
+        mac.update(minute);
+        mac.update(agent.as_bytes());
+        mac.update(b"\0");
+        mac.update(gateway.as_str().as_bytes());
+        let whole = mac.finalize().into_bytes();
+        let mut half = [0u8; 16];
+        half.copy_from_slice(&whole[..16]);
+        base62(u128::from_be_bytes(half))
+    }
+}
+
+/// Mints and checks callback tokens.
+pub struct Authenticator {
+    /// The first key mints; all check.
+    keys: Vec<TokenKey>,
+    rules: TokenRules,
+    clock: Clock,
+    /// Per agent: which tokens were seen on pushes, and when first.
+    seen: Vec<Mutex<HashMap<(GatewayName, AgentId), Seen>>>,
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator").field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
+/// Minutes of tokens seen on pushes, oldest first, each with its first sight. Holds what the overlap still needs.
+#[derive(Debug, Default)]
+struct Seen {
+    minutes: VecDeque<(u64, Timestamp)>,
+}
+
+impl Seen {
+    /// When a token newer than `minute` was first seen.
+    fn superseded_at(&self, minute: u64) -> Option<Timestamp> {
+        self.minutes.iter().find(|(m, _)| *m > minute).map(|(_, at)| *at)
+    }
+
+    fn note(&mut self, minute: u64, now: Timestamp, overlap: Duration) {
+        if self.minutes.back().is_none_or(|(newest, _)| minute > *newest) {
+            self.minutes.push_back((minute, now));
+        }
+        // The last one whose overlap is over stays: it stands for all that are older.
+        while self.minutes.len() > 1 && self.minutes.get(1).is_some_and(|(_, at)| now.since(*at) > overlap) {
+            self.minutes.pop_front();
+        }
+    }
+}
+
+impl Authenticator {
+    /// An authenticator that mints with `current` and also accepts tokens of `previous`.
+    #[must_use]
+    pub fn new(
+        current: TokenKey,
+        previous: Option<TokenKey>,
+        rules: TokenRules,
+        clock: Clock,
+    ) -> Authenticator {
+        let keys = std::iter::once(current).chain(previous).collect();
+        Authenticator { keys, rules, clock, seen: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+
+    /// A token for this agent of this gateway, of this minute.
+    #[must_use]
+    pub fn mint(&self, gateway: &GatewayName, agent: &AgentId) -> SecretString {
+        let key = &self.keys[0];
+        let minute = minute_digits(self.clock.now().minute());
+        let mac = key.sign(gateway, &minute, agent.as_str());
+        let mut token = String::with_capacity(LONGEST_TOKEN);
+        token.push(char::from(key.id));
+        token.extend(minute.iter().map(|b| char::from(*b)));
+        token.push_str(agent.as_str());
+        token.extend(mac.iter().map(|b| char::from(*b)));
+        SecretString::from(token)
+    }
+
+    /// Whose token this is, if it is good for a push of this gateway now.
+    ///
+    /// # Errors
+    /// When it is not; the fault says why.
+    pub fn check(&self, gateway: &GatewayName, token: &str) -> Result<AgentId, TokenFault> {
+        let parts = Parts::split(token)?;
+        if !self.keys.iter().any(|key| key.id == parts.key && key.matches(gateway, &parts)) {
+            return Err(TokenFault::Forged);
+        }
+        let now = self.clock.now();
+        if parts.minute > now.minute() + CLOCK_SKEW_MINUTES {
+            return Err(TokenFault::FromFuture);
+        }
+        if now.since(Timestamp(parts.minute.saturating_mul(60_000))) > self.rules.max_age {
+            return Err(TokenFault::Expired);
+        }
+        self.note(gateway, &parts, now)?;
+        Ok(parts.agent)
+    }
+
+    fn note(&self, gateway: &GatewayName, parts: &Parts<'_>, now: Timestamp) -> Result<(), TokenFault> {
+        let shard =
+            parts.agent.as_str().bytes().fold(0usize, |h, b| h.wrapping_mul(31).wrapping_add(usize::from(b)));
+        let mut seen = self.seen[shard % SHARDS].lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = seen.entry((gateway.clone(), parts.agent.clone())).or_default();
+        if seen.superseded_at(parts.minute).is_some_and(|at| now.since(at) > self.rules.overlap) {
+            return Err(TokenFault::Superseded);
+        }
+        seen.note(parts.minute, now, self.rules.overlap);
+        Ok(())
+    }
+}
+
+impl TokenKey {
+    /// Compares in constant time.
+    fn matches(&self, gateway: &GatewayName, parts: &Parts<'_>) -> bool {
+        self.sign(gateway, parts.minute_digits, parts.agent.as_str()).ct_eq(parts.mac).into()
+    }
+}
+
+/// A token taken apart; nothing of it is believed yet.
+struct Parts<'a> {
+    key: u8,
+    minute: u64,
+    minute_digits: &'a [u8],
+    agent: AgentId,
+    mac: &'a [u8],
+}
+
+impl Parts<'_> {
+    fn split(token: &str) -> Result<Parts<'_>, TokenFault> {
+        let bytes = token.as_bytes();
+        let fixed = 1 + MINUTE_DIGITS + MAC_DIGITS;
+        if bytes.len() <= fixed || bytes.len() > LONGEST_TOKEN || !bytes.iter().all(u8::is_ascii_alphanumeric)
+        {
+            return Err(TokenFault::Malformed);
+        }
+        let (head, mac) = bytes.split_at(bytes.len() - MAC_DIGITS);
+        let minute_digits = &head[1..=MINUTE_DIGITS];
+        let minute = std::str::from_utf8(minute_digits).ok().and_then(|d| u64::from_str_radix(d, 36).ok());
+        let agent = std::str::from_utf8(&head[1 + MINUTE_DIGITS..]).ok().and_then(|a| AgentId::parse(a).ok());
+        match (minute, agent) {
+            (Some(minute), Some(agent)) => Ok(Parts { key: head[0], minute, minute_digits, agent, mac }),
+            _ => Err(TokenFault::Malformed),
+        }
+    }
+}
+
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// 62^22 is more than 2^128, so 22 digits always suffice.
+fn base62(mut number: u128) -> [u8; MAC_DIGITS] {
+    let mut digits = [b'0'; MAC_DIGITS];
+    for digit in digits.iter_mut().rev() {
+        *digit = BASE62[usize::try_from(number % 62).unwrap_or(0)];
+        number /= 62;
+    }
+    digits
+}
+
+/// 36^6 minutes end in the year 6111.
+fn minute_digits(mut minute: u64) -> [u8; MINUTE_DIGITS] {
+    let mut digits = [b'0'; MINUTE_DIGITS];
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdefghijklmnopqrstuvwxyz"[usize::try_from(minute % 36).unwrap_or(0)];
+        minute /= 36;
+    }
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const START: Timestamp = Timestamp(1_795_491_900_000);
+    const RULES: TokenRules =
+        TokenRules { overlap: Duration::from_secs(180), max_age: Duration::from_secs(24 * 3600) };
+
+    fn key(byte: u8) -> TokenKey {
+        TokenKey::new(&SecretSlice::from(vec![byte; 32])).unwrap()
+    }
+
+    fn gateway() -> GatewayName {
+        GatewayName::parse("main").unwrap()
+    }
+
+    fn agent(id: &str) -> AgentId {
+        AgentId::parse(id).unwrap()
+    }
+
+    fn fixture() -> (Authenticator, Clock) {
+        let clock = Clock::manual(START);
+        (Authenticator::new(key(1), None, RULES, clock.clone()), clock)
+    }
+
+    #[test]
+    fn a_token_names_its_agent_and_fits_the_gateways_limits() {
+        let (authenticator, _) = fixture();
+        for id in ["1", "101", "59999", "999999", "1234567890"] {
+            let token = authenticator.mint(&gateway(), &agent(id));
+            let text = token.expose_secret();
+            assert!(text.len() <= LONGEST_TOKEN && text.bytes().all(|b| b.is_ascii_alphanumeric()), "{text}");
+            assert_eq!(authenticator.check(&gateway(), text), Ok(agent(id)));
+        }
+    }
+
+    #[test]
+    fn any_change_of_one_character_is_refused() {
+        let (authenticator, _) = fixture();
+        let token = authenticator.mint(&gateway(), &agent("1001")).expose_secret().to_owned();
+        for at in 0..token.len() {
+            let mut changed = token.clone().into_bytes();
+            changed[at] = if changed[at] == b'7' { b'8' } else { b'7' };
+            let changed = String::from_utf8(changed).unwrap();
+            assert!(
+                authenticator.check(&gateway(), &changed).is_err(),
+                "{changed} differs from {token} at {at}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_is_good_for_its_own_gateway_and_secret_only() {
+        let (authenticator, clock) = fixture();
+        let token = authenticator.mint(&gateway(), &agent("1001"));
+        let other = GatewayName::parse("other").unwrap();
+        assert_eq!(authenticator.check(&other, token.expose_secret()), Err(TokenFault::Forged));
+        let stranger = Authenticator::new(key(2), None, RULES, clock);
+        assert_eq!(stranger.check(&gateway(), token.expose_secret()), Err(TokenFault::Forged));
+    }
+
+    #[test]
+    fn the_secret_can_be_replaced_while_tokens_of_the_old_one_are_in_use() {
+        let (old, clock) = fixture();
+        let token = old.mint(&gateway(), &agent("1001"));
+        let new = Authenticator::new(key(2), Some(key(1)), RULES, clock);
+        assert_eq!(new.check(&gateway(), token.expose_secret()), Ok(agent("1001")));
+        let fresh = new.mint(&gateway(), &agent("1001"));
+        assert_eq!(old.check(&gateway(), fresh.expose_secret()), Err(TokenFault::Forged));
+    }
+
+    #[test]
+    fn a_token_stays_good_until_a_newer_one_was_seen_and_the_overlap_is_over() {
+        let (authenticator, clock) = fixture();
+        let first = authenticator.mint(&gateway(), &agent("1001"));
+        clock.advance(Duration::from_secs(3600));
+        assert!(authenticator.check(&gateway(), first.expose_secret()).is_ok(), "no newer one was seen");
+        let second = authenticator.mint(&gateway(), &agent("1001"));
+        assert!(authenticator.check(&gateway(), second.expose_secret()).is_ok());
+        clock.advance(RULES.overlap);
+        assert!(authenticator.check(&gateway(), first.expose_secret()).is_ok(), "within the overlap");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(authenticator.check(&gateway(), first.expose_secret()), Err(TokenFault::Superseded));
+        assert!(authenticator.check(&gateway(), second.expose_secret()).is_ok());
+        let other = authenticator.mint(&gateway(), &agent("1002"));
+        assert!(
+            authenticator.check(&gateway(), other.expose_secret()).is_ok(),
+            "agents do not touch each other"
+        );
+    }
+
+    #[test]
+    fn tokens_that_change_every_minute_still_supersede_old_ones() {
+        let (authenticator, clock) = fixture();
+        let first = authenticator.mint(&gateway(), &agent("1001"));
+        assert!(authenticator.check(&gateway(), first.expose_secret()).is_ok());
+        let mut refused_after = None;
+        for minute in 1..=10u64 {
+            clock.advance(Duration::from_secs(60));
+            let token = authenticator.mint(&gateway(), &agent("1001"));
+            assert!(authenticator.check(&gateway(), token.expose_secret()).is_ok());
+            let old = authenticator.check(&gateway(), first.expose_secret());
+            if old == Err(TokenFault::Superseded) {
+                refused_after.get_or_insert(minute);
+            }
+        }
+        assert_eq!(refused_after, Some(5), "seen newer at minute 1, overlap of 3 minutes over at minute 5");
+    }
+
+    #[test]
+    fn tokens_expire_and_may_not_come_from_the_future() {
+        let (authenticator, clock) = fixture();
+        let token = authenticator.mint(&gateway(), &agent("1001"));
+        clock.advance(RULES.max_age + Duration::from_secs(61));
+        assert_eq!(authenticator.check(&gateway(), token.expose_secret()), Err(TokenFault::Expired));
+        let ahead = Authenticator::new(
+            key(1),
+            None,
+            RULES,
+            Clock::manual(clock.now().plus(Duration::from_secs(600))),
+        );
+        let token = ahead.mint(&gateway(), &agent("1001"));
+        assert_eq!(authenticator.check(&gateway(), token.expose_secret()), Err(TokenFault::FromFuture));
+    }
+
+    #[test]
+    fn short_secrets_are_refused_and_nothing_prints_a_secret() {
+        let error = TokenKey::new(&SecretSlice::from(vec![0; 31])).unwrap_err();
+        assert_eq!(error.to_string(), "a token secret has at least 32 bytes, this one has 31");
+        let (authenticator, _) = fixture();
+        let token = authenticator.mint(&gateway(), &agent("1001"));
+        assert!(!format!("{authenticator:?} {token:?}").contains(token.expose_secret()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_check_panic_or_pass(token in "\\PC{0,60}") {
+            let (authenticator, _) = fixture();
+            prop_assert!(authenticator.check(&gateway(), &token).is_err());
+        }
+    }
+}
