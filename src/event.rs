@@ -4,7 +4,10 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 
+pub mod envelope;
 pub mod ids;
+pub mod normalise;
+pub mod state;
 
 pub use ids::{AgentId, GatewayName};
 

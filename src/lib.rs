@@ -12,3 +12,4 @@ pub mod metrics;
 pub mod session;
 pub mod simulate;
 pub mod sink;
+pub mod spool;

@@ -1,0 +1,282 @@
+//! What the spool knows of each agent: the next sequence number, the state, and the last batch, so that a batch that
+//! the gateway sends again is known as a repeat and carries the ids of the first delivery.
+//!
+//! Pushes have no id. The gateway repeats a batch when it has not seen our answer, 10 s later
+//! (`EVENT_PUSH_FAIL_INTERVALTIME`, guide §1.3.4), perhaps with new events at its end. So a batch is a repeat when
+//! - it begins with all events of the agent's last batch, byte for byte, and
+//! - it comes within the window after that, and
+//! - either every one of those events has an `eventGenTime` (two different events never have all bytes equal then), or
+//!   nothing shows that our answer to the last batch arrived (no later request on that connection) and the gateway's
+//!   retry interval has passed.
+//!
+//! Two equal chat messages in a row on one connection are therefore two events: the second request shows that the
+//! first answer arrived.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{AgentKey, Record};
+use crate::clock::Timestamp;
+use crate::event::envelope::{self, RawEvent};
+use crate::event::normalise::{EventRef, RecordKind};
+use crate::event::state::AgentSnapshot;
+
+/// When a batch counts as a repeat.
+#[derive(Debug, Clone, Copy)]
+pub struct RepeatRules {
+    /// No repeat comes sooner than this after the first delivery, unless `eventGenTime` proves it.
+    pub soonest: Duration,
+    /// No repeat comes later than this: the gateway has given the agent up by then.
+    pub window: Duration,
+}
+
+/// Which request on which connection a push was, to find out later whether our answer arrived: a later request on the
+/// same connection shows that it did.
+#[derive(Debug, Clone)]
+pub struct AnswerMark {
+    /// Requests begun on the connection so far; shared with it.
+    pub requests: Arc<AtomicU64>,
+    /// This request's number among them.
+    pub number: u64,
+}
+
+impl AnswerMark {
+    fn arrived(&self) -> bool {
+        self.requests.load(Ordering::Acquire) > self.number
+    }
+}
+
+/// One agent's row; all but the mark is stored.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct AgentRow {
+    pub(super) next_sequence: u64,
+    pub(super) snapshot: AgentSnapshot,
+    pub(super) last: Option<LastBatch>,
+}
+
+/// The agent's last batch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct LastBatch {
+    received_at: Timestamp,
+    sequence: u64,
+    before: AgentSnapshot,
+    events: Vec<LastEvent>,
+    /// Not stored: after a restart nothing shows that an answer arrived.
+    #[serde(skip)]
+    answer: Option<AnswerMark>,
+}
+
+/// One event of it: a digest of its bytes, whether it has an `eventGenTime`, and its first delivery.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LastEvent {
+    digest: u64,
+    timed: bool,
+    first: EventRef,
+}
+
+/// What the book adds to a new record.
+#[derive(Debug)]
+pub(super) struct Placement {
+    pub(super) sequence: u64,
+    pub(super) repeats: Vec<EventRef>,
+    pub(super) before: AgentSnapshot,
+}
+
+/// All agents, in memory; the writer thread owns it and stores what changed.
+#[derive(Debug, Default)]
+pub(super) struct AgentBook {
+    rows: HashMap<AgentKey, AgentRow>,
+    /// What each agent touched by the open transaction was before it.
+    undo: Vec<(AgentKey, Option<AgentRow>)>,
+    /// Agents whose stored row is old.
+    dirty: HashSet<AgentKey>,
+}
+
+impl AgentBook {
+    pub(super) fn insert(&mut self, agent: AgentKey, row: AgentRow) {
+        self.rows.insert(agent, row);
+    }
+
+    /// Puts a batch of events of one agent into its place and remembers it.
+    pub(super) fn place(&mut self, batch: &Batch<'_>, rules: &RepeatRules) -> Placement {
+        self.touch(batch.agent);
+        let row = self.rows.entry(batch.agent.clone()).or_default();
+        let events: Vec<LastEvent> =
+            batch.events.iter().map(|event| LastEvent::of(event, batch.offset)).collect();
+        let repeated =
+            row.last.as_ref().filter(|last| last.is_repeated_by(&events, batch.received_at, rules));
+        let (placement, events) = match repeated {
+            Some(last) => last.placed_again(events, row.next_sequence),
+            None => (row.placed_new(), renumbered(events)),
+        };
+        row.advance(batch, &placement, events);
+        placement
+    }
+
+    /// Puts an event of our own, which has no envelope, after the agent's last one.
+    pub(super) fn place_own(&mut self, agent: &AgentKey) -> Placement {
+        self.touch(agent);
+        let row = self.rows.entry(agent.clone()).or_default();
+        let placement = row.placed_new();
+        row.next_sequence += 1;
+        placement
+    }
+
+    /// Makes up for a record that was committed after the agents' rows were last stored.
+    pub(super) fn replay(&mut self, record: &Record) {
+        self.touch(&record.agent);
+        let row = self.rows.entry(record.agent.clone()).or_default();
+        let parsed = match record.kind {
+            RecordKind::Push | RecordKind::Poll => envelope::parse(&record.body).ok(),
+            RecordKind::Lifecycle => None,
+        };
+        let Some(envelope) = parsed else {
+            row.next_sequence = row.next_sequence.max(record.sequence + 1);
+            return;
+        };
+        let mut events: Vec<LastEvent> =
+            envelope.events.iter().map(|event| LastEvent::of(event, record.offset)).collect();
+        for (event, first) in events.iter_mut().zip(&record.repeats) {
+            event.first = *first;
+        }
+        let batch = Batch {
+            agent: &record.agent,
+            offset: record.offset,
+            received_at: record.received_at,
+            events: &envelope.events,
+            answer: None,
+        };
+        let placement = Placement {
+            sequence: record.sequence,
+            repeats: record.repeats.clone(),
+            before: record.before.clone(),
+        };
+        row.advance(&batch, &placement, renumbered(events));
+    }
+
+    fn touch(&mut self, agent: &AgentKey) {
+        if self.undo.iter().all(|(touched, _)| touched != agent) {
+            self.undo.push((agent.clone(), self.rows.get(agent).cloned()));
+        }
+        self.dirty.insert(agent.clone());
+    }
+
+    /// The transaction was committed.
+    pub(super) fn committed(&mut self) {
+        self.undo.clear();
+    }
+
+    /// The transaction was rolled back: all rows are as they were.
+    pub(super) fn rolled_back(&mut self) {
+        for (agent, row) in self.undo.drain(..).rev() {
+            match row {
+                Some(row) => self.rows.insert(agent, row),
+                None => self.rows.remove(&agent),
+            };
+        }
+    }
+
+    /// Agents whose row must be stored.
+    pub(super) fn dirty(&self) -> impl Iterator<Item = (&AgentKey, &AgentRow)> {
+        self.dirty.iter().filter_map(|agent| self.rows.get_key_value(agent))
+    }
+
+    /// The dirty rows are stored.
+    pub(super) fn stored(&mut self) {
+        self.dirty.clear();
+    }
+
+    /// Rows that were stored were rolled back: store all of them again.
+    pub(super) fn all_dirty(&mut self) {
+        self.dirty.extend(self.rows.keys().cloned());
+    }
+}
+
+/// Events of one agent that came together.
+#[derive(Debug)]
+pub(super) struct Batch<'a> {
+    pub(super) agent: &'a AgentKey,
+    pub(super) offset: u64,
+    pub(super) received_at: Timestamp,
+    pub(super) events: &'a [RawEvent<'a>],
+    pub(super) answer: Option<AnswerMark>,
+}
+
+impl AgentRow {
+    fn placed_new(&self) -> Placement {
+        Placement { sequence: self.next_sequence, repeats: Vec::new(), before: self.snapshot.clone() }
+    }
+
+    fn advance(&mut self, batch: &Batch<'_>, placement: &Placement, events: Vec<LastEvent>) {
+        self.next_sequence = self.next_sequence.max(placement.sequence + events.len() as u64);
+        self.snapshot = placement.before.clone();
+        for event in batch.events {
+            let at = event.gen_time.unwrap_or(batch.received_at);
+            self.snapshot.apply(event, at);
+        }
+        self.last = Some(LastBatch {
+            received_at: batch.received_at,
+            sequence: placement.sequence,
+            before: placement.before.clone(),
+            events,
+            answer: batch.answer.clone(),
+        });
+    }
+}
+
+impl LastBatch {
+    fn is_repeated_by(&self, events: &[LastEvent], at: Timestamp, rules: &RepeatRules) -> bool {
+        let leads = !self.events.is_empty()
+            && self.events.len() <= events.len()
+            && self.events.iter().zip(events).all(|(old, new)| old.digest == new.digest);
+        let gap = at.since(self.received_at);
+        let timed = self.events.iter().all(|event| event.timed);
+        let unanswered = !self.answer.as_ref().is_some_and(AnswerMark::arrived) && gap >= rules.soonest;
+        leads && gap <= rules.window && (timed || unanswered)
+    }
+
+    /// Repeated events keep id, sequence and state; new ones at the end go on from there. Only where an event of our
+    /// own came in between do repeated events move up, so that no number is given to two new ones.
+    fn placed_again(&self, mut events: Vec<LastEvent>, next_sequence: u64) -> (Placement, Vec<LastEvent>) {
+        let known = self.events.len() as u64;
+        let fresh = events.len() as u64 > known;
+        let sequence = if fresh { next_sequence.saturating_sub(known) } else { self.sequence };
+        for (new, old) in events.iter_mut().zip(&self.events) {
+            new.first = old.first;
+        }
+        let repeats = self.events.iter().map(|event| event.first).collect();
+        let events = renumbered(events);
+        (Placement { sequence, repeats, before: self.before.clone() }, events)
+    }
+}
+
+impl LastEvent {
+    fn of(event: &RawEvent<'_>, offset: u64) -> LastEvent {
+        LastEvent {
+            digest: fnv1a(event.raw.get().as_bytes()),
+            timed: event.gen_time.is_some(),
+            first: EventRef { offset, index: u32::MAX },
+        }
+    }
+}
+
+/// Gives events that are not repeats their index in this record.
+fn renumbered(mut events: Vec<LastEvent>) -> Vec<LastEvent> {
+    for (index, event) in events.iter_mut().enumerate() {
+        if event.first.index == u32::MAX {
+            event.first.index = u32::try_from(index).unwrap_or(u32::MAX);
+        }
+    }
+    events
+}
+
+/// FNV-1a, 64 bits: stored, so it must be the same in every release and on every machine.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,285 @@
+//! Reading: each sink has a connection of its own and reads on from where it stands, a bounded piece at a time, so
+//! that a sink that is far behind costs no memory and slows no other.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row, params};
+
+use super::{AgentKey, DeadLetter, OpenError, Record, schema};
+use crate::clock::Timestamp;
+use crate::event::normalise::{EventRef, RecordKind};
+use crate::event::{AgentId, GatewayName};
+
+/// One position of the spool as read.
+#[derive(Debug)]
+pub enum ReadRecord {
+    /// The record.
+    Good(Record),
+    /// Its checksum is wrong or a field cannot be read: it must be set aside, never skipped in silence.
+    Damaged {
+        /// Its position.
+        offset: u64,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+}
+
+impl ReadRecord {
+    /// Its position.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        match self {
+            ReadRecord::Good(record) => record.offset,
+            ReadRecord::Damaged { offset, .. } => *offset,
+        }
+    }
+}
+
+/// Reads for one sink and moves its cursor.
+#[derive(Debug, Clone)]
+pub struct SpoolReader {
+    connection: Arc<Mutex<Connection>>,
+    cursor: Arc<AtomicU64>,
+}
+
+impl SpoolReader {
+    pub(super) fn open(directory: &Path, cursor: Arc<AtomicU64>) -> Result<SpoolReader, OpenError> {
+        let connection = schema::open_reader(directory)?;
+        Ok(SpoolReader { connection: Arc::new(Mutex::new(connection)), cursor })
+    }
+
+    /// The first record that the sink has not confirmed.
+    #[must_use]
+    pub fn cursor(&self) -> u64 {
+        self.cursor.load(Ordering::Acquire)
+    }
+
+    /// Everything below `next_offset` is confirmed. Stored within [`super::TICK`]; after a crash the records in
+    /// between are delivered again, with the same ids.
+    pub fn confirm(&self, next_offset: u64) {
+        self.cursor.fetch_max(next_offset, Ordering::AcqRel);
+    }
+
+    /// Up to `records` records from `from` on, but no more than about `bytes` of bodies; at least one if there is one.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn read(&self, from: u64, records: usize, bytes: usize) -> rusqlite::Result<Vec<ReadRecord>> {
+        let connection = self.connection.clone();
+        let read = move || {
+            let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            read_records(&connection, from, records, bytes)
+        };
+        match tokio::task::spawn_blocking(read).await {
+            Ok(result) => result,
+            Err(_) => Err(rusqlite::Error::UnwindingPanic),
+        }
+    }
+}
+
+pub(super) fn read_records(
+    connection: &Connection,
+    from: u64,
+    records: usize,
+    bytes: usize,
+) -> rusqlite::Result<Vec<ReadRecord>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT spool_offset, kind, received_ms, gateway, agent_id, sequence, repeats, before, body, crc
+         FROM records WHERE spool_offset >= ?1 ORDER BY spool_offset LIMIT ?2",
+    )?;
+    let mut rows = statement.query(params![from, records])?;
+    let mut found = Vec::new();
+    let mut size = 0;
+    while let Some(row) = rows.next()? {
+        let record = read_record(row)?;
+        if let ReadRecord::Good(record) = &record {
+            size += record.body.len();
+        }
+        found.push(record);
+        if size >= bytes {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Fields as they lie in the row, for the checksum.
+struct RawRow<'a> {
+    kind: i64,
+    received_ms: i64,
+    gateway: &'a [u8],
+    agent_id: &'a [u8],
+    sequence: i64,
+    repeats: &'a [u8],
+    before: &'a [u8],
+    body: &'a [u8],
+}
+
+fn read_record(row: &Row<'_>) -> rusqlite::Result<ReadRecord> {
+    let offset: u64 = row.get(0)?;
+    Ok(match decode(row, offset) {
+        Ok(record) => ReadRecord::Good(record),
+        Err(fault) => ReadRecord::Damaged { offset, fault },
+    })
+}
+
+fn decode(row: &Row<'_>, offset: u64) -> Result<Record, &'static str> {
+    let raw = RawRow {
+        kind: integer(row, 1)?,
+        received_ms: integer(row, 2)?,
+        gateway: bytes_of(row, 3)?,
+        agent_id: bytes_of(row, 4)?,
+        sequence: integer(row, 5)?,
+        repeats: bytes_of(row, 6)?,
+        before: bytes_of(row, 7)?,
+        body: bytes_of(row, 8)?,
+    };
+    let crc = checksum(&Checked {
+        offset,
+        kind: raw.kind,
+        received_ms: raw.received_ms,
+        gateway: raw.gateway,
+        agent_id: raw.agent_id,
+        sequence: raw.sequence,
+        repeats: raw.repeats,
+        before: raw.before,
+        body: raw.body,
+    });
+    if i64::from(crc) != integer(row, 9)? {
+        return Err("checksum mismatch");
+    }
+    let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "name is not UTF-8");
+    Ok(Record {
+        offset,
+        kind: kind_of(raw.kind).ok_or("unknown kind")?,
+        received_at: Timestamp(u64::try_from(raw.received_ms).map_err(|_| "time out of range")?),
+        agent: AgentKey {
+            gateway: GatewayName::parse(text(raw.gateway)?).map_err(|_| "gateway name invalid")?,
+            agent_id: AgentId::parse(text(raw.agent_id)?).map_err(|_| "agent id invalid")?,
+        },
+        sequence: u64::try_from(raw.sequence).map_err(|_| "sequence out of range")?,
+        repeats: decode_repeats(raw.repeats).ok_or("repeat marks unreadable")?,
+        before: serde_json::from_slice(raw.before).map_err(|_| "state unreadable")?,
+        body: Bytes::copy_from_slice(raw.body),
+    })
+}
+
+fn integer(row: &Row<'_>, column: usize) -> Result<i64, &'static str> {
+    match row.get_ref(column) {
+        Ok(ValueRef::Integer(value)) => Ok(value),
+        _ => Err("a field has the wrong type"),
+    }
+}
+
+fn bytes_of<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], &'static str> {
+    match row.get_ref(column) {
+        Ok(ValueRef::Text(value) | ValueRef::Blob(value)) => Ok(value),
+        Ok(ValueRef::Null) => Ok(&[]),
+        _ => Err("a field has the wrong type"),
+    }
+}
+
+/// All that a record's checksum covers.
+pub(super) struct Checked<'a> {
+    pub(super) offset: u64,
+    pub(super) kind: i64,
+    pub(super) received_ms: i64,
+    pub(super) gateway: &'a [u8],
+    pub(super) agent_id: &'a [u8],
+    pub(super) sequence: i64,
+    pub(super) repeats: &'a [u8],
+    pub(super) before: &'a [u8],
+    pub(super) body: &'a [u8],
+}
+
+/// CRC-32 over every field, each with its length, so that bytes cannot move from one field to the next unseen.
+pub(super) fn checksum(record: &Checked<'_>) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    for number in [record.kind, record.received_ms, record.sequence] {
+        crc.update(&number.to_le_bytes());
+    }
+    crc.update(&record.offset.to_le_bytes());
+    for field in [record.gateway, record.agent_id, record.repeats, record.before, record.body] {
+        crc.update(&(field.len() as u64).to_le_bytes());
+        crc.update(field);
+    }
+    crc.finalize()
+}
+
+pub(super) fn kind_number(kind: RecordKind) -> i64 {
+    match kind {
+        RecordKind::Push => 0,
+        RecordKind::Poll => 1,
+        RecordKind::Lifecycle => 2,
+    }
+}
+
+fn kind_of(number: i64) -> Option<RecordKind> {
+    [RecordKind::Push, RecordKind::Poll, RecordKind::Lifecycle]
+        .into_iter()
+        .find(|kind| kind_number(*kind) == number)
+}
+
+/// Twelve bytes an entry: offset and index, little endian.
+pub(super) fn encode_repeats(repeats: &[EventRef]) -> Vec<u8> {
+    repeats.iter().flat_map(|r| r.offset.to_le_bytes().into_iter().chain(r.index.to_le_bytes())).collect()
+}
+
+fn decode_repeats(bytes: &[u8]) -> Option<Vec<EventRef>> {
+    let (entries, rest) = bytes.as_chunks::<12>();
+    let decode = |entry: &[u8; 12]| {
+        let (offset, index) = entry.split_at(8);
+        Some(EventRef {
+            offset: u64::from_le_bytes(offset.try_into().ok()?),
+            index: u32::from_le_bytes(index.try_into().ok()?),
+        })
+    };
+    rest.is_empty().then(|| entries.iter().map(decode).collect()).flatten()
+}
+
+pub(super) fn sessions(directory: &Path) -> Result<Vec<(AgentKey, Vec<u8>)>, OpenError> {
+    let sql = |source| OpenError::Database { path: schema::database(directory), source };
+    let connection = schema::open_reader(directory)?;
+    let mut statement = connection.prepare("SELECT gateway, agent_id, stored FROM sessions").map_err(sql)?;
+    let rows = statement
+        .query_map([], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, Vec<u8>>(2)?))
+        })
+        .map_err(sql)?
+        .collect::<rusqlite::Result<Vec<_>>>()
+        .map_err(sql)?;
+    // A name that no release of ours can have written belongs to no agent.
+    Ok(rows
+        .into_iter()
+        .filter_map(|(gateway, agent, stored)| Some((agent_key(&gateway, &agent)?, stored)))
+        .collect())
+}
+
+pub(super) fn agent_key(gateway: &str, agent_id: &str) -> Option<AgentKey> {
+    Some(AgentKey { gateway: GatewayName::parse(gateway).ok()?, agent_id: AgentId::parse(agent_id).ok()? })
+}
+
+pub(super) fn dead_letters(directory: &Path) -> Result<Vec<DeadLetter>, OpenError> {
+    let sql = |source| OpenError::Database { path: schema::database(directory), source };
+    let connection = schema::open_reader(directory)?;
+    let query =
+        "SELECT sink, spool_offset, event_id, topic, reason, detail, at_ms FROM dead_letters ORDER BY id";
+    let mut statement = connection.prepare(query).map_err(sql)?;
+    let letter = |row: &Row<'_>| {
+        Ok(DeadLetter {
+            sink: row.get(0)?,
+            spool_offset: row.get(1)?,
+            event_id: row.get(2)?,
+            topic: row.get(3)?,
+            reason: row.get(4)?,
+            detail: row.get(5)?,
+            at: Timestamp(row.get(6)?),
+        })
+    };
+    let rows = statement.query_map([], letter).map_err(sql)?.collect::<rusqlite::Result<Vec<_>>>();
+    rows.map_err(sql)
+}

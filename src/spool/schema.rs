@@ -1,0 +1,252 @@
+//! The database: its tables, how it is opened, and what is checked before anything is written.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use thiserror::Error;
+
+use super::{SinkStart, SpoolConfig, StartFrom};
+
+/// Raised with every change of the tables.
+const SCHEMA_VERSION: i64 = 1;
+const DATABASE: &str = "spool.db";
+const LOCK: &str = "spool.lock";
+/// How long a connection waits for another's lock: checkpoints hold theirs for milliseconds.
+const BUSY: Duration = Duration::from_secs(10);
+
+const TABLES: &str = "
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+    CREATE TABLE records (
+        spool_offset INTEGER PRIMARY KEY,
+        kind INTEGER NOT NULL,
+        received_ms INTEGER NOT NULL,
+        gateway TEXT NOT NULL,
+        agent_id TEXT NOT NULL,
+        sequence INTEGER NOT NULL,
+        repeats BLOB,
+        before BLOB NOT NULL,
+        body BLOB NOT NULL,
+        crc INTEGER NOT NULL
+    );
+    CREATE TABLE cursors (sink TEXT PRIMARY KEY, next_offset INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE agents (
+        gateway TEXT NOT NULL, agent_id TEXT NOT NULL, row BLOB NOT NULL, PRIMARY KEY (gateway, agent_id)
+    ) WITHOUT ROWID;
+    CREATE TABLE sessions (
+        gateway TEXT NOT NULL, agent_id TEXT NOT NULL, stored BLOB NOT NULL, PRIMARY KEY (gateway, agent_id)
+    ) WITHOUT ROWID;
+    CREATE TABLE dead_letters (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        sink TEXT NOT NULL,
+        spool_offset INTEGER NOT NULL,
+        event_id TEXT NOT NULL,
+        topic TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        at_ms INTEGER NOT NULL,
+        kind INTEGER, received_ms INTEGER, gateway TEXT, agent_id TEXT, sequence INTEGER, repeats BLOB, before BLOB,
+        body BLOB
+    );
+";
+
+/// Why the spool cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The folder or a file in it.
+    #[error("cannot use {path}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process has it.
+    #[error("{path} is in use by another process")]
+    InUse {
+        /// Which lock file.
+        path: PathBuf,
+    },
+    /// SQLite's word.
+    #[error("cannot open the database {path}")]
+    Database {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// Written by another release.
+    #[error("{path} has schema version {found}, this release reads {SCHEMA_VERSION}")]
+    Version {
+        /// Which file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// A sink that was not named at the start.
+    #[error("no sink is called {0}")]
+    UnknownSink(String),
+}
+
+/// An open database and what the writer needs to know of it.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    /// Held for the life of the spool.
+    pub(super) lock: File,
+    pub(super) spool_id: String,
+    pub(super) first_offset: u64,
+    pub(super) next_offset: u64,
+    pub(super) agents_as_of: u64,
+    pub(super) cursors: Vec<(String, u64)>,
+}
+
+pub(super) fn database(directory: &Path) -> PathBuf {
+    directory.join(DATABASE)
+}
+
+/// Opens for writing.
+pub(super) fn open(config: &SpoolConfig, sinks: &[SinkStart]) -> Result<Opened, OpenError> {
+    let lock = lock(&config.directory)?;
+    let path = database(&config.directory);
+    let io = |source| OpenError::Io { path: path.clone(), source };
+    // SQLite gives its journal the mode of the database, so this one call keeps all of it private.
+    OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io)?;
+    let sql = |source| OpenError::Database { path: path.clone(), source };
+    let mut connection = Connection::open(&path).map_err(sql)?;
+    connection.busy_timeout(BUSY).map_err(sql)?;
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sql)?;
+    match version {
+        0 => create(&mut connection).map_err(sql)?,
+        SCHEMA_VERSION => {}
+        found => return Err(OpenError::Version { path, found }),
+    }
+    set_up_writer(&connection).map_err(sql)?;
+    recover(connection, lock, sinks).map_err(sql)
+}
+
+fn lock(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join(LOCK);
+    let io = |source| OpenError::Io { path: path.clone(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse { path }),
+        Err(fs::TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
+    }
+}
+
+fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+    // Must come before the first table: it decides how free pages are kept.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(TABLES)?;
+    let mut id = [0u8; 4];
+    // Without entropy ids could meet those of another spool; SQLite's own randomness is the fallback.
+    if getrandom::fill(&mut id).is_err() {
+        let random: i64 = transaction.query_row("SELECT random()", [], |row| row.get(0))?;
+        id.copy_from_slice(&random.to_be_bytes()[..4]);
+    }
+    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    transaction
+        .execute("INSERT INTO meta VALUES ('spool_id', ?1), ('next_offset', 1), ('agents_as_of', 1)", [id])?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()
+}
+
+fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // The keeper thread checkpoints; the commit path must not.
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
+    connection.pragma_update(None, "cache_size", -16_384)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+fn recover(mut connection: Connection, lock: File, sinks: &[SinkStart]) -> rusqlite::Result<Opened> {
+    let transaction = connection.transaction()?;
+    let meta = |key: &str| {
+        transaction.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get::<_, u64>(0))
+    };
+    let newest: Option<u64> =
+        transaction.query_row("SELECT max(spool_offset) FROM records", [], |row| row.get(0))?;
+    let oldest: Option<u64> =
+        transaction.query_row("SELECT min(spool_offset) FROM records", [], |row| row.get(0))?;
+    let next_offset = meta("next_offset")?.max(newest.map_or(0, |n| n + 1));
+    let first_offset = oldest.unwrap_or(next_offset);
+    let agents_as_of = meta("agents_as_of")?;
+    let spool_id =
+        transaction.query_row("SELECT value FROM meta WHERE key = 'spool_id'", [], |row| row.get(0))?;
+    let cursors = cursors(&transaction, sinks, first_offset, next_offset)?;
+    transaction.commit()?;
+    Ok(Opened { connection, lock, spool_id, first_offset, next_offset, agents_as_of, cursors })
+}
+
+fn cursors(
+    connection: &Connection,
+    sinks: &[SinkStart],
+    first_offset: u64,
+    next_offset: u64,
+) -> rusqlite::Result<Vec<(String, u64)>> {
+    let mut known = Vec::new();
+    for sink in sinks {
+        let stored: Option<u64> = connection
+            .query_row("SELECT next_offset FROM cursors WHERE sink = ?1", [&sink.name], |row| row.get(0))
+            .optional()?;
+        let start = match sink.from {
+            StartFrom::Now => next_offset,
+            StartFrom::Earliest => first_offset,
+        };
+        let at = stored.unwrap_or(start);
+        if stored.is_none() {
+            connection.execute("INSERT INTO cursors VALUES (?1, ?2)", params![sink.name, at])?;
+            tracing::info!(sink = %sink.name, spool_offset = at, "a new sink begins");
+        }
+        known.push((sink.name.clone(), at));
+    }
+    forget_removed(connection, sinks, next_offset)?;
+    Ok(known)
+}
+
+fn forget_removed(connection: &Connection, sinks: &[SinkStart], next_offset: u64) -> rusqlite::Result<()> {
+    let stored: Vec<(String, u64)> = connection
+        .prepare("SELECT sink, next_offset FROM cursors")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (name, at) in stored.into_iter().filter(|(name, _)| sinks.iter().all(|s| s.name != *name)) {
+        let records = next_offset.saturating_sub(at);
+        tracing::warn!(sink = %name, records, "a sink was removed from the configuration; what it had not got is given up for it");
+        connection.execute("DELETE FROM cursors WHERE sink = ?1", [name])?;
+    }
+    Ok(())
+}
+
+/// Opens for reading, beside a writer.
+pub(super) fn open_reader(directory: &Path) -> Result<Connection, OpenError> {
+    let path = database(directory);
+    let sql = |source| OpenError::Database { path: path.clone(), source };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&path, flags).map_err(sql)?;
+    connection.busy_timeout(BUSY).map_err(sql)?;
+    connection.pragma_update(None, "query_only", true).map_err(sql)?;
+    connection.pragma_update(None, "cache_size", -2_048).map_err(sql)?;
+    Ok(connection)
+}
+
+/// Opens for checkpoints, beside a writer.
+pub(super) fn open_keeper(directory: &Path) -> Result<Connection, OpenError> {
+    let path = database(directory);
+    let sql = |source| OpenError::Database { path: path.clone(), source };
+    let connection = Connection::open(&path).map_err(sql)?;
+    connection.busy_timeout(BUSY).map_err(sql)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(sql)?;
+    Ok(connection)
+}

@@ -1,0 +1,450 @@
+use std::collections::VecDeque;
+use std::path::Path;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+
+const RULES: RepeatRules = RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) };
+
+fn config(directory: &Path) -> SpoolConfig {
+    SpoolConfig { directory: directory.to_path_buf(), max_bytes: 1 << 30, repeats: RULES }
+}
+
+fn sink(name: &str) -> SinkStart {
+    SinkStart { name: name.to_owned(), from: StartFrom::Earliest }
+}
+
+fn open(config: SpoolConfig, sinks: &[&str]) -> (Spool, SpoolThreads) {
+    let sinks: Vec<_> = sinks.iter().map(|name| sink(name)).collect();
+    Spool::open(config, &sinks, Metrics::new([], []).unwrap(), Clock::system()).unwrap()
+}
+
+async fn close(spool: Spool, threads: SpoolThreads) {
+    spool.close().await;
+    tokio::task::spawn_blocking(move || threads.join()).await.unwrap();
+}
+
+fn agent(id: &str) -> AgentKey {
+    AgentKey { gateway: GatewayName::parse("main").unwrap(), agent_id: AgentId::parse(id).unwrap() }
+}
+
+/// A push of these events, each given as its `content`, received `at` seconds after the start.
+fn push(agent_id: &str, contents: &[&str], at: u64) -> NewRecord {
+    let events: Vec<_> = contents
+        .iter()
+        .map(|c| format!(r#"{{"eventType":"AgentEvent_MessageData","content":"{c}"}}"#))
+        .collect();
+    record(agent_id, &events, at)
+}
+
+fn record(agent_id: &str, events: &[String], at: u64) -> NewRecord {
+    let body = format!(r#"{{"workNo":"{agent_id}","eventList":[{}]}}"#, events.join(","));
+    NewRecord {
+        kind: RecordKind::Push,
+        received_at: Timestamp(1_795_491_900_000 + at * 1000),
+        agent: agent(agent_id),
+        body: Bytes::from(body),
+        answer: None,
+    }
+}
+
+async fn read_all(reader: &SpoolReader) -> Vec<Record> {
+    let records = reader.read(0, 100_000, usize::MAX).await.unwrap();
+    records
+        .into_iter()
+        .map(|record| match record {
+            ReadRecord::Good(record) => record,
+            ReadRecord::Damaged { offset, fault } => panic!("record {offset} is damaged: {fault}"),
+        })
+        .collect()
+}
+
+/// Waits until a beat has done what `done` looks for.
+async fn until(mut done: impl AsyncFnMut() -> bool) {
+    for _ in 0..400 {
+        if done().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("this did not happen within 10 seconds");
+}
+
+/// What a crash leaves: the files as they are, without a close. (What an fsync is worth only a power cut shows.)
+fn crash_copy(directory: &Path) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    for name in ["spool.db", "spool.db-wal"] {
+        std::fs::copy(directory.join(name), copy.path().join(name)).unwrap();
+    }
+    copy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_come_back_in_order_and_as_they_were_after_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    let id = spool.id().to_owned();
+    for n in 0..10 {
+        let appended = spool.append(push("1001", &[&format!("ä {n}")], n)).await.unwrap();
+        assert_eq!(appended, Appended { offset: n + 1, events: 1, repeated: 0 });
+    }
+    close(spool, threads).await;
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    assert_eq!(spool.id(), id);
+    let records = read_all(&spool.reader("kafka").unwrap()).await;
+    assert_eq!(records.len(), 10);
+    for (n, record) in (0..10).zip(&records) {
+        assert_eq!(record.body, push("1001", &[&format!("ä {n}")], n).body);
+        assert_eq!((record.offset, record.sequence), (n + 1, n));
+    }
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_is_there_after_a_crash_and_goes_on_with_the_next_offset_and_sequence() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    for n in 0..5 {
+        spool.append(push("1001", &["x", "y"], n * 20)).await.unwrap();
+    }
+    let copy = crash_copy(folder.path());
+    close(spool, threads).await;
+    let (spool, threads) = open(config(copy.path()), &["kafka"]);
+    let appended = spool.append(push("1001", &["z"], 500)).await.unwrap();
+    assert_eq!(appended.offset, 6);
+    let records = read_all(&spool.reader("kafka").unwrap()).await;
+    assert_eq!(records.iter().map(|r| r.offset).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(records[5].sequence, 10 - 8, "four batches were repeats of the first and took no numbers");
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_is_freed_when_every_sink_has_confirmed_it_and_its_offset_is_never_used_again() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka", "mqtt"]);
+    for n in 0..100u64 {
+        spool.append(push("1001", &[&n.to_string()], n)).await.unwrap();
+    }
+    let (kafka, mqtt) = (spool.reader("kafka").unwrap(), spool.reader("mqtt").unwrap());
+    kafka.confirm(101);
+    mqtt.confirm(51);
+    until(async || read_all(&kafka).await.first().is_some_and(|r| r.offset == 51)).await;
+    assert_eq!(read_all(&mqtt).await.len(), 50, "a record that one sink still needs stays");
+    mqtt.confirm(101);
+    until(async || read_all(&kafka).await.is_empty()).await;
+    close(spool, threads).await;
+    let (spool, threads) = open(config(folder.path()), &["kafka", "mqtt"]);
+    assert_eq!(spool.append(push("1001", &["new"], 1000)).await.unwrap().offset, 101);
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn space_comes_back_after_a_backlog_was_delivered() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    let long = "x".repeat(20_000);
+    let mut pushes = tokio::task::JoinSet::new();
+    for n in 0..2000u64 {
+        let (spool, record) = (spool.clone(), push(&(1000 + n).to_string(), &[&long], n));
+        pushes.spawn(async move { spool.append(record).await.unwrap() });
+    }
+    pushes.join_all().await;
+    let size = || std::fs::metadata(folder.path().join("spool.db")).unwrap().len();
+    until(async || size() > 40_000_000).await;
+    spool.reader("kafka").unwrap().confirm(2001);
+    until(async || size() < 20_000_000).await;
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_sink_begins_where_it_is_told_and_a_removed_one_frees_its_records() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    for n in 0..4u64 {
+        spool.append(push("1001", &[&n.to_string()], n)).await.unwrap();
+    }
+    close(spool, threads).await;
+    let sinks = [sink("early"), SinkStart { name: "late".into(), from: StartFrom::Now }];
+    let (spool, threads) =
+        Spool::open(config(folder.path()), &sinks, Metrics::new([], []).unwrap(), Clock::system()).unwrap();
+    assert_eq!(spool.cursors(), [("early".to_owned(), 1), ("late".to_owned(), 5)]);
+    assert!(spool.reader("kafka").is_err(), "kafka was removed");
+    let early = spool.reader("early").unwrap();
+    early.confirm(5);
+    until(async || read_all(&early).await.is_empty()).await;
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_at_its_limit_refuses_and_takes_again_when_there_is_space() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(SpoolConfig { max_bytes: 400_000, ..config(folder.path()) }, &["kafka"]);
+    let long = "x".repeat(10_000);
+    let mut stored = 0;
+    let refused = loop {
+        match spool.append(push(&(1001 + stored).to_string(), &[&long], stored)).await {
+            Ok(_) => stored += 1,
+            Err(error) => break error,
+        }
+        assert!(stored < 100, "the limit was never met");
+    };
+    assert_eq!(refused, AppendError::Full);
+    let reader = spool.reader("kafka").unwrap();
+    assert_eq!(read_all(&reader).await.len() as u64, stored, "what was refused is not there");
+    reader.confirm(stored + 1);
+    until(async || spool.append(push("1001", &["again"], 900)).await.is_ok()).await;
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_and_an_unknown_version_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &[]);
+    let again = Spool::open(config(folder.path()), &[], Metrics::new([], []).unwrap(), Clock::system());
+    assert!(matches!(again, Err(OpenError::InUse { .. })));
+    close(spool, threads).await;
+    let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
+    database.pragma_update(None, "user_version", 99).unwrap();
+    drop(database);
+    let newer = Spool::open(config(folder.path()), &[], Metrics::new([], []).unwrap(), Clock::system());
+    assert!(matches!(newer, Err(OpenError::Version { found: 99, .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_can_be_read_by_their_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = TempDir::new().unwrap();
+    let directory = folder.path().join("spool");
+    let (spool, threads) = open(config(&directory), &[]);
+    spool.append(push("1001", &["x"], 0)).await.unwrap();
+    for name in ["spool.db", "spool.db-wal", "spool.db-shm", "spool.lock"] {
+        let mode = std::fs::metadata(directory.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_byte_is_reported_as_damage_and_costs_no_other_record() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    for n in 0..3u64 {
+        spool.append(push("1001", &[&n.to_string()], n)).await.unwrap();
+    }
+    close(spool, threads).await;
+    let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
+    database.execute("UPDATE records SET body = replace(body, '1', '7') WHERE spool_offset = 2", []).unwrap();
+    drop(database);
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    let records = spool.reader("kafka").unwrap().read(0, 10, usize::MAX).await.unwrap();
+    assert!(
+        matches!(records[1], ReadRecord::Damaged { offset: 2, fault: "checksum mismatch" }),
+        "{records:?}"
+    );
+    assert!(matches!(&records[0], ReadRecord::Good(r) if r.offset == 1));
+    assert!(matches!(&records[2], ReadRecord::Good(r) if r.offset == 3));
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_and_sessions_survive_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    spool.append(push("1001", &["x"], 0)).await.unwrap();
+    let letter = DeadLetter {
+        sink: "kafka".into(),
+        spool_offset: 1,
+        event_id: format!("{}-1-0", spool.id()),
+        topic: "t".into(),
+        reason: "too_large".into(),
+        detail: "message is too large".into(),
+        at: Timestamp(5),
+    };
+    spool.dead_letter(letter.clone()).await.unwrap();
+    spool.save_session(agent("1001"), Some(b"guid".to_vec())).await.unwrap();
+    spool.save_session(agent("1002"), Some(b"other".to_vec())).await.unwrap();
+    spool.save_session(agent("1002"), None).await.unwrap();
+    close(spool, threads).await;
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    assert_eq!(format!("{:?}", spool.dead_letters().unwrap()), format!("{:?}", [letter]));
+    assert_eq!(spool.sessions().unwrap(), [(agent("1001"), b"guid".to_vec())]);
+    close(spool, threads).await;
+}
+
+mod repeats {
+    use super::*;
+
+    async fn repeats_of(spool: &Spool) -> Vec<(u64, Vec<(u64, u32)>)> {
+        let records = read_all(&spool.reader("kafka").unwrap()).await;
+        let refs = |record: &Record| record.repeats.iter().map(|r| (r.offset, r.index)).collect();
+        records.iter().map(|record| (record.sequence, refs(record))).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_batch_sent_again_with_new_events_at_its_end_keeps_the_first_ids_and_numbers() {
+        let folder = TempDir::new().unwrap();
+        let (spool, threads) = open(config(folder.path()), &["kafka"]);
+        spool.append(push("1001", &["before"], 0)).await.unwrap();
+        spool.append(push("1001", &["a", "b"], 20)).await.unwrap();
+        spool.append(push("1001", &["a", "b", "c"], 30)).await.unwrap();
+        spool.append(push("1001", &["a", "b", "c"], 40)).await.unwrap();
+        spool.append(push("1001", &["d"], 60)).await.unwrap();
+        let expected = [
+            (0, vec![]),
+            (1, vec![]),
+            (1, vec![(2, 0), (2, 1)]),
+            (1, vec![(2, 0), (2, 1), (3, 2)]),
+            (4, vec![]),
+        ];
+        assert_eq!(repeats_of(&spool).await, expected);
+        close(spool, threads).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_repeat_is_known_after_a_crash_even_when_the_first_delivery_was_freed() {
+        let folder = TempDir::new().unwrap();
+        let (spool, threads) = open(config(folder.path()), &["kafka"]);
+        spool.append(push("1001", &["a", "b"], 20)).await.unwrap();
+        let reader = spool.reader("kafka").unwrap();
+        reader.confirm(2);
+        until(async || read_all(&reader).await.is_empty()).await;
+        let copy = crash_copy(folder.path());
+        close(spool, threads).await;
+        let (spool, threads) = open(config(copy.path()), &["kafka"]);
+        let appended = spool.append(push("1001", &["a", "b"], 30)).await.unwrap();
+        assert_eq!(appended, Appended { offset: 2, events: 2, repeated: 2 });
+        assert_eq!(repeats_of(&spool).await, [(0, vec![(1, 0), (1, 1)])]);
+        close(spool, threads).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_equal_messages_are_two_events_when_the_first_answer_is_known_to_have_arrived() {
+        let folder = TempDir::new().unwrap();
+        let (spool, threads) = open(config(folder.path()), &["kafka"]);
+        let requests = Arc::new(AtomicU64::new(1));
+        let mark = |number| Some(AnswerMark { requests: requests.clone(), number });
+        spool.append(NewRecord { answer: mark(1), ..push("1001", &["hello"], 0) }).await.unwrap();
+        requests.store(2, Ordering::Release);
+        let second = NewRecord { answer: mark(2), ..push("1001", &["hello"], 15) };
+        assert_eq!(spool.append(second).await.unwrap().repeated, 0);
+        // No later request on that connection: this one may be the gateway's retry.
+        let third = NewRecord { answer: None, ..push("1001", &["hello"], 30) };
+        assert_eq!(spool.append(third).await.unwrap().repeated, 1);
+        close(spool, threads).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn without_a_time_a_repeat_comes_neither_too_soon_nor_too_late() {
+        let folder = TempDir::new().unwrap();
+        let (spool, threads) = open(config(folder.path()), &["kafka"]);
+        for (at, repeated) in [(0, 0), (5, 0), (13, 1), (193, 1), (374, 0)] {
+            let appended = spool.append(push("1001", &["hello"], at)).await.unwrap();
+            assert_eq!(appended.repeated, repeated, "at {at} s");
+        }
+        close(spool, threads).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn with_event_gen_time_the_match_is_exact_at_any_time_in_the_window() {
+        let folder = TempDir::new().unwrap();
+        let (spool, threads) = open(config(folder.path()), &["kafka"]);
+        let event = |time: u64| {
+            [format!(r#"{{"eventType":"AgentState_Ready","eventGenTime":{time},"content":null}}"#)]
+        };
+        for (at, time, repeated) in
+            [(0, 1_784_529_722_590, 0), (1, 1_784_529_722_590, 1), (2, 1_784_529_722_591, 0)]
+        {
+            let appended = spool.append(record("1001", &event(time), at)).await.unwrap();
+            assert_eq!(appended.repeated, repeated, "at {at} s");
+        }
+        close(spool, threads).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn agents_do_not_repeat_each_other() {
+        let folder = TempDir::new().unwrap();
+        let (spool, threads) = open(config(folder.path()), &["kafka"]);
+        spool.append(push("1001", &["hello"], 0)).await.unwrap();
+        assert_eq!(spool.append(push("1002", &["hello"], 10)).await.unwrap().repeated, 0);
+        close(spool, threads).await;
+    }
+}
+
+/// Random life of a spool against a queue in memory.
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u8),
+    Confirm(u8),
+    Crash,
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (1..20u8).prop_map(Step::Append),
+        3 => any::<u8>().prop_map(Step::Confirm),
+        1 => Just(Step::Crash),
+        1 => Just(Step::Restart),
+    ];
+    proptest::collection::vec(step, 1..25)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn a_random_life_never_loses_or_reorders_a_record(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(live(steps));
+    }
+}
+
+async fn live(steps: Vec<Step>) {
+    let mut folder = TempDir::new().unwrap();
+    let (mut spool, mut threads) = open(config(folder.path()), &["kafka"]);
+    let mut model: VecDeque<(u64, Bytes)> = VecDeque::new();
+    let (mut next, mut confirmed) = (1u64, 1u64);
+    for step in steps {
+        match step {
+            Step::Append(count) => {
+                for _ in 0..count {
+                    let record = push(&(1000 + next % 3).to_string(), &[&next.to_string()], next);
+                    let body = record.body.clone();
+                    assert_eq!(spool.append(record).await.unwrap().offset, next);
+                    model.push_back((next, body));
+                    next += 1;
+                }
+            }
+            Step::Confirm(part) => {
+                confirmed += (next - confirmed) * u64::from(part) / 255;
+                spool.reader("kafka").unwrap().confirm(confirmed);
+            }
+            Step::Crash | Step::Restart => {
+                let copy = crash_copy(folder.path());
+                close(spool, threads).await;
+                if matches!(step, Step::Crash) {
+                    folder = copy;
+                }
+                (spool, threads) = open(config(folder.path()), &["kafka"]);
+            }
+        }
+        // A crash may forget that records were confirmed, never that they were stored.
+        let cursor = spool.reader("kafka").unwrap().cursor();
+        assert!(cursor <= confirmed);
+        let records = spool.reader("kafka").unwrap().read(cursor, 100_000, usize::MAX).await.unwrap();
+        let found: Vec<_> = records
+            .iter()
+            .map(|record| match record {
+                ReadRecord::Good(record) => (record.offset, record.body.clone()),
+                ReadRecord::Damaged { offset, fault } => panic!("record {offset}: {fault}"),
+            })
+            .collect();
+        let expected: Vec<_> = model.iter().filter(|(offset, _)| *offset >= cursor).cloned().collect();
+        assert_eq!(found, expected);
+        confirmed = cursor.max(confirmed.min(cursor));
+    }
+    close(spool, threads).await;
+}

@@ -1,0 +1,590 @@
+//! The one thread that writes, and the keeper thread that checkpoints and gives the beat.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use rusqlite::{Connection, ErrorCode, params};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::agents::{AgentBook, AgentRow, Batch};
+use super::reader::{self, Checked};
+use super::schema::{self, OpenError, Opened};
+use super::{AgentKey, AppendError, Appended, DeadLetter, NewRecord, SpoolConfig, SpoolThreads, TICK};
+use crate::clock::{Clock, Timestamp};
+use crate::event::envelope;
+use crate::event::normalise::RecordKind;
+use crate::metrics::Metrics;
+
+/// Records in one commit at most: bounds what one fsync can hold up.
+const BATCH_RECORDS: usize = 1024;
+/// Bytes in one commit at most.
+const BATCH_BYTES: usize = 1 << 20;
+/// Freed records deleted with one commit at most: spreads the work of an outage's end.
+const TRIM_RECORDS: u64 = 4096;
+/// A journal beyond this is checkpointed to its end by the writer itself, so that it is begun anew.
+const JOURNAL_BYTES: u64 = 32 << 20;
+/// Free pages given back to the file system with one beat.
+const VACUUM_PAGES: u32 = 1024;
+
+type Reply<T> = oneshot::Sender<Result<T, AppendError>>;
+
+/// What the writer is asked.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Store a record.
+    Append { record: NewRecord, reply: Reply<Appended> },
+    /// Set an event aside.
+    DeadLetter { letter: DeadLetter, reply: Reply<()> },
+    /// Store or forget a session.
+    SaveSession { agent: AgentKey, stored: Option<Vec<u8>>, reply: Reply<()> },
+    /// The keeper's beat.
+    Tick,
+    /// Write what waits and end.
+    Close,
+}
+
+/// What the writer tells the world.
+#[derive(Debug)]
+pub(super) struct Signals {
+    /// Offset after the newest durable record.
+    pub(super) end: watch::Sender<u64>,
+    /// Why the disk failed.
+    pub(super) failure: watch::Sender<Option<String>>,
+}
+
+#[expect(clippy::too_many_arguments, reason = "wiring, called once")]
+pub(super) fn start(
+    opened: Opened,
+    commands: mpsc::Receiver<Command>,
+    beat: mpsc::Sender<Command>,
+    signals: Signals,
+    config: &Arc<SpoolConfig>,
+    cursors: &Arc<Vec<(String, Arc<AtomicU64>)>>,
+    metrics: Metrics,
+    clock: Clock,
+) -> Result<SpoolThreads, OpenError> {
+    let path = schema::database(&config.directory);
+    let keeper_connection = schema::open_keeper(&config.directory)?;
+    let stored_cursors = cursors.iter().map(|(_, at)| at.load(Ordering::Acquire)).collect();
+    let mut writer = Writer {
+        connection: opened.connection,
+        _lock: opened.lock,
+        book: AgentBook::default(),
+        first_offset: opened.first_offset,
+        next_offset: opened.next_offset,
+        agents_as_of: opened.agents_as_of,
+        stored_cursors,
+        live_bytes: 0,
+        disk_full: false,
+        signals,
+        config: config.clone(),
+        cursors: cursors.clone(),
+        path: path.clone(),
+        metrics,
+        clock,
+    };
+    writer.load_agents().map_err(|source| OpenError::Database { path: path.clone(), source })?;
+    writer.measure().map_err(|source| OpenError::Database { path: path.clone(), source })?;
+    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+        thread.map_err(|source| OpenError::Io { path: path.clone(), source })
+    };
+    let writer = spawn("spool-writer", Box::new(move || writer.run(commands)))?;
+    let keeper = spawn("spool-keeper", Box::new(move || keep(&keeper_connection, &beat)))?;
+    Ok(SpoolThreads { writer, keeper })
+}
+
+/// Checkpoints what is committed into the database file, beside the commits, and gives the writer its beat.
+fn keep(connection: &Connection, beat: &mpsc::Sender<Command>) {
+    loop {
+        std::thread::sleep(TICK);
+        // Busy only means that somebody reads: the next beat gets further. A disk that fails shows in the writer too.
+        if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+            tracing::warn!(%error, "a checkpoint of the spool failed");
+        }
+        match beat.try_send(Command::Tick) {
+            Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => {}
+            Err(mpsc::error::TrySendError::Closed(_)) => return,
+        }
+    }
+}
+
+struct Writer {
+    connection: Connection,
+    /// Keeps other processes out for as long as this thread lives.
+    _lock: std::fs::File,
+    book: AgentBook,
+    /// The oldest record that may still be there.
+    first_offset: u64,
+    next_offset: u64,
+    /// Stored agent rows hold everything below this offset; what is above is read again at the next start.
+    agents_as_of: u64,
+    /// Cursors as stored, in the order of `cursors`.
+    stored_cursors: Vec<u64>,
+    /// Bytes in use, as of the last beat plus what was added since.
+    live_bytes: u64,
+    /// The last commit met a full disk.
+    disk_full: bool,
+    signals: Signals,
+    config: Arc<SpoolConfig>,
+    cursors: Arc<Vec<(String, Arc<AtomicU64>)>>,
+    path: PathBuf,
+    metrics: Metrics,
+    clock: Clock,
+}
+
+/// Answers that wait for the commit.
+#[derive(Default)]
+struct Waiting {
+    appends: Vec<(Reply<Appended>, Result<Appended, AppendError>)>,
+    others: Vec<Reply<()>>,
+    stored: usize,
+}
+
+impl Writer {
+    fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut batch = Vec::with_capacity(BATCH_RECORDS);
+        while let Some(first) = commands.blocking_recv() {
+            let mut bytes = first.size();
+            batch.push(first);
+            while batch.len() < BATCH_RECORDS && bytes < BATCH_BYTES {
+                let Ok(next) = commands.try_recv() else { break };
+                bytes += next.size();
+                batch.push(next);
+            }
+            let closing = batch.iter().any(|command| matches!(command, Command::Close));
+            if let Err(error) = self.commit(&mut batch) {
+                self.fail(&error, &mut commands);
+                return;
+            }
+            if closing {
+                break;
+            }
+        }
+        self.close(&mut commands);
+    }
+
+    /// One transaction for everything that waits; answers go out after its fsync.
+    fn commit(&mut self, batch: &mut Vec<Command>) -> rusqlite::Result<()> {
+        let started = Instant::now();
+        let tick = batch.iter().any(|command| matches!(command, Command::Tick | Command::Close));
+        let end = self.next_offset;
+        let mut waiting = Waiting::default();
+        let result = self.transaction(batch, tick, &mut waiting);
+        if let Err(error) = result {
+            self.book.rolled_back();
+            self.next_offset = end;
+            return self.refuse(error, waiting);
+        }
+        self.book.committed();
+        self.disk_full = false;
+        if waiting.stored > 0 {
+            self.metrics.spool_commit_duration.observe(started.elapsed().as_secs_f64());
+            self.metrics.spool_commit_records.observe(waiting.stored as f64);
+            self.signals.end.send_replace(self.next_offset);
+        }
+        waiting.answer();
+        if tick { self.beat() } else { Ok(()) }
+    }
+
+    fn transaction(
+        &mut self,
+        batch: &mut Vec<Command>,
+        tick: bool,
+        waiting: &mut Waiting,
+    ) -> rusqlite::Result<()> {
+        // Every command must leave the batch with its answer, also when an earlier one failed.
+        let mut result = self.connection.execute_batch("BEGIN IMMEDIATE");
+        for command in batch.drain(..) {
+            let done = if result.is_ok() {
+                self.stage(command, waiting)
+            } else {
+                waiting.hold(command);
+                Ok(())
+            };
+            result = result.and(done);
+        }
+        if result.is_ok() {
+            result = self.housekeeping(tick).and_then(|()| self.connection.execute_batch("COMMIT"));
+        }
+        if result.is_err() && !self.connection.is_autocommit() {
+            // A roll-back needs no disk. Should it fail all the same, the next BEGIN does, and that ends the daemon.
+            if let Err(error) = self.connection.execute_batch("ROLLBACK") {
+                tracing::error!(%error, "a transaction of the spool could not be rolled back");
+            }
+        }
+        result
+    }
+
+    fn stage(&mut self, command: Command, waiting: &mut Waiting) -> rusqlite::Result<()> {
+        match command {
+            Command::Append { record, reply } => {
+                if self.live_bytes >= self.config.max_bytes {
+                    self.metrics.spool_failures.with_label_values(&["full"]).inc();
+                    waiting.appends.push((reply, Err(AppendError::Full)));
+                    return Ok(());
+                }
+                let stored = self.insert(record);
+                waiting.stored += 1;
+                waiting.appends.push((reply, stored.as_ref().copied().map_err(|_| AppendError::Failed)));
+                stored.map(|_| ())
+            }
+            Command::DeadLetter { letter, reply } => {
+                waiting.others.push(reply);
+                self.insert_dead_letter(&letter)
+            }
+            Command::SaveSession { agent, stored, reply } => {
+                waiting.others.push(reply);
+                self.save_session(&agent, stored.as_deref())
+            }
+            Command::Tick | Command::Close => Ok(()),
+        }
+    }
+
+    fn insert(&mut self, record: NewRecord) -> rusqlite::Result<Appended> {
+        let offset = self.next_offset;
+        let received_at = record.received_at;
+        // The body was parsed before it came here; a life-cycle record is one event of ours and has no envelope.
+        let parsed = match record.kind {
+            RecordKind::Push | RecordKind::Poll => envelope::parse(&record.body).ok(),
+            RecordKind::Lifecycle => None,
+        };
+        let (events, placement) = match &parsed {
+            Some(envelope) => {
+                let events = &envelope.events;
+                let batch =
+                    Batch { agent: &record.agent, offset, received_at, events, answer: record.answer };
+                (events.len(), self.book.place(&batch, &self.config.repeats))
+            }
+            None => (1, self.book.place_own(&record.agent)),
+        };
+        let before = serde_json::to_vec(&placement.before)
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        let repeats = reader::encode_repeats(&placement.repeats);
+        let checked = Checked {
+            offset,
+            kind: reader::kind_number(record.kind),
+            received_ms: signed(received_at.millis()),
+            gateway: record.agent.gateway.as_str().as_bytes(),
+            agent_id: record.agent.agent_id.as_str().as_bytes(),
+            sequence: signed(placement.sequence),
+            repeats: &repeats,
+            before: &before,
+            body: &record.body,
+        };
+        self.connection
+            .prepare_cached("INSERT INTO records VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)")?
+            .execute(params![
+                offset,
+                checked.kind,
+                checked.received_ms,
+                record.agent.gateway.as_str(),
+                record.agent.agent_id.as_str(),
+                checked.sequence,
+                (!repeats.is_empty()).then_some(&repeats[..]),
+                before,
+                &record.body[..],
+                reader::checksum(&checked),
+            ])?;
+        self.next_offset += 1;
+        self.live_bytes += (record.body.len() + before.len() + 64) as u64;
+        Ok(Appended { offset, events, repeated: placement.repeats.len() })
+    }
+
+    /// A dead letter carries a copy of its record, so that the record itself can be freed.
+    fn insert_dead_letter(&self, letter: &DeadLetter) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached(
+                "INSERT INTO dead_letters (sink, spool_offset, event_id, topic, reason, detail, at_ms,
+                    kind, received_ms, gateway, agent_id, sequence, repeats, before, body)
+                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, kind, received_ms, gateway, agent_id, sequence, repeats, before, body
+                 FROM (SELECT 1) LEFT JOIN records ON spool_offset = ?2",
+            )?
+            .execute(params![
+                letter.sink,
+                letter.spool_offset,
+                letter.event_id,
+                letter.topic,
+                letter.reason,
+                letter.detail,
+                signed(letter.at.millis()),
+            ])
+            .map(|_| ())
+    }
+
+    fn save_session(&self, agent: &AgentKey, stored: Option<&[u8]>) -> rusqlite::Result<()> {
+        let (gateway, agent_id) = (agent.gateway.as_str(), agent.agent_id.as_str());
+        match stored {
+            Some(bytes) => self
+                .connection
+                .prepare_cached("INSERT OR REPLACE INTO sessions VALUES (?1, ?2, ?3)")?
+                .execute(params![gateway, agent_id, bytes]),
+            None => self
+                .connection
+                .prepare_cached("DELETE FROM sessions WHERE gateway = ?1 AND agent_id = ?2")?
+                .execute(params![gateway, agent_id]),
+        }
+        .map(|_| ())
+    }
+
+    /// What rides on a commit: cursors that moved, agents' rows with every beat, and deletion of what is freed.
+    fn housekeeping(&mut self, tick: bool) -> rusqlite::Result<()> {
+        if tick {
+            self.store_cursors()?;
+            self.store_agents()?;
+        }
+        let freed = self.free_below();
+        // With a beat any freed record goes; between beats only when it is worth a statement.
+        if freed > self.first_offset + if tick { 0 } else { TRIM_RECORDS / 8 } {
+            let to = freed.min(self.first_offset + TRIM_RECORDS);
+            self.connection.prepare_cached("DELETE FROM records WHERE spool_offset < ?1")?.execute([to])?;
+            self.first_offset = to;
+        }
+        Ok(())
+    }
+
+    /// Everything below is confirmed by every sink, in stored cursors, and told in stored agent rows.
+    fn free_below(&self) -> u64 {
+        self.stored_cursors.iter().copied().min().unwrap_or(self.next_offset).min(self.agents_as_of)
+    }
+
+    fn store_cursors(&mut self) -> rusqlite::Result<()> {
+        for (at, (sink, cursor)) in self.cursors.iter().enumerate() {
+            let now = cursor.load(Ordering::Acquire);
+            if self.stored_cursors[at] != now {
+                self.connection
+                    .prepare_cached("UPDATE cursors SET next_offset = ?2 WHERE sink = ?1")?
+                    .execute(params![sink, now])?;
+                self.stored_cursors[at] = now;
+            }
+        }
+        Ok(())
+    }
+
+    fn store_agents(&mut self) -> rusqlite::Result<()> {
+        if self.agents_as_of == self.next_offset {
+            return Ok(());
+        }
+        let mut statement =
+            self.connection.prepare_cached("INSERT OR REPLACE INTO agents VALUES (?1, ?2, ?3)")?;
+        for (agent, row) in self.book.dirty() {
+            let row = serde_json::to_vec(row)
+                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+            statement.execute(params![agent.gateway.as_str(), agent.agent_id.as_str(), row])?;
+        }
+        let mut meta = self.connection.prepare_cached("UPDATE meta SET value = ?2 WHERE key = ?1")?;
+        meta.execute(params!["agents_as_of", self.next_offset])?;
+        meta.execute(params!["next_offset", self.next_offset])?;
+        self.agents_as_of = self.next_offset;
+        self.book.stored();
+        Ok(())
+    }
+
+    /// Reads the agents' rows, and makes up for what was committed after they were stored.
+    fn load_agents(&mut self) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare("SELECT gateway, agent_id, row FROM agents")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (gateway, agent_id): (String, String) = (row.get(0)?, row.get(1)?);
+            let decoded = serde_json::from_slice::<AgentRow>(row.get_ref(2)?.as_blob()?);
+            match (reader::agent_key(&gateway, &agent_id), decoded) {
+                (Some(agent), Ok(row)) => self.book.insert(agent, row),
+                (_, Err(error)) => {
+                    tracing::error!(%gateway, %agent_id, %error, "what the spool knew of an agent is unreadable; its state and sequence begin anew")
+                }
+                (None, Ok(_)) => {
+                    tracing::error!(%gateway, %agent_id, "the spool has an agent that cannot be one")
+                }
+            }
+        }
+        drop(rows);
+        drop(statement);
+        self.replay_agents()
+    }
+
+    fn replay_agents(&mut self) -> rusqlite::Result<()> {
+        let mut from = self.agents_as_of.max(self.first_offset);
+        loop {
+            let records = reader::read_records(&self.connection, from, BATCH_RECORDS, BATCH_BYTES)?;
+            let Some(last) = records.last() else { break };
+            from = last.offset() + 1;
+            for record in records {
+                match record {
+                    reader::ReadRecord::Good(record) => self.book.replay(&record),
+                    reader::ReadRecord::Damaged { offset, fault } => {
+                        tracing::error!(spool_offset = offset, fault, "a record of the spool is damaged");
+                    }
+                }
+            }
+        }
+        self.book.committed();
+        Ok(())
+    }
+
+    /// After a beat's commit: give free pages back, keep the journal short, set the gauges.
+    fn beat(&mut self) -> rusqlite::Result<()> {
+        let journal = self.path.with_extension("db-wal");
+        if std::fs::metadata(&journal).is_ok_and(|file| file.len() > JOURNAL_BYTES) {
+            // Nobody else writes now, so this one gets to the end and the next commit begins the journal anew.
+            self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
+        }
+        let free: u64 = self.connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+        let pages: u64 = self.connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+        if free > u64::from(VACUUM_PAGES) && free > pages / 4 {
+            let mut vacuum =
+                self.connection.prepare_cached(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+            let mut steps = vacuum.query([])?;
+            while steps.next()?.is_some() {}
+        }
+        self.measure()
+    }
+
+    fn measure(&mut self) -> rusqlite::Result<()> {
+        let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+        self.live_bytes = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
+        let on_disk: u64 = ["db", "db-wal", "db-shm"]
+            .iter()
+            .filter_map(|extension| std::fs::metadata(self.path.with_extension(extension)).ok())
+            .map(|file| file.len())
+            .sum();
+        let oldest =
+            self.cursors.iter().map(|(_, at)| at.load(Ordering::Acquire)).min().unwrap_or(self.next_offset);
+        self.metrics.spool_bytes.set(signed(on_disk));
+        self.metrics.spool_records.set(signed(self.next_offset.saturating_sub(oldest)));
+        self.metrics.spool_oldest_age.set(self.age_of(oldest)?);
+        for (sink, at) in self.cursors.iter() {
+            let lag = self.next_offset.saturating_sub(at.load(Ordering::Acquire));
+            self.metrics.sink_lag_records.with_label_values(&[sink]).set(signed(lag));
+        }
+        Ok(())
+    }
+
+    fn age_of(&self, offset: u64) -> rusqlite::Result<f64> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT received_ms FROM records WHERE spool_offset = ?1")?;
+        let mut rows = statement.query([offset])?;
+        Ok(match rows.next()? {
+            Some(row) => self.clock.now().since(Timestamp(row.get(0)?)).as_secs_f64(),
+            None => 0.0,
+        })
+    }
+
+    /// A commit failed. A full disk passes: refuse and go on. Anything else ends the spool.
+    fn refuse(&mut self, error: rusqlite::Error, waiting: Waiting) -> rusqlite::Result<()> {
+        let full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+        let verdict = if full { AppendError::Full } else { AppendError::Failed };
+        self.metrics.spool_failures.with_label_values(&[if full { "full" } else { "failed" }]).inc();
+        if full && !self.disk_full {
+            self.disk_full = true;
+            tracing::error!(path = %self.path.display(), "the disk of the spool is full: pushes are refused until there is space");
+        }
+        // What was staged is rolled back, so stored cursors and rows are as before.
+        self.reload_stored();
+        waiting.refuse(verdict);
+        if full { Ok(()) } else { Err(error) }
+    }
+
+    fn reload_stored(&mut self) {
+        let read = |key: &str| {
+            self.connection
+                .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get::<_, u64>(0))
+        };
+        if let Ok(as_of) = read("agents_as_of") {
+            self.agents_as_of = as_of.min(self.agents_as_of);
+        }
+        let stored: Option<HashMap<String, u64>> = self
+            .connection
+            .prepare("SELECT sink, next_offset FROM cursors")
+            .and_then(|mut rows| rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+            .ok();
+        if let Some(stored) = stored {
+            for (at, (sink, _)) in self.cursors.iter().enumerate() {
+                self.stored_cursors[at] = stored.get(sink).copied().unwrap_or(0);
+            }
+        }
+        self.book.all_dirty();
+    }
+
+    /// The disk failed: say so once, refuse everything that waits or comes, and end.
+    fn fail(self, error: &rusqlite::Error, commands: &mut mpsc::Receiver<Command>) {
+        tracing::error!(path = %self.path.display(), %error, "the spool has failed; nothing more is accepted");
+        self.signals.failure.send_replace(Some(error.to_string()));
+        commands.close();
+        while let Some(command) = commands.blocking_recv() {
+            let mut waiting = Waiting::default();
+            waiting.hold(command);
+            waiting.refuse(AppendError::Failed);
+        }
+    }
+
+    fn close(mut self, commands: &mut mpsc::Receiver<Command>) {
+        commands.close();
+        let mut rest = Vec::new();
+        while let Some(command) = commands.blocking_recv() {
+            rest.push(command);
+        }
+        let closed = self
+            .commit(&mut rest)
+            .and_then(|()| self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+        match closed {
+            Ok(()) => tracing::info!(path = %self.path.display(), "spool closed"),
+            Err(error) => {
+                tracing::error!(path = %self.path.display(), %error, "the spool could not be closed cleanly");
+                self.signals.failure.send_replace(Some(error.to_string()));
+            }
+        }
+    }
+}
+
+impl Waiting {
+    /// Takes the answer a command waits for, without doing what it asks.
+    fn hold(&mut self, command: Command) {
+        match command {
+            Command::Append { reply, .. } => self.appends.push((reply, Err(AppendError::Failed))),
+            Command::DeadLetter { reply, .. } | Command::SaveSession { reply, .. } => self.others.push(reply),
+            Command::Tick | Command::Close => {}
+        }
+    }
+
+    fn answer(self) {
+        for (reply, result) in self.appends {
+            tell(reply, result);
+        }
+        for reply in self.others {
+            tell(reply, Ok(()));
+        }
+    }
+
+    fn refuse(self, verdict: AppendError) {
+        for (reply, _) in self.appends {
+            tell(reply, Err(verdict));
+        }
+        for reply in self.others {
+            tell(reply, Err(verdict));
+        }
+    }
+}
+
+/// Answers one who waits. Who asked may be gone, with the connection that brought the push; the record stays.
+fn tell<T>(reply: Reply<T>, result: Result<T, AppendError>) {
+    if reply.send(result).is_err() {
+        tracing::debug!("nobody waits any more for an answer of the spool");
+    }
+}
+
+impl Command {
+    fn size(&self) -> usize {
+        match self {
+            Command::Append { record, .. } => record.body.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// SQLite's integers and the gauges are signed; ours never reach the sign.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
