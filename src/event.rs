@@ -1,15 +1,24 @@
 //! What the gateway says, and what we make of it. Pure: bytes in, events out, no I/O and no clock.
-
-use serde::Serialize;
+//!
+//! `envelope` takes a body apart, `vocabulary` knows every event by name, `state` follows the agent, `normalise` makes
+//! the events, `cloudevent` writes them down. What consumers get is in `data`.
 
 use crate::clock::Timestamp;
 
+pub mod cloudevent;
+pub mod codes;
+mod content;
+pub mod data;
 pub mod envelope;
 pub mod ids;
+mod json;
 pub mod normalise;
 pub mod state;
+pub mod vocabulary;
 
+pub use data::EventData;
 pub use ids::{AgentId, GatewayName};
+pub use normalise::EventRef;
 
 /// One event as consumers see it: the context attributes of CloudEvents 1.0 and typed data.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,10 +43,15 @@ pub struct Event {
     pub sequence: u64,
     /// Whether this is a further delivery of an event that was received before. CloudEvents `ccrelayrepeat`.
     pub repeat: bool,
-    /// The content, already serialised as a JSON object.
+    /// The content.
     pub data: EventData,
 }
 
-/// The `data` member of an event.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct EventData {}
+/// The id of the event at `place` in the spool called `spool_id`.
+#[must_use]
+pub fn event_id(spool_id: &str, place: EventRef) -> String {
+    format!("{spool_id}-{}-{}", place.offset, place.index)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,64 +1,181 @@
-//! TEMP
-use crate::clock::Timestamp;
-use serde_json::value::RawValue;
+//! What a push or a poll answer says: whose events, and which. Lenient in all but one thing: the whole body must be
+//! JSON. Nothing is copied that can be borrowed from the body.
+//!
+//! Accepted shapes (CEC API Reference cec_07_1274, cec_07_1275, and the event samples):
+//!
+//! - `{"workNo": "291", "eventList": [{"eventType", "workNo", "content", "eventGenTime"}, ...]}`, the push;
+//! - `{"message": "", "retcode": "0", "event": {...}}`, the poll answer and the legacy push, where `event` may be null;
+//! - `{"eventType", "workNo", "content"}`, one event without an envelope.
+
 use std::borrow::Cow;
-/// x
+
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use super::json::{self, Members};
+use crate::clock::Timestamp;
+
+/// Deeper nesting than this is an attack: real content has two levels. It is also what most JSON readers stop at.
+const MAX_DEPTH: usize = 128;
+/// An `eventGenTime` outside of 2000-01-01 to 2100-01-01 is not one.
+const PLAUSIBLE_MILLIS: std::ops::Range<u64> = 946_684_800_000..4_102_444_800_000;
+/// The members of an event that we know. `jsonKey` repeats the names of the others.
+const EVENT_MEMBERS: &[&str] = &["eventType", "workNo", "content", "eventGenTime", "jsonKey"];
+
+/// The body of one push or poll answer.
 #[derive(Debug)]
 pub struct Envelope<'a> {
-    /// x
+    /// Whose events these are, as written: compare it with the agent that the token names.
     pub work_no: Cow<'a, str>,
-    /// x
+    /// The events, oldest first; may be empty.
     pub events: Vec<RawEvent<'a>>,
 }
-/// x
-#[derive(Debug)]
+
+/// One event, its content unread.
+#[derive(Debug, Clone)]
 pub struct RawEvent<'a> {
-    /// x
+    /// The gateway's name of the event; empty when there is none or it is not a string.
     pub event_type: Cow<'a, str>,
-    /// x
+    /// The event's own `workNo`, where it has one.
+    pub work_no: Option<Cow<'a, str>>,
+    /// When the gateway made the event; none when it does not say or says something absurd.
     pub gen_time: Option<Timestamp>,
-    /// x
+    /// `eventGenTime` as written, plausible or not.
+    pub raw_gen_time: Option<&'a RawValue>,
+    /// `content` as written; none when the member is absent.
     pub content: Option<&'a RawValue>,
-    /// x
+    /// The whole event as written, whatever it is.
     pub raw: &'a RawValue,
+    /// Whether `raw` says more than the fields above: members of other names, or no readable event at all.
+    pub says_more: bool,
 }
-/// x
-#[derive(Debug, thiserror::Error)]
+
+/// A body that names no agent or is not JSON.
+#[derive(Debug, Error, PartialEq, Eq)]
 pub enum EnvelopeError {
-    /// x
-    #[error("x")]
-    NotJson(serde_json::Error),
-    /// x
-    #[error("y")]
+    /// Not JSON in UTF-8.
+    #[error("not JSON: {problem} at line {line} column {column}")]
+    NotJson {
+        /// What is wrong, in our words: the body is never quoted.
+        problem: &'static str,
+        /// Line, from 1.
+        line: usize,
+        /// Column in bytes, from 1.
+        column: usize,
+    },
+    /// JSON, but no agent is named, or different ones.
+    #[error("no workNo")]
     NoWorkNo,
 }
-#[derive(serde::Deserialize)]
-struct B<'a> {
-    #[serde(rename = "workNo", borrow)]
-    w: Cow<'a, str>,
-    #[serde(rename = "eventList", borrow)]
-    e: Vec<&'a RawValue>,
-}
-#[derive(serde::Deserialize)]
-struct R<'a> {
-    #[serde(rename = "eventType", borrow)]
-    t: Cow<'a, str>,
-    #[serde(rename = "eventGenTime")]
-    g: Option<u64>,
-    #[serde(borrow)]
-    content: Option<&'a RawValue>,
-}
-/// x
+
+/// Reads a body.
+///
 /// # Errors
-/// x
+/// When the body is not JSON from its first byte to its last, nests deeper than 128 levels, or names no agent.
 pub fn parse(body: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
-    let b: B = serde_json::from_slice(body).map_err(EnvelopeError::NotJson)?;
-    let events =
-        b.e.into_iter()
-            .map(|raw| {
-                let r: R = serde_json::from_str(raw.get()).map_err(EnvelopeError::NotJson)?;
-                Ok(RawEvent { event_type: r.t, gen_time: r.g.map(Timestamp), content: r.content, raw })
-            })
-            .collect::<Result<_, _>>()?;
-    Ok(Envelope { work_no: b.w, events })
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let text = std::str::from_utf8(body)
+        .map_err(|error| error_at(body, error.valid_up_to(), "the text is not UTF-8"))?;
+    check_depth(body)?;
+    if !text.trim_start().starts_with('{') {
+        serde_json::from_str::<IgnoredAny>(text).map_err(syntax_error)?;
+        return Err(EnvelopeError::NoWorkNo);
+    }
+    let members = Members::parse(text).map_err(syntax_error)?;
+    let events = read_events(text, &members);
+    let work_no = members.value("workNo").and_then(json::text).or_else(|| common_work_no(&events));
+    work_no.map(|work_no| Envelope { work_no, events }).ok_or(EnvelopeError::NoWorkNo)
 }
+
+fn read_events<'a>(text: &'a str, members: &Members<'a>) -> Vec<RawEvent<'a>> {
+    let lists = [members.value("eventList"), members.value("event")];
+    if lists.iter().all(Option::is_none) && members.value("eventType").is_some() {
+        return serde_json::from_str(text).map(RawEvent::read).into_iter().collect();
+    }
+    lists.into_iter().flatten().flat_map(json::elements).map(RawEvent::read).collect()
+}
+
+/// The agent that every event names; none when one names no agent or another one.
+fn common_work_no<'a>(events: &[RawEvent<'a>]) -> Option<Cow<'a, str>> {
+    let first = events.first()?.work_no.clone()?;
+    events.iter().all(|event| event.work_no.as_ref() == Some(&first)).then_some(first)
+}
+
+impl<'a> RawEvent<'a> {
+    /// Reads one element of an event list.
+    fn read(raw: &'a RawValue) -> RawEvent<'a> {
+        let Some(members) = Members::of(raw) else {
+            return RawEvent {
+                event_type: Cow::Borrowed(""),
+                work_no: None,
+                gen_time: None,
+                raw_gen_time: None,
+                content: None,
+                raw,
+                says_more: true,
+            };
+        };
+        let event_type = members.value("eventType").and_then(json::string);
+        let raw_gen_time = members.value("eventGenTime");
+        RawEvent {
+            says_more: event_type.is_none() || members.has_others_than(EVENT_MEMBERS),
+            event_type: event_type.unwrap_or_default(),
+            work_no: members.value("workNo").and_then(json::text),
+            gen_time: raw_gen_time.and_then(plausible_time),
+            raw_gen_time,
+            content: members.value("content"),
+            raw,
+        }
+    }
+
+    /// When it happened: when the gateway made it, or else when it was received.
+    #[must_use]
+    pub fn time(&self, received_at: Timestamp) -> Timestamp {
+        self.gen_time.unwrap_or(received_at)
+    }
+}
+
+fn plausible_time(value: &RawValue) -> Option<Timestamp> {
+    let millis = u64::try_from(json::integer(value)?).ok()?;
+    PLAUSIBLE_MILLIS.contains(&millis).then_some(Timestamp(millis))
+}
+
+/// Refuses bodies that nest too deeply. Only bodies with many brackets are looked at closely.
+fn check_depth(body: &[u8]) -> Result<(), EnvelopeError> {
+    let opening = body.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    if opening <= MAX_DEPTH {
+        return Ok(());
+    }
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for (index, byte) in body.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(error_at(body, index, "nested too deeply"));
+        }
+    }
+    Ok(())
+}
+
+fn syntax_error(error: serde_json::Error) -> EnvelopeError {
+    let problem = if error.is_eof() { "the text ends too early" } else { "the syntax is wrong" };
+    EnvelopeError::NotJson { problem, line: error.line(), column: error.column() }
+}
+
+fn error_at(body: &[u8], index: usize, problem: &'static str) -> EnvelopeError {
+    let before = &body[..index.min(body.len())];
+    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+    EnvelopeError::NotJson { problem, line, column }
+}
+
+#[cfg(test)]
+#[path = "envelope_tests.rs"]
+mod tests;

@@ -1,19 +1,208 @@
-//! TEMP
-/// x
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct EventRef {
-    /// x
+//! From a record of the spool to events: a pure function, so that a record read again gives the same events with the
+//! same ids.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use super::codes::{self, Code};
+use super::content::{self, Body};
+use super::data::{AgentData, CallData, Details, EventData, Moment, Raw, SessionData, Verbatim};
+use super::envelope::{self, EnvelopeError, RawEvent};
+use super::ids::{AgentId, GatewayName};
+use super::json::{self, Members};
+use super::state::{AgentSnapshot, AgentState, Transition};
+use super::vocabulary::{self, Content, Effect, Entry};
+use super::{Event, event_id};
+use crate::clock::Timestamp;
+
+/// One record as the spool holds it.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordView<'a> {
+    /// Which spool it is in: the first part of every event's id.
+    pub spool_id: &'a str,
+    /// Where it is there: the second part.
     pub offset: u64,
-    /// x
-    pub index: u32,
+    /// What its body is.
+    pub kind: RecordKind,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// From which gateway.
+    pub gateway: &'a GatewayName,
+    /// For which agent.
+    pub agent_id: &'a AgentId,
+    /// The sequence number of its first event; the others count on.
+    pub sequence: u64,
+    /// For its leading events: which first delivery they repeat. At most as long as the list of events.
+    pub repeats: &'a [EventRef],
+    /// Where the agent stood before it.
+    pub before: &'a AgentSnapshot,
+    /// The body as received.
+    pub body: &'a [u8],
 }
-/// x
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+
+/// What the body of a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum RecordKind {
-    /// x
+    /// A push of the gateway.
     Push,
-    /// x
+    /// An answer of the gateway to a poll.
     Poll,
-    /// x
+    /// An event of ccrelay's own about a session: `{"type": "session.lost", "reason": "..."}`.
     Lifecycle,
 }
+
+/// Names an event of the same spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EventRef {
+    /// The record it is in.
+    pub offset: u64,
+    /// Its place in the list of that record, from 0.
+    pub index: u32,
+}
+
+/// A record that no event can be made of.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum NormaliseError {
+    /// The body of a push or poll answer cannot be read. What the receiver accepts can be, so this is damage.
+    #[error("the body cannot be read")]
+    Envelope(#[from] EnvelopeError),
+    /// The body of a life-cycle record is not an object.
+    #[error("the life-cycle record is not a JSON object")]
+    Lifecycle,
+}
+
+/// Makes the events of `record`, in their order.
+///
+/// # Errors
+/// When the body is not what the record's kind says. That never mends: set the record aside.
+pub fn normalise(record: &RecordView<'_>) -> Result<Vec<Event>, NormaliseError> {
+    if record.kind == RecordKind::Lifecycle {
+        return lifecycle_event(record).map(|event| vec![event]);
+    }
+    let envelope = envelope::parse(record.body)?;
+    let mut snapshot = record.before.clone();
+    let events = envelope.events.iter().enumerate();
+    Ok(events.map(|(index, raw)| gateway_event(record, &mut snapshot, index, raw)).collect())
+}
+
+fn gateway_event(
+    record: &RecordView<'_>,
+    snapshot: &mut AgentSnapshot,
+    index: usize,
+    raw: &RawEvent<'_>,
+) -> Event {
+    let entry = vocabulary::lookup(&raw.event_type);
+    let body = Body::read(raw.content);
+    let time = raw.time(record.received_at);
+    let repeated = record.repeats.get(index);
+    // A repeated event moved the agent when it came first; the agent has gone on since.
+    let followed = entry.filter(|_| repeated.is_none()).unwrap_or(&NO_EFFECT);
+    let transition = snapshot.follow(followed, &body, time);
+    let mut details = entry.map_or_else(Details::default, |entry| content::details(entry.content, &body));
+    add_call_states(&mut details, entry, &transition);
+    let data = EventData {
+        agent: agent_data(record, snapshot, &transition),
+        details,
+        raw: Raw {
+            event_type: raw.event_type.to_string(),
+            content: raw.content.map(Verbatim::of),
+            event_gen_time: raw.raw_gen_time.map(Verbatim::of),
+            event: raw.says_more.then(|| Verbatim::of(raw.raw)),
+        },
+    };
+    let place = EventRef { offset: record.offset, index: u32::try_from(index).unwrap_or(u32::MAX) };
+    event(record, entry, *repeated.unwrap_or(&place), repeated.is_some(), index, time, data)
+}
+
+/// What unknown and repeated events do to the agent.
+const NO_EFFECT: Entry = Entry {
+    gateway_type: "",
+    event_type: vocabulary::UNKNOWN_TYPE,
+    category: vocabulary::UNKNOWN_CATEGORY,
+    content: Content::Nothing,
+    effect: Effect::None,
+    page: "-",
+};
+
+fn lifecycle_event(record: &RecordView<'_>) -> Result<Event, NormaliseError> {
+    let body: &RawValue = serde_json::from_slice(record.body).map_err(|_| NormaliseError::Lifecycle)?;
+    let members = Members::of(body).ok_or(NormaliseError::Lifecycle)?;
+    let name = members.value("type").and_then(json::text).unwrap_or_default();
+    let mut snapshot = record.before.clone();
+    let transition = snapshot.apply_session(&name, record.received_at);
+    let reason = members.value("reason").and_then(json::text).map(String::from);
+    let session = SessionData { signed_in_at: None, reason };
+    let data = EventData {
+        agent: agent_data(record, &snapshot, &transition),
+        details: Details { session: Some(session), ..Details::default() },
+        raw: Raw { event_type: name.to_string(), content: Some(Verbatim::of(body)), ..Raw::default() },
+    };
+    let place = EventRef { offset: record.offset, index: 0 };
+    Ok(event(record, vocabulary::lookup_session(&name), place, false, 0, record.received_at, data))
+}
+
+fn event(
+    record: &RecordView<'_>,
+    entry: Option<&Entry>,
+    place: EventRef,
+    repeat: bool,
+    index: usize,
+    time: Timestamp,
+    data: EventData,
+) -> Event {
+    let entry = entry.unwrap_or(&NO_EFFECT);
+    Event {
+        id: event_id(record.spool_id, place),
+        source: format!("/ccrelay/{}/agents/{}", record.gateway.as_str(), record.agent_id.as_str()),
+        event_type: entry.event_type,
+        category: entry.category,
+        gateway: record.gateway.clone(),
+        agent_id: record.agent_id.clone(),
+        time,
+        recorded_time: record.received_at,
+        sequence: record.sequence.saturating_add(index as u64),
+        repeat,
+        data,
+    }
+}
+
+fn agent_data(record: &RecordView<'_>, after: &AgentSnapshot, transition: &Transition) -> AgentData {
+    let reason = after.reason.map(|code| match after.state {
+        AgentState::NotReady => Code::not_ready_reason(i64::from(code)),
+        _ => Code { code: i64::from(code), name: None },
+    });
+    AgentData {
+        id: record.agent_id.clone(),
+        gateway: record.gateway.clone(),
+        state: after.state,
+        since: (after.since != Timestamp::default()).then_some(Moment(after.since)),
+        reason,
+        previous_state: transition.before,
+        changed: transition.changed,
+        previous_duration_seconds: transition.lasted.as_ref().map(Duration::as_secs_f64),
+        unexpected: transition.unexpected,
+    }
+}
+
+fn add_call_states(details: &mut Details, entry: Option<&Entry>, transition: &Transition) {
+    let is_chat = entry.is_some_and(|entry| entry.content == Content::Chat);
+    let Some(call) = details.call.as_deref_mut() else { return };
+    call.state = transition.call_after;
+    call.previous_state = transition.call_before;
+    if is_chat {
+        add_chat_media(call);
+    }
+}
+
+/// A text session is of text, also where the older interface does not say so.
+fn add_chat_media(call: &mut CallData) {
+    call.media = call.media.or(Some(Code::of(codes::MEDIA, codes::TEXT)));
+}
+
+#[cfg(test)]
+#[path = "normalise_tests.rs"]
+mod tests;

@@ -1,0 +1,1 @@
+//! Tests of the whole way from a body to an event.
