@@ -111,7 +111,7 @@ fn the_whole_body_must_be_json() {
         (b"{\"workNo\":\"1\"}\n x", "the syntax is wrong", 2, 2),
         (b"{\"workNo\":\"1\",\n\"a\":tru}", "the syntax is wrong", 2, 8),
         (b"{\"workNo\":\"1\",\"a\":\"\xff\"}", "the text is not UTF-8", 1, 20),
-        (b"{\"workNo\":\"1\",\"a\":\"\n\"}", "the syntax is wrong", 2, 0),
+        (b"{\"workNo\":\"1\",\"a\":\"\n\"}", "the syntax is wrong", 1, 19),
         (b"{\"workNo\":\"1\",\"eventList\":[{\"content\":01}]}", "the syntax is wrong", 1, 40),
         (b"[1,]", "the syntax is wrong", 1, 4),
     ] {

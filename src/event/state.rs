@@ -110,7 +110,8 @@ pub struct Transition {
 }
 
 impl AgentSnapshot {
-    /// Follows `event`, which was received at `received_at`. The event's own time counts where it has one.
+    /// Follows `event`, which was received at `received_at`. The event's own time counts where it has one. Cheap: the
+    /// content of an event that moves nothing is not read, so that its call's state is not in the answer either.
     ///
     /// Events that are marked as repeats must not be applied: they were when they came first.
     pub fn apply(&mut self, event: &RawEvent<'_>, received_at: Timestamp) -> Transition {
@@ -140,14 +141,19 @@ impl AgentSnapshot {
     }
 
     pub(super) fn follow(&mut self, entry: &Entry, body: &Body<'_>, at: Timestamp) -> Transition {
-        let unexpected = !is_expected(self.state, entry.effect);
         let id = body.call_id();
         let call_before = id.as_deref().and_then(|id| self.call_state(id));
+        let continues = call_before.is_some() || matches!(self.state, AgentState::Busy | AgentState::Unknown);
+        let unexpected = match entry.effect {
+            Effect::Continues(_) => !continues,
+            effect => !is_expected(self.state, effect),
+        };
         let mut transition = match entry.effect {
             Effect::None | Effect::Reminds(_) => self.unmoved(),
             Effect::Enters(state) => self.enter(state, reason(entry.content, body), at),
             Effect::Leaves(_) => self.enter(AgentState::Ready, None, at),
-            Effect::Call(state) => {
+            Effect::Continues(_) if !continues => self.unmoved(),
+            Effect::Call(state) | Effect::Continues(state) => {
                 let text = entry.content == Content::Chat || body.integer("mediaAbility") == Some(TEXT);
                 self.move_call(id.as_deref(), state, text, at)
             }
@@ -155,7 +161,7 @@ impl AgentSnapshot {
         transition.unexpected = unexpected;
         transition.call_before = call_before;
         transition.call_after = match entry.effect {
-            Effect::Call(state) => Some(state),
+            Effect::Call(state) | Effect::Continues(state) => Some(state),
             _ => call_before,
         };
         transition
@@ -225,7 +231,7 @@ fn is_expected(before: AgentState, effect: Effect) -> bool {
         (Unknown, _) | (_, Effect::None | Effect::Call(CallState::Ended)) => true,
         (SignedOut, Effect::Enters(state)) => matches!(state, SignedIn | SignedOut | Unknown),
         (SignedOut, _) => false,
-        (_, Effect::Enters(_) | Effect::Call(_)) => true,
+        (_, Effect::Enters(_) | Effect::Call(_) | Effect::Continues(_)) => true,
         // The gateway may report the new state before the success of what led to it.
         (_, Effect::Leaves(state)) => before == state || before == Ready || before == Busy,
         (_, Effect::Reminds(state)) => before == state,

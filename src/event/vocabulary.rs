@@ -2,7 +2,8 @@
 //! agent's state. Names follow ECMA-269 (CSTA) where it has a word.
 //!
 //! One line per event: the gateway's name, ours, the category, what the content holds, the effect on the agent, and
-//! the page of the CEC API Reference that describes it (`-` for events that are only seen in public clients).
+//! the page of the CEC API Reference that describes it (`-` for events that are only seen in public clients, `cec` where
+//! the page's number is not known).
 //! Names of ours are a published contract: they are added to and never changed.
 
 use std::collections::HashMap;
@@ -29,7 +30,7 @@ pub struct Entry {
     pub content: Content,
     /// What it does to the agent.
     pub effect: Effect,
-    /// The page of the CEC API Reference, or `-`.
+    /// The page of the CEC API Reference, or `-`, or `cec`.
     pub page: &'static str,
 }
 
@@ -89,6 +90,8 @@ pub enum Effect {
     Reminds(AgentState),
     /// A call of the agent is in this state from now on. Except by text sessions, the agent is then busy.
     Call(CallState),
+    /// A call that the agent has already goes on in this state. A late one does not make a ready agent busy.
+    Continues(CallState),
 }
 
 use Content::{
@@ -96,7 +99,7 @@ use Content::{
     Phone, Playback, Preview, QualityCheck, Recording, RestReason, Screenshot, SignOut, SwitchedCall,
     VideoSession,
 };
-use Effect::{Enters, Leaves, None as Nil, Reminds};
+use Effect::{Continues, Enters, Leaves, None as Nil, Reminds};
 
 const STATE: &str = "agent-state";
 const CALL: &str = "call";
@@ -180,7 +183,7 @@ const ENTRIES: &[Entry] = &[
     row("AgentState_Busy",                   "ccrelay.agent.busy",                STATE, Nothing,        Enters(Busy),             "cec_07_1343"),
     row("AgentState_Work",                   "ccrelay.agent.working-after-call",  STATE, Nothing,        Enters(WorkingAfterCall), "cec_07_1344"),
     row("AgentState_SetWork_Success",        "ccrelay.agent.work-set",            STATE, Nothing,        Enters(WorkingAfterCall), "cec_07_1351"),
-    row("AgentState_CancelWork_Success",     "ccrelay.agent.work-cancelled",      STATE, Nothing,        Leaves(WorkingAfterCall), "cec_07_1352"),
+    row("AgentState_CancelWork_Success",     "ccrelay.agent.work-cancelled",      STATE, Nothing,        Leaves(WorkingAfterCall), "cec"),
     row("AgentState_SetNotReady_Success",    "ccrelay.agent.not-ready",           STATE, NotReadyReason, Enters(NotReady),         "cec_07_1346"),
     row("AgentState_NotReady",               "ccrelay.agent.not-ready",           STATE, NotReadyReason, Enters(NotReady),         "-"),
     row("AgentState_Force_SetNotReady",      "ccrelay.agent.not-ready-forced",    STATE, NotReadyReason, Enters(NotReady),         "-"),
@@ -192,11 +195,11 @@ const ENTRIES: &[Entry] = &[
     // Calls.
     row("AgentEvent_Incoming_CallInfo",  "ccrelay.call.offered",                  CALL, OfferedCall,  Nil,                     "cec_07_1373"),
     row("AgentEvent_Ringing",            "ccrelay.call.ringing",                  CALL, Call,         Effect::Call(Alerting),  "cec_07_1366"),
-    row("AgentEvent_Auto_Answer",        "ccrelay.call.auto-answered",            CALL, Call,         Effect::Call(Alerting),  "cec_07_1365"),
+    row("AgentEvent_Auto_Answer",        "ccrelay.call.auto-answered",            CALL, Call,         Effect::Call(Connected), "cec_07_1365"),
     row("AgentEvent_Customer_Alerting",  "ccrelay.call.customer-alerting",        CALL, Call,         Nil,                     "cec_07_1356"),
     row("AgentEvent_Talking",            "ccrelay.call.established",              CALL, Call,         Effect::Call(Connected), "cec_07_1355"),
-    row("AgentEvent_Conference",         "ccrelay.call.conferenced",              CALL, Call,         Effect::Call(Connected), "cec_07_1358"),
-    row("AgentEvent_Hold",               "ccrelay.call.held",                     CALL, Call,         Effect::Call(Held),      "cec_07_1357"),
+    row("AgentEvent_Conference",         "ccrelay.call.conferenced",              CALL, Call,         Continues(Connected),    "cec_07_1358"),
+    row("AgentEvent_Hold",               "ccrelay.call.held",                     CALL, Call,         Continues(Held),         "cec_07_1357"),
     row("AgentEvent_MediaSwith",         "ccrelay.call.media-switched",           CALL, SwitchedCall, Nil,                     "cec_07_1371"),
     row("AgentEvent_SuccTransResult",    "ccrelay.call.transfer-result",          CALL, Call,         Nil,                     "cec_07_1369"),
     row("AgentEvent_TransOutResult",     "ccrelay.call.transfer-out-result",      CALL, Call,         Nil,                     "-"),
@@ -256,15 +259,15 @@ const ENTRIES: &[Entry] = &[
     row("AgentOther_PhoneUnknow",   "ccrelay.phone.unknown",     PHONE, Phone, Nil, "cec_07_1395"),
 
     // Linked desk phones.
-    row("AgentEvent_linkageCapability",             "ccrelay.linked-phone.link-result",     LINKAGE, LinkedPhone,       Nil, "cec_07_1421"),
-    row("AgentEvent_linkagePhoneStatus",            "ccrelay.linked-phone.status-changed",  LINKAGE, LinkedPhoneStatus, Nil, "cec_07_0572"),
-    row("AgentEvent_linkagePhoneCallOut",           "ccrelay.linked-phone.calling-out",     LINKAGE, LinkedPhone,       Nil, "cec_07_1429"),
-    row("AgentEvent_linkagePhoneHold",              "ccrelay.linked-phone.held",            LINKAGE, LinkedPhone,       Nil, "cec_07_1427"),
-    row("AgentEvent_linkagePhoneUnHold",            "ccrelay.linked-phone.retrieved",       LINKAGE, LinkedPhone,       Nil, "cec_07_1428"),
-    row("AgentEvent_linkagePhoneMute",              "ccrelay.linked-phone.muted",           LINKAGE, LinkedPhone,       Nil, "cec_07_1423"),
-    row("AgentEvent_linkagePhoneUnMute",            "ccrelay.linked-phone.unmuted",         LINKAGE, LinkedPhone,       Nil, "cec_07_1424"),
-    row("AgentEvent_linkagePhoneTransferOut",       "ccrelay.linked-phone.transferring",    LINKAGE, LinkedPhone,       Nil, "cec_07_1425"),
-    row("AgentEvent_linkagePhoneTransferOut_Result", "ccrelay.linked-phone.transfer-result", LINKAGE, LinkedPhone,      Nil, "cec_07_1426"),
+    row("AgentEvent_linkageCapability",             "ccrelay.linked-phone.link-result",       LINKAGE, LinkedPhone,       Nil,                  "cec_07_1421"),
+    row("AgentEvent_linkagePhoneStatus",            "ccrelay.linked-phone.status-changed",    LINKAGE, LinkedPhoneStatus, Nil,                  "cec_07_0572"),
+    row("AgentEvent_linkagePhoneCallOut",           "ccrelay.linked-phone.calling-out",       LINKAGE, LinkedPhone,       Nil,                  "cec_07_1429"),
+    row("AgentEvent_linkagePhoneHold",              "ccrelay.linked-phone.held",              LINKAGE, LinkedPhone,       Continues(Held),      "cec_07_1427"),
+    row("AgentEvent_linkagePhoneUnHold",            "ccrelay.linked-phone.retrieved",         LINKAGE, LinkedPhone,       Continues(Connected), "cec_07_1428"),
+    row("AgentEvent_linkagePhoneMute",              "ccrelay.linked-phone.muted",             LINKAGE, LinkedPhone,       Nil,                  "cec_07_1423"),
+    row("AgentEvent_linkagePhoneUnMute",            "ccrelay.linked-phone.unmuted",           LINKAGE, LinkedPhone,       Nil,                  "cec_07_1424"),
+    row("AgentEvent_linkagePhoneTransferOut",       "ccrelay.linked-phone.transferring",      LINKAGE, LinkedPhone,       Nil,                  "cec_07_1425"),
+    row("AgentEvent_linkagePhoneTransferOut_Result", "ccrelay.linked-phone.transfer-result",   LINKAGE, LinkedPhone,       Nil,                  "cec_07_1426"),
 
     // Recording, and playing recordings.
     row("AgentMediaEvent_Record",         "ccrelay.recording.started",       RECORDING, Recording, Nil, "cec_07_1381"),
