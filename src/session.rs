@@ -1,1 +1,4 @@
-//! Placeholder, replaced by the module's first commit.
+//! Agents' sessions at the gateways: sign-in, heartbeats, GUIDs, tokens, recovery, sign-out.
+
+pub mod retcode;
+pub mod state;
