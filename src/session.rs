@@ -1,1 +1,136 @@
-//! Placeholder, replaced by the module's first commit.
+//! Agents' sessions at the gateways: sign-in, heartbeats, GUIDs, tokens, recovery, sign-out.
+//!
+//! One small task per agent owns its session; [`state`] decides, [`gateway`] talks, `agent` drives both on tokio's
+//! clock. What lives longer than a session (tokens, the store, life-cycle events) stands behind traits that the
+//! daemon fills in.
+//!
+//! Invariants: one call in flight per agent; what the gateway may still hold of ours is saved before it is needed, so
+//! that a restart within the sign-out limit signs nobody out; no secret is logged.
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Clock, Timestamp};
+use crate::event::{AgentId, GatewayName};
+use crate::metrics::Metrics;
+use crate::sink::BoxFuture;
+
+mod agent;
+pub mod call;
+pub mod config;
+pub mod gateway;
+mod keeper;
+mod pace;
+pub mod retcode;
+pub mod state;
+mod status;
+
+pub use keeper::Sessions;
+pub use status::SessionView;
+
+/// Makes callback tokens. A fresh one goes out with each sign-in and each heartbeat.
+pub trait TokenSource: Send + Sync {
+    /// A token for pushes of this agent: at most 50 characters of `[A-Za-z0-9]`.
+    fn mint(&self, gateway: &GatewayName, agent_id: &AgentId) -> SecretString;
+}
+
+/// Keeps sessions across restarts. Its files hold secrets and are for the daemon's user alone.
+pub trait SessionStore: Send + Sync {
+    /// What was saved last, read once at the start of the agent's task.
+    fn load(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<StoredSession>;
+
+    /// Saves a session, or with `None` forgets it. May be dropped before it is done when it takes too long; the
+    /// outcome is then open, and a later save replaces it.
+    fn save<'a>(
+        &'a self,
+        gateway: &'a GatewayName,
+        agent_id: &'a AgentId,
+        session: Option<StoredSession>,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// A session could not be saved.
+#[derive(Debug, thiserror::Error)]
+#[error("the session cannot be saved: {0}")]
+pub struct StoreError(pub String);
+
+/// Takes the events of sessions' lives, which go to the topics like any other event. Must not block.
+pub trait Journal: Send + Sync {
+    /// Records one event.
+    fn record(&self, gateway: &GatewayName, agent_id: &AgentId, event: LifecycleEvent);
+}
+
+/// A session as it survives a restart. Serialising it exposes its secrets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoredSession {
+    /// GUID and cookies.
+    pub ticket: call::Ticket,
+    /// When the gateway last heard of the session.
+    pub last_success: Timestamp,
+    /// Whether the agent is in its skill queues.
+    pub skills_set: bool,
+    /// Three letters T or F: voice, text chat, mail.
+    #[serde(default)]
+    pub media_type: Option<String>,
+}
+
+/// One event of a session's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LifecycleEvent {
+    /// What happened.
+    pub kind: LifecycleKind,
+    /// Why or how: a short name from a bounded set, such as `taken_over` or `guid_refused`.
+    pub reason: &'static str,
+    /// The gateway's last word, where it had a part in it.
+    pub retcode: Option<retcode::Retcode>,
+    /// When.
+    pub time: Timestamp,
+}
+
+/// The kinds of [`LifecycleEvent`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LifecycleKind {
+    /// There is a session: signed in, taken over or resumed.
+    Started,
+    /// The session lives, but something is wrong with it.
+    Degraded,
+    /// The session was lost and will be signed in again.
+    Lost,
+    /// The session has ended, and nothing is done until a person asks for it.
+    Ended,
+}
+
+impl LifecycleKind {
+    /// The name on the topics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LifecycleKind::Started => "session.started",
+            LifecycleKind::Degraded => "session.degraded",
+            LifecycleKind::Lost => "session.lost",
+            LifecycleKind::Ended => "session.ended",
+        }
+    }
+}
+
+/// What sessions need of the daemon.
+#[derive(Clone)]
+#[expect(missing_docs, reason = "the types say it")]
+pub struct Deps {
+    pub tokens: Arc<dyn TokenSource>,
+    pub store: Arc<dyn SessionStore>,
+    pub journal: Arc<dyn Journal>,
+    pub metrics: Metrics,
+    pub clock: Clock,
+}
+
+impl std::fmt::Debug for Deps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Deps")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! What a session asks of a gateway and what comes back, apart from how it travels: the trait that the HTTP client
+//! implements and tests fake.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::event::AgentId;
+use crate::session::config::AgentConfig;
+use crate::session::retcode::{Operation, Retcode};
+use crate::sink::BoxFuture;
+
+/// Load balancers set one or two cookies; more than this many are not kept.
+const MOST_COOKIES: usize = 16;
+
+/// One gateway, as far as sessions are concerned.
+pub trait GatewayCalls: Send + Sync {
+    /// Makes one call and waits for its end, at most for the configured deadline. Never repeats by itself.
+    fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Answer>;
+}
+
+/// One call of one agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// Which call.
+    pub operation: Operation,
+    /// Who, and with which sign-in options.
+    pub agent: &'a AgentConfig,
+    /// The password: sign-in only.
+    pub password: Option<&'a SecretString>,
+    /// A fresh callback token: sign-in and heartbeat.
+    pub token: Option<&'a SecretString>,
+    /// What proves the session: everything but sign-in.
+    pub ticket: Option<&'a Ticket>,
+}
+
+impl Call<'_> {
+    /// The agent's id.
+    #[must_use]
+    pub fn agent_id(&self) -> &AgentId {
+        &self.agent.id
+    }
+}
+
+/// What came of a call. GUID and cookies are taken from any 2xx answer, whatever its body says.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// A new GUID, when there was one.
+    pub guid: Option<SecretString>,
+    /// Cookies that were set.
+    pub cookies: Vec<Cookie>,
+    /// The body, or why there is none.
+    pub verdict: Result<Reply, CallError>,
+}
+
+impl Answer {
+    /// An answer with nothing but an error.
+    #[must_use]
+    pub fn failed(error: CallError) -> Answer {
+        Answer { guid: None, cookies: Vec::new(), verdict: Err(error) }
+    }
+}
+
+/// The body of an answer, read leniently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The result code.
+    pub retcode: Retcode,
+    /// The gateway's words; bounded, for a person to read.
+    pub message: String,
+    /// `result` of a sign-in; empty elsewhere.
+    pub result: SignInResult,
+}
+
+/// What a sign-in tells about the session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SignInResult {
+    /// Three letters T or F: voice, text chat, mail.
+    pub media_type: Option<String>,
+    /// The password must be changed before calls come.
+    pub password_change_required: bool,
+    /// Days until the password expires.
+    pub password_days_left: Option<u32>,
+}
+
+/// A call without a usable answer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CallError {
+    /// No connection, so the gateway certainly has not seen the call.
+    #[error("the gateway cannot be reached: {0}")]
+    Unreachable(String),
+    /// No answer in time; the gateway may have done what was asked.
+    #[error("no answer within the deadline")]
+    TimedOut,
+    /// The connection broke, or the answer is none of the gateway's; it may have done what was asked.
+    #[error("the call broke: {0}")]
+    Broken(String),
+    /// An HTTP status other than 200.
+    #[error("HTTP status {0}")]
+    Status(u16),
+}
+
+impl CallError {
+    /// Whether the gateway may have done what was asked although we have no answer.
+    #[must_use]
+    pub fn may_have_arrived(&self) -> bool {
+        !matches!(self, CallError::Unreachable(_))
+    }
+
+    /// Label `outcome` of the call metrics.
+    #[must_use]
+    pub fn outcome(&self) -> &'static str {
+        if matches!(self, CallError::TimedOut) { "timeout" } else { "transport" }
+    }
+}
+
+/// A cookie of a load balancer: its value routes to the node that holds the session, so it is kept like the GUID.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Cookie {
+    /// Its name.
+    pub name: String,
+    /// Its value; empty when the answer deleted it.
+    #[serde(with = "secret")]
+    pub value: SecretString,
+}
+
+/// What proves a session: the GUID and the cookies that came with it.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Ticket {
+    /// The newest GUID.
+    #[serde(with = "secret")]
+    pub guid: SecretString,
+    /// The cookies, each name once.
+    #[serde(default)]
+    pub cookies: Vec<Cookie>,
+}
+
+impl Ticket {
+    /// The ticket of a fresh sign-in.
+    #[must_use]
+    pub fn new(guid: SecretString, cookies: Vec<Cookie>) -> Ticket {
+        let mut ticket = Ticket { guid, cookies: Vec::new() };
+        ticket.set_cookies(cookies);
+        ticket
+    }
+
+    /// Takes over a new GUID and says whether it differs from the one held.
+    pub fn set_guid(&mut self, guid: SecretString) -> bool {
+        let changed = self.guid.expose_secret() != guid.expose_secret();
+        self.guid = guid;
+        changed
+    }
+
+    /// Takes over cookies: a name that is held gets the new value, an empty value deletes.
+    pub fn set_cookies(&mut self, cookies: Vec<Cookie>) {
+        for cookie in cookies {
+            self.cookies.retain(|held| held.name != cookie.name);
+            if !cookie.value.expose_secret().is_empty() && self.cookies.len() < MOST_COOKIES {
+                self.cookies.push(cookie);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ticket([redacted], {} cookies)", self.cookies.len())
+    }
+}
+
+impl fmt::Debug for Cookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cookie({}=[redacted])", self.name)
+    }
+}
+
+/// Secrets inside the session store, whose files only we can read.
+mod secret {
+    use secrecy::{ExposeSecret, SecretString};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(secret.expose_secret())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+        Ok(SecretString::from(String::deserialize(deserializer)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cookie(name: &str, value: &str) -> Cookie {
+        Cookie { name: name.into(), value: value.into() }
+    }
+
+    #[test]
+    fn cookies_are_replaced_by_name_and_deleted_by_an_empty_value() {
+        let mut ticket = Ticket::new("g".into(), vec![cookie("a", "1"), cookie("b", "2")]);
+        ticket.set_cookies(vec![cookie("a", "3"), cookie("b", "")]);
+        assert_eq!(ticket.cookies.len(), 1);
+        assert_eq!(ticket.cookies[0].value.expose_secret(), "3");
+    }
+
+    #[test]
+    fn the_number_of_cookies_is_bounded() {
+        let many = (0..100).map(|n| cookie(&n.to_string(), "x")).collect();
+        assert_eq!(Ticket::new("g".into(), many).cookies.len(), MOST_COOKIES);
+    }
+
+    #[test]
+    fn a_ticket_hides_its_secrets_in_debug_and_keeps_them_in_the_store() {
+        let ticket = Ticket::new("guid-secret".into(), vec![cookie("route", "cookie-secret")]);
+        let shown = format!("{ticket:?} {:?}", ticket.cookies);
+        assert!(!shown.contains("secret"), "{shown}");
+        let stored: Ticket = serde_json::from_slice(&serde_json::to_vec(&ticket).unwrap()).unwrap();
+        assert_eq!(stored.guid.expose_secret(), "guid-secret");
+        assert_eq!(stored.cookies[0].value.expose_secret(), "cookie-secret");
+    }
+}

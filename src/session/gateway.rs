@@ -1,0 +1,175 @@
+//! The HTTP client for one gateway: one pooled client over TLS for all its agents, a deadline for each call, and
+//! answers read leniently.
+//!
+//! What a call looks like on the wire stands in [`wire`]; this file is about getting it there and back. A call is
+//! never repeated here: whether it may be is for the session's state machine to say.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use thiserror::Error;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use crate::session::call::{Answer, Call, CallError, GatewayCalls, Reply};
+use crate::session::config::GatewayConfig;
+use crate::session::retcode::Operation;
+use crate::sink::BoxFuture;
+
+mod tls;
+pub mod wire;
+
+/// Answers are a few hundred bytes; what is longer is not one.
+const BODY_LIMIT_BYTES: usize = 64 * 1024;
+/// Connections are dropped before the gateway drops them: its servers do so after 20 s and more.
+const POOL_IDLE: Duration = Duration::from_secs(15);
+/// Idle connections kept: with heartbeats spread, a few dozen carry thousands of agents.
+const POOL_SIZE: usize = 64;
+/// Calls at a time, so that a gateway that hangs does not meet thousands of connections when it returns. Sign-ins
+/// have their own count, since slow ones must not keep heartbeats waiting.
+const CALLS_AT_A_TIME: usize = 256;
+const SIGN_INS_AT_A_TIME: usize = 64;
+
+/// A gateway that cannot be set up.
+#[derive(Debug, Error)]
+pub enum GatewayError {
+    /// The bundle of authorities cannot be read.
+    #[error("cannot read the authorities in {path}")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls_pki_types::pem::Error,
+    },
+    /// The bundle holds no certificate that can be used.
+    #[error("no usable certificate in {0}")]
+    NoCertificate(PathBuf),
+    /// The name for the certificate check is not one.
+    #[error("{0} is not a name a certificate can have")]
+    ServerName(String),
+    /// The TLS library refuses the configuration.
+    #[error("cannot set up TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+/// The client of one gateway.
+pub struct GatewayClient {
+    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    wire: wire::Wire,
+    call_deadline: Duration,
+    sign_in_deadline: Duration,
+    calls: Semaphore,
+    sign_ins: Semaphore,
+}
+
+impl GatewayClient {
+    /// Sets up the client; connects to nothing yet.
+    ///
+    /// # Errors
+    /// When the authorities cannot be read or TLS cannot be set up.
+    pub fn new(config: &GatewayConfig) -> Result<GatewayClient, GatewayError> {
+        let connector = tls::connector(config)?;
+        let http = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(POOL_SIZE)
+            .pool_timer(TokioTimer::new())
+            .build(connector);
+        Ok(GatewayClient {
+            http,
+            wire: wire::Wire::new(config),
+            call_deadline: config.call_deadline,
+            sign_in_deadline: config.sign_in_deadline,
+            calls: Semaphore::new(CALLS_AT_A_TIME),
+            sign_ins: Semaphore::new(SIGN_INS_AT_A_TIME),
+        })
+    }
+
+    async fn exchange(&self, call: Call<'_>) -> Answer {
+        let request = match self.wire.request(call) {
+            Ok(request) => request,
+            Err(error) => return Answer::failed(CallError::Unreachable(error.to_string())),
+        };
+        match self.http.request(request).await {
+            Ok(response) => read(response).await,
+            Err(error) if error.is_connect() => Answer::failed(CallError::Unreachable(chain(&error))),
+            Err(error) => Answer::failed(CallError::Broken(chain(&error))),
+        }
+    }
+}
+
+impl GatewayCalls for GatewayClient {
+    fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Answer> {
+        let (semaphore, limit) = match call.operation {
+            Operation::Login | Operation::ForceLogin => (&self.sign_ins, self.sign_in_deadline),
+            _ => (&self.calls, self.call_deadline),
+        };
+        Box::pin(async move {
+            let deadline = Instant::now() + limit;
+            let Ok(Ok(_permit)) = timeout_at(deadline, semaphore.acquire()).await else {
+                return Answer::failed(CallError::Unreachable("too many calls wait for answers".into()));
+            };
+            let answer = timeout_at(deadline, self.exchange(call)).await;
+            answer.unwrap_or_else(|_elapsed| Answer::failed(CallError::TimedOut))
+        })
+    }
+}
+
+impl std::fmt::Debug for GatewayClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GatewayClient")
+    }
+}
+
+async fn read(response: Response<Incoming>) -> Answer {
+    let (head, body) = response.into_parts();
+    let mut answer = Answer::failed(CallError::Status(head.status.as_u16()));
+    if head.status.is_success() {
+        take_headers(&mut answer, &head.headers);
+    }
+    if head.status == http::StatusCode::OK {
+        answer.verdict = read_body(body).await;
+    }
+    answer
+}
+
+fn take_headers(answer: &mut Answer, headers: &HeaderMap) {
+    answer.guid = headers.get_all(wire::SET_GUID).iter().find_map(wire::guid);
+    answer.cookies = headers.get_all(http::header::SET_COOKIE).iter().filter_map(wire::cookie).collect();
+}
+
+async fn read_body(body: Incoming) -> Result<Reply, CallError> {
+    let body = Limited::new(body, BODY_LIMIT_BYTES).collect().await;
+    let bytes =
+        body.map_err(|error| CallError::Broken(format!("cannot read the answer: {error}")))?.to_bytes();
+    wire::reply(&bytes)
+}
+
+/// An error with its causes in one line; hyper's errors say little by themselves.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// The client behind the trait, as sessions want it.
+///
+/// # Errors
+/// As [`GatewayClient::new`].
+pub fn connect(config: &GatewayConfig) -> Result<Arc<dyn GatewayCalls>, GatewayError> {
+    Ok(Arc::new(GatewayClient::new(config)?))
+}

@@ -1,0 +1,235 @@
+//! Requests and answers as bytes. Names are the gateway's own; answers are read as leniently as they are written:
+//! retcodes as string or number, booleans as `"false"`, `msg` for `message`, bodies in GBK.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, COOKIE, HeaderName};
+use http::{HeaderValue, Method, Request};
+use http_body_util::Full;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::session::call::{Call, CallError, Cookie, Reply, SignInResult, Ticket};
+use crate::session::config::{GatewayConfig, SignInOptions, Skills};
+use crate::session::retcode::{Operation, Retcode};
+
+/// The answer header with a new GUID.
+pub const SET_GUID: HeaderName = HeaderName::from_static("set-guid");
+const GUID: HeaderName = HeaderName::from_static("guid");
+const SERVICE_TOKEN: HeaderName = HeaderName::from_static("service_token");
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
+
+/// GUIDs are about 55 characters.
+const GUID_LENGTH: usize = 512;
+/// A browser keeps 4 KiB per cookie.
+const COOKIE_LENGTH: usize = 4096;
+/// Enough of a message for a person to know what is meant.
+const MESSAGE_LENGTH: usize = 200;
+
+/// What all requests to one gateway have in common.
+#[derive(Debug)]
+pub(super) struct Wire {
+    /// `base_url` without its last slash.
+    base: String,
+    callback_uri: String,
+}
+
+impl Wire {
+    pub(super) fn new(config: &GatewayConfig) -> Wire {
+        Wire {
+            base: config.base_url.as_str().trim_end_matches('/').to_owned(),
+            callback_uri: config.callback_uri.clone(),
+        }
+    }
+
+    pub(super) fn request(&self, call: Call<'_>) -> Result<Request<Full<Bytes>>, http::Error> {
+        let agent = format!("{}/onlineagent/{}", self.base, call.agent_id());
+        let (method, uri) = match call.operation {
+            Operation::Login => (Method::PUT, agent),
+            Operation::ForceLogin => (Method::PUT, format!("{agent}/forcelogin")),
+            Operation::Handshake => (Method::POST, format!("{agent}/handshake")),
+            Operation::Logout => (Method::DELETE, format!("{agent}/logout")),
+            Operation::ResetSkill => (Method::POST, format!("{agent}/resetskill/{}", skills(call))),
+        };
+        let mut request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, JSON);
+        if let Some(ticket) = call.ticket {
+            request = request.header(GUID, sensitive(ticket.guid.expose_secret())?);
+            if !ticket.cookies.is_empty() {
+                request = request.header(COOKIE, sensitive(&cookies(ticket))?);
+            }
+        }
+        if let (Operation::Handshake, Some(token)) = (call.operation, call.token) {
+            request = request.header(SERVICE_TOKEN, sensitive(token.expose_secret())?);
+        }
+        request.body(Full::new(self.body(call)))
+    }
+
+    fn body(&self, call: Call<'_>) -> Bytes {
+        if !call.operation.signs_in() {
+            return Bytes::new();
+        }
+        let body = SignInBody::new(call, &self.callback_uri);
+        // The body is strings, numbers and booleans: there is nothing in it that cannot be written.
+        serde_json::to_vec(&body).map(Bytes::from).unwrap_or_default()
+    }
+}
+
+/// `resetskill/{autoflag}?skillid=1;2&phonelinkage=0`; the ids go with raw semicolons, as the gateway's sample does.
+fn skills(call: Call<'_>) -> String {
+    let mut path = match &call.agent.skills {
+        Skills::All => "true?".to_owned(),
+        ids @ Skills::Ids(_) => format!("false?skillid={}&", ids.joined()),
+    };
+    match call.agent.options.phonelinkage {
+        Some(linked) => path.push_str(if linked { "phonelinkage=1" } else { "phonelinkage=0" }),
+        None => path.truncate(path.len() - 1),
+    }
+    path
+}
+
+fn cookies(ticket: &Ticket) -> String {
+    let pairs =
+        ticket.cookies.iter().map(|cookie| format!("{}={}", cookie.name, cookie.value.expose_secret()));
+    pairs.collect::<Vec<_>>().join("; ")
+}
+
+fn sensitive(text: &str) -> Result<HeaderValue, http::Error> {
+    let mut value = HeaderValue::from_str(text)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The body of login and forcelogin: all sixteen parameters, those left out left to the gateway.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SignInBody<'a> {
+    password: &'a str,
+    phonenum: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    autoanswer: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    autoenteridle: Option<bool>,
+    releasephone: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agenttype: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip: Option<std::net::Ipv4Addr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry_ip: Option<std::net::IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phonelinkage: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check_in_webm: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check_in_mailm: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vc_phone_number: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen_status: Option<bool>,
+    call_back_uri: &'a str,
+    service_token: &'a str,
+}
+
+impl<'a> SignInBody<'a> {
+    fn new(call: Call<'a>, callback_uri: &'a str) -> SignInBody<'a> {
+        let options: &SignInOptions = &call.agent.options;
+        SignInBody {
+            password: call.password.map_or("", |password| password.expose_secret()),
+            phonenum: &options.phone_number,
+            autoanswer: options.autoanswer,
+            autoenteridle: options.autoenteridle,
+            releasephone: options.releasephone,
+            agenttype: options.agenttype,
+            status: options.status,
+            ip: options.ip,
+            entry_ip: options.entry_ip,
+            phonelinkage: options.phonelinkage,
+            check_in_webm: options.check_in_webm,
+            check_in_mailm: options.check_in_mailm,
+            vc_phone_number: options.vc_phone_number.as_deref(),
+            listen_status: options.listen_status,
+            call_back_uri: callback_uri,
+            service_token: call.token.map_or("", |token| token.expose_secret()),
+        }
+    }
+}
+
+/// The GUID of a `Set-GUID` header: what follows the first `=`, up to a `;`. Empty ones mean nothing.
+pub(super) fn guid(value: &HeaderValue) -> Option<SecretString> {
+    let text = value.to_str().ok()?;
+    let text = text.split_once('=').map_or(text, |(_name, guid)| guid);
+    let text = text.split(';').next().unwrap_or_default().trim();
+    (!text.is_empty() && text.len() <= GUID_LENGTH).then(|| SecretString::from(text))
+}
+
+/// Name and value of a `Set-Cookie` header. Its attributes are of no use with one host and one path.
+pub(super) fn cookie(value: &HeaderValue) -> Option<Cookie> {
+    let text = value.to_str().ok()?;
+    let (name, value) = text.split(';').next()?.split_once('=')?;
+    let (name, value) = (name.trim(), value.trim());
+    let short = name.len() + value.len() <= COOKIE_LENGTH;
+    (!name.is_empty() && short).then(|| Cookie { name: name.to_owned(), value: SecretString::from(value) })
+}
+
+/// Reads the body of an answer.
+pub(super) fn reply(bytes: &[u8]) -> Result<Reply, CallError> {
+    let value = match std::str::from_utf8(bytes) {
+        Ok(text) => serde_json::from_str::<Value>(text.trim_start_matches('\u{feff}')),
+        Err(_not_utf8) => serde_json::from_slice(&without_double_bytes(bytes)),
+    };
+    let value = value.map_err(|error| CallError::Broken(format!("the answer is not JSON: {error}")))?;
+    let retcode = match value.get("retcode") {
+        Some(Value::String(text)) => Retcode::new(text),
+        Some(Value::Number(number)) => Retcode::new(&number.to_string()),
+        _ => return Err(CallError::Broken("the answer has no retcode".into())),
+    };
+    let message = text_of(&value, "message").or_else(|| text_of(&value, "msg")).unwrap_or_default();
+    Ok(Reply {
+        retcode,
+        message: message.chars().filter(|c| !c.is_control()).take(MESSAGE_LENGTH).collect(),
+        result: value.get("result").map(sign_in_result).unwrap_or_default(),
+    })
+}
+
+fn sign_in_result(result: &Value) -> SignInResult {
+    SignInResult {
+        media_type: text_of(result, "mediatype").map(|text| text.chars().take(8).collect()),
+        password_change_required: text_of(result, "isForceChange")
+            .is_some_and(|text| text.eq_ignore_ascii_case("true") || text == "1"),
+        password_days_left: text_of(result, "timeRemaining").and_then(|text| text.trim().parse().ok()),
+    }
+}
+
+/// A field as text, whichever of string, number and boolean it was sent as; empty counts as missing.
+fn text_of(value: &Value, name: &str) -> Option<String> {
+    let text = match value.get(name)? {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        Value::Bool(flag) => flag.to_string(),
+        _ => return None,
+    };
+    (!text.is_empty()).then_some(text)
+}
+
+/// Some gateways answer in GBK. Its second bytes may be ASCII such as the backslash, which would break the JSON
+/// around them, so each pair becomes two question marks: what we read is ASCII.
+fn without_double_bytes(bytes: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(bytes.len());
+    let mut rest = bytes.iter().copied().peekable();
+    while let Some(byte) = rest.next() {
+        if byte.is_ascii() {
+            text.push(byte);
+            continue;
+        }
+        text.push(b'?');
+        if rest.next_if(|second| *second >= 0x40 && *second != 0x7f).is_some() {
+            text.push(b'?');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

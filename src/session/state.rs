@@ -1,0 +1,605 @@
+//! The life of one agent's session as a pure state machine: no I/O, no clock; time is handed in.
+//!
+//! Invariants:
+//! - One call in flight per agent, ever: [`Machine::next`] offers none while one is unanswered. So no sign-in meets
+//!   an unanswered sign-out, nor the reverse.
+//! - A suspended session makes no call until a person asks for it.
+//! - Each lost session is followed by one sign-in per back-off step; the back-off begins anew only after a session
+//!   that lasted, so that two programs fighting over an agent do so calmly.
+//! - Whether a session lives is for the gateway to say: an event that announces its end, or a silence of ours, leads
+//!   to a heartbeat first.
+//!
+//! **100-002 after a call without an answer.** A sign-in that timed out may have succeeded, and a heartbeat that
+//! timed out may have changed the GUID: then the session that stands in our way is our own, and waiting for the
+//! gateway to end it would cost the person two minutes. So within the sign-out limit (and a margin) after such a
+//! call, 100-002 leads to a forced sign-in even with `takeover = false`. Later it cannot be ours any more.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backoff::{Backoff, jitter};
+use crate::session::retcode::{Loss, Meaning, Operation, Suspension};
+
+mod held;
+
+use held::{Held, SkillsState};
+
+/// Sign-ins after a failure: the first soon, then at most twice a minute, however long the gateway is away.
+const SIGN_IN_FIRST: Duration = Duration::from_secs(1);
+const SIGN_IN_MOST: Duration = Duration::from_secs(30);
+/// Sign-ins refused without a clear reason: accounts are locked after a few, so stop before.
+const DOUBTFUL_TRIES: u32 = 3;
+/// While an agent is switched over, the documents ask for 1 to 5 s between tries.
+const SWITCH_OVER_LEAST: Duration = Duration::from_secs(1);
+const SWITCH_OVER_SPREAD: Duration = Duration::from_secs(4);
+/// The gateway looks for silent agents now and then, not to the second.
+const SILENCE_MARGIN: Duration = Duration::from_secs(30);
+/// A sign-out is tried this often, this far apart, before the session is left as it is.
+const SIGN_OUT_TRIES: u32 = 3;
+const SIGN_OUT_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the machine must know of the configuration.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Time between heartbeats.
+    pub heartbeat_interval: Duration,
+    /// Silence after which the gateway signs an agent out.
+    pub sign_out_limit: Duration,
+    /// Force in where somebody is signed in.
+    pub takeover: bool,
+    /// Enter skill queues after sign-in.
+    pub skills: bool,
+}
+
+/// Where a session is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// No session, and none wanted.
+    SignedOut,
+    /// First sign-in, or one that a person asked for.
+    SigningIn,
+    /// Signed in, heartbeats running.
+    Active,
+    /// The session was lost, or one of an earlier run is not yet confirmed.
+    Recovering,
+    /// Waits for a person.
+    Suspended(Suspension),
+    /// A sign-out is under way.
+    SigningOut,
+}
+
+impl State {
+    /// Label `state` of `ccrelay_sessions`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::SignedOut => "signed_out",
+            State::SigningIn => "signing_in",
+            State::Active => "active",
+            State::Recovering => "recovering",
+            State::Suspended(_) => "suspended",
+            State::SigningOut => "signing_out",
+        }
+    }
+}
+
+/// What happens to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// Begin, with what an earlier run left.
+    Start(Option<Resume>),
+    /// The call that [`Machine::next`] offered is sent now.
+    Began(Operation),
+    /// That call has ended.
+    Ended(Outcome),
+    /// An event says that the agent was signed out.
+    ForcedOut,
+    /// A person wants the agent signed in.
+    SignIn,
+    /// A person wants the agent signed out.
+    SignOut,
+    /// The daemon stops.
+    Stop {
+        /// Sign out first; else the session is left open for the next run.
+        sign_out: bool,
+    },
+}
+
+/// A session of an earlier run, not older than the sign-out limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resume {
+    /// Time since its last heartbeat.
+    pub silence: Duration,
+    /// Whether it had entered its skill queues.
+    pub skills_set: bool,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// With an answer.
+    Answered(Meaning),
+    /// Signed in, but the password must be changed before calls come.
+    PasswordChangeRequired,
+    /// Without one.
+    Unanswered {
+        /// Whether the gateway may have done what was asked.
+        may_have_arrived: bool,
+    },
+    /// The call was never made, as there is no password to send.
+    NoPassword,
+}
+
+/// What the world is to know of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// There is a session.
+    Started(Entry),
+    /// A heartbeat succeeded.
+    Kept,
+    /// The agent is in its skill queues.
+    SkillsSet,
+    /// The session lives but something is wrong with it.
+    Degraded(Degradation),
+    /// The session is gone; it will be signed in again.
+    Lost(Loss),
+    /// No session, and a person is needed.
+    Suspended(Suspension),
+    /// Signed out as asked.
+    SignedOut,
+}
+
+/// How a session began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// By a sign-in.
+    SignedIn,
+    /// By a forced sign-in.
+    TakenOver,
+    /// It was still there after a restart.
+    Resumed,
+}
+
+/// What is wrong with a session that lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Degradation {
+    /// Half of the sign-out limit has passed without a successful heartbeat.
+    HeartbeatsFailing,
+    /// The skill queues were refused: no calls come.
+    SkillsRefused,
+    /// A sign-out was refused, for instance in a call: the session stays.
+    SignOutRefused,
+}
+
+impl Degradation {
+    /// A short name for logs, events and the admin API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Degradation::HeartbeatsFailing => "heartbeats_failing",
+            Degradation::SkillsRefused => "skills_refused",
+            Degradation::SignOutRefused => "sign_out_refused",
+        }
+    }
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Make this call at this time.
+    Call(Operation, Instant),
+    /// Nothing until something happens.
+    Rest,
+    /// The session's task is done.
+    Done,
+}
+
+/// What people and the daemon want of the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    SignedIn,
+    SignedOut,
+    Stopped { sign_out: bool },
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Machine {
+    rules: Rules,
+    state: State,
+    wish: Wish,
+    /// The unanswered call and when it was sent.
+    in_flight: Option<(Operation, Instant)>,
+    /// The session, while there is one.
+    held: Option<Held>,
+    /// When the next sign-in or sign-out is due, where there is one to make.
+    due: Option<Instant>,
+    /// The next sign-in forces.
+    force: bool,
+    sign_in_backoff: Backoff,
+    /// Sign-ins in a row that were refused without a clear reason.
+    doubtful: u32,
+    sign_out_tries: u32,
+    /// Until when a session in our way may be our own (see the module's text).
+    ours_until: Option<Instant>,
+    /// What comes after the sign-out under way, if it is not the wish that asked for it.
+    after_sign_out: Option<Suspension>,
+    done: bool,
+    effects: Vec<Effect>,
+}
+
+impl Machine {
+    /// A machine that waits for [`Input::Start`].
+    #[must_use]
+    pub fn new(rules: Rules) -> Machine {
+        Machine {
+            rules,
+            state: State::SignedOut,
+            wish: Wish::SignedOut,
+            in_flight: None,
+            held: None,
+            due: None,
+            force: false,
+            sign_in_backoff: Backoff::new(SIGN_IN_FIRST, SIGN_IN_MOST),
+            doubtful: 0,
+            sign_out_tries: 0,
+            ours_until: None,
+            after_sign_out: None,
+            done: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Where the session is.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Whether there is a session that heartbeats keep alive.
+    #[must_use]
+    pub fn holds_session(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Whether the next heartbeat is to carry a token.
+    #[must_use]
+    pub fn wants_token(&self) -> bool {
+        self.held.as_ref().is_none_or(|held| !held.omit_token)
+    }
+
+    /// Whether the agent is in its skill queues, as far as wanted.
+    #[must_use]
+    pub fn skills_set(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| matches!(held.skills, SkillsState::Done | SkillsState::Refused))
+    }
+
+    /// When the gateway last heard of the session: from then on it counts silence.
+    #[must_use]
+    pub fn last_ok(&self) -> Option<Instant> {
+        self.held.as_ref().map(|held| held.last_ok)
+    }
+
+    /// What to do now.
+    #[must_use]
+    pub fn next(&self) -> Next {
+        if self.done {
+            return Next::Done;
+        }
+        if self.in_flight.is_some() {
+            return Next::Rest;
+        }
+        match (self.state, &self.held, self.due) {
+            (State::SignedOut | State::Suspended(_), _, _) => Next::Rest,
+            (State::SigningOut, _, Some(due)) => Next::Call(Operation::Logout, due),
+            (_, Some(held), _) => match held.skills {
+                SkillsState::Due(due) if due <= held.next_heartbeat => Next::Call(Operation::ResetSkill, due),
+                _ => Next::Call(Operation::Handshake, held.next_heartbeat),
+            },
+            (_, None, Some(due)) => {
+                let operation = if self.force { Operation::ForceLogin } else { Operation::Login };
+                Next::Call(operation, due)
+            }
+            (_, None, None) => Next::Rest,
+        }
+    }
+
+    /// Takes one input and says what the world is to know.
+    pub fn step(&mut self, input: Input, now: Instant) -> Vec<Effect> {
+        match input {
+            Input::Start(resume) => self.start(resume, now),
+            Input::Began(operation) => self.began(operation, now),
+            Input::Ended(outcome) => self.ended(outcome, now),
+            Input::ForcedOut => {
+                if let Some(held) = &mut self.held {
+                    held.check(now);
+                }
+            }
+            Input::SignIn => self.wish_signed_in(now),
+            Input::SignOut if !matches!(self.wish, Wish::Stopped { .. }) => self.wish = Wish::SignedOut,
+            Input::SignOut => {}
+            Input::Stop { sign_out } => self.wish = Wish::Stopped { sign_out },
+        }
+        self.settle(now);
+        std::mem::take(&mut self.effects)
+    }
+
+    fn start(&mut self, resume: Option<Resume>, now: Instant) {
+        self.wish = Wish::SignedIn;
+        let limit = self.rules.sign_out_limit;
+        let Some(resume) = resume.filter(|resume| resume.silence < limit) else { return };
+        let remaining = limit - resume.silence;
+        let skills = if resume.skills_set { SkillsState::Done } else { self.skills_due(now) };
+        self.held = Some(Held::resumed(now, resume.silence, remaining, skills));
+        // A GUID that came just before the last run ended may not have been saved.
+        self.ours_until = Some(now + remaining + SILENCE_MARGIN);
+        self.state = State::Recovering;
+    }
+
+    fn wish_signed_in(&mut self, now: Instant) {
+        if matches!(self.wish, Wish::Stopped { .. }) {
+            return;
+        }
+        self.wish = Wish::SignedIn;
+        if self.held.is_none() && self.in_flight.is_none() {
+            self.doubtful = 0;
+            self.sign_in_backoff.reset();
+            match self.state {
+                State::Recovering => self.due = Some(now),
+                _ => self.begin_sign_in(State::SigningIn, now),
+            }
+        }
+    }
+
+    fn began(&mut self, operation: Operation, now: Instant) {
+        debug_assert!(self.in_flight.is_none(), "two calls in flight");
+        self.in_flight = Some((operation, now));
+        if let (Operation::Handshake, Some(held)) = (operation, &mut self.held) {
+            held.heartbeat_sent();
+        }
+    }
+
+    fn ended(&mut self, outcome: Outcome, now: Instant) {
+        let Some((operation, sent)) = self.in_flight.take() else { return };
+        if let Outcome::Unanswered { may_have_arrived: true } = outcome {
+            self.ours_until = Some(now + self.rules.sign_out_limit + SILENCE_MARGIN);
+        }
+        match operation {
+            Operation::Login | Operation::ForceLogin => self.sign_in_ended(operation, outcome, sent, now),
+            Operation::Handshake => self.heartbeat_ended(outcome, sent, now),
+            Operation::ResetSkill => self.skills_ended(outcome, now),
+            Operation::Logout => self.sign_out_ended(outcome, now),
+        }
+    }
+
+    /// Brings state and wish together, where no call is in flight.
+    fn settle(&mut self, now: Instant) {
+        if self.in_flight.is_some() || self.done {
+            return;
+        }
+        match (self.wish, self.state) {
+            (Wish::SignedIn, State::SignedOut) => self.begin_sign_in(State::SigningIn, now),
+            (Wish::SignedIn, State::SigningOut) if self.after_sign_out.is_none() => self.stay(now),
+            (Wish::SignedIn, _) => {}
+            (Wish::Stopped { sign_out: false }, _) => self.done = true,
+            (_, State::SigningOut) => {}
+            (wish, _) if self.held.is_none() => {
+                self.state = State::SignedOut;
+                self.due = None;
+                self.done = matches!(wish, Wish::Stopped { .. });
+            }
+            _ => self.begin_sign_out(now),
+        }
+    }
+
+    fn begin_sign_in(&mut self, state: State, due: Instant) {
+        self.state = state;
+        self.force = false;
+        self.due = Some(due);
+    }
+
+    fn sign_in_ended(&mut self, operation: Operation, outcome: Outcome, sent: Instant, now: Instant) {
+        self.force = false;
+        match outcome {
+            Outcome::Answered(Meaning::Ok) => {
+                self.hold(sent, now);
+                let forced = operation == Operation::ForceLogin;
+                let entry = if forced { Entry::TakenOver } else { Entry::SignedIn };
+                self.effects.push(Effect::Started(entry));
+            }
+            Outcome::PasswordChangeRequired => {
+                self.hold(sent, now);
+                self.after_sign_out = Some(Suspension::PasswordChangeRequired);
+                self.begin_sign_out(now);
+            }
+            Outcome::Answered(Meaning::SignedIn) if self.rules.takeover || self.may_be_ours(now) => {
+                self.force = true;
+                self.due = Some(now);
+            }
+            Outcome::Answered(Meaning::SignedIn) => self.suspend(Suspension::SignedInElsewhere),
+            Outcome::Answered(Meaning::Suspend(suspension)) => self.suspend(suspension),
+            Outcome::NoPassword => self.suspend(Suspension::PasswordUnreadable),
+            Outcome::Answered(Meaning::SwitchingOver) => self.due = Some(now + switch_over_wait()),
+            Outcome::Answered(Meaning::Transient) | Outcome::Unanswered { .. } => self.sign_in_later(now),
+            Outcome::Answered(_) => {
+                self.doubtful += 1;
+                if self.doubtful >= DOUBTFUL_TRIES {
+                    self.suspend(Suspension::SignInRefused);
+                } else {
+                    self.sign_in_later(now);
+                }
+            }
+        }
+    }
+
+    fn sign_in_later(&mut self, now: Instant) {
+        self.due = Some(now + self.sign_in_backoff.next_wait());
+    }
+
+    fn may_be_ours(&self, now: Instant) -> bool {
+        self.ours_until.is_some_and(|until| now <= until)
+    }
+
+    /// There is a session, sent for at `sent`.
+    fn hold(&mut self, sent: Instant, now: Instant) {
+        self.held = Some(Held::signed_in(sent, now, self.skills_due(now)));
+        self.state = State::Active;
+        self.due = None;
+        self.doubtful = 0;
+        self.ours_until = None;
+    }
+
+    fn skills_due(&self, now: Instant) -> SkillsState {
+        if self.rules.skills { SkillsState::Due(now) } else { SkillsState::Done }
+    }
+
+    fn heartbeat_ended(&mut self, outcome: Outcome, sent: Instant, now: Instant) {
+        let Some(held) = &mut self.held else { return };
+        match outcome {
+            Outcome::Answered(Meaning::Ok) => self.heartbeat_succeeded(sent, now),
+            Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
+            Outcome::Answered(Meaning::TokenRefused) if !held.omit_token => {
+                held.omit_token = true;
+                held.next_heartbeat = now;
+            }
+            Outcome::Answered(Meaning::SwitchingOver) => {
+                held.next_heartbeat = now + switch_over_wait();
+                self.check_silence(outcome, now);
+            }
+            _ => {
+                held.heartbeat_failed(now);
+                self.check_silence(outcome, now);
+            }
+        }
+    }
+
+    fn heartbeat_succeeded(&mut self, sent: Instant, now: Instant) {
+        let Some(held) = &mut self.held else { return };
+        if held.resumed {
+            self.effects.push(Effect::Started(Entry::Resumed));
+        }
+        held.heartbeat_succeeded(sent, now, self.rules.heartbeat_interval);
+        if sent.saturating_duration_since(held.since) >= self.rules.heartbeat_interval {
+            self.sign_in_backoff.reset();
+        }
+        self.ours_until = None;
+        self.state = State::Active;
+        self.effects.push(Effect::Kept);
+    }
+
+    /// After a failed heartbeat: is there still a session to fight for?
+    fn check_silence(&mut self, outcome: Outcome, now: Instant) {
+        let Some(held) = &mut self.held else { return };
+        let silence = held.silence(now);
+        if silence >= self.rules.sign_out_limit {
+            match outcome {
+                Outcome::Answered(Meaning::Refused) => self.suspend(Suspension::HeartbeatRefused),
+                _ => self.lose(Loss::TimedOut, now),
+            }
+        } else if silence >= self.rules.sign_out_limit / 2 && !held.degraded {
+            held.degraded = true;
+            self.effects.push(Effect::Degraded(Degradation::HeartbeatsFailing));
+        }
+    }
+
+    fn skills_ended(&mut self, outcome: Outcome, now: Instant) {
+        let Some(held) = &mut self.held else { return };
+        match outcome {
+            Outcome::Answered(Meaning::Ok) => {
+                held.skills = SkillsState::Done;
+                self.effects.push(Effect::SkillsSet);
+            }
+            Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
+            Outcome::Answered(Meaning::SwitchingOver) => {
+                held.skills = SkillsState::Due(now + switch_over_wait());
+            }
+            Outcome::Answered(Meaning::Refused) => self.skills_refused(),
+            Outcome::Answered(Meaning::Doubtful) if held.skills_hopeless() => self.skills_refused(),
+            _ => held.skills_failed(now),
+        }
+    }
+
+    fn skills_refused(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.skills = SkillsState::Refused;
+            self.effects.push(Effect::Degraded(Degradation::SkillsRefused));
+        }
+    }
+
+    fn begin_sign_out(&mut self, now: Instant) {
+        self.state = State::SigningOut;
+        self.sign_out_tries = 0;
+        self.due = Some(now);
+    }
+
+    fn sign_out_ended(&mut self, outcome: Outcome, now: Instant) {
+        self.sign_out_tries += 1;
+        let stopping = matches!(self.wish, Wish::Stopped { .. });
+        match outcome {
+            Outcome::Answered(Meaning::Ok) => {
+                self.held = None;
+                self.ours_until = None;
+                self.signed_out();
+            }
+            Outcome::Answered(Meaning::NotNow) if !stopping => self.sign_out_refused(now),
+            Outcome::Answered(Meaning::Refused) => self.sign_out_refused(now),
+            _ if self.sign_out_tries >= SIGN_OUT_TRIES => self.sign_out_refused(now),
+            _ => self.due = Some(now + SIGN_OUT_PAUSE),
+        }
+    }
+
+    fn signed_out(&mut self) {
+        match self.after_sign_out.take() {
+            Some(suspension) => self.suspend(suspension),
+            None => {
+                self.state = State::SignedOut;
+                self.due = None;
+                self.effects.push(Effect::SignedOut);
+            }
+        }
+    }
+
+    /// The gateway does not sign the agent out: leave the session to the next run, to silence, or keep it.
+    fn sign_out_refused(&mut self, now: Instant) {
+        if let Some(suspension) = self.after_sign_out.take() {
+            self.suspend(suspension);
+        } else if let Wish::Stopped { .. } = self.wish {
+            self.done = true;
+        } else {
+            self.wish = Wish::SignedIn;
+            self.effects.push(Effect::Degraded(Degradation::SignOutRefused));
+            self.stay(now);
+        }
+    }
+
+    /// Keeps the session that was to be signed out.
+    fn stay(&mut self, now: Instant) {
+        self.state = State::Active;
+        self.due = None;
+        match &mut self.held {
+            Some(held) => held.next_heartbeat = held.next_heartbeat.min(now),
+            None => self.begin_sign_in(State::SigningIn, now),
+        }
+    }
+
+    fn lose(&mut self, loss: Loss, now: Instant) {
+        let announced = self.held.take().is_some_and(|held| held.end_was_announced());
+        let confirmed = matches!(loss, Loss::NotSignedIn | Loss::GuidRefused);
+        let loss = if announced && confirmed { Loss::ShutDown } else { loss };
+        self.effects.push(Effect::Lost(loss));
+        let wait = self.sign_in_backoff.next_wait();
+        self.begin_sign_in(State::Recovering, now + wait);
+    }
+
+    fn suspend(&mut self, suspension: Suspension) {
+        self.held = None;
+        self.due = None;
+        self.state = State::Suspended(suspension);
+        self.effects.push(Effect::Suspended(suspension));
+    }
+}
+
+fn switch_over_wait() -> Duration {
+    SWITCH_OVER_LEAST + jitter(SWITCH_OVER_SPREAD)
+}

@@ -1,0 +1,149 @@
+//! A session that the gateway gave us: when its heartbeats are due and how long it lasts without one.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backoff::{Backoff, jitter};
+
+/// A failed heartbeat is repeated within seconds: at least eight tries with their deadlines fit into the limit.
+const REPEAT_FIRST: Duration = Duration::from_secs(1);
+const REPEAT_MOST: Duration = Duration::from_secs(4);
+/// The first heartbeat follows soon, so that a session that is not one is found out at once.
+const FIRST_HEARTBEAT: Duration = Duration::from_secs(2);
+const FIRST_SPREAD: Duration = Duration::from_secs(3);
+/// Sessions of an earlier run are all checked at once; spread over this long.
+const RESUME_SPREAD: Duration = Duration::from_secs(5);
+/// Heartbeats keep their slots, each late by up to a tenth of the interval, so that agents do not march in step.
+const JITTER_DIVISOR: u32 = 10;
+/// Skill queues that cannot be entered for the moment: calls stay away meanwhile, so soon, then calmer.
+const SKILLS_FIRST: Duration = Duration::from_secs(1);
+const SKILLS_MOST: Duration = Duration::from_secs(30);
+/// Doubtful refusals of the skill queues before they count as final.
+const SKILLS_TRIES: u32 = 5;
+/// Shortest time between two checks asked for by events.
+const CHECK_SPACING: Duration = Duration::from_secs(1);
+
+/// Whether the agent is in its skill queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SkillsState {
+    /// To be entered at this time.
+    Due(Instant),
+    /// Entered, or none wanted.
+    Done,
+    /// Refused for good: the agent gets events but no calls.
+    Refused,
+}
+
+#[derive(Debug)]
+pub(super) struct Held {
+    /// When the sign-in was answered, or the resumed session taken up.
+    pub(super) since: Instant,
+    /// When the last heartbeat that succeeded (or the sign-in) was sent: from then on the gateway counts silence.
+    pub(super) last_ok: Instant,
+    /// When the next heartbeat is due.
+    pub(super) next_heartbeat: Instant,
+    /// The slot of the fixed schedule that `next_heartbeat` belongs to.
+    slot: Instant,
+    /// Waits between repeats of a failed heartbeat.
+    repeat: Backoff,
+    pub(super) skills: SkillsState,
+    skills_backoff: Backoff,
+    /// Taken over from an earlier run and not yet confirmed.
+    pub(super) resumed: bool,
+    /// The token was refused: the next heartbeat goes without.
+    pub(super) omit_token: bool,
+    /// A consumer was told that the session is in danger.
+    pub(super) degraded: bool,
+    /// An event said that the session has ended; a heartbeat is to find out.
+    shut_down: bool,
+    /// The heartbeat in flight was sent after that event.
+    checking: bool,
+}
+
+impl Held {
+    /// A session that was just given.
+    pub(super) fn signed_in(sent: Instant, now: Instant, skills: SkillsState) -> Held {
+        Held::new(now, sent, now + FIRST_HEARTBEAT + jitter(FIRST_SPREAD), skills)
+    }
+
+    /// A session of an earlier run, last heard of `silence` ago, with `remaining` left.
+    pub(super) fn resumed(now: Instant, silence: Duration, remaining: Duration, skills: SkillsState) -> Held {
+        let last_ok = now.checked_sub(silence).unwrap_or(now);
+        let first = now + jitter(RESUME_SPREAD.min(remaining / 4));
+        Held { resumed: true, ..Held::new(now, last_ok, first, skills) }
+    }
+
+    fn new(since: Instant, last_ok: Instant, first_heartbeat: Instant, skills: SkillsState) -> Held {
+        Held {
+            since,
+            last_ok,
+            next_heartbeat: first_heartbeat,
+            slot: first_heartbeat,
+            repeat: Backoff::new(REPEAT_FIRST, REPEAT_MOST),
+            skills,
+            skills_backoff: Backoff::new(SKILLS_FIRST, SKILLS_MOST),
+            resumed: false,
+            omit_token: false,
+            degraded: false,
+            shut_down: false,
+            checking: false,
+        }
+    }
+
+    /// How long the gateway has not heard of us.
+    pub(super) fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_ok)
+    }
+
+    pub(super) fn heartbeat_sent(&mut self) {
+        self.checking = self.shut_down;
+    }
+
+    /// A heartbeat succeeded: on to the next slot after `now`.
+    pub(super) fn heartbeat_succeeded(&mut self, sent: Instant, now: Instant, interval: Duration) {
+        self.last_ok = sent;
+        self.repeat.reset();
+        self.resumed = false;
+        self.omit_token = false;
+        self.degraded = false;
+        if let Some(late) = now.checked_duration_since(self.slot) {
+            let slots = late.as_nanos() / interval.as_nanos().max(1) + 1;
+            self.slot += interval.saturating_mul(u32::try_from(slots).unwrap_or(u32::MAX));
+        }
+        self.next_heartbeat = self.slot + jitter(interval / JITTER_DIVISOR);
+        if self.shut_down && !self.checking {
+            self.next_heartbeat = now + CHECK_SPACING;
+        } else {
+            self.shut_down = false;
+        }
+    }
+
+    /// A heartbeat failed: repeat it soon.
+    pub(super) fn heartbeat_failed(&mut self, now: Instant) {
+        self.next_heartbeat = now + self.repeat.next_wait();
+    }
+
+    /// An event says that the session has ended: ask the gateway now. The event may be late and belong to an earlier
+    /// session, so it is never believed by itself.
+    pub(super) fn check(&mut self, now: Instant) {
+        self.shut_down = true;
+        let soonest = now.max(self.last_ok + CHECK_SPACING);
+        self.next_heartbeat = self.next_heartbeat.min(soonest);
+    }
+
+    /// Whether an event announced the end that the gateway has now confirmed.
+    pub(super) fn end_was_announced(&self) -> bool {
+        self.shut_down
+    }
+
+    /// Entering the skill queues failed for now.
+    pub(super) fn skills_failed(&mut self, now: Instant) {
+        self.skills = SkillsState::Due(now + self.skills_backoff.next_wait());
+    }
+
+    /// Whether entering the skill queues has failed too often for a refusal without a clear reason.
+    pub(super) fn skills_hopeless(&self) -> bool {
+        self.skills_backoff.tries() >= SKILLS_TRIES
+    }
+}

@@ -1,0 +1,291 @@
+//! What the rest of the daemon sees of a session, and how it wakes the session's task. Cheap enough for each push.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::clock::Timestamp;
+use crate::event::{AgentId, GatewayName};
+use crate::metrics::Metrics;
+use crate::session::retcode::Retcode;
+use crate::session::state::State;
+
+/// A session as the admin API shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SessionView {
+    /// Whose gateway.
+    pub gateway: GatewayName,
+    /// Whose session.
+    pub agent_id: AgentId,
+    /// One of [`crate::metrics::SESSION_STATES`].
+    pub state: &'static str,
+    /// Since when it is in that state.
+    pub since: Timestamp,
+    /// Why it is suspended, was lost, or is degraded.
+    pub reason: Option<&'static str>,
+    /// The last retcode that was not success.
+    pub retcode: Option<Retcode>,
+    /// Seconds before the gateway would sign the agent out; `None` without a session.
+    pub sign_out_budget_secs: Option<f64>,
+    /// When the last heartbeat succeeded.
+    pub last_heartbeat: Option<Timestamp>,
+    /// Three letters T or F: voice, text chat, mail.
+    pub media_type: Option<String>,
+    /// Days until the password expires, as of the sign-in.
+    pub password_days_left: Option<u32>,
+}
+
+/// Shared between a session's task and everybody else.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) gateway: GatewayName,
+    pub(super) agent_id: AgentId,
+    pub(super) bell: Bell,
+    sign_out_limit: Duration,
+    /// Times below are milliseconds since this, plus one; zero is "none".
+    epoch: Instant,
+    /// When the gateway last heard of the session.
+    last_ok: AtomicU64,
+    /// When the first of an unbroken row of failed pushes came.
+    push_failing_since: AtomicU64,
+    status: Mutex<Status>,
+}
+
+/// The slow part of the status, changed by the session's task alone.
+#[derive(Debug)]
+pub(super) struct Status {
+    state: State,
+    since: Timestamp,
+    pub(super) reason: Option<&'static str>,
+    pub(super) retcode: Option<Retcode>,
+    pub(super) last_heartbeat: Option<Timestamp>,
+    pub(super) media_type: Option<String>,
+    pub(super) password_days_left: Option<u32>,
+}
+
+impl Shared {
+    /// A session that is signed out, counted as such from now on.
+    pub(super) fn new(
+        gateway: GatewayName,
+        agent_id: AgentId,
+        sign_out_limit: Duration,
+        epoch: Instant,
+        since: Timestamp,
+        metrics: &Metrics,
+    ) -> Shared {
+        let state = State::SignedOut;
+        metrics.sessions.with_label_values(&[gateway.as_str(), state.as_str()]).inc();
+        let status = Status {
+            state,
+            since,
+            reason: None,
+            retcode: None,
+            last_heartbeat: None,
+            media_type: None,
+            password_days_left: None,
+        };
+        Shared {
+            gateway,
+            agent_id,
+            bell: Bell::default(),
+            sign_out_limit,
+            epoch,
+            last_ok: AtomicU64::new(0),
+            push_failing_since: AtomicU64::new(0),
+            status: Mutex::new(status),
+        }
+    }
+
+    pub(super) fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes where the session is; the gauge moves with it.
+    pub(super) fn publish(&self, state: State, last_ok: Option<Instant>, now: Timestamp, metrics: &Metrics) {
+        self.last_ok.store(last_ok.map_or(0, |time| self.stamp(time)), Ordering::Relaxed);
+        let mut status = self.status();
+        if status.state != state {
+            let gauge =
+                |state: State| metrics.sessions.with_label_values(&[self.gateway.as_str(), state.as_str()]);
+            gauge(status.state).dec();
+            gauge(state).inc();
+            status.state = state;
+            status.since = now;
+        }
+    }
+
+    /// A new session: what was wrong with the one before is past.
+    pub(super) fn session_began(&self, media_type: Option<String>) {
+        self.push_failing_since.store(0, Ordering::Relaxed);
+        let mut status = self.status();
+        status.reason = None;
+        status.retcode = None;
+        status.media_type = media_type;
+    }
+
+    /// Takes the session out of the gauge, when its task has ended.
+    pub(super) fn retire(&self, metrics: &Metrics) {
+        let state = self.status().state.as_str();
+        metrics.sessions.with_label_values(&[self.gateway.as_str(), state]).dec();
+        self.last_ok.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes whether a push of this agent was answered with success. A row of failures costs the session after the
+    /// same limit as silence; one success ends the row.
+    pub(super) fn note_push(&self, ok: bool, now: Instant) {
+        let failing = self.push_failing_since.load(Ordering::Relaxed) != 0;
+        match (ok, failing) {
+            (true, true) => self.push_failing_since.store(0, Ordering::Relaxed),
+            (false, false) => self.push_failing_since.store(self.stamp(now), Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
+    /// Time before the gateway would sign the agent out, for silence or for failed pushes; `None` without a session.
+    pub(super) fn budget(&self, now: Instant) -> Option<Duration> {
+        let now = self.stamp(now);
+        let left =
+            |since: u64| self.sign_out_limit.saturating_sub(Duration::from_millis(now.saturating_sub(since)));
+        let last_ok = self.last_ok.load(Ordering::Relaxed);
+        let failing_since = self.push_failing_since.load(Ordering::Relaxed);
+        match (last_ok, failing_since) {
+            (0, _) => None,
+            (since, 0) => Some(left(since)),
+            (since, failing) => Some(left(since).min(left(failing))),
+        }
+    }
+
+    pub(super) fn view(&self, now: Instant) -> SessionView {
+        let status = self.status();
+        SessionView {
+            gateway: self.gateway.clone(),
+            agent_id: self.agent_id.clone(),
+            state: status.state.as_str(),
+            since: status.since,
+            reason: status.reason,
+            retcode: status.retcode.clone(),
+            sign_out_budget_secs: self.budget(now).map(|left| left.as_secs_f64()),
+            last_heartbeat: status.last_heartbeat,
+            media_type: status.media_type.clone(),
+            password_days_left: status.password_days_left,
+        }
+    }
+
+    /// Milliseconds since the epoch plus one; the epoch lies before any time a session can know of.
+    fn stamp(&self, time: Instant) -> u64 {
+        let millis = time.saturating_duration_since(self.epoch).as_millis();
+        u64::try_from(millis).unwrap_or(u64::MAX).saturating_add(1)
+    }
+}
+
+/// Wishes of others to a session's task: a few bits, so that none is lost and none queues up.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    rung: AtomicU8,
+    notify: Notify,
+}
+
+/// What a bell can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ring {
+    ForcedOut = 1,
+    SignIn = 2,
+    SignOut = 4,
+    Stop = 8,
+    StopAndSignOut = 16,
+}
+
+impl Ring {
+    pub(super) const ALL: [Ring; 5] =
+        [Ring::ForcedOut, Ring::SignIn, Ring::SignOut, Ring::Stop, Ring::StopAndSignOut];
+}
+
+impl Bell {
+    pub(super) fn ring(&self, ring: Ring) {
+        // Of sign-in and sign-out the later wish counts.
+        let revoked = match ring {
+            Ring::SignIn => Ring::SignOut as u8,
+            Ring::SignOut => Ring::SignIn as u8,
+            _ => 0,
+        };
+        let update = |rung: u8| Some((rung & !revoked) | ring as u8);
+        // The closure always gives a value, so this cannot fail.
+        let _previous = self.rung.fetch_update(Ordering::AcqRel, Ordering::Acquire, update);
+        self.notify.notify_one();
+    }
+
+    /// What was rung since the last time; empty most of the time.
+    pub(super) fn take(&self) -> impl Iterator<Item = Ring> + use<> {
+        let rung = self.rung.swap(0, Ordering::AcqRel);
+        Ring::ALL.into_iter().filter(move |ring| rung & *ring as u8 != 0)
+    }
+
+    /// Waits until something was rung, and leaves it there.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub(super) async fn wait(&self) {
+        while self.rung.load(Ordering::Acquire) == 0 {
+            self.notify.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(metrics: &Metrics, now: Instant) -> Shared {
+        let gateway = GatewayName::parse("main").unwrap();
+        let agent = AgentId::parse("291").unwrap();
+        Shared::new(gateway, agent, Duration::from_secs(120), now, Timestamp(0), metrics)
+    }
+
+    #[test]
+    fn the_budget_is_the_lesser_of_silence_and_push_failure() {
+        let metrics = Metrics::new(["main"], []).unwrap();
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let shared = shared(&metrics, start);
+        assert_eq!(shared.budget(at(0)), None);
+        shared.publish(State::Active, Some(at(10)), Timestamp(0), &metrics);
+        assert_eq!(shared.budget(at(10)), Some(Duration::from_secs(120)));
+        assert_eq!(shared.budget(at(40)), Some(Duration::from_secs(90)));
+        shared.note_push(false, at(20));
+        shared.note_push(false, at(30));
+        shared.publish(State::Active, Some(at(40)), Timestamp(0), &metrics);
+        assert_eq!(shared.budget(at(50)), Some(Duration::from_secs(90)));
+        shared.note_push(true, at(50));
+        assert_eq!(shared.budget(at(50)), Some(Duration::from_secs(110)));
+        assert_eq!(shared.budget(at(1000)), Some(Duration::ZERO));
+        shared.publish(State::Recovering, None, Timestamp(0), &metrics);
+        assert_eq!(shared.budget(at(1000)), None);
+    }
+
+    #[test]
+    fn the_gauge_holds_each_session_in_one_state() {
+        let metrics = Metrics::new(["main"], []).unwrap();
+        let shared = shared(&metrics, Instant::now());
+        let count = |state: &str| metrics.sessions.with_label_values(&["main", state]).get();
+        assert_eq!((count("signed_out"), count("active")), (1, 0));
+        shared.publish(State::Active, None, Timestamp(0), &metrics);
+        shared.publish(State::Active, None, Timestamp(0), &metrics);
+        assert_eq!((count("signed_out"), count("active")), (0, 1));
+        shared.retire(&metrics);
+        assert_eq!((count("signed_out"), count("active")), (0, 0));
+    }
+
+    #[test]
+    fn of_sign_in_and_sign_out_the_later_wish_counts() {
+        let bell = Bell::default();
+        bell.ring(Ring::SignOut);
+        bell.ring(Ring::ForcedOut);
+        bell.ring(Ring::SignIn);
+        assert_eq!(bell.take().collect::<Vec<_>>(), [Ring::ForcedOut, Ring::SignIn]);
+        assert_eq!(bell.take().count(), 0);
+    }
+}

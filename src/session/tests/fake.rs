@@ -1,0 +1,363 @@
+//! A gateway in memory that is strict about the protocol, and fakes of what the daemon gives to sessions.
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+
+use crate::clock::{Clock, Timestamp};
+use crate::event::{AgentId, GatewayName};
+use crate::metrics::Metrics;
+use crate::session::call::{Answer, Call, CallError, GatewayCalls, Reply, SignInResult};
+use crate::session::config::{AgentConfig, GatewayConfig, RawAgent, RawGateway, SessionsConfig, validate};
+use crate::session::retcode::{Operation, Retcode};
+use crate::session::{
+    Deps, Journal, LifecycleEvent, SessionStore, SessionView, Sessions, StoreError, StoredSession,
+    TokenSource,
+};
+use crate::sink::BoxFuture;
+
+pub(super) const LIMIT: Duration = Duration::from_secs(120);
+
+/// What a scripted call does instead of what the gateway would do by itself.
+#[derive(Debug, Clone)]
+pub(super) enum Script {
+    /// Refuses with this code; nothing happens.
+    Code(&'static str),
+    /// Does what was asked, but the answer is lost.
+    AnswerLost,
+    /// Nothing happens and no answer comes.
+    RequestLost,
+    /// No connection.
+    Unreachable,
+    /// Signs in and demands another password.
+    PasswordChange,
+}
+
+#[derive(Debug, Default)]
+struct Desk {
+    guid: Option<String>,
+    last_heard: Option<Instant>,
+    guid_since: Option<Instant>,
+    in_flight: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) operation: Operation,
+    pub(super) at: Instant,
+    pub(super) token: Option<String>,
+}
+
+#[derive(Default)]
+struct State {
+    desks: HashMap<String, Desk>,
+    script: VecDeque<(Operation, Script)>,
+    always: Vec<(Operation, Script)>,
+    seen: Vec<Seen>,
+    violations: Vec<String>,
+    guids: u32,
+}
+
+/// The gateway.
+#[derive(Default)]
+pub(super) struct FakeGateway {
+    state: Mutex<State>,
+}
+
+impl FakeGateway {
+    /// The next call of this kind does that.
+    pub(super) fn once(&self, operation: Operation, script: Script) {
+        self.state.lock().unwrap().script.push_back((operation, script));
+    }
+
+    /// Every call of this kind does that, until [`FakeGateway::heal`].
+    pub(super) fn always(&self, operation: Operation, script: Script) {
+        self.state.lock().unwrap().always.push((operation, script));
+    }
+
+    pub(super) fn heal(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.always.clear();
+        state.script.clear();
+    }
+
+    /// Somebody else signs in as this agent, with a GUID of their own.
+    pub(super) fn occupy(&self, agent: &str) {
+        let desk = Desk {
+            guid: Some("somebody else's".into()),
+            last_heard: Some(Instant::now() + Duration::from_secs(100_000)),
+            ..Desk::default()
+        };
+        self.state.lock().unwrap().desks.insert(agent.into(), desk);
+    }
+
+    /// Signs the agent out at the gateway's own initiative.
+    pub(super) fn throw_out(&self, agent: &str) {
+        if let Some(desk) = self.state.lock().unwrap().desks.get_mut(agent) {
+            desk.guid = None;
+        }
+    }
+
+    pub(super) fn is_signed_in(&self, agent: &str) -> bool {
+        self.state.lock().unwrap().desks.get(agent).is_some_and(|desk| desk.guid.is_some())
+    }
+
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        self.state.lock().unwrap().seen.clone()
+    }
+
+    pub(super) fn operations(&self) -> Vec<Operation> {
+        self.seen().into_iter().map(|seen| seen.operation).collect()
+    }
+
+    pub(super) fn count(&self, operation: Operation) -> usize {
+        self.operations().iter().filter(|seen| **seen == operation).count()
+    }
+
+    /// Fails the test when the protocol was broken.
+    pub(super) fn check(&self) {
+        let violations = &self.state.lock().unwrap().violations;
+        assert!(violations.is_empty(), "{violations:?}");
+    }
+}
+
+impl State {
+    fn arrive(&mut self, call: &Call<'_>) -> Option<Script> {
+        let agent = call.agent_id().as_str().to_owned();
+        let now = Instant::now();
+        let desk = self.desks.entry(agent.clone()).or_default();
+        if std::mem::replace(&mut desk.in_flight, true) {
+            self.violations.push(format!("agent {agent}: two calls in flight at {:?}", call.operation));
+        }
+        if desk.last_heard.is_some_and(|heard| now.saturating_duration_since(heard) > LIMIT) {
+            desk.guid = None;
+        }
+        if call.operation.signs_in() == call.ticket.is_some() {
+            self.violations.push(format!("{:?}: ticket {:?}", call.operation, call.ticket));
+        }
+        if call.operation.signs_in() && (call.password.is_none() || call.token.is_none()) {
+            self.violations.push("sign-in without password or token".into());
+        }
+        self.seen.push(Seen {
+            operation: call.operation,
+            at: now,
+            token: call.token.map(|token| token.expose_secret().to_owned()),
+        });
+        let scripted = self.script.iter().position(|(operation, _)| *operation == call.operation);
+        match scripted {
+            Some(index) => self.script.remove(index).map(|(_, script)| script),
+            None => {
+                self.always.iter().find(|(op, _)| *op == call.operation).map(|(_, script)| script.clone())
+            }
+        }
+    }
+
+    /// What the gateway does by itself.
+    fn act(&mut self, call: &Call<'_>) -> Answer {
+        let desk = self.desks.entry(call.agent_id().as_str().to_owned()).or_default();
+        let now = Instant::now();
+        if call.operation == Operation::Login && desk.guid.is_some() {
+            return answer("100-002", None);
+        }
+        if call.operation.signs_in() {
+            self.guids += 1;
+            let guid = format!("guid-{}", self.guids);
+            (desk.guid, desk.last_heard, desk.guid_since) = (Some(guid.clone()), Some(now), Some(now));
+            return answer("0", Some(guid));
+        }
+        let held = call.ticket.map(|ticket| ticket.guid.expose_secret().to_owned());
+        match &desk.guid {
+            None => return answer("100-006", None),
+            guid if *guid != held => return answer("000-003", None),
+            Some(_) => {}
+        }
+        match call.operation {
+            Operation::Logout => desk.guid = None,
+            Operation::Handshake => {
+                desk.last_heard = Some(now);
+                if desk.guid_since.is_some_and(|since| now.duration_since(since) >= Duration::from_secs(60)) {
+                    self.guids += 1;
+                    (desk.guid, desk.guid_since) = (Some(format!("guid-{}", self.guids)), Some(now));
+                    return answer("0", desk.guid.clone());
+                }
+            }
+            _ => {}
+        }
+        answer("0", None)
+    }
+}
+
+fn answer(code: &str, guid: Option<String>) -> Answer {
+    let result = SignInResult { media_type: Some("TTF".into()), ..SignInResult::default() };
+    let reply = Reply { retcode: Retcode::new(code), message: String::new(), result };
+    Answer { guid: guid.map(SecretString::from), cookies: Vec::new(), verdict: Ok(reply) }
+}
+
+impl GatewayCalls for FakeGateway {
+    fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Answer> {
+        Box::pin(async move {
+            let script = self.state.lock().unwrap().arrive(&call);
+            let lost = matches!(script, Some(Script::AnswerLost | Script::RequestLost));
+            tokio::time::sleep(if lost { Duration::from_secs(8) } else { Duration::from_millis(50) }).await;
+            let mut state = self.state.lock().unwrap();
+            let answer = match script {
+                None => state.act(&call),
+                Some(Script::Code(code)) => answer(code, None),
+                Some(Script::AnswerLost) => {
+                    state.act(&call);
+                    Answer::failed(CallError::TimedOut)
+                }
+                Some(Script::RequestLost) => Answer::failed(CallError::TimedOut),
+                Some(Script::Unreachable) => Answer::failed(CallError::Unreachable("refused".into())),
+                Some(Script::PasswordChange) => {
+                    let mut answer = state.act(&call);
+                    if let Ok(reply) = &mut answer.verdict {
+                        reply.result.password_change_required = true;
+                    }
+                    answer
+                }
+            };
+            if let Some(desk) = state.desks.get_mut(call.agent_id().as_str()) {
+                desk.in_flight = false;
+            }
+            answer
+        })
+    }
+}
+
+/// Tokens, store and journal in memory.
+#[derive(Default)]
+pub(super) struct World {
+    tokens: Mutex<u32>,
+    pub(super) stored: Mutex<HashMap<String, StoredSession>>,
+    pub(super) journal: Mutex<Vec<(String, LifecycleEvent)>>,
+}
+
+impl TokenSource for World {
+    fn mint(&self, _gateway: &GatewayName, agent_id: &AgentId) -> SecretString {
+        let mut tokens = self.tokens.lock().unwrap();
+        *tokens += 1;
+        format!("token{agent_id}n{tokens}").into()
+    }
+}
+
+impl SessionStore for World {
+    fn load(&self, _gateway: &GatewayName, agent_id: &AgentId) -> Option<StoredSession> {
+        self.stored.lock().unwrap().get(agent_id.as_str()).cloned()
+    }
+
+    fn save<'a>(
+        &'a self,
+        _gateway: &'a GatewayName,
+        agent_id: &'a AgentId,
+        session: Option<StoredSession>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let mut stored = self.stored.lock().unwrap();
+        match session {
+            Some(session) => stored.insert(agent_id.as_str().into(), session),
+            None => stored.remove(agent_id.as_str()),
+        };
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl Journal for World {
+    fn record(&self, _gateway: &GatewayName, agent_id: &AgentId, event: LifecycleEvent) {
+        self.journal.lock().unwrap().push((agent_id.as_str().into(), event));
+    }
+}
+
+/// One gateway, its agents, and the daemon around them.
+pub(super) struct Scene {
+    pub(super) gateway: Arc<FakeGateway>,
+    pub(super) world: Arc<World>,
+    pub(super) metrics: Metrics,
+    pub(super) clock: Clock,
+    pub(super) config: SessionsConfig,
+    pub(super) takeover: bool,
+}
+
+impl Scene {
+    /// One agent, 291. Wall time follows tokio's clock only through [`Scene::pass`].
+    pub(super) fn new() -> Scene {
+        Scene::with(&["291"], |_, _| {})
+    }
+
+    pub(super) fn with(agents: &[&str], change: impl Fn(&mut GatewayConfig, &mut AgentConfig)) -> Scene {
+        let mut problems = crate::config::Problems::default();
+        let raw = agents.iter().map(|id| raw_agent(id)).collect();
+        let mut config = validate(vec![raw_gateway()], raw, &mut problems);
+        assert!(problems.found().is_empty(), "{:?}", problems.found());
+        for agent in &mut config.agents {
+            change(&mut config.gateways[0], agent);
+        }
+        Scene {
+            gateway: Arc::default(),
+            world: Arc::default(),
+            metrics: Metrics::new(["main"], []).unwrap(),
+            clock: Clock::manual(Timestamp(1_784_529_722_590)),
+            takeover: config.agents.iter().any(|agent| agent.takeover),
+            config,
+        }
+    }
+
+    pub(super) fn start(&self) -> Sessions {
+        let deps = Deps {
+            tokens: self.world.clone(),
+            store: self.world.clone(),
+            journal: self.world.clone(),
+            metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
+        };
+        let gateway = self.gateway.clone();
+        Sessions::start_with(self.config.clone(), deps, |_| {
+            Ok::<_, Infallible>(gateway.clone() as Arc<dyn GatewayCalls>)
+        })
+        .unwrap()
+    }
+
+    /// Lets time pass, on both clocks and in small steps.
+    pub(super) async fn pass(&self, secs: u64) {
+        for _ in 0..secs {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            self.clock.advance(Duration::from_secs(1));
+        }
+    }
+
+    pub(super) fn reasons(&self) -> Vec<&'static str> {
+        self.world.journal.lock().unwrap().iter().map(|(_, event)| event.reason).collect()
+    }
+}
+
+pub(super) fn main_gateway() -> GatewayName {
+    GatewayName::parse("main").unwrap()
+}
+
+pub(super) fn agent(id: &str) -> AgentId {
+    AgentId::parse(id).unwrap()
+}
+
+pub(super) fn view(sessions: &Sessions) -> SessionView {
+    sessions.view(&main_gateway(), &agent("291")).unwrap()
+}
+
+pub(super) fn raw_gateway() -> RawGateway {
+    serde_json::from_value(serde_json::json!({
+        "name": "main", "base_url": "https://gateway.example:8043/agentgateway/resource",
+        "ca_file": "ca.pem", "callback_uri": "https://relay.example/push/main",
+    }))
+    .unwrap()
+}
+
+fn raw_agent(id: &str) -> RawAgent {
+    serde_json::from_value(serde_json::json!({
+        "gateway": "main", "id": id, "phone_number": "70004",
+        // A variable that is set in every test run.
+        "password_env": "CARGO_PKG_NAME",
+    }))
+    .unwrap()
+}
