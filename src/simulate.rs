@@ -1,1 +1,355 @@
-//! Placeholder, replaced by the module's first commit.
+//! A stand-in for the CC-Gateway: as strict as its manuals, unkind where they are silent, and able to misbehave.
+//! It knows the wire and nothing of the relay.
+//!
+//! - **In** ([`listen`] -> [`serve`] -> [`session`], [`calls`], [`poll`]): the interface under
+//!   `/agentgateway/resource`. Business failures are HTTP 200 with a retcode.
+//! - **Out** ([`push`]): per agent one batch at a time, in order, repeated until it succeeds.
+//! - **State** ([`agent`]): everything about an agent behind one mutex, never held across an await.
+//! - **Time** ([`watch`], [`play`]): one task and one heap each, for any number of agents.
+//! - **Books** ([`ledger`]): every event made and what became of it.
+//!
+//! Choices where the manuals say nothing: no content type answers HTTP 415, a wrong method 405; a missing,
+//! wrong or dead GUID answers 000-003; a call without the session's cookies, or of nobody, 100-006; a second
+//! poll beside a first 000-007; a body that is not JSON 100-001.
+
+mod agent;
+mod answer;
+mod calls;
+mod casing;
+mod catalogue;
+mod event;
+mod faults;
+mod gateway;
+mod guid;
+mod ledger;
+mod listen;
+mod login;
+mod operation;
+mod play;
+mod poll;
+mod push;
+mod random;
+mod serve;
+mod session;
+pub mod settings;
+mod trust;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use thiserror::Error;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub use casing::CasingError;
+pub use event::EmitOptions;
+pub use faults::{Fault, FaultKind};
+pub use gateway::EmitError;
+pub use ledger::{Counts, Fate, LedgerEntry, SignOut, Statistics};
+pub use operation::Operation;
+pub use settings::{Settings, SettingsError};
+pub use trust::TrustError;
+
+use crate::event::ids::AgentId;
+use agent::Slot;
+use catalogue::Catalogue;
+use event::Draft;
+use gateway::Gateway;
+
+/// How often a wait for a state looks at it.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A simulated gateway that runs.
+#[derive(Debug)]
+pub struct Simulator {
+    gateway: Arc<Gateway>,
+    port: listen::Port,
+    ca_pem: Option<String>,
+    /// Ends the continuous play that runs.
+    playing: Mutex<Option<CancellationToken>>,
+}
+
+/// What an agent's session looks like from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionView {
+    /// Events are pushed rather than polled.
+    pub push: bool,
+    /// The state, as `agentstatus` numbers it.
+    pub agent_state: u8,
+    /// Effective skills; none before the first resetskill.
+    pub skills: Option<Vec<u32>>,
+    /// Events that wait.
+    pub waiting: usize,
+    /// Time since the last sign of life that counts.
+    pub silent_for: Duration,
+}
+
+/// A simulator that does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The settings contradict themselves.
+    #[error("settings")]
+    Settings(#[from] SettingsError),
+    /// A certificate cannot be used.
+    #[error("TLS")]
+    Trust(#[from] TrustError),
+    /// Header names cannot be prepared.
+    #[error("HTTP")]
+    Casing(#[from] CasingError),
+    /// The address cannot be bound.
+    #[error("cannot listen on {addr}")]
+    Listen {
+        /// Which.
+        addr: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Simulator {
+    /// Binds the address and starts. With a `rate` in the settings it plays at once.
+    ///
+    /// # Errors
+    /// When the settings, a certificate or the address do not do.
+    pub async fn start(settings: Settings) -> Result<Simulator, StartError> {
+        settings.check()?;
+        let (tls, ca_pem) = match settings.https {
+            true => trust::server_config(&settings).map(|(config, ca)| (Some(config), ca))?,
+            false => (None, None),
+        };
+        let (addr, rate) = (settings.listen, settings.rate);
+        let gateway = Gateway::new(settings, casing::spellings().await?)?;
+        let port = listen::Port::open(gateway.clone(), tls)
+            .await
+            .map_err(|source| StartError::Listen { addr, source })?;
+        gateway.spawn(watch::watch(gateway.clone()));
+        let simulator = Simulator { gateway, port, ca_pem, playing: Mutex::new(None) };
+        info!(base_url = simulator.base_url(), agents = simulator.gateway.slots().len(), "simulator started");
+        if rate > 0.0 {
+            simulator.play(rate);
+        }
+        Ok(simulator)
+    }
+
+    /// The bound address.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.port.addr()
+    }
+
+    /// `https://127.0.0.1:{port}/agentgateway/resource`, or with `http`.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        let scheme = if self.gateway.settings.https { "https" } else { "http" };
+        let mut addr = self.local_addr();
+        if addr.ip().is_unspecified() {
+            addr.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        format!("{scheme}://{addr}{}", operation::BASE_PATH)
+    }
+
+    /// The CA of the certificate, when it was generated.
+    #[must_use]
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.ca_pem.as_deref()
+    }
+
+    /// Stops everything: connections, pushes, timers.
+    pub async fn stop(self) {
+        self.stop_playing();
+        self.gateway.stop.cancel();
+        self.port.close().await;
+        self.gateway.tasks.close();
+        self.gateway.tasks.wait().await;
+        info!("simulator stopped");
+    }
+
+    /// Makes one event for a signed-in agent. Gives its serial number in the ledger.
+    ///
+    /// # Errors
+    /// When there is no such agent or it is not signed in.
+    pub fn emit(
+        &self,
+        agent: &AgentId,
+        event_type: &str,
+        content: Value,
+        options: EmitOptions,
+    ) -> Result<u64, EmitError> {
+        let draft = Draft::Parts { event_type: event_type.to_owned(), content, options };
+        let serials = self.gateway.emit(self.slot(agent)?, &[draft])?;
+        Ok(serials.first().copied().unwrap_or_default())
+    }
+
+    /// Makes several events in one go, so that they are pushed together as far as the batch limit allows.
+    ///
+    /// # Errors
+    /// When there is no such agent or it is not signed in.
+    pub fn emit_batch(
+        &self,
+        agent: &AgentId,
+        events: Vec<(&str, Value)>,
+        options: EmitOptions,
+    ) -> Result<Vec<u64>, EmitError> {
+        let draft = |(event_type, content): (&str, Value)| Draft::Parts {
+            event_type: event_type.to_owned(),
+            content,
+            options,
+        };
+        let drafts: Vec<Draft> = events.into_iter().map(draft).collect();
+        self.gateway.emit(self.slot(agent)?, &drafts)
+    }
+
+    /// Makes an event of any text at all, to see what a receiver makes of it.
+    ///
+    /// # Errors
+    /// When there is no such agent or it is not signed in.
+    pub fn emit_raw(&self, agent: &AgentId, json: &str) -> Result<u64, EmitError> {
+        let serials = self.gateway.emit(self.slot(agent)?, &[Draft::Raw(json.to_owned())])?;
+        Ok(serials.first().copied().unwrap_or_default())
+    }
+
+    /// Plays one flow for an agent, with a pause between its steps. Gives the number of events.
+    ///
+    /// # Errors
+    /// When there is no such agent or flow, or the agent is not signed in.
+    pub async fn play_flow(&self, agent: &AgentId, flow: &str, pause: Duration) -> Result<usize, EmitError> {
+        let slot = self.slot(agent)?;
+        let flow = Catalogue::shared().flow(flow).ok_or_else(|| EmitError::NoSuchFlow(flow.to_owned()))?;
+        play::play_flow(&self.gateway, slot, flow, pause).await
+    }
+
+    /// The names of all flows.
+    pub fn flows() -> impl Iterator<Item = &'static str> {
+        Catalogue::shared().flow_ids()
+    }
+
+    /// Plays the settings' flows for every signed-in agent, `rate` events a second each, until stopped.
+    pub fn play(&self, rate: f64) {
+        self.stop_playing();
+        if !rate.is_finite() || rate <= 0.0 {
+            return;
+        }
+        let stop = CancellationToken::new();
+        *self.playing.lock().unwrap_or_else(PoisonError::into_inner) = Some(stop.clone());
+        let gateway = self.gateway.clone();
+        self.gateway.spawn(async move {
+            tokio::select! {
+                () = play::play_all(gateway, rate) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        info!(rate, "playing");
+    }
+
+    /// Ends continuous play; what was made is still delivered.
+    pub fn stop_playing(&self) {
+        if let Some(stop) = self.playing.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            stop.cancel();
+        }
+    }
+
+    /// An inspector forces the agent out.
+    ///
+    /// # Errors
+    /// When there is no such agent or it is not signed in.
+    pub fn force_out(&self, agent: &AgentId) -> Result<(), EmitError> {
+        let slot = self.slot(agent)?;
+        if slot.lock().session.is_none() {
+            return Err(EmitError::NotSignedIn(agent.clone()));
+        }
+        self.gateway.force_out(slot, None, SignOut::Inspector);
+        Ok(())
+    }
+
+    /// Adds a fault; several of one operation are met in the order added.
+    pub fn inject(&self, fault: Fault) {
+        self.gateway.faults.add(fault);
+    }
+
+    /// Takes all faults back.
+    pub fn clear_faults(&self) {
+        self.gateway.faults.clear();
+    }
+
+    /// Closes the port and all connections to it, as in an outage. Sessions, timers and pushes go on.
+    pub async fn pause_listening(&self) {
+        self.port.close().await;
+    }
+
+    /// Opens the port again.
+    ///
+    /// # Errors
+    /// When the address has been taken meanwhile.
+    pub async fn resume_listening(&self) -> std::io::Result<()> {
+        self.port.reopen().await
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.gateway.statistics()
+    }
+
+    /// The counts of one agent.
+    #[must_use]
+    pub fn counts(&self, agent: &AgentId) -> Counts {
+        self.slot(agent).map(|slot| slot.lock().counts.clone()).unwrap_or_default()
+    }
+
+    /// The session of an agent that is signed in.
+    #[must_use]
+    pub fn session(&self, agent: &AgentId) -> Option<SessionView> {
+        let agent = self.slot(agent).ok()?.lock();
+        let session = agent.session.as_ref()?;
+        Some(SessionView {
+            push: session.is_push(),
+            agent_state: session.activity.number(),
+            skills: session.skills.clone(),
+            waiting: agent.queue.len(),
+            silent_for: session.last_contact.elapsed(),
+        })
+    }
+
+    /// Every event made, by agent in the settings' order, each agent's in the order made.
+    #[must_use]
+    pub fn ledger(&self) -> Vec<LedgerEntry> {
+        self.gateway.slots().iter().flat_map(|slot| slot.lock().ledger()).collect()
+    }
+
+    /// Every event made for one agent.
+    #[must_use]
+    pub fn ledger_of(&self, agent: &AgentId) -> Vec<LedgerEntry> {
+        self.slot(agent).map(|slot| slot.lock().ledger()).unwrap_or_default()
+    }
+
+    /// Waits until the statistics satisfy `done`. False when they did not in time.
+    pub async fn wait_for(&self, limit: Duration, done: impl Fn(&Statistics) -> bool) -> bool {
+        let until = Instant::now() + limit;
+        loop {
+            if done(&self.statistics()) {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until no event waits for anybody. False when some still did in the end.
+    pub async fn drained(&self, limit: Duration) -> bool {
+        self.wait_for(limit, |statistics| statistics.waiting == 0).await
+    }
+
+    fn slot(&self, agent: &AgentId) -> Result<&Arc<Slot>, EmitError> {
+        self.gateway.slot(agent.as_str()).ok_or_else(|| EmitError::NoSuchAgent(agent.clone()))
+    }
+}

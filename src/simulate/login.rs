@@ -1,0 +1,134 @@
+//! What a login asks for: the sixteen body parameters, read leniently (strings or native values) and checked
+//! strictly, each failure with the retcode that fits it.
+
+use std::net::Ipv4Addr;
+
+use http::Uri;
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+
+use super::agent::{Activity, Delivery};
+use super::answer::Refusal;
+use super::settings::{OutsideTrustList, Phones, Settings};
+
+/// The longest a `serviceToken` or `service_token` may be.
+const TOKEN_LENGTH: usize = 50;
+const PASSWORD_LENGTH: usize = 32;
+const PHONE_LENGTH: usize = 24;
+const CALLBACK_LENGTH: usize = 200;
+
+/// A login that is well formed; whether it may be is another matter.
+#[derive(Debug)]
+pub(super) struct Login {
+    pub(super) password: SecretString,
+    pub(super) phone: String,
+    pub(super) delivery: Delivery,
+    /// The first `service_token`; empty in polling mode.
+    pub(super) token: SecretString,
+    /// State after sign-in.
+    pub(super) activity: Activity,
+}
+
+impl Login {
+    /// Reads and checks the body.
+    pub(super) fn parse(body: &[u8], settings: &Settings) -> Result<Login, Refusal> {
+        let Ok(Value::Object(fields)) = serde_json::from_slice(body) else {
+            return Err(Refusal::SIGN_IN_PARAMETER);
+        };
+        let body = Fields(fields);
+        let password = body.text("password").filter(|p| p.chars().count() <= PASSWORD_LENGTH);
+        let phone = body.text("phonenum").filter(|p| !p.is_empty() && p.len() <= PHONE_LENGTH);
+        let (Some(password), Some(phone)) = (password, phone) else {
+            return Err(Refusal::SIGN_IN_PARAMETER);
+        };
+        check_phone(&phone, settings.phones)?;
+        body.check_others()?;
+        let (delivery, token) = body.delivery(settings)?;
+        let activity = body.activity()?;
+        Ok(Login { password: password.into(), phone, delivery, token: token.into(), activity })
+    }
+}
+
+/// Whether a token is one: no manual defines its "special characters", so none is allowed.
+pub(super) fn is_token(token: &str) -> bool {
+    token.len() <= TOKEN_LENGTH && token.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    /// A parameter as text, whichever JSON type it came as; null is absent.
+    fn text(&self, key: &str) -> Option<String> {
+        match self.0.get(key)? {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            Value::Bool(flag) => Some(flag.to_string()),
+            _ => None,
+        }
+    }
+
+    fn check_others(&self) -> Result<(), Refusal> {
+        for key in
+            ["autoanswer", "autoenteridle", "releasephone", "phonelinkage", "checkInWebm", "listenStatus"]
+        {
+            if self.text(key).is_some_and(|flag| flag != "true" && flag != "false") {
+                return Err(Refusal::OTHER_PARAMETER);
+            }
+        }
+        if self.text("agenttype").is_some_and(|kind| kind != "4" && kind != "11") {
+            return Err(Refusal::AGENT_TYPE);
+        }
+        if self.text("ip").is_some_and(|ip| !ip.is_empty() && ip.parse::<Ipv4Addr>().is_err()) {
+            return Err(Refusal::IP);
+        }
+        if self.text("vcPhoneNumber").is_some_and(|phone| phone.len() > PHONE_LENGTH) {
+            return Err(Refusal::PHONE);
+        }
+        Ok(())
+    }
+
+    fn activity(&self) -> Result<Activity, Refusal> {
+        match self.text("status").as_deref() {
+            Some("3") => Ok(Activity::Busy),
+            None | Some("" | "4") => Ok(Activity::Idle),
+            Some("5") => Ok(Activity::Work),
+            Some(_) => Err(Refusal::OTHER_PARAMETER),
+        }
+    }
+
+    /// Push mode if there are both an address and a token, else polling mode.
+    fn delivery(&self, settings: &Settings) -> Result<(Delivery, String), Refusal> {
+        let uri = self.text("callBackUri").filter(|uri| !uri.is_empty());
+        let token = self.text("serviceToken").filter(|token| !token.is_empty());
+        if token.as_deref().is_some_and(|token| !is_token(token)) {
+            return Err(Refusal::SIGN_IN_PARAMETER);
+        }
+        let parsed = uri.as_deref().map(callback).transpose()?;
+        let (Some(text), Some(uri), Some(token)) = (uri, parsed, token) else {
+            return Ok((Delivery::Poll, String::new()));
+        };
+        let trusted = settings.trusts(&text);
+        if !trusted && settings.callback_outside_trust_list == OutsideTrustList::RefuseLogin {
+            return Err(Refusal::SIGN_IN_PARAMETER);
+        }
+        Ok((Delivery::Push { uri, trusted }, token))
+    }
+}
+
+/// An absolute address of HTTP or HTTPS that is not too long.
+fn callback(text: &str) -> Result<Uri, Refusal> {
+    let uri = text.parse::<Uri>().ok().filter(|_| text.len() <= CALLBACK_LENGTH);
+    uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
+        .ok_or(Refusal::SIGN_IN_PARAMETER)
+}
+
+fn check_phone(phone: &str, range: Option<Phones>) -> Result<(), Refusal> {
+    if !phone.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Refusal::PHONE);
+    }
+    let number = phone.parse::<u64>().ok();
+    match range {
+        Some(range) if number.is_none_or(|n| n < range.first || n > range.last) => Err(Refusal::PHONE_RANGE),
+        _ => Ok(()),
+    }
+}

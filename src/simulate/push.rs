@@ -1,0 +1,262 @@
+//! Pushing: per agent one batch at a time, in order, repeated until it succeeds or the agent is forced out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{Extensions, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use thiserror::Error;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::agent::{Agent, Slot, Target};
+use super::gateway::Gateway;
+use super::ledger::SignOut;
+use super::settings::{PushShape, Settings};
+use super::trust;
+
+/// The most of an answer that is read.
+const ANSWER_LIMIT: usize = 64 * 1024;
+/// Kept connections for one callback; agents share them.
+const IDLE_CONNECTIONS: usize = 512;
+
+/// Sends pushes.
+#[derive(Debug)]
+pub(super) struct Pusher {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    spellings: Extensions,
+    shape: PushShape,
+    timeout: Duration,
+}
+
+/// One push to be made.
+#[derive(Debug)]
+struct Batch {
+    target: Target,
+    /// The session it is for; none for a farewell.
+    epoch: Option<u64>,
+    serials: Vec<u64>,
+    attempts: u32,
+    body: String,
+}
+
+/// Why a push did not succeed.
+#[derive(Debug, Error)]
+enum PushError {
+    #[error("the callback address is not in the trust list")]
+    Untrusted,
+    #[error("no answer in time")]
+    Timeout,
+    #[error("not sent or not answered")]
+    Transport(#[source] hyper_util::client::legacy::Error),
+    #[error("not a request")]
+    Request(#[source] http::Error),
+    #[error("answer broken off or too long")]
+    Body,
+    #[error("HTTP status {0}")]
+    Status(StatusCode),
+    #[error("answer is not JSON")]
+    NotJson,
+    #[error("retcode {0}")]
+    Retcode(String),
+}
+
+/// What to do after a push.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Continue,
+    Wait(Duration),
+    ForceOut,
+}
+
+impl Pusher {
+    pub(super) fn new(settings: &Settings, spellings: Extensions) -> Result<Pusher, trust::TrustError> {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(trust::client_config(settings)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        let idle = if settings.push_new_connection { 0 } else { IDLE_CONNECTIONS };
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(idle)
+            .http1_preserve_header_case(true)
+            .build(connector);
+        let timeout = Duration::from_millis(settings.push_timeout_ms);
+        Ok(Pusher { client, spellings, shape: settings.push_shape, timeout })
+    }
+
+    async fn push(&self, target: &Target, body: String) -> Result<(), PushError> {
+        if !target.trusted {
+            return Err(PushError::Untrusted);
+        }
+        tokio::time::timeout(self.timeout, self.exchange(target, body))
+            .await
+            .map_err(|_| PushError::Timeout)?
+    }
+
+    async fn exchange(&self, target: &Target, body: String) -> Result<(), PushError> {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(target.uri.clone())
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"))
+            .header("guid", secret_value(target.guid.expose())?)
+            .header("service_token", secret_value(target.token.expose_secret())?)
+            .body(Full::new(Bytes::from(body)))
+            .map_err(PushError::Request)?;
+        *request.extensions_mut() = self.spellings.clone();
+        let response = self.client.request(request).await.map_err(PushError::Transport)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
+        let body = body.map_err(|_| PushError::Body)?.to_bytes();
+        judge(self.shape, status, &body)
+    }
+}
+
+/// Pushes what waits for an agent until nothing does. One such task runs per agent at a time.
+pub(super) async fn push_all(gateway: Arc<Gateway>, slot: Arc<Slot>) {
+    loop {
+        let Some(batch) = next_batch(&mut slot.lock(), slot.id.as_str(), &gateway.settings) else { return };
+        let started = Instant::now();
+        let outcome = gateway.pusher.push(&batch.target, batch.body.clone()).await;
+        log(&slot, &batch, &outcome);
+        let next = settle(&mut slot.lock(), &batch, outcome.is_ok(), started, &gateway.settings);
+        slot.changed.notify_waiters();
+        match next {
+            Next::Continue => {}
+            Next::Wait(wait) => wait_or_end(&slot, batch.epoch, wait).await,
+            Next::ForceOut => gateway.force_out(&slot, batch.epoch, SignOut::PushFailure),
+        }
+    }
+}
+
+/// The next push; none when nothing waits, and then the push task has ended.
+fn next_batch(agent: &mut Agent, work_no: &str, settings: &Settings) -> Option<Batch> {
+    let head = agent.queue.front().and_then(|head| match &head.farewell {
+        Some(target) => Some(((**target).clone(), None)),
+        None => agent.session.as_mut().and_then(|session| {
+            if settings.guid_runs_ahead {
+                session.guids.renew_if_due(Instant::now(), settings);
+            }
+            session.target().map(|target| (target, Some(session.epoch)))
+        }),
+    });
+    let Some((target, epoch)) = head else {
+        agent.pushing = false;
+        return None;
+    };
+    let count = batch_length(agent, epoch.is_none(), settings);
+    agent.counts.pushes_attempted += 1;
+    if agent.repeating > 0 {
+        agent.counts.pushes_repeated += 1;
+    }
+    let mut serials = Vec::with_capacity(count);
+    let mut events = Vec::with_capacity(count);
+    for event in agent.queue.iter_mut().take(count) {
+        event.attempts += 1;
+        serials.push(event.serial);
+        events.push(event.json.clone());
+    }
+    let attempts = agent.queue.front().map_or(1, |e| e.attempts);
+    Some(Batch { target, epoch, serials, attempts, body: body(settings.push_shape, work_no, &events) })
+}
+
+fn batch_length(agent: &Agent, farewell: bool, settings: &Settings) -> usize {
+    if farewell || settings.push_shape == PushShape::Legacy {
+        return 1;
+    }
+    let waiting = agent.queue.iter().take_while(|event| event.farewell.is_none());
+    if agent.repeating > 0 && !settings.repeat_grows {
+        return agent.repeating;
+    }
+    waiting.take(settings.push_batch_limit.max(agent.repeating)).count()
+}
+
+fn body(shape: PushShape, work_no: &str, events: &[Arc<str>]) -> String {
+    match shape {
+        PushShape::EventList => {
+            format!(r#"{{"workNo":"{work_no}","eventList":[{}]}}"#, events.join(","))
+        }
+        PushShape::Legacy => format!(r#"{{"message":"","retcode":"0","event":{}}}"#, events.concat()),
+    }
+}
+
+/// Books a push and says what comes next.
+fn settle(agent: &mut Agent, batch: &Batch, success: bool, started: Instant, settings: &Settings) -> Next {
+    if success {
+        agent.acknowledge(&batch.serials, batch.attempts);
+        return Next::Continue;
+    }
+    agent.counts.pushes_failed += 1;
+    let Some(epoch) = batch.epoch else {
+        agent.drop_farewell();
+        return Next::Continue;
+    };
+    if agent.session_of(epoch).is_none() {
+        return Next::Continue;
+    }
+    agent.repeating = batch.serials.len();
+    let failing = agent.failing_since.get_or_insert(started).elapsed();
+    let total = Duration::from_millis(settings.push_fail_total_ms);
+    match total.checked_sub(failing) {
+        None | Some(Duration::ZERO) => Next::ForceOut,
+        Some(rest) => Next::Wait(rest.min(Duration::from_millis(settings.push_fail_interval_ms))),
+    }
+}
+
+/// Waits before a repeat, unless the session ends meanwhile.
+async fn wait_or_end(slot: &Slot, epoch: Option<u64>, wait: Duration) {
+    let until = Instant::now() + wait;
+    loop {
+        let changed = slot.changed.notified();
+        if epoch.is_some_and(|epoch| slot.lock().session_of(epoch).is_none()) {
+            return;
+        }
+        if tokio::time::timeout_at(until, changed).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Whether an answer is success: no manual says how lenient the gateway is, so it is not.
+fn judge(shape: PushShape, status: StatusCode, body: &[u8]) -> Result<(), PushError> {
+    if status != StatusCode::OK {
+        return Err(PushError::Status(status));
+    }
+    if shape == PushShape::Legacy && body.is_empty() {
+        return Ok(());
+    }
+    let answer: Value = serde_json::from_slice(body).map_err(|_| PushError::NotJson)?;
+    match answer.get("retcode") {
+        Some(Value::String(code)) if code == "0" => Ok(()),
+        Some(Value::Number(code)) if shape == PushShape::Legacy && code.as_u64() == Some(0) => Ok(()),
+        code => Err(PushError::Retcode(code.map_or_else(|| "missing".into(), Value::to_string))),
+    }
+}
+
+fn secret_value(text: &str) -> Result<HeaderValue, PushError> {
+    let mut value = HeaderValue::from_str(text).map_err(|e| PushError::Request(e.into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn log(slot: &Slot, batch: &Batch, outcome: &Result<(), PushError>) {
+    let (agent_id, events, attempt) = (&slot.id, batch.serials.len(), batch.attempts);
+    match outcome {
+        Ok(()) => debug!(%agent_id, events, attempt, "pushed"),
+        Err(error) => {
+            let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            warn!(%agent_id, events, attempt, %error, cause, "push failed");
+        }
+    }
+}
