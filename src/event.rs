@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 
+pub mod cloudevent;
 pub mod ids;
 
 pub use ids::{AgentId, GatewayName};
