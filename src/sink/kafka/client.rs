@@ -51,7 +51,12 @@ impl Client {
         stall_timeout: Duration,
     ) -> Result<Client, DeliveryError> {
         let acks = Arc::new(Acks::new(solo));
-        let context = Context { sink: sink.clone(), acks: acks.clone(), producer: OnceLock::new(), calm: Calm::default() };
+        let context = Context {
+            sink: sink.clone(),
+            acks: acks.clone(),
+            producer: OnceLock::new(),
+            calm: Calm::default(),
+        };
         let producer: BaseProducer<Context> = config
             .create_with_context(context)
             .map_err(|error| DeliveryError::retry("client", error.to_string()))?;
@@ -278,7 +283,8 @@ impl ClientContext for Context {
         }
         match error.rdkafka_error_code() {
             Some(Fatal) => {
-                let fatal = self.producer.get().and_then(Weak::upgrade).and_then(|p| p.client().fatal_error());
+                let fatal =
+                    self.producer.get().and_then(Weak::upgrade).and_then(|p| p.client().fatal_error());
                 self.spend(classify_fatal(fatal.map(|(code, _)| code), reason));
             }
             Some(Authentication) => self.spend(DeliveryError::retry("not_authorised", reason)),

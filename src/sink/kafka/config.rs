@@ -191,8 +191,10 @@ impl KafkaOptions {
         let before = problems.found().len();
         let mut properties = promise();
         if self.bootstrap_servers.trim().is_empty() {
-            problems
-                .add(format!("{key_prefix}.bootstrap_servers"), "is required: brokers as host:port,host:port");
+            problems.add(
+                format!("{key_prefix}.bootstrap_servers"),
+                "is required: brokers as host:port,host:port",
+            );
         }
         properties.insert("bootstrap.servers".into(), self.bootstrap_servers);
         one_of(problems, &format!("{key_prefix}.compression"), &self.compression, COMPRESSIONS);
@@ -200,8 +202,7 @@ impl KafkaOptions {
         if self.stall_timeout_secs == 0 {
             problems.add(format!("{key_prefix}.stall_timeout_secs"), "must be at least 1");
         }
-        let password =
-            self.security.validate(&format!("{key_prefix}.security"), problems, &mut properties);
+        let password = self.security.validate(&format!("{key_prefix}.security"), problems, &mut properties);
         for (name, value) in self.options {
             let value = value.to_string();
             let key = format!("{key_prefix}.options.\"{name}\"");
@@ -247,7 +248,10 @@ impl KafkaSecurityOptions {
             }
         }
         if self.client_cert_file.is_some() != self.client_key_file.is_some() {
-            problems.add(format!("{key}.client_cert_file"), "client_cert_file and client_key_file belong together");
+            problems.add(
+                format!("{key}.client_cert_file"),
+                "client_cert_file and client_key_file belong together",
+            );
         }
         properties.insert("security.protocol".into(), self.protocol);
         if !sasl {
@@ -317,7 +321,8 @@ fn one_of(problems: &mut Problems, key: &str, value: &str, choices: &[&str]) {
 }
 
 fn readable(problems: &mut Problems, key: &str, path: &Path) -> Option<String> {
-    let opened = std::fs::File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+    let opened =
+        std::fs::File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
     problems.check(key, opened)?;
     let text = path.to_str().map(str::to_owned).ok_or("the path must be UTF-8");
     problems.check(key, text)
