@@ -9,9 +9,14 @@ use std::sync::Arc;
 
 use crate::event::Event;
 
+mod calm;
+pub mod encoding;
 pub mod jsonl;
 pub mod kafka;
 pub mod mqtt;
+mod secret;
+#[cfg(test)]
+mod testing;
 
 /// A future on the heap, so that sinks of different kinds stand behind one type.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,1 +1,208 @@
-//! jsonl sink.
+//! JSON lines: one structured CloudEvent per line, to a file or to standard output.
+//!
+//! [`Sink::publish`] fills a buffer; [`Sink::flush`] writes and syncs it and then resolves the acks. A write that failed
+//! half-way leaves a torn line: after [`Sink::reset`] a fresh line is begun, so that readers lose that one line only,
+//! and the worker publishes its event again.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tokio::sync::oneshot;
+
+use crate::config::Problems;
+use crate::event::cloudevent;
+use crate::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
+
+/// Every reason of this sink's [`DeliveryError`]s.
+pub const REASONS: &[&str] = &["reset", "write"];
+
+/// Bounds the memory of a worker that never flushes.
+const BUFFER_BYTES: usize = 1 << 20;
+/// The path that means standard output.
+const STDOUT: &str = "-";
+
+/// The section as it is written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JsonlOptions {
+    /// File to append to, or `-` for standard output. Required.
+    pub path: String,
+}
+
+/// The section, checked.
+#[derive(Debug, Clone)]
+pub struct JsonlConfig {
+    /// The file; `None` is standard output.
+    path: Option<PathBuf>,
+}
+
+impl JsonlOptions {
+    /// Checks the section; every mistake goes to `problems` under `key_prefix`.
+    pub fn validate(self, key_prefix: &str, problems: &mut Problems) -> Option<JsonlConfig> {
+        if self.path == STDOUT {
+            return Some(JsonlConfig { path: None });
+        }
+        let path = PathBuf::from(self.path);
+        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let message = if path.file_name().is_none() {
+            "is required: a file, or - for standard output".to_owned()
+        } else if path.is_dir() {
+            format!("{} is a directory", path.display())
+        } else if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            format!("{} is not a directory", folder.display())
+        } else {
+            return Some(JsonlConfig { path: Some(path) });
+        };
+        problems.add(format!("{key_prefix}.path"), message);
+        None
+    }
+}
+
+/// A file of JSON lines as an output.
+pub struct JsonlSink {
+    config: JsonlConfig,
+    output: Option<Arc<Output>>,
+    buffer: Vec<u8>,
+    waiting: Vec<oneshot::Sender<Result<(), DeliveryError>>>,
+}
+
+enum Output {
+    Stdout,
+    /// A regular file is synced; a pipe or a terminal cannot be.
+    File {
+        file: File,
+        regular: bool,
+    },
+}
+
+impl JsonlSink {
+    /// A sink that opens its file at the first flush.
+    #[must_use]
+    pub fn new(config: JsonlConfig) -> JsonlSink {
+        JsonlSink { config, output: None, buffer: Vec::new(), waiting: Vec::new() }
+    }
+
+    async fn add(&mut self, message: &Message) -> Result<Ack, DeliveryError> {
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.write_out().await?;
+        }
+        self.buffer.extend_from_slice(&cloudevent::structured(&message.event));
+        self.buffer.push(b'\n');
+        let (resolve, outcome) = oneshot::channel();
+        self.waiting.push(resolve);
+        Ok(Box::pin(async {
+            let lost = |_| Err(DeliveryError::retry("reset", "the buffer was dropped before it was written"));
+            outcome.await.unwrap_or_else(lost)
+        }))
+    }
+
+    async fn write_out(&mut self) -> Result<(), DeliveryError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let lines = std::mem::take(&mut self.buffer);
+        let waiting = std::mem::take(&mut self.waiting);
+        let (output, config) = (self.output.take(), self.config.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            let output = output.map_or_else(|| Output::open(&config).map(Arc::new), Ok)?;
+            output.write(&lines)?;
+            Ok::<_, io::Error>((output, lines))
+        });
+        let outcome = match written.await {
+            Ok(Ok((output, mut lines))) => {
+                lines.clear();
+                (self.output, self.buffer) = (Some(output), lines);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(DeliveryError::retry("write", error.to_string())),
+            Err(error) => Err(DeliveryError::retry("write", error.to_string())),
+        };
+        for resolve in waiting {
+            // The worker may have dropped its ack.
+            drop(resolve.send(outcome.clone()));
+        }
+        outcome
+    }
+}
+
+impl Output {
+    fn open(config: &JsonlConfig) -> io::Result<Output> {
+        let Some(path) = &config.path else { return Ok(Output::Stdout) };
+        let created = !path.exists();
+        let mut file = File::options().read(true).append(true).create(true).open(path).or_else(|_| {
+            // A pipe or a terminal may be writable only.
+            File::options().append(true).open(path)
+        })?;
+        let regular = file.metadata()?.is_file();
+        if regular && ends_torn(&mut file)? {
+            file.write_all(b"\n")?;
+        }
+        if regular && created {
+            sync_folder(path)?;
+        }
+        Ok(Output::File { file, regular })
+    }
+
+    fn write(&self, lines: &[u8]) -> io::Result<()> {
+        match self {
+            Output::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(lines)?;
+                stdout.flush()
+            }
+            Output::File { file, regular } => {
+                let mut writer: &File = file;
+                writer.write_all(lines)?;
+                if *regular { file.sync_data() } else { Ok(()) }
+            }
+        }
+    }
+}
+
+fn ends_torn(file: &mut File) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
+}
+
+/// A new file survives a crash only when its name does.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+impl Sink for JsonlSink {
+    fn publish<'a>(&'a mut self, message: &'a Message) -> BoxFuture<'a, Result<Ack, DeliveryError>> {
+        Box::pin(self.add(message))
+    }
+
+    fn flush(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
+        Box::pin(self.write_out())
+    }
+
+    fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
+        self.buffer.clear();
+        self.waiting.clear();
+        self.output = None;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if let Err(error) = self.write_out().await {
+                tracing::warn!(%error, "the last lines were not written; they stay in the spool");
+            }
+            self.output = None;
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,206 @@
-//! kafka sink.
+//! Kafka: an idempotent producer with `acks=all`, whose delivery reports are the acks.
+//!
+//! Key is the agent, so that its events stay in order on one partition; the time-out of a record is infinite, so that
+//! a slow cluster delays events and never reorders them. What a client holds is never needed: the worker publishes
+//! again from its cursor after [`Sink::reset`], and because both the old client's leftovers and the new one's
+//! records begin at or before the first unconfirmed event, consumers that drop known ids see each agent in order.
+//!
+//! **Batches that are too large.** A broker that finds a batch larger than the topic's `max.message.bytes` refuses all
+//! of it without saying which record, if any, is at fault. Such a batch is published again record by record (`solo`);
+//! what is then refused is set aside, and after [`SOLO_RECORDS`] records batches come back, half as large.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
+
+mod client;
+mod config;
+mod encode;
+mod failure;
+
+use client::{Client, Refusal};
+pub use config::{KafkaConfig, KafkaOptions, KafkaSecurityOptions, OptionValue};
+
+/// Every reason of this sink's [`DeliveryError`]s.
+pub const REASONS: &[&str] = &[
+    "batch_too_large",
+    "broker",
+    "client",
+    "fatal",
+    "not_authorised",
+    "record_refused",
+    "reset",
+    "stalled",
+    "timestamp_refused",
+    "tls",
+    "too_large",
+    "topic_invalid",
+    "unknown_topic",
+];
+
+/// How many records are sent one by one after a batch was refused: more than a worker's window may hold, so that the
+/// refused batch is certainly among them.
+const SOLO_RECORDS: usize = 10_000;
+/// Below this a batch is hardly more than a record.
+const LEAST_BATCH_BYTES: usize = 1_000;
+/// A full queue wakes us when it moves; this is for the case that it moved just before we looked.
+const QUEUE_FULL_TICK: Duration = Duration::from_millis(50);
+/// What a clean end may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The configuration is well-formed, but librdkafka cannot work with it.
+#[derive(Debug, Error)]
+#[error("sink {sink} has no Kafka client: {detail}")]
+pub struct KafkaSinkError {
+    sink: Arc<str>,
+    detail: String,
+}
+
+/// A Kafka cluster as an output.
+pub struct KafkaSink {
+    name: Arc<str>,
+    config: KafkaConfig,
+    batches: Batches,
+    /// Absent only when the last reset failed.
+    client: Option<Client>,
+}
+
+/// How many records go into one batch.
+#[derive(Debug, Clone, Copy)]
+struct Batches {
+    bytes: usize,
+    /// How many records are still to be sent one by one.
+    solo: usize,
+}
+
+impl KafkaSink {
+    /// Makes the client; it connects by itself.
+    ///
+    /// # Errors
+    /// When librdkafka refuses the combination of properties, or a certificate.
+    pub fn new(name: &str, config: KafkaConfig) -> Result<KafkaSink, KafkaSinkError> {
+        let name: Arc<str> = name.into();
+        let batches = Batches { bytes: config.batch_bytes, solo: 0 };
+        let client = start(&name, &config, batches)
+            .map_err(|error| KafkaSinkError { sink: name.clone(), detail: error.detail })?;
+        Ok(KafkaSink { name, config, batches, client: Some(client) })
+    }
+
+    async fn send(&mut self, message: &Message) -> Result<Ack, DeliveryError> {
+        self.count_solo().await?;
+        let Some(client) = &self.client else {
+            return Err(DeliveryError::retry("client", "there is no client"));
+        };
+        let encoded = encode::encode(&message.event, self.config.encoding);
+        let key = message.event.agent_id.as_str();
+        loop {
+            let progress = client.progress().notified();
+            match client.send(&message.topic, key, &encoded) {
+                Ok(outcome) => {
+                    return Ok(Box::pin(async {
+                        let lost = |_| Err(DeliveryError::retry("reset", "the client is gone"));
+                        outcome.await.unwrap_or_else(lost)
+                    }));
+                }
+                Err(Refusal::Failed(error)) => return Err(error),
+                Err(Refusal::QueueFull) => {
+                    // Elapsed or not, the answer is to try again.
+                    drop(tokio::time::timeout(QUEUE_FULL_TICK, progress).await);
+                }
+            }
+        }
+    }
+
+    /// Counts down the records that go one by one, and brings batches back once the last of them is confirmed.
+    async fn count_solo(&mut self) -> Result<(), DeliveryError> {
+        match self.batches.solo {
+            0 => return Ok(()),
+            1 => {}
+            _ => {
+                self.batches.solo -= 1;
+                return Ok(());
+            }
+        }
+        if let Some(client) = &self.client {
+            drained(client).await;
+            // A fresh client may not go on where this one has failed: that is for the worker to begin again.
+            if let Some(failure) = client.failure() {
+                return Err(failure);
+            }
+        }
+        self.batches.solo = 0;
+        tracing::info!(sink = &*self.name, batch_bytes = self.batches.bytes, "sending in batches again");
+        self.rebuild().await
+    }
+
+    async fn rebuild(&mut self) -> Result<(), DeliveryError> {
+        let old = self.client.take();
+        let (name, config, batches) = (self.name.clone(), self.config.clone(), self.batches);
+        let rebuilt = tokio::task::spawn_blocking(move || {
+            if let Some(old) = old {
+                old.abandon();
+            }
+            start(&name, &config, batches)
+        });
+        let client = rebuilt.await.map_err(|error| DeliveryError::retry("client", error.to_string()))??;
+        self.client = Some(client);
+        Ok(())
+    }
+
+    fn choose_batches(&mut self) {
+        let failure = self.client.as_ref().and_then(Client::failure);
+        if failure.is_some_and(|failure| failure.reason == "batch_too_large") {
+            self.batches.bytes = (self.batches.bytes / 2).max(LEAST_BATCH_BYTES);
+            self.batches.solo = SOLO_RECORDS;
+            tracing::warn!(
+                sink = &*self.name,
+                "the broker refused a batch as too large, so records go one by one for a while: set batch.size \
+                 below the topic's max.message.bytes"
+            );
+        }
+    }
+}
+
+fn start(name: &Arc<str>, config: &KafkaConfig, batches: Batches) -> Result<Client, DeliveryError> {
+    let mut properties = config.client_config();
+    properties.set("batch.size", batches.bytes.to_string());
+    let solo = batches.solo > 0;
+    if solo {
+        properties.set("batch.num.messages", "1");
+    }
+    Client::start(name, &properties, solo, config.stall_timeout)
+}
+
+/// Waits until no record awaits its report. Ends also when the client fails, as that resolves them all.
+async fn drained(client: &Client) {
+    loop {
+        let progress = client.progress().notified();
+        if client.unresolved() == 0 {
+            return;
+        }
+        progress.await;
+    }
+}
+
+impl Sink for KafkaSink {
+    fn publish<'a>(&'a mut self, message: &'a Message) -> BoxFuture<'a, Result<Ack, DeliveryError>> {
+        Box::pin(self.send(message))
+    }
+
+    fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
+        self.choose_batches();
+        Box::pin(self.rebuild())
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if let Some(client) = self.client.take() {
+                // What is not confirmed by then stays in the spool.
+                drop(tokio::time::timeout(CLOSE_TIMEOUT, drained(&client)).await);
+            }
+        })
+    }
+}

@@ -1,0 +1,81 @@
+use super::*;
+use crate::sink::Disposition;
+use crate::sink::testing::message;
+
+fn sink(path: &Path) -> JsonlSink {
+    let options = JsonlOptions { path: path.display().to_string() };
+    JsonlSink::new(options.validate("sinks.file", &mut Problems::default()).unwrap())
+}
+
+fn ids(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let id = |line: &str| {
+        let event: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(event["id"].as_str()?.to_owned())
+    };
+    text.lines().map(|line| id(line).unwrap_or_else(|| "torn".to_owned())).collect()
+}
+
+#[tokio::test]
+async fn acks_resolve_only_after_the_flush_that_wrote_the_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    let mut sink = sink(&path);
+    let mut first = sink.publish(&message("101", 1)).await.unwrap();
+    let second = sink.publish(&message("101", 2)).await.unwrap();
+    assert!(futures_util::poll!(&mut first).is_pending());
+    sink.flush().await.unwrap();
+    first.await.unwrap();
+    second.await.unwrap();
+    assert_eq!(ids(&path), ["101-1", "101-2"]);
+    let third = sink.publish(&message("101", 3)).await.unwrap();
+    sink.close().await;
+    third.await.unwrap();
+    assert_eq!(ids(&path), ["101-1", "101-2", "101-3"]);
+}
+
+#[tokio::test]
+async fn a_torn_last_line_is_left_alone_and_a_fresh_one_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    std::fs::write(&path, "{\"id\":\"old\"}\n{\"id\":\"to").unwrap();
+    let mut sink = sink(&path);
+    let ack = sink.publish(&message("101", 1)).await.unwrap();
+    sink.flush().await.unwrap();
+    ack.await.unwrap();
+    assert_eq!(ids(&path), ["old", "torn", "101-1"]);
+}
+
+#[tokio::test]
+async fn a_reset_drops_what_was_not_written_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    let mut sink = sink(&path);
+    let ack = sink.publish(&message("101", 1)).await.unwrap();
+    sink.reset().await.unwrap();
+    assert_eq!(ack.await.unwrap_err().reason, "reset");
+    sink.flush().await.unwrap();
+    let again = sink.publish(&message("101", 1)).await.unwrap();
+    sink.flush().await.unwrap();
+    again.await.unwrap();
+    assert_eq!(ids(&path), ["101-1"]);
+}
+
+#[tokio::test]
+async fn a_full_device_is_a_retry() {
+    let mut sink = sink(Path::new("/dev/full"));
+    let ack = sink.publish(&message("101", 1)).await.unwrap();
+    let error = sink.flush().await.unwrap_err();
+    assert_eq!((error.disposition, error.reason), (Disposition::Retry, "write"));
+    assert_eq!(ack.await.unwrap_err().reason, "write");
+}
+
+#[test]
+fn the_path_is_required_and_its_folder_must_exist() {
+    for path in ["", "/", "/nonexistent/folder/file", "/tmp"] {
+        let mut problems = Problems::default();
+        assert!(JsonlOptions { path: path.into() }.validate("sinks.file", &mut problems).is_none());
+        assert_eq!(problems.found()[0].key, "sinks.file.path", "{path}");
+    }
+    assert!(JsonlOptions { path: "-".into() }.validate("sinks.file", &mut Problems::default()).is_some());
+}

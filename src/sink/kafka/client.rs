@@ -1,0 +1,313 @@
+//! One librdkafka producer with its poll thread, and the acks that wait for its delivery reports.
+//!
+//! The acks live in a table of ours ([`Acks`]), not behind pointers inside librdkafka as with `FutureProducer`: so
+//! they can all be resolved at once, whatever becomes of the producer. After the first failure that asks for a retry
+//! the client is **spent**: it takes nothing more and purges what it holds, because a later record of the same agent
+//! must not overtake the failed one. Only a new client goes on.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
+use tokio::sync::{Notify, oneshot};
+
+use super::encode::Encoded;
+use super::failure::{classify, classify_fatal};
+use crate::sink::DeliveryError;
+use crate::sink::calm::Calm;
+
+/// How often the poll thread looks whether it should end or nothing moves. Delivery reports wake it at once.
+const POLL_TICK: Duration = Duration::from_millis(100);
+
+type Outcome = Result<(), DeliveryError>;
+
+/// A producer and its poll thread.
+pub(super) struct Client {
+    producer: Arc<BaseProducer<Context>>,
+    acks: Arc<Acks>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Why a record was not taken.
+pub(super) enum Refusal {
+    /// librdkafka's queue is full: wait for [`Client::progress`] and try again.
+    QueueFull,
+    /// What the caller of `publish` must hear.
+    Failed(DeliveryError),
+}
+
+impl Client {
+    /// Makes a producer and starts its poll thread. `solo` says that its batches hold one record each.
+    pub(super) fn start(
+        sink: &Arc<str>,
+        config: &ClientConfig,
+        solo: bool,
+        stall_timeout: Duration,
+    ) -> Result<Client, DeliveryError> {
+        let acks = Arc::new(Acks::new(solo));
+        let context = Context {
+            sink: sink.clone(),
+            acks: acks.clone(),
+            producer: OnceLock::new(),
+            calm: Calm::default(),
+        };
+        let producer: BaseProducer<Context> = config
+            .create_with_context(context)
+            .map_err(|error| DeliveryError::retry("client", error.to_string()))?;
+        let producer = Arc::new(producer);
+        // Cannot be set already: the context is new.
+        drop(producer.context().producer.set(Arc::downgrade(&producer)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let poller =
+            Poller { producer: producer.clone(), acks: acks.clone(), stop: stop.clone(), stall_timeout };
+        std::thread::Builder::new()
+            .name(format!("kafka-{sink}"))
+            .spawn(move || poller.run())
+            .map_err(|error| DeliveryError::retry("client", format!("no poll thread: {error}")))?;
+        Ok(Client { producer, acks, stop })
+    }
+
+    /// Hands one record to librdkafka, which copies it.
+    pub(super) fn send(
+        &self,
+        topic: &str,
+        key: &str,
+        encoded: &Encoded,
+    ) -> Result<oneshot::Receiver<Outcome>, Refusal> {
+        let (number, outcome) = self.acks.expect().map_err(Refusal::Failed)?;
+        let record = BaseRecord::with_opaque_to(topic, number)
+            .key(key)
+            .payload(&encoded.payload)
+            .timestamp(encoded.timestamp)
+            .headers(encoded.headers.clone());
+        let Err((error, _)) = self.producer.send(record) else { return Ok(outcome) };
+        self.acks.forget(number);
+        if matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) {
+            return Err(Refusal::QueueFull);
+        }
+        Err(Refusal::Failed(classify(&error, true)))
+    }
+
+    /// Notified whenever an ack resolves.
+    pub(super) fn progress(&self) -> &Notify {
+        &self.acks.progress
+    }
+
+    /// How many records await their delivery report.
+    pub(super) fn unresolved(&self) -> usize {
+        self.acks.lock().unresolved
+    }
+
+    /// Why the client is spent, if it is.
+    pub(super) fn failure(&self) -> Option<DeliveryError> {
+        self.acks.lock().failure.clone()
+    }
+
+    /// Gives up: every ack that waits resolves to an error. Blocks for a moment; what blocks for longer (the end of
+    /// connections, of librdkafka's threads) is left to the poll thread.
+    pub(super) fn abandon(self) {
+        self.acks.fail(DeliveryError::retry("reset", "the client was reset before the broker confirmed"));
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+    }
+}
+
+impl Drop for Client {
+    /// The poll thread holds the other reference: it sees the flag and lets the producer go.
+    fn drop(&mut self) {
+        self.acks.fail(DeliveryError::retry("reset", "the client was dropped before the broker confirmed"));
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+/// Acks by number, oldest first. Numbers are librdkafka's opaques.
+struct Acks {
+    table: Mutex<Table>,
+    progress: Notify,
+    solo: bool,
+}
+
+#[derive(Default)]
+struct Table {
+    /// Number of the first entry.
+    first: usize,
+    /// `None` is an entry that was resolved before an older one.
+    entries: VecDeque<Option<oneshot::Sender<Outcome>>>,
+    unresolved: usize,
+    /// Set once: the client is spent.
+    failure: Option<DeliveryError>,
+    /// Since when nothing has moved.
+    still_since: Option<Instant>,
+}
+
+impl Acks {
+    fn new(solo: bool) -> Acks {
+        Acks { table: Mutex::default(), progress: Notify::new(), solo }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // No code panics while it holds the lock; were it so, the table would still be whole.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn expect(&self) -> Result<(usize, oneshot::Receiver<Outcome>), DeliveryError> {
+        let mut table = self.lock();
+        if let Some(failure) = &table.failure {
+            return Err(failure.clone());
+        }
+        if table.unresolved == 0 {
+            table.still_since = Some(Instant::now());
+        }
+        let (resolve, outcome) = oneshot::channel();
+        table.entries.push_back(Some(resolve));
+        table.unresolved += 1;
+        Ok((table.first + table.entries.len() - 1, outcome))
+    }
+
+    fn forget(&self, number: usize) {
+        drop(self.take(number));
+    }
+
+    fn take(&self, number: usize) -> Option<oneshot::Sender<Outcome>> {
+        let mut table = self.lock();
+        let index = number.checked_sub(table.first)?;
+        let taken = table.entries.get_mut(index)?.take()?;
+        table.unresolved -= 1;
+        table.still_since = Some(Instant::now());
+        while let Some(None) = table.entries.front() {
+            table.entries.pop_front();
+            table.first += 1;
+        }
+        Some(taken)
+    }
+
+    fn resolve(&self, number: usize, outcome: Outcome) {
+        if let Some(resolve) = self.take(number) {
+            // The worker may have dropped its ack.
+            drop(resolve.send(outcome));
+            self.progress.notify_waiters();
+        }
+    }
+
+    /// Resolves every ack to `error` and spends the client. Returns whether it was fresh until now.
+    fn fail(&self, error: DeliveryError) -> bool {
+        let (entries, fresh) = {
+            let mut table = self.lock();
+            let fresh = table.failure.is_none();
+            if fresh {
+                table.failure = Some(error.clone());
+            }
+            table.unresolved = 0;
+            table.first += table.entries.len();
+            (std::mem::take(&mut table.entries), fresh)
+        };
+        for resolve in entries.into_iter().flatten() {
+            drop(resolve.send(Err(error.clone())));
+        }
+        self.progress.notify_waiters();
+        fresh
+    }
+
+    fn stalled(&self, timeout: Duration) -> bool {
+        let table = self.lock();
+        table.unresolved > 0 && table.still_since.is_some_and(|since| since.elapsed() > timeout)
+    }
+}
+
+/// What runs on the poll thread. Should it ever end, by a panic too, no ack is left behind.
+struct Poller {
+    producer: Arc<BaseProducer<Context>>,
+    acks: Arc<Acks>,
+    stop: Arc<AtomicBool>,
+    stall_timeout: Duration,
+}
+
+impl Poller {
+    fn run(self) {
+        while !self.stop.load(Ordering::Acquire) {
+            self.producer.poll(POLL_TICK);
+            if self.acks.stalled(self.stall_timeout) {
+                let detail = format!("no delivery report for {} s", self.stall_timeout.as_secs());
+                self.producer.context().spend(DeliveryError::retry("stalled", detail));
+            }
+        }
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.acks.fail(DeliveryError::retry("client", "the poll thread has ended"));
+    }
+}
+
+/// What librdkafka calls: on the poll thread for reports and errors, on its own threads for logs.
+struct Context {
+    sink: Arc<str>,
+    acks: Arc<Acks>,
+    /// The producer that this is the context of, to purge it.
+    producer: OnceLock<Weak<BaseProducer<Context>>>,
+    calm: Calm,
+}
+
+impl Context {
+    fn spend(&self, error: DeliveryError) {
+        if self.acks.fail(error)
+            && let Some(producer) = self.producer.get().and_then(Weak::upgrade)
+        {
+            producer.purge(PurgeConfig::default().queue().inflight());
+        }
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        use RDKafkaLogLevel::{Alert, Critical, Emerg, Error, Warning};
+        let sink = &*self.sink;
+        if !matches!(level, Emerg | Alert | Critical | Error | Warning) {
+            tracing::debug!(sink, facility, message, "librdkafka");
+        } else if let Some(suppressed) = self.calm.admit() {
+            tracing::warn!(sink, facility, message, suppressed, "librdkafka");
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        use RDKafkaErrorCode::{Authentication, Fatal, SSL};
+        let sink = &*self.sink;
+        if let Some(suppressed) = self.calm.admit() {
+            tracing::warn!(sink, %error, reason, suppressed, "the Kafka client has a problem");
+        }
+        match error.rdkafka_error_code() {
+            Some(Fatal) => {
+                let fatal =
+                    self.producer.get().and_then(Weak::upgrade).and_then(|p| p.client().fatal_error());
+                self.spend(classify_fatal(fatal.map(|(code, _)| code), reason));
+            }
+            Some(Authentication) => self.spend(DeliveryError::retry("not_authorised", reason)),
+            Some(SSL) => self.spend(DeliveryError::retry("tls", reason)),
+            // The rest librdkafka mends by itself, without a time limit: slow is not failed.
+            _ => {}
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        match result {
+            Ok(_) => self.acks.resolve(number, Ok(())),
+            Err((error, _)) => {
+                let error = classify(error, self.acks.solo);
+                self.acks.resolve(number, Err(error.clone()));
+                if error.disposition == crate::sink::Disposition::Retry {
+                    self.spend(error);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! An event as a Kafka record, after the Kafka protocol binding of CloudEvents 1.0.
+
+use rdkafka::message::{Header, OwnedHeaders};
+
+use crate::event::{Event, cloudevent};
+use crate::sink::encoding::{CLOUDEVENTS_JSON, Encoding, JSON};
+
+/// Room for the attributes of binary mode; it grows by itself.
+const HEADERS: usize = 14;
+
+/// What a record is made of, beside its topic and key.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) headers: OwnedHeaders,
+    pub(super) payload: Vec<u8>,
+    /// Milliseconds since the epoch.
+    pub(super) timestamp: i64,
+}
+
+pub(super) fn encode(event: &Event, encoding: Encoding) -> Encoded {
+    let (headers, payload) = match encoding {
+        Encoding::Binary => (binary_headers(event), cloudevent::data(event)),
+        Encoding::Structured => {
+            let headers = OwnedHeaders::new_with_capacity(1);
+            (with(headers, "content-type", CLOUDEVENTS_JSON), cloudevent::structured(event))
+        }
+    };
+    Encoded { headers, payload, timestamp: timestamp(event) }
+}
+
+fn binary_headers(event: &Event) -> OwnedHeaders {
+    let mut headers = with(OwnedHeaders::new_with_capacity(HEADERS), "content-type", JSON);
+    let mut key = String::with_capacity(32);
+    for (name, value) in cloudevent::attributes(event) {
+        if name != "datacontenttype" {
+            key.clear();
+            key.push_str("ce_");
+            key.push_str(name);
+            headers = with(headers, &key, &value);
+        }
+    }
+    headers
+}
+
+fn with(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
+    headers.insert(Header { key, value: Some(value) })
+}
+
+/// When the event happened, but never after we received it: brokers refuse records from the future (more than an
+/// hour ahead by default), and a gateway with a wrong clock must not cost its events.
+fn timestamp(event: &Event) -> i64 {
+    i64::try_from(event.time.min(event.recorded_time).millis()).unwrap_or(i64::MAX)
+}

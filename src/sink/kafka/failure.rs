@@ -1,0 +1,81 @@
+//! What librdkafka's errors mean to the worker.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::sink::DeliveryError;
+
+/// Sorts a failed send or a failed delivery. `alone` says that the record was certainly not one of several in a
+/// batch: a broker refuses a batch as a whole, and the smallest record must not be set aside for its neighbours.
+pub(super) fn classify(error: &KafkaError, alone: bool) -> DeliveryError {
+    use RDKafkaErrorCode as Code;
+    let detail = error.to_string();
+    if matches!(error, KafkaError::Nul(_)) {
+        return DeliveryError::dead_letter("topic_invalid", detail);
+    }
+    match error.rdkafka_error_code() {
+        Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize) => {
+            if alone {
+                DeliveryError::dead_letter("too_large", detail)
+            } else {
+                DeliveryError::retry("batch_too_large", detail)
+            }
+        }
+        Some(Code::InvalidTopic) => DeliveryError::dead_letter("topic_invalid", detail),
+        Some(Code::InvalidTimestamp) => DeliveryError::dead_letter("timestamp_refused", detail),
+        Some(Code::InvalidRecord) => DeliveryError::dead_letter("record_refused", detail),
+        Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) => {
+            DeliveryError::retry("unknown_topic", detail)
+        }
+        Some(code) if is_authorisation(code) => DeliveryError::retry("not_authorised", detail),
+        Some(Code::Fatal) => DeliveryError::retry("fatal", detail),
+        Some(Code::PurgeQueue | Code::PurgeInflight) => DeliveryError::retry("reset", detail),
+        _ => DeliveryError::retry("broker", detail),
+    }
+}
+
+/// Sorts the error that ended an idempotent producer. A new producer may do better, so it is never the end.
+pub(super) fn classify_fatal(code: Option<RDKafkaErrorCode>, detail: &str) -> DeliveryError {
+    let reason = if code.is_some_and(is_authorisation) { "not_authorised" } else { "fatal" };
+    DeliveryError::retry(reason, detail)
+}
+
+fn is_authorisation(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+            | Code::SaslAuthenticationFailed
+            | Code::Authentication
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::Disposition::{DeadLetter, Retry};
+
+    #[test]
+    fn errors_are_sorted_into_wait_and_set_aside() {
+        use RDKafkaErrorCode as Code;
+        for (code, alone, disposition, reason) in [
+            (Code::MessageSizeTooLarge, true, DeadLetter, "too_large"),
+            (Code::MessageSizeTooLarge, false, Retry, "batch_too_large"),
+            (Code::UnknownTopicOrPartition, false, Retry, "unknown_topic"),
+            (Code::UnknownTopic, true, Retry, "unknown_topic"),
+            (Code::TopicAuthorizationFailed, false, Retry, "not_authorised"),
+            (Code::ClusterAuthorizationFailed, false, Retry, "not_authorised"),
+            (Code::Fatal, false, Retry, "fatal"),
+            (Code::PurgeInflight, false, Retry, "reset"),
+            (Code::InvalidTopic, false, DeadLetter, "topic_invalid"),
+            (Code::InvalidTimestamp, false, DeadLetter, "timestamp_refused"),
+            (Code::InvalidRecord, false, DeadLetter, "record_refused"),
+            (Code::InvalidDifferentRecord, false, Retry, "broker"),
+            (Code::NotEnoughReplicas, false, Retry, "broker"),
+        ] {
+            let error = classify(&KafkaError::MessageProduction(code), alone);
+            assert_eq!((error.disposition, error.reason), (disposition, reason), "{code:?} alone={alone}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Messages for the unit tests of sinks.
+
+use std::sync::Arc;
+
+use super::Message;
+use crate::clock::Timestamp;
+use crate::event::{AgentId, Event, EventData, GatewayName};
+
+/// Event number `sequence` of `agent`, with the id `<agent>-<sequence>`.
+pub(super) fn message(agent: &str, sequence: u64) -> Message {
+    let event = Event {
+        id: format!("{agent}-{sequence}"),
+        source: format!("/ccrelay/main/agents/{agent}"),
+        event_type: "ccrelay.call.ringing",
+        category: "call",
+        gateway: GatewayName::parse("main").unwrap(),
+        agent_id: AgentId::parse(agent).unwrap(),
+        time: Timestamp(1_784_529_722_590),
+        recorded_time: Timestamp(1_784_529_722_600),
+        sequence,
+        repeat: false,
+        data: EventData {},
+    };
+    Message { event: Arc::new(event), topic: "events".into() }
+}
