@@ -1,0 +1,34 @@
+# The everyday commands. `make` alone lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint ci clean
+
+# Brokers live in sbin, which a plain user's PATH lacks.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what the build and the tests need (Debian 12)
+	@scripts/setup
+
+demo: ## simulated gateway, relay and brokers in one process; DEMO_ARGS="--for 15" ends it by itself
+	@scripts/setup --without-brokers
+	cargo run --release --locked -- demo $(DEMO_ARGS)
+
+# A broker that is missing fails its tests here: only a bare `cargo test` may skip them.
+test: setup ## run every test, with real brokers
+	CCRELAY_REQUIRE_BROKERS=1 cargo test --locked
+
+lint: ## formatting, clippy and documentation, warnings refused
+	@scripts/setup --without-brokers --with-lints
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+ci: ## all that CI does
+	@.ci/run
+
+clean: ## remove what was built and fetched
+	cargo clean
+	rm -rf .cache
