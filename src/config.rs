@@ -2,6 +2,16 @@
 //! that refuses unknown keys and turned into a [`Config`] that cannot be wrong, with every mistake reported at once.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+mod layers;
+mod sections;
+
+pub use sections::{
+    CallbackConfig, Config, LogConfig, LogFormat, OperationsConfig, SinkConfig, SinkKind, TokenConfig,
+};
 
 /// Mistakes found in a configuration, each with the key it concerns.
 #[derive(Debug, Default)]
@@ -12,7 +22,7 @@ pub struct Problems {
 /// One mistake: which key, and what was expected there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Dotted path of the key, such as `sinks.kafka.bootstrap_servers`.
+    /// Dotted path of the key, such as `sinks.bus.kafka.bootstrap_servers`.
     pub key: String,
     /// What is wrong and what is expected. Never contains a secret.
     pub message: String,
@@ -35,3 +45,50 @@ impl Problems {
         &self.found
     }
 }
+
+/// A configuration that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {reason}")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The file or the environment has mistakes.
+    #[error("{}", list(path, problems))]
+    Mistakes {
+        /// Which file.
+        path: PathBuf,
+        /// All of them.
+        problems: Vec<Problem>,
+    },
+}
+
+fn list(path: &Path, problems: &[Problem]) -> String {
+    let count = problems.len();
+    let mut text = format!("{}: {count} mistake{}", path.display(), if count == 1 { "" } else { "s" });
+    for problem in problems {
+        text.push_str(&format!("\n  {}: {}", problem.key, problem.message));
+    }
+    text
+}
+
+/// Reads the configuration: defaults, then the file, then the environment.
+///
+/// # Errors
+/// When the file cannot be read, or anything in it or in the environment is wrong; all mistakes are named.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let mut problems = Problems::default();
+    let raw = layers::read(path, &mut problems)?;
+    let config = sections::validate(raw, &mut problems);
+    match (config, problems.found.is_empty()) {
+        (Some(config), true) => Ok(config),
+        _ => Err(ConfigError::Mistakes { path: path.into(), problems: problems.found }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,22 @@
 //! One way through: `receive -> authenticate -> spool -> normalise -> route -> deliver -> sink`, with agent
 //! sessions kept alive beside it. `ARCHITECTURE.md` has the map and the invariants.
 
+pub mod admin;
+pub mod app;
 pub mod authenticate;
 pub mod backoff;
+pub mod calm;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod deliver;
+pub mod demo;
 pub mod event;
+pub mod lifecycle;
+pub mod listen;
 pub mod metrics;
+pub mod receive;
+pub mod route;
 pub mod session;
 pub mod simulate;
 pub mod sink;

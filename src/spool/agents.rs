@@ -63,7 +63,6 @@ pub(super) struct AgentRow {
 pub(super) struct LastBatch {
     received_at: Timestamp,
     sequence: u64,
-    before: AgentSnapshot,
     events: Vec<LastEvent>,
     /// Not stored: after a restart nothing shows that an answer arrived.
     #[serde(skip)]
@@ -76,6 +75,13 @@ struct LastEvent {
     digest: u64,
     timed: bool,
     first: EventRef,
+}
+
+/// What the book reads of an event of our own.
+#[derive(Deserialize)]
+struct OwnEvent {
+    #[serde(rename = "type")]
+    kind: String,
 }
 
 /// What the book adds to a new record.
@@ -110,7 +116,7 @@ impl AgentBook {
         let repeated =
             row.last.as_ref().filter(|last| last.is_repeated_by(&events, batch.received_at, rules));
         let (placement, events) = match repeated {
-            Some(last) => last.placed_again(events, row.next_sequence),
+            Some(last) => last.placed_again(events, row),
             None => (row.placed_new(), renumbered(events)),
         };
         row.advance(batch, &placement, events);
@@ -118,11 +124,11 @@ impl AgentBook {
     }
 
     /// Puts an event of our own, which has no envelope, after the agent's last one.
-    pub(super) fn place_own(&mut self, agent: &AgentKey) -> Placement {
+    pub(super) fn place_own(&mut self, agent: &AgentKey, body: &[u8], at: Timestamp) -> Placement {
         self.touch(agent);
         let row = self.rows.entry(agent.clone()).or_default();
         let placement = row.placed_new();
-        row.next_sequence += 1;
+        row.advance_own(placement.sequence, body, at);
         placement
     }
 
@@ -130,12 +136,13 @@ impl AgentBook {
     pub(super) fn replay(&mut self, record: &Record) {
         self.touch(&record.agent);
         let row = self.rows.entry(record.agent.clone()).or_default();
+        row.snapshot = record.before.clone();
         let parsed = match record.kind {
             RecordKind::Push | RecordKind::Poll => envelope::parse(&record.body).ok(),
             RecordKind::Lifecycle => None,
         };
         let Some(envelope) = parsed else {
-            row.next_sequence = row.next_sequence.max(record.sequence + 1);
+            row.advance_own(record.sequence, &record.body, record.received_at);
             return;
         };
         let mut events: Vec<LastEvent> =
@@ -211,17 +218,22 @@ impl AgentRow {
         Placement { sequence: self.next_sequence, repeats: Vec::new(), before: self.snapshot.clone() }
     }
 
+    fn advance_own(&mut self, sequence: u64, body: &[u8], at: Timestamp) {
+        self.next_sequence = self.next_sequence.max(sequence + 1);
+        if let Ok(own) = serde_json::from_slice::<OwnEvent>(body) {
+            self.snapshot.apply_session(&own.kind, at);
+        }
+    }
+
     fn advance(&mut self, batch: &Batch<'_>, placement: &Placement, events: Vec<LastEvent>) {
         self.next_sequence = self.next_sequence.max(placement.sequence + events.len() as u64);
-        self.snapshot = placement.before.clone();
-        for event in batch.events {
-            let at = event.gen_time.unwrap_or(batch.received_at);
-            self.snapshot.apply(event, at);
+        // Repeated events moved the agent when they came first.
+        for event in batch.events.iter().skip(placement.repeats.len()) {
+            self.snapshot.apply(event, batch.received_at);
         }
         self.last = Some(LastBatch {
             received_at: batch.received_at,
             sequence: placement.sequence,
-            before: placement.before.clone(),
             events,
             answer: batch.answer.clone(),
         });
@@ -239,18 +251,17 @@ impl LastBatch {
         leads && gap <= rules.window && (timed || unanswered)
     }
 
-    /// Repeated events keep id, sequence and state; new ones at the end go on from there. Only where an event of our
-    /// own came in between do repeated events move up, so that no number is given to two new ones.
-    fn placed_again(&self, mut events: Vec<LastEvent>, next_sequence: u64) -> (Placement, Vec<LastEvent>) {
+    /// Repeated events keep id and sequence; new ones at the end go on from there. Only where an event of our own came
+    /// in between do repeated events move up, so that no number is given to two new ones.
+    fn placed_again(&self, mut events: Vec<LastEvent>, row: &AgentRow) -> (Placement, Vec<LastEvent>) {
         let known = self.events.len() as u64;
         let fresh = events.len() as u64 > known;
-        let sequence = if fresh { next_sequence.saturating_sub(known) } else { self.sequence };
+        let sequence = if fresh { row.next_sequence.saturating_sub(known) } else { self.sequence };
         for (new, old) in events.iter_mut().zip(&self.events) {
             new.first = old.first;
         }
         let repeats = self.events.iter().map(|event| event.first).collect();
-        let events = renumbered(events);
-        (Placement { sequence, repeats, before: self.before.clone() }, events)
+        (Placement { sequence, repeats, before: row.snapshot.clone() }, renumbered(events))
     }
 }
 

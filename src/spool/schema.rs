@@ -48,7 +48,8 @@ const TABLES: &str = "
         detail TEXT NOT NULL,
         at_ms INTEGER NOT NULL,
         kind INTEGER, received_ms INTEGER, gateway TEXT, agent_id TEXT, sequence INTEGER, repeats BLOB, before BLOB,
-        body BLOB
+        body BLOB,
+        UNIQUE (sink, spool_offset, event_id)
     );
 ";
 

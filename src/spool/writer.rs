@@ -259,7 +259,7 @@ impl Writer {
                     Batch { agent: &record.agent, offset, received_at, events, answer: record.answer };
                 (events.len(), self.book.place(&batch, &self.config.repeats))
             }
-            None => (1, self.book.place_own(&record.agent)),
+            None => (1, self.book.place_own(&record.agent, &record.body, received_at)),
         };
         let before = serde_json::to_vec(&placement.before)
             .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
@@ -294,11 +294,12 @@ impl Writer {
         Ok(Appended { offset, events, repeated: placement.repeats.len() })
     }
 
-    /// A dead letter carries a copy of its record, so that the record itself can be freed.
+    /// A dead letter carries a copy of its record, so that the record itself can be freed. One that a worker sets aside
+    /// again, because it had to go back to its cursor, is there already.
     fn insert_dead_letter(&self, letter: &DeadLetter) -> rusqlite::Result<()> {
         self.connection
             .prepare_cached(
-                "INSERT INTO dead_letters (sink, spool_offset, event_id, topic, reason, detail, at_ms,
+                "INSERT OR IGNORE INTO dead_letters (sink, spool_offset, event_id, topic, reason, detail, at_ms,
                     kind, received_ms, gateway, agent_id, sequence, repeats, before, body)
                  SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, kind, received_ms, gateway, agent_id, sequence, repeats, before, body
                  FROM (SELECT 1) LEFT JOIN records ON spool_offset = ?2",

@@ -1,0 +1,79 @@
+//! The operations listener: `/metrics`, `/live`, `/ready`. It runs on a thread of its own, so that it answers also when
+//! the data path is saturated.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
+
+use crate::listen::{Handler, Incomer, Limits};
+use crate::metrics::Metrics;
+
+/// Limits of the operations listener: a few scrapers and people.
+#[must_use]
+pub fn limits() -> Limits {
+    Limits {
+        max_connections: 64,
+        handshake_timeout: Duration::from_secs(10),
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(120),
+        max_head_bytes: 16 * 1024,
+    }
+}
+
+/// Whether pushes are taken. Degraded is not unready: as long as the spool can store, traffic must keep coming.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness {
+    ready: Arc<AtomicBool>,
+}
+
+impl Readiness {
+    /// Says that pushes are taken, or no longer.
+    pub fn set(&self, ready: bool, metrics: &Metrics) {
+        self.ready.store(ready, Ordering::Release);
+        metrics.ready.set(i64::from(ready));
+    }
+}
+
+/// Answers on the operations listener.
+#[derive(Debug)]
+pub struct OperationsHandler {
+    /// What `/metrics` shows.
+    pub metrics: Metrics,
+    /// What `/ready` shows.
+    pub readiness: Readiness,
+}
+
+impl Handler for OperationsHandler {
+    async fn handle(&self, request: Request<Incoming>, _from: Incomer) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        }
+        match request.uri().path() {
+            "/metrics" => {
+                let mut page = text(StatusCode::OK, self.metrics.render());
+                let kind = HeaderValue::from_static(prometheus::TEXT_FORMAT);
+                page.headers_mut().insert(header::CONTENT_TYPE, kind);
+                page
+            }
+            "/live" => text(StatusCode::OK, "live\n"),
+            "/ready" if self.readiness.ready.load(Ordering::Acquire) => text(StatusCode::OK, "ready\n"),
+            "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or stopping\n"),
+            _ => text(StatusCode::NOT_FOUND, "here are /metrics, /live and /ready\n"),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

@@ -1,0 +1,307 @@
+//! The daemon: the only module that knows all the others. Builds, binds, wires, runs, and ends in good order.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use arc_swap::ArcSwap;
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, OperationsHandler, Readiness};
+use crate::authenticate::{Authenticator, TokenKey};
+use crate::calm::Calm;
+use crate::clock::Clock;
+use crate::config::{Config, SinkConfig, SinkKind, TokenConfig};
+use crate::deliver::{DeliverConfig, Worker};
+use crate::event::GatewayName;
+use crate::lifecycle::Lifecycle;
+use crate::listen::Listener;
+use crate::metrics::Metrics;
+use crate::receive::{PushHandler, tls};
+use crate::session::{Deps, Sessions};
+use crate::sink::Sink;
+use crate::sink::jsonl::JsonlSink;
+use crate::sink::kafka::KafkaSink;
+use crate::sink::mqtt::MqttSink;
+use crate::spool::{SinkStart, Spool, SpoolThreads};
+
+mod bridge;
+
+use bridge::{JournalBridge, ObserverBridge, StoreBridge, TokenBridge};
+
+/// The secret's file where none is configured.
+const TOKEN_SECRET: &str = "token.secret";
+
+/// A running relay.
+pub struct Relay {
+    /// Where pushes are taken.
+    pub callback_addr: SocketAddr,
+    /// Where metrics and health are.
+    pub operations_addr: SocketAddr,
+    /// Agents' sessions.
+    pub sessions: Sessions,
+    /// The spool.
+    pub spool: Spool,
+    /// All metrics.
+    pub metrics: Metrics,
+    lifecycle: Lifecycle,
+    readiness: Readiness,
+    receiving: CancellationToken,
+    delivering: CancellationToken,
+    operations: Operations,
+    threads: SpoolThreads,
+    config: Config,
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("callback_addr", &self.callback_addr).finish_non_exhaustive()
+    }
+}
+
+impl Relay {
+    /// Starts everything: when this returns, pushes are taken and agents are being signed in.
+    ///
+    /// # Errors
+    /// When a file, an address or the spool cannot be used; the message says which.
+    pub async fn start(config: Config, lifecycle: Lifecycle) -> anyhow::Result<Relay> {
+        let clock = Clock::system();
+        let gateways: Vec<GatewayName> = config.sessions.gateways.iter().map(|g| g.name.clone()).collect();
+        let names = config.sinks.iter().map(|sink| sink.name.as_str());
+        let metrics = Metrics::new(gateways.iter().map(GatewayName::as_str), names).context("metrics")?;
+        let tls = tls::server_config(&config.callback.certificate_file, &config.callback.key_file)?;
+        let tls = Arc::new(ArcSwap::from_pointee(tls));
+        let (spool, threads) = open_spool(&config, &metrics, &clock).await?;
+        let authenticator = Arc::new(authenticator(&config.token, &config.spool.directory, &clock)?);
+
+        let readiness = Readiness::default();
+        let operations = Operations::start(config.operations.listen, &metrics, &readiness).await?;
+        let (receiving, delivering) = (CancellationToken::new(), CancellationToken::new());
+        let observer = Arc::new(ObserverBridge::default());
+        let handler = PushHandler {
+            gateways,
+            authenticator: authenticator.clone(),
+            spool: spool.clone(),
+            limits: config.callback.push.clone(),
+            observer: observer.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            calm: Calm::default(),
+        };
+        let address = config.callback.listen;
+        let limits = config.callback.limits.clone();
+        let listener =
+            Listener::bind(address, Some(tls), limits, handler, metrics.clone(), receiving.clone());
+        let listener =
+            listener.await.with_context(|| format!("cannot listen on callback.listen {address}"))?;
+        let callback_addr = listener.local_addr().context("the callback listener has no address")?;
+
+        for sink in &config.sinks {
+            let worker = worker(sink, &spool, &metrics, &clock, delivering.clone())?;
+            lifecycle.spawn("sink", worker.run());
+        }
+        lifecycle.spawn("callback listener", listener.run());
+        let journal = JournalBridge::start(&lifecycle, spool.clone(), clock.clone());
+        let deps = Deps {
+            tokens: Arc::new(TokenBridge(authenticator)),
+            store: Arc::new(StoreBridge::load(&spool)?),
+            journal: Arc::new(journal),
+            metrics: metrics.clone(),
+            clock,
+        };
+        // Events may come before the answer to a sign-in, so sign-ins begin when pushes are taken.
+        let sessions = Sessions::start(config.sessions.clone(), deps)?;
+        observer.connect(sessions.clone());
+        watch_failures(&lifecycle, &spool, &sessions);
+        readiness.set(true, &metrics);
+        tracing::info!(
+            callback = %callback_addr,
+            operations = %operations.address,
+            sinks = config.sinks.len(),
+            agents = config.sessions.agents.len(),
+            spool = %config.spool.directory.display(),
+            "ccrelay is ready"
+        );
+        Ok(Relay {
+            callback_addr,
+            operations_addr: operations.address,
+            sessions,
+            spool,
+            metrics,
+            lifecycle,
+            readiness,
+            receiving,
+            delivering,
+            operations,
+            threads,
+            config,
+        })
+    }
+
+    /// Runs until the stop, then ends in order: sessions, pushes in hand, sinks, spool, operations.
+    ///
+    /// # Errors
+    /// When something failed for which the daemon had to stop, or tasks had to be cut off.
+    pub async fn run(self) -> anyhow::Result<()> {
+        self.lifecycle.stopping().cancelled().await;
+        self.readiness.set(false, &self.metrics);
+        let grace = self.config.shutdown_grace;
+        // Signing out, where it is configured, still brings pushes; so the listener ends after the sessions.
+        let sessions = tokio::time::timeout(grace, self.sessions.shutdown(false)).await;
+        if sessions.is_err() {
+            tracing::warn!(grace_secs = grace.as_secs(), "not all sessions ended in time");
+        }
+        self.receiving.cancel();
+        self.delivering.cancel();
+        let clean = self.lifecycle.drained(grace).await;
+        self.spool.close().await;
+        let threads = self.threads;
+        tokio::task::spawn_blocking(move || threads.join()).await.context("closing the spool")?;
+        self.operations.stop().await;
+        match self.lifecycle.failure().or_else(|| self.spool.failure().borrow().clone()) {
+            Some(reason) => Err(anyhow!(reason)),
+            None if !clean => Err(anyhow!("tasks had to be cut off")),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn open_spool(
+    config: &Config,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> anyhow::Result<(Spool, SpoolThreads)> {
+    let sinks: Vec<_> =
+        config.sinks.iter().map(|sink| SinkStart { name: sink.name.clone(), from: sink.from }).collect();
+    if sinks.is_empty() {
+        tracing::warn!("no sinks are configured: events are stored, answered and freed at once");
+    }
+    let (spool, metrics, clock) = (config.spool.clone(), metrics.clone(), clock.clone());
+    let opened = tokio::task::spawn_blocking(move || Spool::open(spool, &sinks, metrics, clock)).await?;
+    opened.context("cannot open the spool")
+}
+
+fn authenticator(config: &TokenConfig, directory: &Path, clock: &Clock) -> anyhow::Result<Authenticator> {
+    let current = match &config.secret_file {
+        Some(path) => read_key(path)?,
+        None => own_key(&directory.join(TOKEN_SECRET))?,
+    };
+    let previous = config.previous_secret_file.as_deref().map(read_key).transpose()?;
+    Ok(Authenticator::new(current, previous, config.rules, clock.clone()))
+}
+
+fn read_key(path: &Path) -> anyhow::Result<TokenKey> {
+    let text = SecretString::from(
+        std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the token secret {}", path.display()))?,
+    );
+    let bytes = SecretSlice::from(text.expose_secret().trim().as_bytes().to_vec());
+    TokenKey::new(&bytes).with_context(|| format!("the token secret {} cannot be used", path.display()))
+}
+
+/// The secret that this instance made for itself at its first start.
+fn own_key(path: &Path) -> anyhow::Result<TokenKey> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    if !path.exists() {
+        let mut secret = [0u8; 32];
+        getrandom::fill(&mut secret).map_err(|error| anyhow!("no randomness for a token secret: {error}"))?;
+        let text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let draft = path.with_extension("draft");
+        let write = || {
+            let mut options = std::fs::OpenOptions::new();
+            let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&draft, path)
+        };
+        write().with_context(|| format!("cannot write the token secret {}", path.display()))?;
+        tracing::info!(path = %path.display(), "made a token secret");
+    }
+    read_key(path)
+}
+
+fn worker(
+    sink: &SinkConfig,
+    spool: &Spool,
+    metrics: &Metrics,
+    clock: &Clock,
+    stop: CancellationToken,
+) -> anyhow::Result<Worker> {
+    let client: Box<dyn Sink> = match &sink.kind {
+        SinkKind::Kafka(config) => Box::new(KafkaSink::new(&sink.name, (**config).clone())?),
+        SinkKind::Mqtt(config) => Box::new(MqttSink::new(&sink.name, (**config).clone())),
+        SinkKind::Jsonl(config) => Box::new(JsonlSink::new(config.clone())),
+    };
+    let config = DeliverConfig {
+        sink: sink.name.clone(),
+        window: sink.window,
+        stall_timeout: sink.stall_timeout,
+        topic: sink.topic.clone(),
+    };
+    let reader = spool.reader(&sink.name)?;
+    Ok(Worker::new(config, client, spool.clone(), reader, metrics.clone(), clock.clone(), stop))
+}
+
+fn watch_failures(lifecycle: &Lifecycle, spool: &Spool, sessions: &Sessions) {
+    let (watcher, stopping) = (lifecycle.clone(), lifecycle.stopping());
+    let (mut spool, sessions) = (spool.failure(), sessions.failed());
+    lifecycle.spawn("failure watch", async move {
+        tokio::select! {
+            failed = spool.wait_for(Option::is_some) => if let Ok(reason) = failed {
+                watcher.fail(format!("the spool has failed: {}", reason.as_deref().unwrap_or("")));
+            },
+            () = sessions.cancelled() => watcher.fail("the task of a session ended"),
+            () = stopping.cancelled() => {}
+        }
+    });
+}
+
+/// The operations listener on a thread and runtime of its own.
+struct Operations {
+    address: SocketAddr,
+    stop: CancellationToken,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Operations {
+    async fn start(
+        listen: SocketAddr,
+        metrics: &Metrics,
+        readiness: &Readiness,
+    ) -> anyhow::Result<Operations> {
+        let stop = CancellationToken::new();
+        let handler = OperationsHandler { metrics: metrics.clone(), readiness: readiness.clone() };
+        let bind = Listener::bind(listen, None, admin::limits(), handler, metrics.clone(), stop.clone());
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let serve = async move {
+            let (listener, address) =
+                match bind.await.and_then(|l| l.local_addr().map(|address| (l, address))) {
+                    Ok(bound) => bound,
+                    Err(error) => {
+                        drop(tell.send(Err(error)));
+                        return;
+                    }
+                };
+            if tell.send(Ok(address)).is_ok() {
+                listener.run().await;
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread =
+            std::thread::Builder::new().name("operations".into()).spawn(move || runtime.block_on(serve))?;
+        let address = told.await.context("the operations thread ended")?;
+        let address = address.with_context(|| format!("cannot listen on operations.listen {listen}"))?;
+        Ok(Operations { address, stop, thread })
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        let thread = self.thread;
+        if !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(()))) {
+            tracing::error!("the operations thread panicked");
+        }
+    }
+}

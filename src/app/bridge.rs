@@ -1,0 +1,155 @@
+//! The few places where parts that do not know each other meet: tokens and store for sessions, their life-cycle events
+//! into the spool, pushes back to their sessions.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use secrecy::SecretString;
+use tokio::sync::mpsc;
+
+use crate::authenticate::Authenticator;
+use crate::clock::Clock;
+use crate::event::envelope::RawEvent;
+use crate::event::normalise::RecordKind;
+use crate::event::{AgentId, GatewayName};
+use crate::lifecycle::Lifecycle;
+use crate::receive::PushObserver;
+use crate::session::{
+    Journal, LifecycleEvent, SessionStore, Sessions, StoreError, StoredSession, TokenSource,
+};
+use crate::sink::BoxFuture;
+use crate::spool::{AgentKey, NewRecord, OpenError, Spool};
+
+/// Events that say that an agent was signed out (events.json: cec_07_1404; `Force_Logout` is seen in clients only).
+const SIGNED_OUT: [&str; 2] = ["AgentOther_ShutdownService", "Force_Logout"];
+/// Life-cycle events that wait for the spool. A start of all agents of a large centre fits in.
+const JOURNAL_QUEUE: usize = 65_536;
+
+/// Tokens of the authenticator for sessions.
+pub(super) struct TokenBridge(pub(super) Arc<Authenticator>);
+
+impl TokenSource for TokenBridge {
+    fn mint(&self, gateway: &GatewayName, agent_id: &AgentId) -> SecretString {
+        self.0.mint(gateway, agent_id)
+    }
+}
+
+/// Sessions that survive a restart, in the spool's database.
+pub(super) struct StoreBridge {
+    spool: Spool,
+    /// What was stored when the daemon started; each is asked for once.
+    found: Mutex<HashMap<AgentKey, StoredSession>>,
+}
+
+impl StoreBridge {
+    pub(super) fn load(spool: &Spool) -> Result<StoreBridge, OpenError> {
+        let mut found = HashMap::new();
+        for (agent, stored) in spool.sessions()? {
+            match serde_json::from_slice(&stored) {
+                Ok(session) => drop(found.insert(agent, session)),
+                Err(_) => {
+                    tracing::warn!(gateway = %agent.gateway, agent_id = %agent.agent_id, "a stored session is unreadable; the agent signs in anew");
+                }
+            }
+        }
+        Ok(StoreBridge { spool: spool.clone(), found: Mutex::new(found) })
+    }
+}
+
+impl SessionStore for StoreBridge {
+    fn load(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<StoredSession> {
+        let agent = AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() };
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).remove(&agent)
+    }
+
+    fn save<'a>(
+        &'a self,
+        gateway: &'a GatewayName,
+        agent_id: &'a AgentId,
+        session: Option<StoredSession>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let agent = AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() };
+            let stored = session.as_ref().map(serde_json::to_vec).transpose();
+            let stored = stored.map_err(|error| StoreError(error.to_string()))?;
+            self.spool.save_session(agent, stored).await.map_err(|error| StoreError(error.to_string()))
+        })
+    }
+}
+
+/// Life-cycle events into the spool, in order, without making a session wait.
+pub(super) struct JournalBridge {
+    queue: mpsc::Sender<NewRecord>,
+    clock: Clock,
+}
+
+impl JournalBridge {
+    /// Starts the task that stores them; it ends when the last session has ended.
+    pub(super) fn start(lifecycle: &Lifecycle, spool: Spool, clock: Clock) -> JournalBridge {
+        let (queue, mut records) = mpsc::channel::<NewRecord>(JOURNAL_QUEUE);
+        let stopping = lifecycle.stopping();
+        lifecycle.spawn("journal", async move {
+            while let Some(record) = records.recv().await {
+                let agent = record.agent.clone();
+                if let Err(error) = spool.append(record).await {
+                    tracing::error!(gateway = %agent.gateway, agent_id = %agent.agent_id, %error, "an event of a session's life was not stored");
+                }
+            }
+            stopping.cancelled().await;
+        });
+        JournalBridge { queue, clock }
+    }
+}
+
+impl Journal for JournalBridge {
+    fn record(&self, gateway: &GatewayName, agent_id: &AgentId, event: LifecycleEvent) {
+        let body = serde_json::json!({
+            "type": event.kind.as_str(),
+            "reason": event.reason,
+            "retcode": event.retcode.as_ref().map(|retcode| retcode.as_str().to_owned()),
+            "time": event.time.to_string(),
+        });
+        let record = NewRecord {
+            kind: RecordKind::Lifecycle,
+            received_at: self.clock.now(),
+            agent: AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() },
+            body: Bytes::from(body.to_string()),
+            answer: None,
+        };
+        if self.queue.try_send(record).is_err() {
+            tracing::error!(%gateway, %agent_id, kind = event.kind.as_str(), "an event of a session's life was not stored: too many wait");
+        }
+    }
+}
+
+/// Pushes back to their sessions: what they say of the sign-out budget, and forced sign-outs.
+#[derive(Default)]
+pub(super) struct ObserverBridge {
+    sessions: OnceLock<Sessions>,
+}
+
+impl ObserverBridge {
+    /// From now on pushes are told to these sessions.
+    pub(super) fn connect(&self, sessions: Sessions) {
+        if self.sessions.set(sessions).is_err() {
+            tracing::error!("sessions were connected twice");
+        }
+    }
+}
+
+impl PushObserver for ObserverBridge {
+    fn stored(&self, agent: &AgentKey, events: &[RawEvent<'_>]) {
+        let Some(sessions) = self.sessions.get() else { return };
+        sessions.note_push(&agent.gateway, &agent.agent_id, true);
+        if events.iter().any(|event| SIGNED_OUT.contains(&&*event.event_type)) {
+            sessions.wake_forced_out(&agent.gateway, &agent.agent_id);
+        }
+    }
+
+    fn refused(&self, agent: &AgentKey) {
+        if let Some(sessions) = self.sessions.get() {
+            sessions.note_push(&agent.gateway, &agent.agent_id, false);
+        }
+    }
+}

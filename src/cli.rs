@@ -1,0 +1,161 @@
+//! The command line: `run`, `check`, `simulate`, `demo`, and the exit codes that scripts can rely on: 0 done, 1 failed,
+//! 64 wrong usage, 78 wrong configuration (the last two from sysexits.h).
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::app::Relay;
+use crate::config::{self, Config, LogConfig, LogFormat};
+use crate::demo;
+use crate::lifecycle::Lifecycle;
+use crate::simulate;
+
+/// Something failed while running.
+const FAILED: u8 = 1;
+/// `EX_USAGE` of sysexits.h.
+const USAGE: u8 = 64;
+/// `EX_CONFIG` of sysexits.h.
+const CONFIGURATION: u8 = 78;
+
+/// Relays agent events of a CC-Gateway to Kafka and MQTT: durably, in order, and without ever costing an agent the
+/// session because a broker is down.
+#[derive(Debug, Parser)]
+#[command(name = "ccrelay", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay.
+    Run(ConfigFile),
+    /// Check a configuration and stop; all mistakes are listed.
+    Check(ConfigFile),
+    /// Run a stand-in for a CC-Gateway, for development and tests.
+    Simulate(SimulateArgs),
+    /// Show it all at once: simulated gateway, relay and an embedded Kafka; nothing else is needed.
+    Demo(demo::DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(long, short, default_value = "config.toml", env = "CCRELAY_CONFIG_FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct SimulateArgs {
+    /// Settings of the simulator, in TOML; keys are the gateway's own property names.
+    #[arg(long, short)]
+    config: Option<PathBuf>,
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are not errors; a closed terminal is no reason to complain about one.
+            drop(error.print());
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    match cli.command {
+        Command::Run(file) => with_config(&file.config, run),
+        Command::Check(file) => with_config(&file.config, |_| {
+            println!("{}: no mistakes found", file.config.display());
+            ExitCode::SUCCESS
+        }),
+        Command::Simulate(args) => simulate(args.config.as_deref()),
+        Command::Demo(args) => demo::main(args),
+    }
+}
+
+fn with_config(path: &Path, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match config::load(path) {
+        Ok(config) => then(config),
+        Err(error) => {
+            eprintln!("ccrelay: {error}");
+            ExitCode::from(CONFIGURATION)
+        }
+    }
+}
+
+fn run(config: Config) -> ExitCode {
+    init_logging(&config.log);
+    finish(block_on(async {
+        let lifecycle = Lifecycle::default();
+        lifecycle.watch_signals().context("cannot watch signals")?;
+        Relay::start(config, lifecycle).await?.run().await
+    }))
+}
+
+fn simulate(path: Option<&Path>) -> ExitCode {
+    let settings = match simulator_settings(path) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("ccrelay: {error:#}");
+            return ExitCode::from(CONFIGURATION);
+        }
+    };
+    init_logging(&LogConfig { level: "info".to_owned(), format: LogFormat::Auto });
+    finish(block_on(async {
+        let lifecycle = Lifecycle::default();
+        lifecycle.watch_signals().context("cannot watch signals")?;
+        let simulator = simulate::Simulator::start(settings).await?;
+        lifecycle.stopping().cancelled().await;
+        simulator.stop().await;
+        Ok(())
+    }))
+}
+
+fn simulator_settings(path: Option<&Path>) -> anyhow::Result<simulate::Settings> {
+    let Some(path) = path else { return Ok(simulate::Settings::default()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let settings: simulate::Settings = toml::from_str(&text).with_context(|| path.display().to_string())?;
+    settings.check().with_context(|| path.display().to_string())?;
+    Ok(settings)
+}
+
+/// Runs a future on a runtime of all cores.
+pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(future)
+}
+
+/// Says why it failed, with all causes, and gives the exit code.
+pub(crate) fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ccrelay: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Log lines go to standard error, which leaves standard output to what a command is asked for.
+pub(crate) fn init_logging(config: &LogConfig) {
+    let text = match config.format {
+        LogFormat::Auto => std::io::stderr().is_terminal(),
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+    };
+    let filter = EnvFilter::try_from_env("CCRELAY_LOG").unwrap_or_else(|_| EnvFilter::new(&config.level));
+    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let set = if text { logger.try_init() } else { logger.json().flatten_event(true).try_init() };
+    if set.is_err() {
+        tracing::debug!("logging was set up before");
+    }
+}

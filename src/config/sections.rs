@@ -1,0 +1,443 @@
+//! The sections as they are written, and as they are once checked.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::Problems;
+use crate::authenticate::TokenRules;
+use crate::listen::Limits;
+use crate::receive::PushLimits;
+use crate::route::{TopicRules, TopicTemplate};
+use crate::session::config::{RawAgent, RawGateway, SessionsConfig};
+use crate::sink::jsonl::{JsonlConfig, JsonlOptions};
+use crate::sink::kafka::{KafkaConfig, KafkaOptions};
+use crate::sink::mqtt::{MqttConfig, MqttOptions};
+use crate::spool::{RepeatRules, SpoolConfig, StartFrom};
+
+/// The whole file as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawConfig {
+    callback: RawCallback,
+    token: RawToken,
+    spool: RawSpool,
+    operations: RawOperations,
+    log: RawLog,
+    gateways: Vec<RawGateway>,
+    agents: Vec<RawAgent>,
+    sinks: BTreeMap<String, RawSink>,
+    shutdown_grace_secs: Option<u64>,
+}
+
+/// `[callback]`: the listener that the gateway pushes to.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawCallback {
+    listen: SocketAddr,
+    certificate_file: PathBuf,
+    key_file: PathBuf,
+    max_connections: usize,
+    max_body_bytes: usize,
+    max_head_bytes: usize,
+    handshake_timeout_secs: u64,
+    header_timeout_secs: u64,
+    body_timeout_secs: u64,
+    idle_timeout_secs: u64,
+}
+
+/// 8443 is the usual port of an HTTPS service that does not run as root.
+const CALLBACK_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 8443);
+/// A gateway pools its connections; a few thousand are more than any cluster opens.
+const MAX_CONNECTIONS: usize = 4096;
+/// Events are some hundred bytes, and no batch limit is documented: room for a thousand events in one push.
+const MAX_BODY_BYTES: usize = 1 << 20;
+/// hyper's least; the gateway's heads are well below 1 KiB.
+const MAX_HEAD_BYTES: usize = 8192;
+const HANDSHAKE_TIMEOUT_SECS: u64 = 10;
+const HEADER_TIMEOUT_SECS: u64 = 10;
+const BODY_TIMEOUT_SECS: u64 = 10;
+/// Longer than the heartbeat period, so that a quiet agent's connection lives on and saves handshakes.
+const IDLE_TIMEOUT_SECS: u64 = 300;
+
+impl Default for RawCallback {
+    fn default() -> RawCallback {
+        RawCallback {
+            listen: CALLBACK_LISTEN,
+            certificate_file: PathBuf::from("certificate.pem"),
+            key_file: PathBuf::from("key.pem"),
+            max_connections: MAX_CONNECTIONS,
+            max_body_bytes: MAX_BODY_BYTES,
+            max_head_bytes: MAX_HEAD_BYTES,
+            handshake_timeout_secs: HANDSHAKE_TIMEOUT_SECS,
+            header_timeout_secs: HEADER_TIMEOUT_SECS,
+            body_timeout_secs: BODY_TIMEOUT_SECS,
+            idle_timeout_secs: IDLE_TIMEOUT_SECS,
+        }
+    }
+}
+
+/// `[token]`: callback tokens.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawToken {
+    secret_file: Option<PathBuf>,
+    previous_secret_file: Option<PathBuf>,
+    overlap_secs: u64,
+    max_age_secs: u64,
+}
+
+/// One retry interval (10 s) and the whole failure time (120 s) of the gateway fit in.
+const TOKEN_OVERLAP_SECS: u64 = 180;
+/// A gateway that never takes a refreshed token must not lose its agents within a working day.
+const TOKEN_MAX_AGE_SECS: u64 = 24 * 3600;
+
+impl Default for RawToken {
+    fn default() -> RawToken {
+        RawToken {
+            secret_file: None,
+            previous_secret_file: None,
+            overlap_secs: TOKEN_OVERLAP_SECS,
+            max_age_secs: TOKEN_MAX_AGE_SECS,
+        }
+    }
+}
+
+/// `[spool]`: the durable log.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawSpool {
+    directory: PathBuf,
+    max_bytes: u64,
+    repeat_soonest_millis: u64,
+    repeat_window_secs: u64,
+}
+
+/// A hundred million bytes hold about a hundred thousand events: this is a day's outage of a large centre.
+const SPOOL_MAX_BYTES: u64 = 10_000_000_000;
+/// The gateway repeats after `EVENT_PUSH_FAIL_INTERVALTIME`, 10 s; a little less allows for clocks and queues.
+const REPEAT_SOONEST_MILLIS: u64 = 8_000;
+/// The gateway gives up after `EVENT_PUSH_FAIL_TOTALTIME`, 120 s, each try counted from the one before.
+const REPEAT_WINDOW_SECS: u64 = 180;
+
+impl Default for RawSpool {
+    fn default() -> RawSpool {
+        RawSpool {
+            directory: PathBuf::from("spool"),
+            max_bytes: SPOOL_MAX_BYTES,
+            repeat_soonest_millis: REPEAT_SOONEST_MILLIS,
+            repeat_window_secs: REPEAT_WINDOW_SECS,
+        }
+    }
+}
+
+/// `[operations]`: metrics and health.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawOperations {
+    listen: SocketAddr,
+}
+
+const OPERATIONS_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
+
+impl Default for RawOperations {
+    fn default() -> RawOperations {
+        RawOperations { listen: OPERATIONS_LISTEN }
+    }
+}
+
+/// `[log]`: what is logged and how.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLog {
+    level: String,
+    format: LogFormat,
+}
+
+impl Default for RawLog {
+    fn default() -> RawLog {
+        RawLog { level: "info".to_owned(), format: LogFormat::Auto }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// Text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[sinks.<name>]`: an output; exactly one of the tables `kafka`, `mqtt` and `jsonl` says of which kind.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawSink {
+    topic: Option<String>,
+    from: StartFrom,
+    window: usize,
+    stall_timeout_secs: u64,
+    kafka: Option<KafkaOptions>,
+    mqtt: Option<MqttOptions>,
+    jsonl: Option<JsonlOptions>,
+}
+
+/// Enough to keep a broker 20 ms away busy at 50,000 events a second; a thousand of them are some megabytes.
+const WINDOW: usize = 1000;
+/// A broker that has confirmed nothing for so long gets a new client.
+const STALL_TIMEOUT_SECS: u64 = 30;
+const KAFKA_TOPIC: &str = "ccrelay.events";
+const MQTT_TOPIC: &str = "ccrelay/{gateway}/agents/{agent}/events/{category}";
+
+impl Default for RawSink {
+    fn default() -> RawSink {
+        RawSink {
+            topic: None,
+            from: StartFrom::default(),
+            window: WINDOW,
+            stall_timeout_secs: STALL_TIMEOUT_SECS,
+            kafka: None,
+            mqtt: None,
+            jsonl: None,
+        }
+    }
+}
+
+/// Long enough for brokers to confirm what is in flight, short enough for an init system.
+const SHUTDOWN_GRACE_SECS: u64 = 20;
+
+/// The configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The callback listener.
+    pub callback: CallbackConfig,
+    /// Callback tokens.
+    pub token: TokenConfig,
+    /// The spool.
+    pub spool: SpoolConfig,
+    /// The operations listener.
+    pub operations: OperationsConfig,
+    /// Logging.
+    pub log: LogConfig,
+    /// Gateways and agents.
+    pub sessions: SessionsConfig,
+    /// Outputs.
+    pub sinks: Vec<SinkConfig>,
+    /// How long a stop may take.
+    pub shutdown_grace: Duration,
+}
+
+/// The callback listener.
+#[derive(Debug, Clone)]
+pub struct CallbackConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// PEM chain.
+    pub certificate_file: PathBuf,
+    /// PEM key.
+    pub key_file: PathBuf,
+    /// Limits of connections and heads.
+    pub limits: Limits,
+    /// Limits of bodies.
+    pub push: PushLimits,
+}
+
+/// Callback tokens.
+#[derive(Debug, Clone)]
+pub struct TokenConfig {
+    /// File with the secret; made in the spool's folder when none is named.
+    pub secret_file: Option<PathBuf>,
+    /// File with the secret before, while tokens made with it are still in use.
+    pub previous_secret_file: Option<PathBuf>,
+    /// How long tokens live.
+    pub rules: TokenRules,
+}
+
+/// The operations listener.
+#[derive(Debug, Clone)]
+pub struct OperationsConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+}
+
+/// Logging.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// A filter such as `info` or `ccrelay=debug,info`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// An output.
+#[derive(Debug, Clone)]
+pub struct SinkConfig {
+    /// Its name: metrics, logs, cursor.
+    pub name: String,
+    /// Where it begins when it is new.
+    pub from: StartFrom,
+    /// Events in flight.
+    pub window: usize,
+    /// How long no confirmation may come.
+    pub stall_timeout: Duration,
+    /// Where events go.
+    pub topic: TopicTemplate,
+    /// Of which kind it is.
+    pub kind: SinkKind,
+}
+
+/// Of which kind a sink is, with that kind's own settings.
+#[derive(Debug, Clone)]
+pub enum SinkKind {
+    /// Apache Kafka.
+    Kafka(Box<KafkaConfig>),
+    /// MQTT.
+    Mqtt(Box<MqttConfig>),
+    /// JSON lines.
+    Jsonl(JsonlConfig),
+}
+
+/// Checks everything; what it returns is complete only when nothing was noted.
+pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config> {
+    let log = validate_log(raw.log, problems);
+    let callback = raw.callback.validate(problems);
+    let sessions = crate::session::config::validate(raw.gateways, raw.agents, problems);
+    if sessions.gateways.is_empty() && problems.found().is_empty() {
+        problems.add("gateways", "at least one [[gateways]] is needed");
+    }
+    let sinks: Vec<_> = raw.sinks.into_iter().map(|(name, sink)| sink.validate(name, problems)).collect();
+    positive(problems, "spool.max_bytes", raw.spool.max_bytes);
+    positive(problems, "token.max_age_secs", raw.token.max_age_secs);
+    Some(Config {
+        callback,
+        token: TokenConfig {
+            secret_file: raw.token.secret_file,
+            previous_secret_file: raw.token.previous_secret_file,
+            rules: TokenRules {
+                overlap: Duration::from_secs(raw.token.overlap_secs),
+                max_age: Duration::from_secs(raw.token.max_age_secs),
+            },
+        },
+        spool: SpoolConfig {
+            directory: raw.spool.directory,
+            max_bytes: raw.spool.max_bytes,
+            repeats: RepeatRules {
+                soonest: Duration::from_millis(raw.spool.repeat_soonest_millis),
+                window: Duration::from_secs(raw.spool.repeat_window_secs),
+            },
+        },
+        operations: OperationsConfig { listen: raw.operations.listen },
+        log,
+        sessions,
+        sinks: sinks.into_iter().collect::<Option<_>>()?,
+        shutdown_grace: Duration::from_secs(raw.shutdown_grace_secs.unwrap_or(SHUTDOWN_GRACE_SECS)),
+    })
+}
+
+fn validate_log(raw: RawLog, problems: &mut Problems) -> LogConfig {
+    if let Err(error) = raw.level.parse::<tracing_subscriber::filter::Targets>() {
+        problems.add("log.level", format!("expected a level or target=level list such as info: {error}"));
+    }
+    LogConfig { level: raw.level, format: raw.format }
+}
+
+impl RawCallback {
+    fn validate(self, problems: &mut Problems) -> CallbackConfig {
+        positive(problems, "callback.max_connections", self.max_connections as u64);
+        positive(problems, "callback.max_body_bytes", self.max_body_bytes as u64);
+        if self.max_head_bytes < MAX_HEAD_BYTES {
+            problems.add("callback.max_head_bytes", format!("must be at least {MAX_HEAD_BYTES}"));
+        }
+        for (key, secs) in [
+            ("callback.handshake_timeout_secs", self.handshake_timeout_secs),
+            ("callback.header_timeout_secs", self.header_timeout_secs),
+            ("callback.body_timeout_secs", self.body_timeout_secs),
+            ("callback.idle_timeout_secs", self.idle_timeout_secs),
+        ] {
+            positive(problems, key, secs);
+        }
+        for (key, file) in
+            [("callback.certificate_file", &self.certificate_file), ("callback.key_file", &self.key_file)]
+        {
+            problems.check(
+                key,
+                std::fs::File::open(file).map_err(|e| format!("cannot read {}: {e}", file.display())),
+            );
+        }
+        CallbackConfig {
+            listen: self.listen,
+            certificate_file: self.certificate_file,
+            key_file: self.key_file,
+            limits: Limits {
+                max_connections: self.max_connections,
+                handshake_timeout: Duration::from_secs(self.handshake_timeout_secs),
+                header_timeout: Duration::from_secs(self.header_timeout_secs),
+                idle_timeout: Duration::from_secs(self.idle_timeout_secs),
+                max_head_bytes: self.max_head_bytes,
+            },
+            push: PushLimits {
+                max_body_bytes: self.max_body_bytes,
+                body_timeout: Duration::from_secs(self.body_timeout_secs),
+            },
+        }
+    }
+}
+
+impl RawSink {
+    fn validate(self, name: String, problems: &mut Problems) -> Option<SinkConfig> {
+        let key = format!("sinks.{name}");
+        if name.is_empty()
+            || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
+        {
+            problems.add(&key, "a sink's name is made of a-z, 0-9, - and _");
+        }
+        positive(problems, &format!("{key}.window"), self.window as u64);
+        positive(problems, &format!("{key}.stall_timeout_secs"), self.stall_timeout_secs);
+        let (kind, rules, default_topic) = match (self.kafka, self.mqtt, self.jsonl) {
+            (Some(kafka), None, None) => {
+                let kind =
+                    kafka.validate(&format!("{key}.kafka"), problems).map(|c| SinkKind::Kafka(Box::new(c)));
+                (kind, TopicRules::Kafka, KAFKA_TOPIC)
+            }
+            (None, Some(mqtt), None) => {
+                let kind =
+                    mqtt.validate(&format!("{key}.mqtt"), problems).map(|c| SinkKind::Mqtt(Box::new(c)));
+                (kind, TopicRules::Mqtt, MQTT_TOPIC)
+            }
+            (None, None, Some(jsonl)) => (
+                jsonl.validate(&format!("{key}.jsonl"), problems).map(SinkKind::Jsonl),
+                TopicRules::Free,
+                KAFKA_TOPIC,
+            ),
+            _ => {
+                problems.add(&key, "exactly one of the tables kafka, mqtt and jsonl is needed");
+                return None;
+            }
+        };
+        let topic = TopicTemplate::parse(self.topic.as_deref().unwrap_or(default_topic), rules);
+        let topic = problems.check(&format!("{key}.topic"), topic);
+        Some(SinkConfig {
+            name,
+            from: self.from,
+            window: self.window,
+            stall_timeout: Duration::from_secs(self.stall_timeout_secs),
+            topic: topic?,
+            kind: kind?,
+        })
+    }
+}
+
+fn positive(problems: &mut Problems, key: &str, value: u64) {
+    if value == 0 {
+        problems.add(key, "must be at least 1");
+    }
+}

@@ -1,0 +1,380 @@
+//! One listener: accept, TLS handshake, HTTP/1.1, each step under a limit and a deadline of its own.
+//!
+//! - Connections: a permit is taken before `accept`; at the limit new ones wait in the kernel's queue.
+//! - Handshake: a task of its own under a time-out, so that a slow one holds up nobody.
+//! - Head: the time from its first byte to its last, and its size, are limited; so is the time between requests.
+//! - A stop ends accepting at once, lets the requests in hand finish, and closes idle connections.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::calm::Calm;
+use crate::metrics::Metrics;
+
+/// TLS settings that can be replaced while the listener runs.
+pub type SharedTls = Arc<ArcSwap<rustls::ServerConfig>>;
+
+/// What a listener allows.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections open at a time.
+    pub max_connections: usize,
+    /// From accept to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// From the first byte of a head to its last.
+    pub header_timeout: Duration,
+    /// Between requests.
+    pub idle_timeout: Duration,
+    /// Bytes of a request head. At least 8192.
+    pub max_head_bytes: usize,
+}
+
+/// Headers of one request at most.
+const MAX_HEADERS: usize = 64;
+/// How long to wait after `accept` failed, most often for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A request with what its connection knows.
+#[derive(Debug)]
+pub struct Incomer {
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// Requests begun on this connection so far.
+    pub requests: Arc<AtomicU64>,
+    /// This request's number among them, from 1.
+    pub number: u64,
+}
+
+/// Answers requests of a listener.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request. Never fails: every failure is an answer.
+    fn handle(
+        &self,
+        request: Request<Incoming>,
+        from: Incomer,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+}
+
+/// A bound listener, ready to be run.
+pub struct Listener<H> {
+    listener: TcpListener,
+    shared: Arc<Shared<H>>,
+}
+
+struct Shared<H> {
+    handler: H,
+    tls: Option<SharedTls>,
+    limits: Limits,
+    metrics: Metrics,
+    /// Counts connections in the metrics of the callback listener; the operations listener does not.
+    counted: bool,
+    calm: Calm,
+    stop: CancellationToken,
+}
+
+impl<H> std::fmt::Debug for Listener<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listener").field("address", &self.listener.local_addr().ok()).finish_non_exhaustive()
+    }
+}
+
+impl<H: Handler> Listener<H> {
+    /// Binds the address. `tls: None` means plain HTTP.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn bind(
+        address: SocketAddr,
+        tls: Option<SharedTls>,
+        limits: Limits,
+        handler: H,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> std::io::Result<Listener<H>> {
+        let listener = TcpListener::bind(address).await?;
+        let counted = tls.is_some();
+        let shared = Shared { handler, tls, limits, metrics, counted, calm: Calm::default(), stop };
+        Ok(Listener { listener, shared: Arc::new(shared) })
+    }
+
+    /// Where it listens; the port is known even when 0 was asked for.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Accepts until the stop, then waits for the connections to end.
+    pub async fn run(self) {
+        let permits = Arc::new(Semaphore::new(self.shared.limits.max_connections));
+        let tracker = TaskTracker::new();
+        loop {
+            tokio::select! {
+                () = self.shared.stop.cancelled() => break,
+                accepted = self.accept(&permits) => {
+                    if let Some((stream, peer, permit)) = accepted {
+                        tracker.spawn(connection(self.shared.clone(), stream, peer, permit));
+                    }
+                }
+            }
+        }
+        drop(self.listener);
+        tracker.close();
+        tracker.wait().await;
+    }
+
+    /// # Cancel safety
+    /// May be dropped at any time: a connection is either still in the kernel's queue or returned.
+    async fn accept(
+        &self,
+        permits: &Arc<Semaphore>,
+    ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let permit = match permits.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                self.shared.fault("limit", &"all permitted connections are in use; new ones wait");
+                permits.clone().acquire_owned().await.ok()?
+            }
+        };
+        match self.listener.accept().await {
+            Ok((stream, peer)) => Some((stream, peer, permit)),
+            Err(error) => {
+                self.shared.fault("accept", &error);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                None
+            }
+        }
+    }
+}
+
+impl<H> Shared<H> {
+    fn fault(&self, reason: &'static str, error: &dyn std::fmt::Display) {
+        if self.counted {
+            self.metrics.connection_failures.with_label_values(&[reason]).inc();
+        }
+        if let Some(left_out) = self.calm.due(reason) {
+            tracing::warn!(reason, %error, left_out, "a connection came to nothing");
+        }
+    }
+}
+
+async fn connection<H: Handler>(
+    shared: Arc<Shared<H>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    _permit: OwnedSemaphorePermit,
+) {
+    // Answers are small and must not wait for an ACK; a socket that refuses this still works.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY was refused");
+    }
+    let gauge = shared.counted.then(|| OpenConnection::new(&shared.metrics));
+    match &shared.tls {
+        None => serve(&shared, stream, peer).await,
+        Some(tls) => {
+            let acceptor = TlsAcceptor::from(tls.load_full());
+            let handshake = tokio::time::timeout(shared.limits.handshake_timeout, acceptor.accept(stream));
+            match handshake.await {
+                Ok(Ok(stream)) => serve(&shared, stream, peer).await,
+                Ok(Err(error)) => shared.fault("tls_handshake", &error),
+                Err(_) => shared.fault("tls_handshake_timeout", &"the TLS handshake took too long"),
+            }
+        }
+    }
+    drop(gauge);
+}
+
+struct OpenConnection(Metrics);
+
+impl OpenConnection {
+    fn new(metrics: &Metrics) -> OpenConnection {
+        metrics.connections.inc();
+        OpenConnection(metrics.clone())
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.dec();
+    }
+}
+
+async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
+    shared: &Arc<Shared<H>>,
+    stream: S,
+    peer: SocketAddr,
+) {
+    let phase = Arc::new(Phase::new());
+    let requests = Arc::new(AtomicU64::new(0));
+    let service = service_fn(|request: Request<Incoming>| {
+        phase.enter(PHASE_REQUEST);
+        let number = requests.fetch_add(1, Ordering::AcqRel) + 1;
+        let answer = shared.handler.handle(request, Incomer { peer, requests: requests.clone(), number });
+        let phase = phase.clone();
+        async move {
+            let answer = answer.await;
+            phase.enter(PHASE_IDLE);
+            Ok::<_, std::convert::Infallible>(answer)
+        }
+    });
+    let io = TokioIo::new(Watched { stream, phase: phase.clone() });
+    // The watch below keeps the deadlines, hyper's single one cannot tell a slow head from an idle connection.
+    let connection = hyper::server::conn::http1::Builder::new()
+        .header_read_timeout(None)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(shared.limits.max_head_bytes)
+        .serve_connection(io, service);
+    let mut connection = pin!(connection);
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    shared.fault(reason_of(&error), &error);
+                }
+                return;
+            }
+            () = shared.stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            reason = phase.overdue(&shared.limits) => {
+                // An idle connection that ends is nobody's fault.
+                if reason != "idle_timeout" {
+                    shared.fault(reason, &"the head of a request took too long");
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn reason_of(error: &hyper::Error) -> &'static str {
+    if error.is_parse_too_large() { "header_too_large" } else { "http" }
+}
+
+const PHASE_IDLE: u64 = 0;
+const PHASE_HEAD: u64 = 1;
+const PHASE_REQUEST: u64 = 2;
+
+/// What a connection is doing and since when, in one word: milliseconds since it began, times four, plus the phase.
+#[derive(Debug)]
+struct Phase {
+    began: Instant,
+    word: AtomicU64,
+}
+
+impl Phase {
+    fn new() -> Phase {
+        Phase { began: Instant::now(), word: AtomicU64::new(PHASE_IDLE) }
+    }
+
+    fn enter(&self, phase: u64) {
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
+        self.word.store((millis << 2) | phase, Ordering::Release);
+    }
+
+    fn bytes_came(&self) {
+        if self.word.load(Ordering::Acquire) & 3 == PHASE_IDLE {
+            self.enter(PHASE_HEAD);
+        }
+    }
+
+    /// Returns when the connection has been in one phase for longer than it may.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    async fn overdue(&self, limits: &Limits) -> &'static str {
+        loop {
+            let word = self.word.load(Ordering::Acquire);
+            let since = self.began + Duration::from_millis(word >> 2);
+            let (limit, reason) = match word & 3 {
+                PHASE_IDLE => (limits.idle_timeout, "idle_timeout"),
+                PHASE_HEAD => (limits.header_timeout, "header_timeout"),
+                // The handler has time-outs of its own; look again later.
+                _ => {
+                    tokio::time::sleep(limits.header_timeout.min(limits.idle_timeout)).await;
+                    continue;
+                }
+            };
+            // From idle a head may begin at any time and has the shorter limit.
+            let look = since + limit;
+            if look <= Instant::now() {
+                return reason;
+            }
+            tokio::time::sleep_until(look.min(Instant::now() + limits.header_timeout / 4)).await;
+        }
+    }
+}
+
+/// A stream that notes when the first bytes of a head arrive.
+struct Watched<S> {
+    stream: S,
+    phase: Arc<Phase>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.phase.bytes_came();
+        }
+        result
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+}

@@ -1,0 +1,189 @@
+//! The callback endpoint: takes pushes of the gateway, and answers each only after it is stored.
+//!
+//! Checks come in this order, each before the next costs anything: connection limits and time-outs, path, method,
+//! declared length, **token, then body**. Whatever is well-formed JSON with the right `workNo` is stored and answered
+//! with success: what it means is for the normaliser to say later, so that no event however odd can cost an agent the
+//! session. The brokers have no part in an answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::{Method, Request, Response};
+use tokio::time::Instant;
+
+use crate::authenticate::Authenticator;
+use crate::calm::Calm;
+use crate::clock::Clock;
+use crate::event::envelope::{self, RawEvent};
+use crate::event::normalise::RecordKind;
+use crate::event::vocabulary;
+use crate::event::{AgentId, GatewayName};
+use crate::listen::{Handler, Incomer};
+use crate::metrics::Metrics;
+use crate::spool::{AgentKey, AnswerMark, AppendError, Appended, NewRecord, Spool};
+
+pub mod reply;
+pub mod tls;
+
+use reply::Refusal;
+
+/// The header that carries the token (CEC API Reference 1275).
+const TOKEN_HEADER: &str = "service_token";
+/// Pushes come to `/push/<gateway>`.
+pub const PUSH_PATH: &str = "/push/";
+
+/// Told of every push that was stored, before its answer leaves.
+pub trait PushObserver: Send + Sync {
+    /// These events of this agent were stored.
+    fn stored(&self, agent: &AgentKey, events: &[RawEvent<'_>]);
+    /// A push that carried a good token of this agent was refused: it counts against the sign-out budget.
+    fn refused(&self, agent: &AgentKey);
+}
+
+/// What a push may be.
+#[derive(Debug, Clone)]
+pub struct PushLimits {
+    /// Bytes of a body.
+    pub max_body_bytes: usize,
+    /// From the end of the head to the end of the body.
+    pub body_timeout: Duration,
+}
+
+/// Handles pushes.
+pub struct PushHandler {
+    /// Gateways whose pushes are taken.
+    pub gateways: Vec<GatewayName>,
+    /// Checks tokens.
+    pub authenticator: Arc<Authenticator>,
+    /// Where pushes are stored.
+    pub spool: Spool,
+    /// What a push may be.
+    pub limits: PushLimits,
+    /// Told of pushes.
+    pub observer: Arc<dyn PushObserver>,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Wall time of receipt.
+    pub clock: Clock,
+    /// Keeps complaints calm.
+    pub calm: Calm,
+}
+
+impl Handler for PushHandler {
+    async fn handle(&self, request: Request<Incoming>, from: Incomer) -> Response<Full<Bytes>> {
+        let began = Instant::now();
+        let received_at = self.clock.now();
+        let peer = from.peer;
+        let result = self.push(request, from, received_at).await;
+        let outcome = if result.is_ok() { "stored" } else { "refused" };
+        self.metrics.push_duration.with_label_values(&[outcome]).observe(began.elapsed().as_secs_f64());
+        match result {
+            Ok(_) => reply::success(),
+            Err(refusal) => {
+                self.metrics.push_failures.with_label_values(&[refusal.reason()]).inc();
+                if let Some(left_out) = self.calm.due(refusal.reason()) {
+                    tracing::warn!(reason = refusal.reason(), %peer, left_out, error = %refusal, "push refused");
+                }
+                reply::refusal(&refusal)
+            }
+        }
+    }
+}
+
+impl PushHandler {
+    async fn push(
+        &self,
+        request: Request<Incoming>,
+        from: Incomer,
+        received_at: crate::clock::Timestamp,
+    ) -> Result<Appended, Refusal> {
+        let gateway = self.admit(&request)?;
+        let agent_id = self.authenticate(gateway, &request)?;
+        let agent = AgentKey { gateway: gateway.clone(), agent_id };
+        let stored = self.store(request, from, received_at, &agent).await;
+        if stored.is_err() {
+            self.observer.refused(&agent);
+        }
+        stored
+    }
+
+    /// Path, method, declared length and encoding: known from the head alone.
+    fn admit(&self, request: &Request<Incoming>) -> Result<&GatewayName, Refusal> {
+        let name = request.uri().path().strip_prefix(PUSH_PATH).ok_or(Refusal::NotFound)?;
+        let gateway = self.gateways.iter().find(|g| g.as_str() == name).ok_or(Refusal::NotFound)?;
+        if request.method() != Method::POST {
+            return Err(Refusal::MethodNotAllowed);
+        }
+        if request.body().size_hint().lower() > self.limits.max_body_bytes as u64 {
+            return Err(Refusal::TooLarge { limit: self.limits.max_body_bytes });
+        }
+        match request.headers().get(header::CONTENT_ENCODING) {
+            Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+                Err(Refusal::EncodingUnsupported)
+            }
+            _ => Ok(gateway),
+        }
+    }
+
+    fn authenticate(&self, gateway: &GatewayName, request: &Request<Incoming>) -> Result<AgentId, Refusal> {
+        let mut tokens = request.headers().get_all(TOKEN_HEADER).iter();
+        let token = tokens.next().ok_or(Refusal::TokenMissing)?;
+        // Two tokens are none: which of them would be the one that counts?
+        let token = tokens.next().is_none().then(|| token.to_str().ok()).flatten();
+        let token = token.ok_or(Refusal::Token(crate::authenticate::TokenFault::Malformed))?;
+        self.authenticator.check(gateway, token).map_err(Refusal::Token)
+    }
+
+    async fn store(
+        &self,
+        request: Request<Incoming>,
+        from: Incomer,
+        received_at: crate::clock::Timestamp,
+        agent: &AgentKey,
+    ) -> Result<Appended, Refusal> {
+        let body = self.body(request).await?;
+        let envelope = envelope::parse(&body).map_err(Refusal::Envelope)?;
+        if envelope.work_no != agent.agent_id.as_str() {
+            return Err(Refusal::OtherAgent);
+        }
+        let record = NewRecord {
+            kind: RecordKind::Push,
+            received_at,
+            agent: agent.clone(),
+            body: body.clone(),
+            answer: Some(AnswerMark { requests: from.requests, number: from.number }),
+        };
+        let appended = self.spool.append(record).await.map_err(|error| match error {
+            AppendError::Full => Refusal::SpoolFull,
+            AppendError::Failed => Refusal::SpoolFailed,
+            AppendError::Closed => Refusal::Stopping,
+        })?;
+        for event in &envelope.events {
+            let category = vocabulary::lookup(&event.event_type).map_or("unknown", |entry| entry.category);
+            self.metrics.events.with_label_values(&[category]).inc();
+        }
+        self.metrics.events_repeated.inc_by(appended.repeated as u64);
+        self.observer.stored(agent, &envelope.events);
+        Ok(appended)
+    }
+
+    async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Refusal> {
+        let limit = self.limits.max_body_bytes;
+        let collected = tokio::time::timeout(
+            self.limits.body_timeout,
+            Limited::new(request.into_body(), limit).collect(),
+        );
+        match collected.await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+                Err(Refusal::TooLarge { limit })
+            }
+            Ok(Err(error)) => Err(Refusal::BodyBroken(error.to_string())),
+            Err(_) => Err(Refusal::BodyTimeout),
+        }
+    }
+}
