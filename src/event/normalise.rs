@@ -35,7 +35,8 @@ pub struct RecordView<'a> {
     pub agent_id: &'a AgentId,
     /// The sequence number of its first event; the others count on.
     pub sequence: u64,
-    /// For its leading events: which first delivery they repeat. At most as long as the list of events.
+    /// For its leading events: which first delivery they repeat. At most as long as the list of events. What they did
+    /// to the agent is in `before` already.
     pub repeats: &'a [EventRef],
     /// Where the agent stood before it.
     pub before: &'a AgentSnapshot,
