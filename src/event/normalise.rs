@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use super::body::Body;
 use super::codes::{self, Code};
-use super::content::{self, Body};
-use super::data::{AgentData, CallData, Details, EventData, Moment, Raw, SessionData, Verbatim};
+use super::content;
+use super::data::{AgentData, EventData, Moment, Raw, Verbatim};
+use super::details::{CallData, Details, SessionData};
 use super::envelope::{self, EnvelopeError, RawEvent};
 use super::ids::{AgentId, GatewayName};
 use super::json::{self, Members};

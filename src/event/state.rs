@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::body::Body;
 use super::codes::TEXT;
-use super::content::Body;
 use super::envelope::RawEvent;
 use super::vocabulary::{self, Content, Effect, Entry};
 use crate::clock::Timestamp;
