@@ -1,14 +1,16 @@
 //! What the gateway says, and what we make of it. Pure: bytes in, events out, no I/O and no clock.
 //!
 //! `envelope` takes a body apart, `vocabulary` knows every event by name, `state` follows the agent, `normalise` makes
-//! the events, `cloudevent` writes them down. What consumers get is in `data`.
+//! the events, `cloudevent` writes them down. What consumers get is in `data` and `details`.
 
 use crate::clock::Timestamp;
 
+mod body;
 pub mod cloudevent;
 pub mod codes;
 mod content;
 pub mod data;
+pub mod details;
 pub mod envelope;
 pub mod ids;
 mod json;

@@ -3,102 +3,16 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
-use super::codes::{self, Code, Table};
-use super::data::{
-    CallData, ConferenceData, Details, LinkedPhoneData, MessageData, Moment, NoteData, PhoneData,
-    PlaybackData, PreviewData, QualityCheckData, QueueData, RecordingData, ScreenshotData, SessionData,
-    VideoSessionData,
+use super::body::Body;
+use super::codes::{self, Code};
+use super::details::{
+    CallData, ConferenceData, Details, LinkedPhoneData, MessageData, NoteData, PhoneData, PlaybackData,
+    PreviewData, QualityCheckData, QueueData, RecordingData, ScreenshotData, SessionData, VideoSessionData,
 };
-use super::json::{self, Members};
 use super::vocabulary::Content;
-use crate::clock::Timestamp;
 
 /// `lastReleaseAgentId` of calls that no agent gave back (cec_07_1373).
 const NO_AGENT: &str = "65535";
-/// What separates numbers: the editions of AgentEvent_Conference differ (cec_07_1358).
-const SEPARATORS: &[char] = &[',', '，', ';', '、'];
-
-/// The content of an event, split but not interpreted.
-#[derive(Debug)]
-pub(super) enum Body<'a> {
-    /// Absent, null, empty, or a list.
-    Nothing,
-    /// A bare string, number or boolean.
-    Bare(Cow<'a, str>),
-    /// An object.
-    Members(Members<'a>),
-}
-
-impl<'a> Body<'a> {
-    pub(super) fn read(content: Option<&'a RawValue>) -> Body<'a> {
-        let Some(content) = content else { return Body::Nothing };
-        match Members::of(content) {
-            Some(members) => Body::Members(members),
-            None => json::text(content).map_or(Body::Nothing, Body::Bare),
-        }
-    }
-
-    fn value(&self, name: &str) -> Option<&'a RawValue> {
-        match self {
-            Body::Members(members) => members.value(name),
-            Body::Nothing | Body::Bare(_) => None,
-        }
-    }
-
-    /// The call id: the content itself when it is bare, or else its member of that name.
-    pub(super) fn call_id(&self) -> Option<Cow<'a, str>> {
-        match self {
-            Body::Bare(text) => Some(text.clone()),
-            _ => self.value("callid").and_then(json::text),
-        }
-    }
-
-    pub(super) fn integer(&self, name: &str) -> Option<i64> {
-        json::integer(self.value(name)?)
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        json::text(self.value(name)?).map(Cow::into_owned)
-    }
-
-    fn flag(&self, name: &str) -> Option<bool> {
-        json::flag(self.value(name)?)
-    }
-
-    fn code(&self, name: &str, table: Table) -> Option<Code> {
-        Some(Code::of(table, self.integer(name)?))
-    }
-
-    fn outcome(&self, name: &str) -> Option<Code> {
-        self.integer(name).map(codes::outcome)
-    }
-
-    /// Milliseconds since the epoch, as a number or a string.
-    fn time(&self, name: &str) -> Option<Moment> {
-        u64::try_from(self.integer(name)?)
-            .ok()
-            .filter(|millis| *millis > 0)
-            .map(|millis| Moment(Timestamp(millis)))
-    }
-
-    fn list(&self, name: &str) -> Option<Vec<String>> {
-        let text = json::text(self.value(name)?)?;
-        let parts = text.split(SEPARATORS).map(str::trim).filter(|part| !part.is_empty());
-        some(parts.map(str::to_owned).collect())
-    }
-
-    /// The `address` of an address object, or the member itself when it is bare.
-    fn address(&self, name: &str) -> Option<String> {
-        let value = self.value(name)?;
-        let text = match Members::of(value) {
-            Some(members) => json::text(members.value("address")?),
-            None => json::text(value),
-        };
-        text.map(Cow::into_owned)
-    }
-}
 
 /// The sections that `body` fills, read as `content`.
 pub(super) fn details(content: Content, body: &Body<'_>) -> Details {

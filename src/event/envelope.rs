@@ -16,8 +16,9 @@ use thiserror::Error;
 use super::json::{self, Members};
 use crate::clock::Timestamp;
 
-/// Deeper nesting than this is an attack: real content has two levels. It is also what most JSON readers stop at.
-const MAX_DEPTH: usize = 128;
+/// Deeper nesting than this is an attack: real content has two levels. Consumers' JSON readers stop at 64 levels at the
+/// earliest, and an event that is passed on whole lies one level deeper there than in the body.
+const MAX_DEPTH: usize = 60;
 /// An `eventGenTime` outside of 2000-01-01 to 2100-01-01 is not one.
 const PLAUSIBLE_MILLIS: std::ops::Range<u64> = 946_684_800_000..4_102_444_800_000;
 /// The members of an event that we know. `jsonKey` repeats the names of the others.
@@ -72,7 +73,7 @@ pub enum EnvelopeError {
 /// Reads a body.
 ///
 /// # Errors
-/// When the body is not JSON from its first byte to its last, nests deeper than 128 levels, or names no agent.
+/// When the body is not JSON from its first byte to its last, nests deeper than 60 levels, or names no agent.
 pub fn parse(body: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let text = std::str::from_utf8(body)

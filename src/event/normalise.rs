@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use super::body::Body;
 use super::codes::{self, Code};
-use super::content::{self, Body};
-use super::data::{AgentData, CallData, Details, EventData, Moment, Raw, SessionData, Verbatim};
+use super::content;
+use super::data::{AgentData, EventData, Moment, Raw, Verbatim};
+use super::details::{CallData, Details, SessionData};
 use super::envelope::{self, EnvelopeError, RawEvent};
 use super::ids::{AgentId, GatewayName};
 use super::json::{self, Members};
@@ -35,7 +37,8 @@ pub struct RecordView<'a> {
     pub agent_id: &'a AgentId,
     /// The sequence number of its first event; the others count on.
     pub sequence: u64,
-    /// For its leading events: which first delivery they repeat. At most as long as the list of events.
+    /// For its leading events: which first delivery they repeat. At most as long as the list of events. What they did
+    /// to the agent is in `before` already.
     pub repeats: &'a [EventRef],
     /// Where the agent stood before it.
     pub before: &'a AgentSnapshot,

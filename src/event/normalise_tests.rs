@@ -87,6 +87,15 @@ fn what_is_not_known_passes_whole() {
 }
 
 #[test]
+fn the_deepest_event_can_be_read_by_others() {
+    let deep = |depth| format!(r#"{{"new":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+    let event = &pushed(&deep(57))[0];
+    assert!(serde_json::from_slice::<serde_json::Value>(&cloudevent::structured(event)).is_ok());
+    let body = format!(r#"{{"workNo":"291","eventList":[{}]}}"#, deep(58));
+    assert!(envelope::parse(body.as_bytes()).is_err());
+}
+
+#[test]
 fn raw_is_verbatim_byte_for_byte() {
     for content in [
         r#"{"callid" : "1-2",  "n":1.50e+02,"big":123456789012345678901234567890,"e":"\u00e9\/\ud800"}"#,

@@ -4,14 +4,14 @@
 //! all the same. `AgentState_*` events decide; a call event only implies that its agent is busy, and not even that
 //! for text sessions, of which an agent has several while being ready.
 //!
-//! A snapshot is stored with every record, so it stays small: its size is bounded by [`MAX_CALLS`] and [`MAX_ID`].
+//! A snapshot is stored with every record, so it stays small: it holds a bounded number of calls with ids of bounded length.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::body::Body;
 use super::codes::TEXT;
-use super::content::Body;
 use super::envelope::RawEvent;
 use super::vocabulary::{self, Content, Effect, Entry};
 use crate::clock::Timestamp;
