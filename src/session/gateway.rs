@@ -173,3 +173,6 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub fn connect(config: &GatewayConfig) -> Result<Arc<dyn GatewayCalls>, GatewayError> {
     Ok(Arc::new(GatewayClient::new(config)?))
 }
+
+#[cfg(test)]
+mod tests;

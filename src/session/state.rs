@@ -22,6 +22,8 @@ use crate::backoff::{Backoff, jitter};
 use crate::session::retcode::{Loss, Meaning, Operation, Suspension};
 
 mod held;
+#[cfg(test)]
+mod tests;
 
 use held::{Held, SkillsState};
 

@@ -2,7 +2,7 @@
 //! retcodes as string or number, booleans as `"false"`, `msg` for `message`, bodies in GBK.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, COOKIE, HeaderName};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderName};
 use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
@@ -52,6 +52,10 @@ impl Wire {
             Operation::ResetSkill => (Method::POST, format!("{agent}/resetskill/{}", skills(call))),
         };
         let mut request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, JSON);
+        if matches!(call.operation, Operation::Handshake | Operation::ResetSkill) {
+            // hyper leaves the length of an empty body out; some balancers answer a POST without one with 411.
+            request = request.header(CONTENT_LENGTH, "0");
+        }
         if let Some(ticket) = call.ticket {
             request = request.header(GUID, sensitive(ticket.guid.expose_secret())?);
             if !ticket.cookies.is_empty() {

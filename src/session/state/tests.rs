@@ -1,1 +1,517 @@
+//! The machine, driven by hand: every meaning in every state, and random walks.
 
+use proptest::prelude::*;
+
+use super::Operation::{ForceLogin, Handshake, Login, Logout, ResetSkill};
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(120);
+const LOST_ANSWER: Outcome = Outcome::Unanswered { may_have_arrived: true };
+const UNREACHABLE: Outcome = Outcome::Unanswered { may_have_arrived: false };
+
+fn rules(takeover: bool) -> Rules {
+    Rules { heartbeat_interval: Duration::from_secs(30), sign_out_limit: LIMIT, takeover, skills: true }
+}
+
+/// A machine and the time.
+struct Bench {
+    machine: Machine,
+    now: Instant,
+    effects: Vec<Effect>,
+}
+
+impl Bench {
+    fn new(takeover: bool) -> Bench {
+        Bench { machine: Machine::new(rules(takeover)), now: Instant::now(), effects: Vec::new() }
+    }
+
+    fn input(&mut self, input: Input) {
+        let effects = self.machine.step(input, self.now);
+        self.effects.extend(effects);
+    }
+
+    /// Goes to the next call, which must be `operation`, and lets it end that way after 100 ms. Returns the wait.
+    fn call(&mut self, operation: Operation, outcome: Outcome) -> Duration {
+        let Next::Call(next, due) = self.machine.next() else {
+            panic!("{operation:?} expected, not {:?} in {:?}", self.machine.next(), self.machine.state());
+        };
+        assert_eq!(next, operation, "in {:?}", self.machine.state());
+        let wait = due.saturating_duration_since(self.now);
+        self.now = self.now.max(due);
+        self.input(Input::Began(operation));
+        assert_eq!(self.machine.next(), Next::Rest, "no second call while one is unanswered");
+        self.now += Duration::from_millis(100);
+        self.input(Input::Ended(outcome));
+        wait
+    }
+
+    fn answer(&mut self, operation: Operation, meaning: Meaning) -> Duration {
+        self.call(operation, Outcome::Answered(meaning))
+    }
+
+    /// Signed in, skills set, one heartbeat done.
+    fn active(takeover: bool) -> Bench {
+        let mut bench = Bench::new(takeover);
+        bench.input(Input::Start(None));
+        bench.answer(Login, Meaning::Ok);
+        bench.answer(ResetSkill, Meaning::Ok);
+        bench.answer(Handshake, Meaning::Ok);
+        assert_eq!(bench.machine.state(), State::Active);
+        bench.effects.clear();
+        bench
+    }
+
+    fn state(&self) -> State {
+        self.machine.state()
+    }
+}
+
+#[test]
+fn a_sign_in_leads_to_skills_and_a_first_heartbeat_within_seconds() {
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(None));
+    assert_eq!(bench.state(), State::SigningIn);
+    assert_eq!(bench.answer(Login, Meaning::Ok), Duration::ZERO);
+    assert_eq!(bench.answer(ResetSkill, Meaning::Ok), Duration::ZERO);
+    assert!(bench.answer(Handshake, Meaning::Ok) <= 5 * SECOND);
+    assert_eq!(bench.effects, [Effect::Started(Entry::SignedIn), Effect::SkillsSet, Effect::Kept]);
+}
+
+#[test]
+fn each_suspension_at_sign_in_stops_all_calls_until_a_person_asks() {
+    use Suspension::*;
+    for suspension in
+        [BadCredentials, AccountLocked, PasswordExpired, PhoneRefused, RequestRefused, NotReplaceable]
+    {
+        let mut bench = Bench::new(true);
+        bench.input(Input::Start(None));
+        bench.answer(Login, Meaning::Suspend(suspension));
+        assert_eq!(bench.state(), State::Suspended(suspension));
+        assert_eq!(bench.machine.next(), Next::Rest);
+        bench.input(Input::ForcedOut);
+        assert_eq!(bench.machine.next(), Next::Rest, "an event does not wake a suspended session");
+        bench.input(Input::SignIn);
+        assert_eq!(bench.answer(Login, Meaning::Ok), Duration::ZERO);
+        assert_eq!(bench.state(), State::Active);
+    }
+}
+
+#[test]
+fn a_missing_password_suspends_without_a_call() {
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(None));
+    bench.call(Login, Outcome::NoPassword);
+    assert_eq!(bench.state(), State::Suspended(Suspension::PasswordUnreadable));
+}
+
+#[test]
+fn a_password_that_must_be_changed_signs_out_and_suspends() {
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(None));
+    bench.call(Login, Outcome::PasswordChangeRequired);
+    assert_eq!(bench.state(), State::SigningOut);
+    bench.answer(Logout, Meaning::Ok);
+    assert_eq!(bench.state(), State::Suspended(Suspension::PasswordChangeRequired));
+    assert_eq!(bench.effects, [Effect::Suspended(Suspension::PasswordChangeRequired)]);
+}
+
+#[test]
+fn somebody_else_is_forced_out_only_with_takeover() {
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(None));
+    bench.answer(Login, Meaning::SignedIn);
+    assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+
+    let mut bench = Bench::new(true);
+    bench.input(Input::Start(None));
+    bench.answer(Login, Meaning::SignedIn);
+    assert_eq!(bench.answer(ForceLogin, Meaning::Ok), Duration::ZERO);
+    assert_eq!(bench.effects, [Effect::Started(Entry::TakenOver)]);
+}
+
+#[test]
+fn our_own_unanswered_sign_in_may_be_forced_out_but_not_for_ever() {
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(None));
+    bench.call(Login, LOST_ANSWER);
+    bench.answer(Login, Meaning::SignedIn);
+    bench.answer(ForceLogin, Meaning::Ok);
+    assert_eq!(bench.state(), State::Active);
+
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(None));
+    bench.call(Login, LOST_ANSWER);
+    bench.now += LIMIT + SILENCE_MARGIN + SECOND;
+    bench.answer(Login, Meaning::SignedIn);
+    assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+}
+
+#[test]
+fn a_sign_in_that_never_arrived_gives_no_right_to_force() {
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(None));
+    bench.call(Login, UNREACHABLE);
+    bench.answer(Login, Meaning::SignedIn);
+    assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+}
+
+#[test]
+fn a_guid_refused_after_a_lost_heartbeat_is_ours_but_out_of_the_blue_it_is_somebody_else() {
+    let mut bench = Bench::active(false);
+    bench.call(Handshake, LOST_ANSWER);
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    bench.answer(Login, Meaning::SignedIn);
+    bench.answer(ForceLogin, Meaning::Ok);
+    assert_eq!(bench.state(), State::Active);
+
+    let mut bench = Bench::active(false);
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    bench.answer(Login, Meaning::SignedIn);
+    assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+}
+
+#[test]
+fn passing_failures_of_sign_in_are_repeated_with_growing_bounded_waits() {
+    for outcome in [Outcome::Answered(Meaning::Transient), LOST_ANSWER, UNREACHABLE] {
+        let mut bench = Bench::new(false);
+        bench.input(Input::Start(None));
+        let waits: Vec<_> = (0..20).map(|_| bench.call(Login, outcome)).collect();
+        assert!(waits[1] <= SECOND && waits[1] >= SECOND / 3, "{waits:?}");
+        assert!(
+            waits[10..].iter().all(|wait| *wait >= SIGN_IN_MOST / 3 && *wait <= SIGN_IN_MOST),
+            "{waits:?}"
+        );
+        assert_eq!(bench.state(), State::SigningIn);
+    }
+}
+
+#[test]
+fn a_switch_over_is_waited_out_in_every_call() {
+    let short = SECOND - Duration::from_millis(200)..=5 * SECOND;
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(None));
+    bench.answer(Login, Meaning::SwitchingOver);
+    assert!(short.contains(&bench.answer(Login, Meaning::Ok)));
+    bench.answer(ResetSkill, Meaning::SwitchingOver);
+    let mut calls = 0;
+    while !bench.machine.skills_set() {
+        let Next::Call(operation, _) = bench.machine.next() else { panic!("nothing to do") };
+        assert!(bench.answer(operation, Meaning::Ok) <= 5 * SECOND);
+        calls += 1;
+    }
+    assert!(calls <= 3);
+    let mut bench = Bench::active(false);
+    bench.answer(Handshake, Meaning::SwitchingOver);
+    assert!(short.contains(&bench.answer(Handshake, Meaning::Ok)));
+    assert_eq!(bench.state(), State::Active);
+}
+
+#[test]
+fn refusals_without_a_reason_are_tried_three_times() {
+    let mut bench = Bench::new(true);
+    bench.input(Input::Start(None));
+    bench.answer(Login, Meaning::Doubtful);
+    bench.answer(Login, Meaning::Doubtful);
+    bench.answer(Login, Meaning::Doubtful);
+    assert_eq!(bench.state(), State::Suspended(Suspension::SignInRefused));
+}
+
+#[test]
+fn each_loss_is_followed_by_one_sign_in_per_step_and_fights_grow_calm() {
+    for loss in [Loss::GuidRefused, Loss::NotSignedIn, Loss::SwitchedOver] {
+        let mut bench = Bench::active(true);
+        bench.answer(Handshake, Meaning::Lost(loss));
+        assert_eq!(bench.state(), State::Recovering);
+        assert_eq!(bench.effects, [Effect::Lost(loss)]);
+        assert!(!bench.machine.holds_session());
+    }
+    // Somebody takes the agent back each time.
+    let mut bench = Bench::active(true);
+    let mut waits = Vec::new();
+    for _ in 0..10 {
+        bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+        waits.push(bench.answer(Login, Meaning::Ok));
+        bench.answer(ResetSkill, Meaning::Ok);
+    }
+    assert!(waits[8..].iter().all(|wait| *wait >= SIGN_IN_MOST / 2), "{waits:?}");
+}
+
+#[test]
+fn a_failed_heartbeat_is_repeated_within_seconds_and_often_enough() {
+    for outcome in
+        [Outcome::Answered(Meaning::Transient), Outcome::Answered(Meaning::Refused), LOST_ANSWER, UNREACHABLE]
+    {
+        let mut bench = Bench::active(false);
+        bench.call(Handshake, outcome);
+        assert!(bench.call(Handshake, outcome) <= SECOND);
+        assert!((0..10).all(|_| bench.call(Handshake, outcome) <= 4 * SECOND));
+        let wait = bench.answer(Handshake, Meaning::Ok);
+        assert!(wait <= 4 * SECOND);
+        assert_eq!(bench.state(), State::Active);
+        assert!(bench.effects.iter().all(|effect| matches!(effect, Effect::Kept | Effect::Degraded(_))));
+    }
+}
+
+#[test]
+fn silence_beyond_the_limit_is_told_once_at_half_time_and_then_signs_in_again() {
+    let mut bench = Bench::active(false);
+    let mut guard = 0;
+    while bench.state() == State::Active {
+        bench.call(Handshake, LOST_ANSWER);
+        bench.now += 8 * SECOND;
+        guard += 1;
+        assert!(guard < 50);
+    }
+    assert!(guard >= 8, "only {guard} tries within the limit");
+    let degraded = Effect::Degraded(Degradation::HeartbeatsFailing);
+    assert_eq!(bench.effects, [degraded, Effect::Lost(Loss::TimedOut)]);
+    assert_eq!(bench.state(), State::Recovering);
+    // Our own session may still stand there.
+    bench.answer(Login, Meaning::SignedIn);
+    bench.answer(ForceLogin, Meaning::Ok);
+}
+
+#[test]
+fn heartbeats_refused_as_malformed_to_the_end_need_a_person() {
+    let mut bench = Bench::active(false);
+    while bench.state() == State::Active {
+        bench.answer(Handshake, Meaning::Refused);
+    }
+    assert_eq!(bench.state(), State::Suspended(Suspension::HeartbeatRefused));
+    assert_eq!(bench.machine.next(), Next::Rest);
+}
+
+#[test]
+fn a_refused_token_costs_no_session() {
+    let mut bench = Bench::active(false);
+    assert!(bench.machine.wants_token());
+    bench.answer(Handshake, Meaning::TokenRefused);
+    assert!(!bench.machine.wants_token());
+    assert_eq!(bench.answer(Handshake, Meaning::Ok), Duration::ZERO);
+    assert!(bench.machine.wants_token(), "the next heartbeat tries again");
+}
+
+#[test]
+fn heartbeats_keep_their_schedule_after_a_repeat_and_after_a_long_sleep() {
+    let mut bench = Bench::active(false);
+    let start = bench.now;
+    for round in 0..100 {
+        if round % 7 == 0 {
+            bench.answer(Handshake, Meaning::Transient);
+        }
+        bench.answer(Handshake, Meaning::Ok);
+    }
+    let took = bench.now - start;
+    assert!(took <= Duration::from_secs(100 * 30 + 40), "{took:?}");
+    bench.now += Duration::from_secs(7200);
+    assert_eq!(bench.answer(Handshake, Meaning::Ok), Duration::ZERO, "one at once");
+    assert!(bench.answer(Handshake, Meaning::Ok) <= 33 * SECOND, "and none in arrears");
+}
+
+#[test]
+fn skills_that_fail_for_now_do_not_hold_up_heartbeats() {
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(None));
+    bench.answer(Login, Meaning::Ok);
+    let mut last = bench.now;
+    for _ in 0..60 {
+        let Next::Call(operation, _) = bench.machine.next() else { panic!("nothing to do") };
+        let meaning = if operation == Handshake { Meaning::Ok } else { Meaning::Transient };
+        bench.answer(operation, meaning);
+        if operation == Handshake {
+            assert!(bench.now - last <= 35 * SECOND);
+            last = bench.now;
+        }
+    }
+    assert_eq!(bench.state(), State::Active);
+}
+
+#[test]
+fn skills_refused_leave_the_session_alive_and_are_told_once() {
+    for meaning in [Meaning::Refused, Meaning::Doubtful] {
+        let mut bench = Bench::new(false);
+        bench.input(Input::Start(None));
+        bench.answer(Login, Meaning::Ok);
+        for _ in 0..30 {
+            let Next::Call(operation, _) = bench.machine.next() else { panic!("nothing to do") };
+            bench.answer(operation, if operation == ResetSkill { meaning } else { Meaning::Ok });
+        }
+        assert_eq!(bench.state(), State::Active);
+        let told =
+            bench.effects.iter().filter(|e| **e == Effect::Degraded(Degradation::SkillsRefused)).count();
+        assert_eq!(told, 1);
+    }
+}
+
+#[test]
+fn skills_that_meet_a_lost_session_sign_in_again() {
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(None));
+    bench.answer(Login, Meaning::Ok);
+    bench.answer(ResetSkill, Meaning::Lost(Loss::NotSignedIn));
+    bench.answer(Login, Meaning::Ok);
+    bench.answer(ResetSkill, Meaning::Ok);
+}
+
+#[test]
+fn a_sign_out_waits_for_the_sign_in_and_the_sign_in_for_the_sign_out() {
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(None));
+    bench.input(Input::Began(Login));
+    bench.input(Input::SignOut);
+    assert_eq!(bench.machine.next(), Next::Rest);
+    bench.input(Input::Ended(Outcome::Answered(Meaning::Ok)));
+    assert_eq!(bench.state(), State::SigningOut);
+    bench.input(Input::Began(Logout));
+    bench.input(Input::SignIn);
+    assert_eq!(bench.machine.next(), Next::Rest);
+    bench.input(Input::Ended(Outcome::Answered(Meaning::Ok)));
+    assert_eq!(bench.answer(Login, Meaning::Ok), Duration::ZERO);
+}
+
+#[test]
+fn a_sign_out_refused_in_a_call_keeps_the_session() {
+    let mut bench = Bench::active(false);
+    bench.input(Input::SignOut);
+    bench.answer(Logout, Meaning::NotNow);
+    assert_eq!(bench.state(), State::Active);
+    assert_eq!(bench.effects, [Effect::Degraded(Degradation::SignOutRefused)]);
+    bench.answer(Handshake, Meaning::Ok);
+}
+
+#[test]
+fn stopping_leaves_the_session_open_or_signs_out_and_never_hangs() {
+    let mut bench = Bench::active(false);
+    bench.input(Input::Stop { sign_out: false });
+    assert_eq!(bench.machine.next(), Next::Done);
+    assert!(bench.machine.holds_session());
+
+    let mut bench = Bench::active(false);
+    bench.input(Input::Stop { sign_out: true });
+    bench.answer(Logout, Meaning::Ok);
+    assert_eq!(bench.machine.next(), Next::Done);
+    assert_eq!(bench.effects, [Effect::SignedOut]);
+
+    for outcome in [LOST_ANSWER, Outcome::Answered(Meaning::NotNow), Outcome::Answered(Meaning::Transient)] {
+        let mut bench = Bench::active(false);
+        bench.input(Input::Stop { sign_out: true });
+        for _ in 0..SIGN_OUT_TRIES {
+            bench.call(Logout, outcome);
+        }
+        assert_eq!(bench.machine.next(), Next::Done);
+    }
+
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(None));
+    bench.input(Input::Stop { sign_out: true });
+    assert_eq!(bench.machine.next(), Next::Done, "nothing to sign out");
+}
+
+#[test]
+fn a_resumed_session_is_checked_first_and_signed_in_only_when_refused() {
+    let resume = Resume { silence: Duration::from_secs(100), skills_set: true };
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(Some(resume)));
+    assert_eq!(bench.state(), State::Recovering);
+    assert!(bench.answer(Handshake, Meaning::Ok) <= 5 * SECOND);
+    assert_eq!(bench.effects, [Effect::Started(Entry::Resumed), Effect::Kept]);
+
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(Some(resume)));
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    bench.answer(Login, Meaning::SignedIn);
+    bench.answer(ForceLogin, Meaning::Ok);
+
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(Some(Resume { silence: LIMIT, skills_set: true })));
+    assert_eq!(bench.answer(Login, Meaning::Ok), Duration::ZERO);
+}
+
+fn outcomes() -> impl Strategy<Value = Outcome> {
+    let meanings = prop_oneof![
+        4 => Just(Meaning::Ok),
+        1 => Just(Meaning::Transient),
+        1 => Just(Meaning::SwitchingOver),
+        1 => Just(Meaning::SignedIn),
+        1 => Just(Meaning::Lost(Loss::GuidRefused)),
+        1 => Just(Meaning::Lost(Loss::NotSignedIn)),
+        1 => Just(Meaning::TokenRefused),
+        1 => Just(Meaning::Refused),
+        1 => Just(Meaning::Doubtful),
+        1 => Just(Meaning::NotNow),
+        1 => Just(Meaning::Suspend(Suspension::BadCredentials)),
+    ];
+    prop_oneof![
+        8 => meanings.prop_map(Outcome::Answered),
+        1 => Just(LOST_ANSWER),
+        1 => Just(UNREACHABLE),
+        1 => Just(Outcome::PasswordChangeRequired),
+        1 => Just(Outcome::NoPassword),
+    ]
+}
+
+fn inputs() -> impl Strategy<Value = Option<Input>> {
+    prop_oneof![
+        6 => Just(None),
+        1 => Just(Some(Input::ForcedOut)),
+        1 => Just(Some(Input::SignIn)),
+        1 => Just(Some(Input::SignOut)),
+    ]
+}
+
+proptest! {
+    /// Whatever the gateway answers and people wish, at whatever moment: one call at a time, no call while suspended,
+    /// a wait for each that is bounded; and once the gateway is well the session is active or waits for a person.
+    #[test]
+    fn any_history_ends_active_suspended_or_as_wished(
+        takeover: bool,
+        history in proptest::collection::vec((outcomes(), inputs(), inputs(), 0u64..20), 0..120),
+    ) {
+        let mut bench = Bench::new(takeover);
+        bench.input(Input::Start(None));
+        let mut wants_out = false;
+        for (outcome, before, during, seconds) in history {
+            let mut wish = |bench: &mut Bench, input: Option<Input>| if let Some(input) = input {
+                wants_out = match input { Input::SignOut => true, Input::SignIn => false, _ => wants_out };
+                bench.input(input);
+            };
+            wish(&mut bench, before);
+            match bench.machine.next() {
+                Next::Call(operation, due) => {
+                    let wait = due.saturating_duration_since(bench.now);
+                    prop_assert!(wait <= Duration::from_secs(35), "{wait:?} before {operation:?}");
+                    prop_assert!(!matches!(bench.state(), State::Suspended(_) | State::SignedOut));
+                    bench.now = bench.now.max(due);
+                    bench.input(Input::Began(operation));
+                    prop_assert_eq!(bench.machine.next(), Next::Rest);
+                    wish(&mut bench, during);
+                    prop_assert_eq!(bench.machine.next(), Next::Rest);
+                    bench.now += Duration::from_secs(seconds);
+                    bench.input(Input::Ended(outcome));
+                }
+                Next::Rest => prop_assert!(matches!(bench.state(), State::Suspended(_) | State::SignedOut)),
+                Next::Done => prop_assert!(false, "done without being stopped"),
+            }
+        }
+        for _ in 0..50 {
+            let Next::Call(operation, due) = bench.machine.next() else { break };
+            bench.now = bench.now.max(due);
+            bench.input(Input::Began(operation));
+            bench.input(Input::Ended(Outcome::Answered(Meaning::Ok)));
+        }
+        match bench.state() {
+            State::Active | State::Suspended(_) => {}
+            State::SignedOut => prop_assert!(wants_out),
+            other => prop_assert!(false, "ended in {other:?}"),
+        }
+        bench.input(Input::Stop { sign_out: true });
+        for _ in 0..5 {
+            let Next::Call(operation, due) = bench.machine.next() else { break };
+            bench.now = bench.now.max(due);
+            bench.input(Input::Began(operation));
+            bench.input(Input::Ended(LOST_ANSWER));
+        }
+        prop_assert_eq!(bench.machine.next(), Next::Done);
+    }
+}

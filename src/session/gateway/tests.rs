@@ -1,0 +1,221 @@
+//! The client against a small real TLS server that answers with prepared bytes.
+
+use std::sync::Mutex;
+
+use secrecy::ExposeSecret;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::session::call::Ticket;
+use crate::session::config::{AgentConfig, RawAgent, RawGateway, validate};
+
+/// Answers every request with the same bytes and keeps what was asked.
+struct Server {
+    port: u16,
+    ca_file: tempfile::NamedTempFile,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+/// Bytes that mean: never answer.
+const SILENCE: &str = "";
+
+impl Server {
+    async fn start(names: &[&str], answer: &'static str) -> Server {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let ca_file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(ca_file.path(), made.cert.pem()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), answer, requests.clone()));
+        Server { port, ca_file, requests }
+    }
+
+    fn configs(&self, change: impl Fn(&mut RawGateway)) -> (GatewayConfig, AgentConfig) {
+        let mut gateway: RawGateway = serde_json::from_value(serde_json::json!({
+            "name": "main", "base_url": format!("https://localhost:{}/agentgateway/resource", self.port),
+            "ca_file": self.ca_file.path(), "callback_uri": "https://relay.example/push/main",
+        }))
+        .unwrap();
+        change(&mut gateway);
+        let agent: RawAgent = serde_json::from_value(serde_json::json!({
+            "gateway": "main", "id": "291", "phone_number": "70004", "password_env": "CARGO_PKG_NAME",
+        }))
+        .unwrap();
+        let mut problems = crate::config::Problems::default();
+        let mut config = validate(vec![gateway], vec![agent], &mut problems);
+        assert!(problems.found().is_empty(), "{:?}", problems.found());
+        (config.gateways.remove(0), config.agents.remove(0))
+    }
+
+    async fn ask(&self, operation: Operation, change: impl Fn(&mut RawGateway)) -> Answer {
+        let (gateway, agent) = self.configs(change);
+        let client = GatewayClient::new(&gateway).unwrap();
+        let (password, token) = ("pass-secret".into(), "TokenSecret".into());
+        let ticket = Ticket::new("guid-secret".into(), Vec::new());
+        let call = Call {
+            operation,
+            agent: &agent,
+            password: Some(&password),
+            token: Some(&token),
+            ticket: (!operation.signs_in()).then_some(&ticket),
+        };
+        client.call(call).await
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    answer: &'static str,
+    requests: Arc<Mutex<Vec<String>>>,
+) {
+    while let Ok((socket, _)) = listener.accept().await {
+        tokio::spawn(converse(socket, acceptor.clone(), answer, requests.clone()));
+    }
+}
+
+async fn converse(
+    socket: TcpStream,
+    acceptor: TlsAcceptor,
+    answer: &'static str,
+    requests: Arc<Mutex<Vec<String>>>,
+) {
+    let Ok(mut stream) = acceptor.accept(socket).await else { return };
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(read) = stream.read(&mut buffer).await {
+        if read == 0 {
+            return;
+        }
+        requests.lock().unwrap().push(String::from_utf8_lossy(&buffer[..read]).into_owned());
+        if answer != SILENCE && stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn same(_: &mut RawGateway) {}
+
+#[tokio::test]
+async fn guid_and_cookies_are_taken_in_any_case_and_position() {
+    let answer = "HTTP/1.1 200 OK\r\nSet-Cookie: route=n1; Path=/\r\nDate: x\r\nsEt-gUiD: JSESSIONID=a.AgentGateway1\r\n\
+        set-cookie: lb=2\r\nContent-Length: 13\r\n\r\n{\"retcode\":0}";
+    let server = Server::start(&["localhost"], answer).await;
+    let answer = server.ask(Operation::Login, same).await;
+    assert_eq!(answer.verdict.unwrap().retcode.as_str(), "0");
+    assert_eq!(answer.guid.unwrap().expose_secret(), "a.AgentGateway1");
+    let cookies: Vec<_> =
+        answer.cookies.iter().map(|cookie| (cookie.name.as_str(), cookie.value.expose_secret())).collect();
+    assert_eq!(cookies, [("route", "n1"), ("lb", "2")]);
+    let request = server.requests.lock().unwrap().join("").to_ascii_lowercase();
+    assert!(request.starts_with("put /agentgateway/resource/onlineagent/291 http/1.1\r\n"), "{request}");
+    assert!(request.contains("content-type: application/json; charset=utf-8\r\n"), "{request}");
+    assert!(!request.contains("guid:"), "{request}");
+}
+
+#[tokio::test]
+async fn empty_guids_are_ignored_and_a_later_one_counts() {
+    let answer = "HTTP/1.1 200 OK\r\nSet-GUID: \r\nSet-GUID: JSESSIONID=b\r\nContent-Length: 15\r\n\r\n{\"retcode\":\"0\"}";
+    let server = Server::start(&["localhost"], answer).await;
+    let answer = server.ask(Operation::Handshake, same).await;
+    assert_eq!(answer.guid.unwrap().expose_secret(), "b");
+    let request = server.requests.lock().unwrap().join("").to_ascii_lowercase();
+    assert!(request.contains("guid: guid-secret\r\n") && request.contains("service_token: tokensecret\r\n"));
+    assert!(request.contains("content-length: 0\r\n"), "{request}");
+}
+
+#[tokio::test]
+async fn the_guid_of_a_2xx_answer_counts_even_when_its_body_is_of_no_use() {
+    for head in ["HTTP/1.1 200 OK", "HTTP/1.1 202 Accepted"] {
+        let answer = format!("{head}\r\nSet-GUID: JSESSIONID=c\r\nContent-Length: 2\r\n\r\n{{]");
+        let server = Server::start(&["localhost"], answer.leak()).await;
+        let answer = server.ask(Operation::Handshake, same).await;
+        assert_eq!(answer.guid.unwrap().expose_secret(), "c");
+        assert!(answer.verdict.unwrap_err().may_have_arrived());
+    }
+}
+
+#[tokio::test]
+async fn other_statuses_are_failed_calls_and_their_guids_are_not_believed() {
+    let answer =
+        "HTTP/1.1 503 Busy\r\nSet-GUID: JSESSIONID=d\r\nContent-Length: 15\r\n\r\n{\"retcode\":\"0\"}";
+    let server = Server::start(&["localhost"], answer).await;
+    let answer = server.ask(Operation::Handshake, same).await;
+    assert_eq!(answer.verdict, Err(CallError::Status(503)));
+    assert!(answer.guid.is_none());
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_meets_the_deadline() {
+    let server = Server::start(&["localhost"], SILENCE).await;
+    let began = tokio::time::Instant::now();
+    let answer = server.ask(Operation::Handshake, |gateway| gateway.call_deadline_secs = 1).await;
+    assert_eq!(answer.verdict, Err(CallError::TimedOut));
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn an_answer_that_never_ends_is_cut_off() {
+    let mut answer = "HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n".to_owned();
+    answer.push_str(&" ".repeat(200_000));
+    let server = Server::start(&["localhost"], answer.leak()).await;
+    let answer = server.ask(Operation::Handshake, same).await;
+    assert!(matches!(answer.verdict, Err(CallError::Broken(_))), "{:?}", answer.verdict);
+}
+
+#[tokio::test]
+async fn a_closed_port_and_an_unknown_authority_are_certainly_not_reached() {
+    let server = Server::start(&["localhost"], SILENCE).await;
+    let other = Server::start(&["localhost"], SILENCE).await;
+    let ca = other.ca_file.path().to_owned();
+    let answer = server.ask(Operation::Login, |gateway| gateway.ca_file = Some(ca.clone())).await;
+    let error = answer.verdict.unwrap_err();
+    assert!(matches!(error, CallError::Unreachable(_)), "{error:?}");
+    let text = format!("{error:?} {error}");
+    assert!(!text.contains("secret") && !text.contains("Secret"), "{text}");
+
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let url = format!("https://localhost:{closed}/agentgateway/resource");
+    let answer = server.ask(Operation::Login, |gateway| gateway.base_url.clone_from(&url)).await;
+    assert!(!answer.verdict.unwrap_err().may_have_arrived());
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_needs_to_be_told_or_trusted() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"retcode\":\"0\"}";
+    let server = Server::start(&["cc-gateway"], answer).await;
+    let refused = server.ask(Operation::Login, same).await;
+    assert!(matches!(refused.verdict, Err(CallError::Unreachable(_))), "{:?}", refused.verdict);
+    let named =
+        server.ask(Operation::Login, |gateway| gateway.tls_server_name = Some("cc-gateway".into())).await;
+    assert!(named.verdict.is_ok(), "{:?}", named.verdict);
+    let trusted = server
+        .ask(Operation::Login, |gateway| {
+            gateway.ca_file = None;
+            gateway.dangerously_trust_all = true;
+        })
+        .await;
+    assert!(trusted.verdict.is_ok(), "{:?}", trusted.verdict);
+}
+
+#[tokio::test]
+async fn a_bundle_without_certificates_is_refused_at_the_start() {
+    let server = Server::start(&["localhost"], SILENCE).await;
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let (mut gateway, _) = server.configs(same);
+    gateway.ca_file = Some(empty.path().to_owned());
+    assert!(GatewayClient::new(&gateway).is_err());
+    gateway.ca_file = Some(empty.path().with_extension("missing"));
+    assert!(matches!(GatewayClient::new(&gateway), Err(GatewayError::CaFile { .. })));
+}
