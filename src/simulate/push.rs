@@ -27,10 +27,14 @@ const ANSWER_LIMIT: usize = 64 * 1024;
 /// Kept connections for one callback; agents share them.
 const IDLE_CONNECTIONS: usize = 512;
 
+type HttpsClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 /// Sends pushes.
 #[derive(Debug)]
 pub(super) struct Pusher {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    kept: HttpsClient,
+    /// Closes its connection after each answer.
+    single: HttpsClient,
     spellings: Extensions,
     shape: PushShape,
     timeout: Duration,
@@ -45,6 +49,7 @@ struct Batch {
     serials: Vec<u64>,
     attempts: u32,
     body: String,
+    lose_answer: bool,
 }
 
 /// Why a push did not succeed.
@@ -54,6 +59,8 @@ enum PushError {
     Untrusted,
     #[error("no answer in time")]
     Timeout,
+    #[error("answer lost, as told")]
+    Lost,
     #[error("not sent or not answered")]
     Transport(#[source] hyper_util::client::legacy::Error),
     #[error("not a request")]
@@ -86,36 +93,45 @@ impl Pusher {
             .https_or_http()
             .enable_http1()
             .wrap_connector(http);
-        let idle = if settings.push_new_connection { 0 } else { IDLE_CONNECTIONS };
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(idle)
-            .http1_preserve_header_case(true)
-            .build(connector);
+        let client = |idle| {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_max_idle_per_host(idle)
+                .http1_preserve_header_case(true)
+                .build(connector.clone())
+        };
+        let kept = client(if settings.push_new_connection { 0 } else { IDLE_CONNECTIONS });
         let timeout = Duration::from_millis(settings.push_timeout_ms);
-        Ok(Pusher { client, spellings, shape: settings.push_shape, timeout })
+        Ok(Pusher { kept, single: client(0), spellings, shape: settings.push_shape, timeout })
     }
 
-    async fn push(&self, target: &Target, body: String) -> Result<(), PushError> {
+    /// Makes one push. An answer that is lost is lost with its connection, as a receiver might notice.
+    async fn push(&self, target: &Target, body: String, lose_answer: bool) -> Result<(), PushError> {
         if !target.trusted {
             return Err(PushError::Untrusted);
         }
-        tokio::time::timeout(self.timeout, self.exchange(target, body))
-            .await
-            .map_err(|_| PushError::Timeout)?
+        let client = if lose_answer { &self.single } else { &self.kept };
+        match tokio::time::timeout(self.timeout, self.exchange(client, target, body)).await {
+            Ok(Ok(())) if lose_answer => Err(PushError::Lost),
+            Ok(outcome) => outcome,
+            Err(_) => Err(PushError::Timeout),
+        }
     }
 
-    async fn exchange(&self, target: &Target, body: String) -> Result<(), PushError> {
+    async fn exchange(&self, client: &HttpsClient, target: &Target, body: String) -> Result<(), PushError> {
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(target.uri.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"))
             .header("guid", secret_value(target.guid.expose())?)
-            .header("service_token", secret_value(target.token.expose_secret())?)
             .body(Full::new(Bytes::from(body)))
             .map_err(PushError::Request)?;
+        let token = target.token.expose_secret();
+        if !token.is_empty() {
+            request.headers_mut().insert("service_token", secret_value(token)?);
+        }
         *request.extensions_mut() = self.spellings.clone();
-        let response = self.client.request(request).await.map_err(PushError::Transport)?;
+        let response = client.request(request).await.map_err(PushError::Transport)?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
         let body = body.map_err(|_| PushError::Body)?.to_bytes();
@@ -127,8 +143,9 @@ impl Pusher {
 pub(super) async fn push_all(gateway: Arc<Gateway>, slot: Arc<Slot>) {
     loop {
         let Some(batch) = next_batch(&mut slot.lock(), slot.id.as_str(), &gateway.settings) else { return };
+        let lose = batch.lose_answer || gateway.roll(|r| r.chance(gateway.settings.push_answer_lost));
         let started = Instant::now();
-        let outcome = gateway.pusher.push(&batch.target, batch.body.clone()).await;
+        let outcome = gateway.pusher.push(&batch.target, batch.body.clone(), lose).await;
         log(&slot, &batch, &outcome);
         let next = settle(&mut slot.lock(), &batch, outcome.is_ok(), started, &gateway.settings);
         slot.changed.notify_waiters();
@@ -168,7 +185,10 @@ fn next_batch(agent: &mut Agent, work_no: &str, settings: &Settings) -> Option<B
         events.push(event.json.clone());
     }
     let attempts = agent.queue.front().map_or(1, |e| e.attempts);
-    Some(Batch { target, epoch, serials, attempts, body: body(settings.push_shape, work_no, &events) })
+    let lose_answer = agent.answers_to_lose > 0;
+    agent.answers_to_lose = agent.answers_to_lose.saturating_sub(1);
+    let body = body(settings.push_shape, work_no, &events);
+    Some(Batch { target, epoch, serials, attempts, body, lose_answer })
 }
 
 fn batch_length(agent: &Agent, farewell: bool, settings: &Settings) -> usize {
@@ -255,7 +275,8 @@ fn log(slot: &Slot, batch: &Batch, outcome: &Result<(), PushError>) {
     match outcome {
         Ok(()) => debug!(%agent_id, events, attempt, "pushed"),
         Err(error) => {
-            let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+            let cause = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
             warn!(%agent_id, events, attempt, %error, cause, "push failed");
         }
     }
