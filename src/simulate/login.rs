@@ -141,3 +141,37 @@ fn check_phone(phone: &str, range: Option<Phones>) -> Result<(), Refusal> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_body_is_read_or_refused(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Login::parse(&body, &Settings::default());
+        }
+
+        #[test]
+        fn any_text_as_a_parameter_is_read_or_refused(value in "\\PC{0,60}", key in 0usize..6) {
+            let key = ["password", "phonenum", "callBackUri", "serviceToken", "status", "ip"][key];
+            let mut body = serde_json::json!({"password": "p", "phonenum": "1"});
+            body[key] = value.into();
+            let _ = Login::parse(body.to_string().as_bytes(), &Settings::default());
+        }
+
+        #[test]
+        fn tokens_are_up_to_fifty_letters_and_digits(token in "[A-Za-z0-9]{0,50}", other in "[^A-Za-z0-9]") {
+            prop_assert!(is_token(&token));
+            let longer = token.clone() + &other;
+            prop_assert!(!is_token(&longer));
+        }
+    }
+
+    #[test]
+    fn fifty_one_characters_are_no_token() {
+        assert!(is_token(&"a".repeat(50)) && !is_token(&"a".repeat(51)));
+    }
+}

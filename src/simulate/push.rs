@@ -281,3 +281,103 @@ fn log(slot: &Slot, batch: &Batch, outcome: &Result<(), PushError>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Uri;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::event::ids::AgentId;
+    use crate::simulate::agent::{Activity, Delivery, Session};
+    use crate::simulate::guid::Guids;
+
+    fn agent(events: usize) -> Agent {
+        let mut agent = Agent::default();
+        let delivery = Delivery::Push { uri: Uri::from_static("http://x/"), trusted: true };
+        agent.sign_in(|epoch| Session {
+            epoch,
+            guids: Guids::new(Instant::now()),
+            delivery,
+            token: "t".to_owned().into(),
+            last_contact: Instant::now(),
+            cookies: Vec::new(),
+            activity: Activity::Idle,
+            skills: None,
+            login_time: Timestamp(0),
+        });
+        add(&mut agent, events);
+        agent
+    }
+
+    fn add(agent: &mut Agent, events: usize) {
+        let id = AgentId::parse("1001").unwrap();
+        for _ in 0..events {
+            agent.enqueue(&id, Timestamp(0), true, None, |serial| serial.to_string());
+        }
+    }
+
+    fn push(agent: &mut Agent, success: bool, settings: &Settings) -> (Vec<u64>, Next) {
+        let batch = next_batch(agent, "1001", settings).unwrap();
+        let next = settle(agent, &batch, success, Instant::now(), settings);
+        (batch.serials, next)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failure_time_accumulates_to_a_forced_sign_out_and_a_success_resets_it() {
+        let settings = Settings::default();
+        let mut agent = agent(1);
+        for failures in [11, 12] {
+            for _ in 0..failures {
+                let (_, next) = push(&mut agent, false, &settings);
+                assert_eq!(next, Next::Wait(Duration::from_secs(10)));
+                tokio::time::advance(Duration::from_secs(10)).await;
+            }
+            if failures == 11 {
+                assert_eq!(push(&mut agent, true, &settings).1, Next::Continue);
+                add(&mut agent, 1);
+            }
+        }
+        assert_eq!(push(&mut agent, false, &settings).1, Next::ForceOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_wait_ends_with_the_failure_time() {
+        let settings = Settings { push_fail_total_ms: 15_000, ..Settings::default() };
+        let mut agent = agent(1);
+        assert_eq!(push(&mut agent, false, &settings).1, Next::Wait(Duration::from_secs(10)));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(push(&mut agent, false, &settings).1, Next::Wait(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_repeat_keeps_its_head_and_grows_up_to_the_limit_or_not_at_all() {
+        for (repeat_grows, repeated) in [(true, vec![1, 2, 3, 4]), (false, vec![1, 2])] {
+            let settings = Settings { repeat_grows, push_batch_limit: 4, ..Settings::default() };
+            let mut agent = agent(2);
+            assert_eq!(push(&mut agent, false, &settings).0, [1, 2]);
+            add(&mut agent, 5);
+            assert_eq!(push(&mut agent, false, &settings).0, repeated);
+            assert_eq!(push(&mut agent, true, &settings).0, repeated);
+            let next = *repeated.last().unwrap() + 1;
+            assert_eq!(
+                push(&mut agent, true, &settings).0,
+                [next, next + 1, next + 2, next + 3][..(7 - repeated.len()).min(4)]
+            );
+        }
+    }
+
+    #[test]
+    fn success_is_what_the_manual_shows_and_nothing_more() {
+        let judge = |shape, status, body: &str| {
+            judge(shape, StatusCode::from_u16(status).unwrap(), body.as_bytes()).is_ok()
+        };
+        assert!(judge(PushShape::EventList, 200, r#"{"message":"x","retcode":"0","more":1}"#));
+        for bad in ["", "0", "null", "{}", r#"{"retcode":0}"#, r#"{"retcode":"00"}"#, r#"{"retcode":null}"#] {
+            assert!(!judge(PushShape::EventList, 200, bad), "{bad}");
+        }
+        assert!(!judge(PushShape::EventList, 204, r#"{"retcode":"0"}"#));
+        assert!(judge(PushShape::Legacy, 200, "") && judge(PushShape::Legacy, 200, r#"{"retcode":0}"#));
+        assert!(!judge(PushShape::Legacy, 200, r#"{"retcode":1}"#));
+    }
+}
