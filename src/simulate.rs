@@ -1,16 +1,18 @@
 //! A stand-in for the CC-Gateway: as strict as its manuals, unkind where they are silent, and able to misbehave.
 //! It knows the wire and nothing of the relay.
 //!
-//! - **In** ([`listen`] -> [`serve`] -> [`session`], [`calls`], [`poll`]): the interface under
+//! - **In** (`listen` -> `serve` -> `session`, `calls`, `poll`): the interface under
 //!   `/agentgateway/resource`. Business failures are HTTP 200 with a retcode.
-//! - **Out** ([`push`]): per agent one batch at a time, in order, repeated until it succeeds.
-//! - **State** ([`agent`]): everything about an agent behind one mutex, never held across an await.
-//! - **Time** ([`watch`], [`play`]): one task and one heap each, for any number of agents.
-//! - **Books** ([`ledger`]): every event made and what became of it.
+//! - **Out** (`push`): per agent one batch at a time, in order, repeated until it succeeds.
+//! - **State** (`agent`): everything about an agent behind one mutex, never held across an await.
+//! - **Time** (`watch`, `play`): one task and one heap each, for any number of agents.
+//! - **Books** (`ledger`): every event made and what became of it.
 //!
 //! Choices where the manuals say nothing: no content type answers HTTP 415, a wrong method 405; a missing,
 //! wrong or dead GUID answers 000-003; a call without the session's cookies, or of nobody, 100-006; a second
-//! poll beside a first 000-007; a body that is not JSON 100-001.
+//! poll beside a first 000-007; a body that is not JSON 100-001. A heartbeat in polling mode is answered but
+//! does not count as a poll. A takeover discards what waited; a push in flight still arrives, and the new
+//! session's first push waits for its end.
 
 mod agent;
 mod answer;
@@ -131,6 +133,7 @@ impl Simulator {
             .await
             .map_err(|source| StartError::Listen { addr, source })?;
         gateway.spawn(watch::watch(gateway.clone()));
+        gateway.spawn(report(gateway.clone()));
         let simulator = Simulator { gateway, port, ca_pem, playing: Mutex::new(None) };
         info!(base_url = simulator.base_url(), agents = simulator.gateway.slots().len(), "simulator started");
         if rate > 0.0 {
@@ -216,6 +219,30 @@ impl Simulator {
         Ok(serials.first().copied().unwrap_or_default())
     }
 
+    /// Makes an event with the example content of its type.
+    ///
+    /// # Errors
+    /// When there is no such agent or it is not signed in.
+    pub fn emit_example(&self, agent: &AgentId, event_type: &str) -> Result<u64, EmitError> {
+        let slot = self.slot(agent)?;
+        let serials = self.gateway.emit(slot, &[play::example(&self.gateway, slot, event_type)])?;
+        Ok(serials.first().copied().unwrap_or_default())
+    }
+
+    /// All event types there is an example of.
+    pub fn event_types() -> impl Iterator<Item = &'static str> {
+        Catalogue::shared().event_types()
+    }
+
+    /// Loses the answers of the agent's next `times` pushes: they are repeated though received.
+    ///
+    /// # Errors
+    /// When there is no such agent.
+    pub fn lose_answers(&self, agent: &AgentId, times: u32) -> Result<(), EmitError> {
+        self.slot(agent)?.lock().answers_to_lose = times;
+        Ok(())
+    }
+
     /// Plays one flow for an agent, with a pause between its steps. Gives the number of events.
     ///
     /// # Errors
@@ -267,6 +294,13 @@ impl Simulator {
         }
         self.gateway.force_out(slot, None, SignOut::Inspector);
         Ok(())
+    }
+
+    /// All sessions are gone at once and without a word, as after a crash of the gateway.
+    pub fn forget_sessions(&self) {
+        for slot in self.gateway.slots() {
+            self.gateway.force_out(slot, None, SignOut::Restart);
+        }
     }
 
     /// Adds a fault; several of one operation are met in the order added.
@@ -351,5 +385,20 @@ impl Simulator {
 
     fn slot(&self, agent: &AgentId) -> Result<&Arc<Slot>, EmitError> {
         self.gateway.slot(agent.as_str()).ok_or_else(|| EmitError::NoSuchAgent(agent.clone()))
+    }
+}
+
+/// Logs the counts now and then, when they changed.
+async fn report(gateway: Arc<Gateway>) {
+    let interval = Duration::from_millis(gateway.settings.report_interval_ms);
+    let mut before = Counts::default();
+    while !interval.is_zero() {
+        tokio::time::sleep(interval).await;
+        let Statistics { total, signed_in, waiting, .. } = gateway.statistics();
+        if total != before {
+            let (events, delivered, failed) = (total.events, total.delivered, total.pushes_failed);
+            info!(signed_in, events, delivered, waiting, pushes_failed = failed, "so far");
+            before = total;
+        }
     }
 }

@@ -36,10 +36,12 @@ pub(super) struct Agent {
     pub(super) session: Option<Session>,
     /// The session call under way, so that a second one is refused.
     pub(super) session_call: Option<SessionCall>,
-    /// A poll is waiting: the agent is not silent.
-    pub(super) polling: bool,
+    /// The session of which a poll waits: it is not silent.
+    pub(super) polling: Option<u64>,
     /// A push task runs.
     pub(super) pushing: bool,
+    /// How many answers of pushes are to be lost.
+    pub(super) answers_to_lose: u32,
     pub(super) bad_passwords: u32,
     pub(super) locked_until: Option<Instant>,
     /// The call of the flow being played.

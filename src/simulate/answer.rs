@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 /// The content type of every answer.
 const JSON: &str = "application/json; charset=UTF-8";
 
-/// An answer before it is put on the wire.
-#[derive(Debug)]
+/// An answer before it is put on the wire. Not to be debugged: it has secrets.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) body: String,

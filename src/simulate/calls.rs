@@ -53,7 +53,7 @@ pub(super) fn handshake(
     settings: &Settings,
 ) -> Result<Answer, Refusal> {
     let session = authenticate(agent, headers, settings)?;
-    if let Some(token) = headers.get("service_token") {
+    if let Some(token) = headers.get("service_token").filter(|token| !token.is_empty()) {
         let token = token.to_str().ok().filter(|token| is_token(token)).ok_or(Refusal::SIGN_IN_PARAMETER)?;
         session.token = token.to_owned().into();
     }

@@ -4,6 +4,8 @@
 //! title case, except where a message carries the spelling it was received with, for proxies. So one message
 //! with our spellings is received in memory at the start, and what it carries is given to all that are sent.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
 use http::{Extensions, Request};
 use http_body_util::Empty;
@@ -37,11 +39,15 @@ pub(super) async fn spellings() -> Result<Extensions, CasingError> {
         far
     };
     let ask = sender.send_request(Request::new(Empty::<Bytes>::new()));
-    let (response, _far, _closed) = tokio::join!(ask, serve, async {
-        tokio::select! {
-            ended = connection => ended.is_ok(),
-            () = tokio::time::sleep(std::time::Duration::from_millis(1)) => true,
+    // How the connection ends shows in what was asked over it.
+    let drive = async move {
+        let _ended = connection.await;
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        (response, _far) = async { tokio::join!(ask, serve) } => {
+            response.map(|r| r.extensions().clone()).map_err(CasingError)
         }
-    });
-    response.map(|r| r.extensions().clone()).map_err(CasingError)
+        never = drive => match never {},
+    }
 }

@@ -106,10 +106,9 @@ impl Catalogue {
         self.by_id.get(id).map(|i| &self.flows[*i])
     }
 
-    /// Whether there is an example of that event.
-    #[cfg(test)]
-    pub(super) fn has_content(&self, event_type: &str) -> bool {
-        self.contents.contains_key(event_type)
+    /// The types of all events there is an example of.
+    pub(super) fn event_types(&self) -> impl Iterator<Item = &str> {
+        self.contents.keys().map(String::as_str)
     }
 
     /// The names of all flows.

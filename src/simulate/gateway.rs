@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::agent::Slot;
+use super::agent::{Agent, Session, Slot, Target};
 use super::event::Draft;
 use super::faults::Faults;
-use super::ledger::{SignOut, Statistics};
+use super::ledger::{Counts, SignOut, Statistics};
 use super::push::{self, Pusher};
 use super::random::Random;
 use super::settings::Settings;
@@ -104,34 +104,40 @@ impl Gateway {
     /// Starts a task that ends with the gateway.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = task => {}
-                () = stop.cancelled() => {}
-            }
-        });
+        self.tasks.spawn(async move { stop.run_until_cancelled(task).await });
     }
 
     /// Makes events for a signed-in agent, all in one go, and sees that they are pushed.
     pub(super) fn emit(&self, slot: &Arc<Slot>, drafts: &[Draft]) -> Result<Vec<u64>, EmitError> {
-        let mut serials = Vec::with_capacity(drafts.len());
-        {
+        let serials = {
             let mut agent = slot.lock();
             if agent.session.is_none() {
                 return Err(EmitError::NotSignedIn(slot.id.clone()));
             }
-            let now = self.clock.now();
-            for draft in drafts {
-                serials.push(agent.enqueue(&slot.id, now, self.settings.keep_ledger, None, |serial| {
-                    draft.render(slot.id.as_str(), now, self.settings.mark_events.then_some(serial))
-                }));
-                if let Some(event_type) = draft.event_type() {
-                    agent.observe(event_type);
-                }
-            }
-        }
+            self.enqueue(&slot.id, &mut agent, drafts, None)
+        };
         self.wake(slot);
         Ok(serials)
+    }
+
+    /// Makes events without seeing that they are pushed.
+    pub(super) fn enqueue(
+        &self,
+        id: &AgentId,
+        agent: &mut Agent,
+        drafts: &[Draft],
+        farewell: Option<&Arc<Target>>,
+    ) -> Vec<u64> {
+        let (now, settings) = (self.clock.now(), &self.settings);
+        let one = |draft: &Draft| {
+            if let Some(event_type) = draft.event_type() {
+                agent.observe(event_type);
+            }
+            agent.enqueue(id, now, settings.keep_ledger, farewell.cloned(), |serial| {
+                draft.render(id.as_str(), now, settings.mark_events.then_some(serial))
+            })
+        };
+        drafts.iter().map(one).collect()
     }
 
     /// Starts the agent's push task if events wait for one, and tells whoever polls.
@@ -140,7 +146,7 @@ impl Gateway {
         let Some(own) = self.own.upgrade() else { return };
         {
             let mut agent = slot.lock();
-            let pushes = agent.session.as_ref().is_some_and(super::agent::Session::is_push)
+            let pushes = agent.session.as_ref().is_some_and(Session::is_push)
                 || agent.queue.front().is_some_and(|event| event.farewell.is_some());
             if agent.pushing || !pushes || agent.queue.is_empty() {
                 return;
@@ -172,13 +178,10 @@ impl Gateway {
             }
             let Some(session) = agent.sign_out(reason) else { return false };
             let target = session.target().filter(|_| farewell && self.settings.shutdown_event);
-            if let Some(target) = target {
+            if let Some(target) = target.map(Arc::new) {
                 let content = serde_json::json!({ "loginTime": session.login_time.millis().to_string() });
                 let draft = Draft::parts("AgentOther_ShutdownService", content);
-                let (now, target) = (self.clock.now(), Some(Arc::new(target)));
-                agent.enqueue(&slot.id, now, self.settings.keep_ledger, target, |serial| {
-                    draft.render(slot.id.as_str(), now, self.settings.mark_events.then_some(serial))
-                });
+                self.enqueue(&slot.id, &mut agent, &[draft], Some(&target));
             }
         }
         info!(agent_id = %slot.id, ?reason, "signed out");
@@ -193,7 +196,7 @@ impl Gateway {
             let agent = slot.lock();
             all.signed_in += usize::from(agent.session.is_some());
             all.waiting += agent.queue.len();
-            if agent.counts != super::ledger::Counts::default() {
+            if agent.counts != Counts::default() {
                 all.total.add(&agent.counts);
                 all.agents.insert(slot.id.clone(), agent.counts.clone());
             }

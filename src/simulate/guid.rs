@@ -109,3 +109,48 @@ impl Guids {
 fn millis(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minute(guids: &mut Guids, at: Instant, settings: &Settings) -> Option<String> {
+        guids.renew_if_due(at, settings);
+        guids.announce()
+    }
+
+    #[test]
+    fn a_guid_is_renewed_at_sixty_seconds_and_its_predecessor_lives_sixty_more() {
+        let (settings, start) = (Settings::default(), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        let mut guids = Guids::new(start);
+        let first = guids.current().clone();
+        assert_eq!(minute(&mut guids, at(59), &settings), None);
+        let told = minute(&mut guids, at(60), &settings).unwrap();
+        assert_eq!(told, format!("JSESSIONID={}", guids.current().expose()));
+        assert_eq!(minute(&mut guids, at(61), &settings), None);
+        assert!(guids.accept(first.expose(), at(119), &settings));
+        assert!(!guids.accept(first.expose(), at(120), &settings));
+        assert!(guids.accept(guids.current().expose(), at(179), &settings));
+        assert!(!guids.accept(guids.current().expose(), at(180), &settings));
+    }
+
+    #[test]
+    fn a_static_guid_lives_for_ever_and_nothing_else_is_accepted() {
+        let settings = Settings { auth_mode: 1, ..Settings::default() };
+        let (start, later) = (Instant::now(), Instant::now() + Duration::from_secs(100_000));
+        let mut guids = Guids::new(start);
+        assert_eq!(minute(&mut guids, later, &settings), None);
+        assert!(guids.accept(guids.current().expose(), later, &settings));
+        assert!(!guids.accept("", later, &settings));
+        assert!(!guids.accept(Guid::random().expose(), later, &settings));
+    }
+
+    #[test]
+    fn a_guid_is_a_uuid_with_the_nodes_name_and_does_not_print() {
+        let guid = Guid::random();
+        assert_eq!(guid.expose().len(), 36 + SUFFIX.len());
+        assert!(guid.expose()[..36].bytes().all(|b| b == b'-' || b.is_ascii_hexdigit()));
+        assert_eq!(format!("{guid:?}"), "Guid(..)");
+    }
+}

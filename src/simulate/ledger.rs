@@ -52,6 +52,8 @@ pub enum SignOut {
     PushFailure,
     /// An inspector forced the agent out.
     Inspector,
+    /// The gateway started again and knew nobody.
+    Restart,
 }
 
 /// Counts of one agent, or their sum.

@@ -9,13 +9,15 @@ use serde_json::{Map, Value};
 
 use super::agent::{Activity, Delivery};
 use super::answer::Refusal;
-use super::settings::{OutsideTrustList, Phones, Settings};
+use super::settings::{OutsideTrustList, Phones, PushShape, Settings};
 
 /// The longest a `serviceToken` or `service_token` may be.
 const TOKEN_LENGTH: usize = 50;
 const PASSWORD_LENGTH: usize = 32;
 const PHONE_LENGTH: usize = 24;
 const CALLBACK_LENGTH: usize = 200;
+/// The same for the legacy `pushUrl`.
+const PUSH_URL_LENGTH: usize = 512;
 
 /// A login that is well formed; whether it may be is another matter.
 #[derive(Debug)]
@@ -98,12 +100,19 @@ impl Fields {
 
     /// Push mode if there are both an address and a token, else polling mode.
     fn delivery(&self, settings: &Settings) -> Result<(Delivery, String), Refusal> {
-        let uri = self.text("callBackUri").filter(|uri| !uri.is_empty());
-        let token = self.text("serviceToken").filter(|token| !token.is_empty());
+        let given = |key| self.text(key).filter(|text| !text.is_empty());
+        let (uri, mut token) = (given("callBackUri"), given("serviceToken"));
+        let (uri, limit) = match given("pushUrl") {
+            Some(old) if settings.push_shape == PushShape::Legacy => {
+                token = Some(String::new());
+                (Some(old), PUSH_URL_LENGTH)
+            }
+            _ => (uri, CALLBACK_LENGTH),
+        };
         if token.as_deref().is_some_and(|token| !is_token(token)) {
             return Err(Refusal::SIGN_IN_PARAMETER);
         }
-        let parsed = uri.as_deref().map(callback).transpose()?;
+        let parsed = uri.as_deref().map(|uri| callback(uri, limit)).transpose()?;
         let (Some(text), Some(uri), Some(token)) = (uri, parsed, token) else {
             return Ok((Delivery::Poll, String::new()));
         };
@@ -116,8 +125,8 @@ impl Fields {
 }
 
 /// An absolute address of HTTP or HTTPS that is not too long.
-fn callback(text: &str) -> Result<Uri, Refusal> {
-    let uri = text.parse::<Uri>().ok().filter(|_| text.len() <= CALLBACK_LENGTH);
+fn callback(text: &str, limit: usize) -> Result<Uri, Refusal> {
+    let uri = text.parse::<Uri>().ok().filter(|_| text.len() <= limit);
     uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
         .ok_or(Refusal::SIGN_IN_PARAMETER)
 }
@@ -130,5 +139,39 @@ fn check_phone(phone: &str, range: Option<Phones>) -> Result<(), Refusal> {
     match range {
         Some(range) if number.is_none_or(|n| n < range.first || n > range.last) => Err(Refusal::PHONE_RANGE),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_body_is_read_or_refused(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Login::parse(&body, &Settings::default());
+        }
+
+        #[test]
+        fn any_text_as_a_parameter_is_read_or_refused(value in "\\PC{0,60}", key in 0usize..6) {
+            let key = ["password", "phonenum", "callBackUri", "serviceToken", "status", "ip"][key];
+            let mut body = serde_json::json!({"password": "p", "phonenum": "1"});
+            body[key] = value.into();
+            let _ = Login::parse(body.to_string().as_bytes(), &Settings::default());
+        }
+
+        #[test]
+        fn tokens_are_up_to_fifty_letters_and_digits(token in "[A-Za-z0-9]{0,50}", other in "[^A-Za-z0-9]") {
+            prop_assert!(is_token(&token));
+            let longer = token.clone() + &other;
+            prop_assert!(!is_token(&longer));
+        }
+    }
+
+    #[test]
+    fn fifty_one_characters_are_no_token() {
+        assert!(is_token(&"a".repeat(50)) && !is_token(&"a".repeat(51)));
     }
 }

@@ -148,3 +148,41 @@ fn parse_query(query: Option<&str>) -> Vec<(String, String)> {
         url::form_urlencoded::parse(q.as_bytes()).map(|(k, v)| (k.into_owned(), v.into_owned())).collect()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Call, NoOperation> {
+        Call::parse(method, &format!("{BASE_PATH}/{path}"), query, 59_999)
+    }
+
+    #[test]
+    fn a_raw_semicolon_belongs_to_the_value_and_an_encoded_one_too() {
+        for query in ["skillid=1;2;3&phonelinkage=0", "phonelinkage=0&skillid=1%3B2%3B3"] {
+            let call = parse(&Method::POST, "onlineagent/101/resetskill/false", Some(query)).unwrap();
+            assert_eq!(call.operation, Operation::ResetSkill);
+            assert_eq!(call.parameter("skillid"), Some("1;2;3"));
+            assert_eq!(call.parameter("phonelinkage"), Some("0"));
+            assert_eq!(call.arguments, ["false"]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_and_query_is_understood_or_refused(path in "[a-z0-9/;%?]{0,40}|\\PC*", query in "\\PC*") {
+            for method in [Method::GET, Method::PUT] {
+                let _ = parse(&method, &path, Some(&query));
+                let _ = Call::parse(&method, &path, None, 1);
+            }
+        }
+
+        #[test]
+        fn agent_ids_are_numbers_up_to_the_limit(id in 1u32..200_000) {
+            let known = parse(&Method::PUT, &format!("onlineagent/{id}"), None).is_ok();
+            prop_assert_eq!(known, id <= 59_999);
+        }
+    }
+}

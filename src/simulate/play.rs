@@ -135,6 +135,21 @@ impl Player {
     }
 }
 
+/// An event with its example content, nothing unusual about it.
+pub(super) fn example(gateway: &Gateway, slot: &Slot, event_type: &str) -> Draft {
+    begin_call(gateway, slot, Place::Within);
+    let call = slot.lock().call.clone();
+    let login_time = login_time(slot);
+    let fill =
+        Fill { agent: slot.id.as_str(), peer: slot.id.as_str(), login_time, call: &call, wide_text: false };
+    let content = gateway.roll(|random| Catalogue::shared().content(event_type, &fill, random));
+    Draft::parts(event_type, content)
+}
+
+fn login_time(slot: &Slot) -> u64 {
+    slot.lock().session.as_ref().map_or(0, |session| session.login_time.millis())
+}
+
 /// Whether the step is one for this gateway's agents.
 fn applies(step: &Step, settings: &Settings) -> bool {
     !step.must_pick_up || settings.must_pick_up
@@ -156,7 +171,7 @@ fn play_step(gateway: &Gateway, slot: &Arc<Slot>, step: &Step) -> Result<usize, 
         Recipient::Agent | Recipient::Inspector => slot.clone(),
         Recipient::Inspected => inspected(gateway, slot),
     };
-    let login_time = recipient.lock().session.as_ref().map_or(0, |session| session.login_time.millis());
+    let login_time = login_time(&recipient);
     let drafts: Vec<Draft> = gateway.roll(|random| {
         let mut fill = Fill {
             agent: recipient.id.as_str(),

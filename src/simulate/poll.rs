@@ -11,13 +11,15 @@ use super::calls::authenticate;
 use super::gateway::Gateway;
 
 /// The mark that a poll is under way.
-struct PollMark<'a>(&'a Slot);
+struct PollMark<'a>(&'a Slot, u64);
 
 impl Drop for PollMark<'_> {
     fn drop(&mut self) {
         let mut agent = self.0.lock();
-        agent.polling = false;
-        if let Some(session) = &mut agent.session {
+        if agent.polling == Some(self.1) {
+            agent.polling = None;
+        }
+        if let Some(session) = agent.session_of(self.1) {
             session.last_contact = Instant::now();
         }
     }
@@ -30,7 +32,7 @@ pub(super) async fn poll(
     headers: &HeaderMap,
 ) -> Result<Answer, Refusal> {
     let epoch = begin(&mut slot.lock(), headers, gateway)?;
-    let _mark = PollMark(slot);
+    let _mark = PollMark(slot, epoch);
     let until = Instant::now() + gateway.settings.poll_wait();
     loop {
         let changed = slot.changed.notified();
@@ -48,10 +50,10 @@ fn begin(agent: &mut Agent, headers: &HeaderMap, gateway: &Gateway) -> Result<u6
         return Err(Refusal::WRONG_EVENT_MODE);
     }
     let epoch = session.epoch;
-    if agent.polling {
+    if agent.polling == Some(epoch) {
         return Err(Refusal::REPEATED);
     }
-    agent.polling = true;
+    agent.polling = Some(epoch);
     Ok(epoch)
 }
 

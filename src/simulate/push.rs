@@ -27,10 +27,14 @@ const ANSWER_LIMIT: usize = 64 * 1024;
 /// Kept connections for one callback; agents share them.
 const IDLE_CONNECTIONS: usize = 512;
 
+type HttpsClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 /// Sends pushes.
 #[derive(Debug)]
 pub(super) struct Pusher {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    kept: HttpsClient,
+    /// Closes its connection after each answer.
+    single: HttpsClient,
     spellings: Extensions,
     shape: PushShape,
     timeout: Duration,
@@ -45,6 +49,7 @@ struct Batch {
     serials: Vec<u64>,
     attempts: u32,
     body: String,
+    lose_answer: bool,
 }
 
 /// Why a push did not succeed.
@@ -54,6 +59,8 @@ enum PushError {
     Untrusted,
     #[error("no answer in time")]
     Timeout,
+    #[error("answer lost, as told")]
+    Lost,
     #[error("not sent or not answered")]
     Transport(#[source] hyper_util::client::legacy::Error),
     #[error("not a request")]
@@ -86,36 +93,45 @@ impl Pusher {
             .https_or_http()
             .enable_http1()
             .wrap_connector(http);
-        let idle = if settings.push_new_connection { 0 } else { IDLE_CONNECTIONS };
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(idle)
-            .http1_preserve_header_case(true)
-            .build(connector);
+        let client = |idle| {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_max_idle_per_host(idle)
+                .http1_preserve_header_case(true)
+                .build(connector.clone())
+        };
+        let kept = client(if settings.push_new_connection { 0 } else { IDLE_CONNECTIONS });
         let timeout = Duration::from_millis(settings.push_timeout_ms);
-        Ok(Pusher { client, spellings, shape: settings.push_shape, timeout })
+        Ok(Pusher { kept, single: client(0), spellings, shape: settings.push_shape, timeout })
     }
 
-    async fn push(&self, target: &Target, body: String) -> Result<(), PushError> {
+    /// Makes one push. An answer that is lost is lost with its connection, as a receiver might notice.
+    async fn push(&self, target: &Target, body: String, lose_answer: bool) -> Result<(), PushError> {
         if !target.trusted {
             return Err(PushError::Untrusted);
         }
-        tokio::time::timeout(self.timeout, self.exchange(target, body))
-            .await
-            .map_err(|_| PushError::Timeout)?
+        let client = if lose_answer { &self.single } else { &self.kept };
+        match tokio::time::timeout(self.timeout, self.exchange(client, target, body)).await {
+            Ok(Ok(())) if lose_answer => Err(PushError::Lost),
+            Ok(outcome) => outcome,
+            Err(_) => Err(PushError::Timeout),
+        }
     }
 
-    async fn exchange(&self, target: &Target, body: String) -> Result<(), PushError> {
+    async fn exchange(&self, client: &HttpsClient, target: &Target, body: String) -> Result<(), PushError> {
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(target.uri.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"))
             .header("guid", secret_value(target.guid.expose())?)
-            .header("service_token", secret_value(target.token.expose_secret())?)
             .body(Full::new(Bytes::from(body)))
             .map_err(PushError::Request)?;
+        let token = target.token.expose_secret();
+        if !token.is_empty() {
+            request.headers_mut().insert("service_token", secret_value(token)?);
+        }
         *request.extensions_mut() = self.spellings.clone();
-        let response = self.client.request(request).await.map_err(PushError::Transport)?;
+        let response = client.request(request).await.map_err(PushError::Transport)?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
         let body = body.map_err(|_| PushError::Body)?.to_bytes();
@@ -127,8 +143,9 @@ impl Pusher {
 pub(super) async fn push_all(gateway: Arc<Gateway>, slot: Arc<Slot>) {
     loop {
         let Some(batch) = next_batch(&mut slot.lock(), slot.id.as_str(), &gateway.settings) else { return };
+        let lose = batch.lose_answer || gateway.roll(|r| r.chance(gateway.settings.push_answer_lost));
         let started = Instant::now();
-        let outcome = gateway.pusher.push(&batch.target, batch.body.clone()).await;
+        let outcome = gateway.pusher.push(&batch.target, batch.body.clone(), lose).await;
         log(&slot, &batch, &outcome);
         let next = settle(&mut slot.lock(), &batch, outcome.is_ok(), started, &gateway.settings);
         slot.changed.notify_waiters();
@@ -168,7 +185,10 @@ fn next_batch(agent: &mut Agent, work_no: &str, settings: &Settings) -> Option<B
         events.push(event.json.clone());
     }
     let attempts = agent.queue.front().map_or(1, |e| e.attempts);
-    Some(Batch { target, epoch, serials, attempts, body: body(settings.push_shape, work_no, &events) })
+    let lose_answer = agent.answers_to_lose > 0;
+    agent.answers_to_lose = agent.answers_to_lose.saturating_sub(1);
+    let body = body(settings.push_shape, work_no, &events);
+    Some(Batch { target, epoch, serials, attempts, body, lose_answer })
 }
 
 fn batch_length(agent: &Agent, farewell: bool, settings: &Settings) -> usize {
@@ -255,8 +275,109 @@ fn log(slot: &Slot, batch: &Batch, outcome: &Result<(), PushError>) {
     match outcome {
         Ok(()) => debug!(%agent_id, events, attempt, "pushed"),
         Err(error) => {
-            let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+            let cause = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
             warn!(%agent_id, events, attempt, %error, cause, "push failed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Uri;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::event::ids::AgentId;
+    use crate::simulate::agent::{Activity, Delivery, Session};
+    use crate::simulate::guid::Guids;
+
+    fn agent(events: usize) -> Agent {
+        let mut agent = Agent::default();
+        let delivery = Delivery::Push { uri: Uri::from_static("http://x/"), trusted: true };
+        agent.sign_in(|epoch| Session {
+            epoch,
+            guids: Guids::new(Instant::now()),
+            delivery,
+            token: "t".to_owned().into(),
+            last_contact: Instant::now(),
+            cookies: Vec::new(),
+            activity: Activity::Idle,
+            skills: None,
+            login_time: Timestamp(0),
+        });
+        add(&mut agent, events);
+        agent
+    }
+
+    fn add(agent: &mut Agent, events: usize) {
+        let id = AgentId::parse("1001").unwrap();
+        for _ in 0..events {
+            agent.enqueue(&id, Timestamp(0), true, None, |serial| serial.to_string());
+        }
+    }
+
+    fn push(agent: &mut Agent, success: bool, settings: &Settings) -> (Vec<u64>, Next) {
+        let batch = next_batch(agent, "1001", settings).unwrap();
+        let next = settle(agent, &batch, success, Instant::now(), settings);
+        (batch.serials, next)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failure_time_accumulates_to_a_forced_sign_out_and_a_success_resets_it() {
+        let settings = Settings::default();
+        let mut agent = agent(1);
+        for failures in [11, 12] {
+            for _ in 0..failures {
+                let (_, next) = push(&mut agent, false, &settings);
+                assert_eq!(next, Next::Wait(Duration::from_secs(10)));
+                tokio::time::advance(Duration::from_secs(10)).await;
+            }
+            if failures == 11 {
+                assert_eq!(push(&mut agent, true, &settings).1, Next::Continue);
+                add(&mut agent, 1);
+            }
+        }
+        assert_eq!(push(&mut agent, false, &settings).1, Next::ForceOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_wait_ends_with_the_failure_time() {
+        let settings = Settings { push_fail_total_ms: 15_000, ..Settings::default() };
+        let mut agent = agent(1);
+        assert_eq!(push(&mut agent, false, &settings).1, Next::Wait(Duration::from_secs(10)));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(push(&mut agent, false, &settings).1, Next::Wait(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_repeat_keeps_its_head_and_grows_up_to_the_limit_or_not_at_all() {
+        for (repeat_grows, repeated) in [(true, vec![1, 2, 3, 4]), (false, vec![1, 2])] {
+            let settings = Settings { repeat_grows, push_batch_limit: 4, ..Settings::default() };
+            let mut agent = agent(2);
+            assert_eq!(push(&mut agent, false, &settings).0, [1, 2]);
+            add(&mut agent, 5);
+            assert_eq!(push(&mut agent, false, &settings).0, repeated);
+            assert_eq!(push(&mut agent, true, &settings).0, repeated);
+            let next = *repeated.last().unwrap() + 1;
+            assert_eq!(
+                push(&mut agent, true, &settings).0,
+                [next, next + 1, next + 2, next + 3][..(7 - repeated.len()).min(4)]
+            );
+        }
+    }
+
+    #[test]
+    fn success_is_what_the_manual_shows_and_nothing_more() {
+        let judge = |shape, status, body: &str| {
+            judge(shape, StatusCode::from_u16(status).unwrap(), body.as_bytes()).is_ok()
+        };
+        assert!(judge(PushShape::EventList, 200, r#"{"message":"x","retcode":"0","more":1}"#));
+        for bad in ["", "0", "null", "{}", r#"{"retcode":0}"#, r#"{"retcode":"00"}"#, r#"{"retcode":null}"#] {
+            assert!(!judge(PushShape::EventList, 200, bad), "{bad}");
+        }
+        assert!(!judge(PushShape::EventList, 204, r#"{"retcode":"0"}"#));
+        assert!(judge(PushShape::Legacy, 200, "") && judge(PushShape::Legacy, 200, r#"{"retcode":0}"#));
+        assert!(!judge(PushShape::Legacy, 200, r#"{"retcode":1}"#));
     }
 }

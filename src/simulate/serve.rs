@@ -115,10 +115,12 @@ async fn sign_in_task(gateway: &Arc<Gateway>, slot: Arc<Slot>, body: Vec<u8>, fo
         Ok(mark) => mark,
         Err(refusal) => return refusal.into(),
     };
-    let task = gateway.tasks.spawn(session::sign_in(gateway.clone(), slot, body, force, mark));
+    let (own, stop) = (gateway.clone(), gateway.stop.clone());
+    let sign_in = session::sign_in(own, slot, body, force, mark);
+    let task = gateway.tasks.spawn(async move { stop.run_until_cancelled(sign_in).await });
     match task.await {
-        Ok(outcome) => either(outcome),
-        Err(_) => Answer::status(StatusCode::INTERNAL_SERVER_ERROR),
+        Ok(Some(outcome)) => either(outcome),
+        Ok(None) | Err(_) => Answer::status(StatusCode::SERVICE_UNAVAILABLE),
     }
 }
 

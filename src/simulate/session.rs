@@ -59,7 +59,7 @@ pub(super) async fn sign_in(
     gateway.end_session(&slot, None, SignOut::TakenOver, false);
     let (answer, epoch) = begin(&gateway, &slot, &login);
     gateway.watch.add(&slot, epoch, settings);
-    first_events(&gateway, &slot, login.activity).await;
+    deliver_first_events(&gateway, &slot).await;
     let push = login.delivery.is_push();
     info!(agent_id = %slot.id, phone = login.phone, force, push, "signed in");
     Ok(answer)
@@ -140,6 +140,7 @@ fn begin(gateway: &Gateway, slot: &Slot, login: &Login) -> (Answer, u64) {
         skills: None,
         login_time,
     });
+    gateway.enqueue(&slot.id, &mut agent, &first_events(login.activity), None);
     let mut answer = Answer::result(&json!({
         "vdnid": 1, "workno": slot.id.as_str(), "mediatype": "TTF",
         "loginTime": login_time.millis().to_string(), "isForceChange": "false",
@@ -150,9 +151,8 @@ fn begin(gateway: &Gateway, slot: &Slot, login: &Login) -> (Answer, u64) {
     (answer, epoch)
 }
 
-/// Makes the events of a sign-in, and with the setting waits until they are delivered. Otherwise they may
-/// overtake the answer or not, as with the gateway, but are given a moment.
-async fn first_events(gateway: &Arc<Gateway>, slot: &Arc<Slot>, activity: Activity) {
+/// The events of a sign-in.
+fn first_events(activity: Activity) -> Vec<Draft> {
     let mut drafts = vec![
         Draft::parts("AgentOther_InService", Value::Null),
         Draft::parts("AgentState_Ready", Value::Null),
@@ -164,18 +164,22 @@ async fn first_events(gateway: &Arc<Gateway>, slot: &Arc<Slot>, activity: Activi
         Activity::Work => drafts.push(Draft::parts("AgentState_Work", Value::Null)),
         Activity::Idle | Activity::Talking | Activity::Rest => {}
     }
-    if !gateway.settings.events_before_answer {
-        let (own, slot) = (gateway.clone(), slot.clone());
-        gateway.spawn(async move {
-            tokio::time::sleep(AFTER_ANSWER).await;
-            // The agent may have signed out within this moment.
-            let _gone = own.emit(&slot, &drafts);
-        });
+    drafts
+}
+
+/// With the setting, waits until the first events are delivered. Otherwise they may overtake the answer or not,
+/// as with the gateway, but give it a moment.
+async fn deliver_first_events(gateway: &Arc<Gateway>, slot: &Arc<Slot>) {
+    if gateway.settings.events_before_answer {
+        gateway.wake(slot);
+        let _late = tokio::time::timeout(FIRST_EVENTS, drained(slot)).await;
         return;
     }
-    // Only this call may end the session, and it has not.
-    let _emitted = gateway.emit(slot, &drafts);
-    let _late = tokio::time::timeout(FIRST_EVENTS, drained(slot)).await;
+    let (own, slot) = (gateway.clone(), slot.clone());
+    gateway.spawn(async move {
+        tokio::time::sleep(AFTER_ANSWER).await;
+        own.wake(&slot);
+    });
 }
 
 /// Waits until nothing waits for the agent.

@@ -79,7 +79,7 @@ fn examine(gateway: &Arc<Gateway>, agent: &str, epoch: u64, now: Instant) {
     let Some(slot) = gateway.slot(agent) else { return };
     let (deadline, reason) = {
         let mut agent = slot.lock();
-        let polling = agent.polling;
+        let polling = agent.polling == Some(epoch);
         let Some(session) = agent.session_of(epoch) else { return };
         let push = session.is_push();
         let heard = if polling { now } else { session.last_contact };

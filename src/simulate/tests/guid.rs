@@ -32,38 +32,56 @@ async fn a_missing_or_wrong_guid_is_refused_and_a_stranger_is_not_signed_in() {
 
 #[tokio::test]
 async fn a_new_guid_is_announced_once_when_the_interval_is_over() {
-    let simulator = start(quick()).await;
+    let settings = Settings { guid_interval_ms: 500, guid_timeout_ms: 60_000, ..settings() };
+    let simulator = start(settings).await;
     let mut client = Client::new(&simulator, 1001);
     client.login_to_poll().await;
     let first = client.guid.clone();
-    assert_eq!(client.handshake().await.set_guid(), None);
-    pass(170).await;
+    pass(520).await;
     assert_eq!(client.call(Method::GET, "agentstatus").await.set_guid(), None);
     assert!(client.handshake().await.set_guid().is_some());
     assert_ne!(client.guid, first);
     assert_eq!(client.handshake().await.set_guid(), None);
 }
 
-#[tokio::test]
-async fn the_old_guid_is_accepted_for_the_overlap_and_then_refused() {
-    let simulator = start(quick()).await;
-    let mut client = Client::new(&simulator, 1001);
-    client.login_to_poll().await;
-    let old = client.clone();
-    pass(170).await;
-    client.handshake().await;
-    assert_eq!(old.call(Method::GET, "agentstatus").await.retcode(), "0");
-    pass(320).await;
-    assert_eq!(old.call(Method::GET, "agentstatus").await.retcode(), "000-003");
-    assert_eq!(client.call(Method::GET, "agentstatus").await.retcode(), "0");
+/// Waits until an operation with this client's GUID is refused.
+async fn refused(client: &Client) {
+    let until = tokio::time::Instant::now() + LIMIT;
+    while client.call(Method::GET, "agentstatus").await.retcode() == "0" {
+        assert!(tokio::time::Instant::now() < until, "still accepted");
+        pass(10).await;
+    }
+    assert_eq!(client.call(Method::GET, "agentstatus").await.retcode(), "000-003");
 }
 
 #[tokio::test]
-async fn a_guid_that_is_not_renewed_dies() {
+async fn the_old_guid_is_accepted_for_the_overlap_and_then_refused() {
+    let settings = Settings { guid_interval_ms: 100, guid_timeout_ms: 1500, ..settings() };
+    let simulator = start(settings).await;
+    let mut client = Client::new(&simulator, 1001);
+    client.login_to_poll().await;
+    let old = client.clone();
+    pass(110).await;
+    assert!(client.handshake().await.set_guid().is_some());
+    assert_eq!(old.call(Method::GET, "agentstatus").await.retcode(), "0");
+    let alive = async {
+        loop {
+            pass(100).await;
+            assert_eq!(client.handshake().await.retcode(), "0");
+        }
+    };
+    tokio::select! {
+        () = refused(&old) => {}
+        () = alive => {}
+    }
+}
+
+#[tokio::test]
+async fn a_guid_that_is_not_renewed_dies_and_the_session_lives_on() {
     let simulator = start(quick()).await;
     let mut client = Client::new(&simulator, 1001);
     client.login_to_poll().await;
-    pass(470).await;
+    refused(&client).await;
     assert_eq!(client.handshake().await.retcode(), "000-003");
     assert!(simulator.session(&agent(1001)).is_some());
 }
@@ -95,7 +113,13 @@ async fn update_guid_answers_with_a_new_one_in_its_body() {
 #[tokio::test]
 async fn pushes_carry_the_current_guid_and_with_the_setting_one_the_client_was_not_told() {
     for ahead in [false, true] {
-        let simulator = start(Settings { guid_runs_ahead: ahead, ..quick() }).await;
+        let simulator = start(Settings {
+            guid_runs_ahead: ahead,
+            guid_interval_ms: 150,
+            guid_timeout_ms: 60_000,
+            ..settings()
+        })
+        .await;
         let receiver = Receiver::start().await;
         let mut client = Client::new(&simulator, 1001);
         client.login_to(&receiver).await;

@@ -117,6 +117,40 @@ async fn an_answer_that_is_late_is_a_failure() {
 }
 
 #[tokio::test]
+async fn a_lost_answer_makes_a_repeat_of_what_was_received_on_a_new_connection() {
+    let simulator = start(settings()).await;
+    let receiver = Receiver::start().await;
+    let _client = signed_in(&simulator, &receiver, 1001).await;
+    simulator.lose_answers(&agent(1001), 2).unwrap();
+    emit(&simulator, 1001, "AgentState_Busy");
+    let pushes = receiver.wait(4).await;
+    assert!(simulator.drained(LIMIT).await);
+    assert_eq!(pushes[1].text, pushes[2].text);
+    assert_eq!(pushes[1].text, pushes[3].text);
+    let connections: Vec<usize> = pushes.iter().map(|push| push.connection).collect();
+    assert_eq!(connections, [0, 1, 2, 0]);
+    assert_eq!(simulator.ledger_of(&agent(1001))[2].attempts, 3);
+
+    let always = Settings { push_answer_lost: 1.0, push_fail_total_ms: 100, ..settings() };
+    let simulator = start(always).await;
+    Client::new(&simulator, 1001).login_to(&receiver).await;
+    assert!(simulator.wait_for(LIMIT, |s| s.total.signed_out(SignOut::PushFailure) == 1).await);
+}
+
+#[tokio::test]
+async fn every_known_event_type_can_be_pushed_with_its_example() {
+    let simulator = start(settings()).await;
+    let receiver = Receiver::start().await;
+    let _client = signed_in(&simulator, &receiver, 1001).await;
+    for event_type in Simulator::event_types() {
+        simulator.emit_example(&agent(1001), event_type).unwrap();
+    }
+    assert!(simulator.drained(LIMIT).await);
+    assert_eq!(simulator.counts(&agent(1001)).delivered, 102);
+    assert!(receiver.pushes().iter().all(|push| !push.text.contains('$')));
+}
+
+#[tokio::test]
 async fn events_arrive_in_order_one_batch_at_a_time_as_the_ledger_has_them() {
     let simulator = start(settings()).await;
     let receiver = Receiver::start().await;
@@ -183,6 +217,20 @@ async fn the_legacy_shape_has_one_event_and_takes_an_empty_answer() {
     assert_eq!(pushes[0].body()["event"]["eventType"], "AgentOther_InService");
     assert_eq!(pushes[1].body()["event"]["eventType"], "AgentState_Ready");
     assert_eq!(pushes[1].body()["retcode"], "0");
+}
+
+#[tokio::test]
+async fn a_legacy_login_may_name_a_push_url_and_its_pushes_have_no_token() {
+    for (push_shape, push) in [(PushShape::Legacy, true), (PushShape::EventList, false)] {
+        let simulator = start(Settings { push_shape, ..settings() }).await;
+        let receiver = Receiver::start().await;
+        let body = json!({"password": PASSWORD, "phonenum": "1", "pushUrl": receiver.uri()});
+        assert_eq!(Client::new(&simulator, 1001).login(&body).await.retcode(), "0");
+        assert_eq!(simulator.session(&agent(1001)).unwrap().push, push);
+        if push {
+            assert_eq!(receiver.wait(1).await[0].headers.get("service_token"), None);
+        }
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::support::*;
 use crate::simulate::settings::{Agents, OutsideTrustList, Phones};
-use crate::simulate::{Fault, FaultKind, Operation, Settings};
+use crate::simulate::{EmitOptions, Fault, FaultKind, Operation, Settings};
 
 async fn retcode_of(settings: Settings, body: Value) -> String {
     let simulator = start(settings).await;
@@ -104,14 +104,14 @@ async fn an_expired_password_is_refused() {
 
 #[tokio::test]
 async fn an_account_is_locked_after_bad_passwords_in_a_row_and_opens_again() {
-    let simulator = start(Settings { lockout_attempts: 3, lockout_ms: 200, ..settings() }).await;
+    let simulator = start(Settings { lockout_attempts: 3, lockout_ms: 500, ..settings() }).await;
     let mut client = Client::new(&simulator, 1001);
     let bad = json!({"password": "wrong", "phonenum": "70004"});
     for _ in 0..3 {
         assert_eq!(client.login(&bad).await.retcode(), "100-004");
     }
     assert_eq!(client.login(&poll_login()).await.retcode(), "110-016");
-    tokio::time::sleep(Duration::from_millis(250)).await;
+    tokio::time::sleep(Duration::from_millis(520)).await;
     assert_eq!(client.login(&poll_login()).await.retcode(), "0");
 }
 
@@ -151,12 +151,29 @@ async fn an_agent_that_may_not_be_forced_out_keeps_its_session() {
 }
 
 #[tokio::test]
+async fn the_first_events_follow_the_state_asked_for_and_precede_all_others() {
+    for (status, last) in [("3", "AgentState_SetNotReady_Success"), ("4", ""), ("5", "AgentState_Work")] {
+        let simulator = start(settings()).await;
+        let receiver = Receiver::start().await;
+        let mut body = push_login(&receiver.uri());
+        body["status"] = json!(status);
+        Client::new(&simulator, 1001).login(&body).await;
+        simulator.emit(&agent(1001), "AgentEvent_Hold", Value::Null, EmitOptions::default()).unwrap();
+        assert!(simulator.drained(LIMIT).await);
+        let types: Vec<String> = receiver.pushes().iter().flat_map(Push::types).collect();
+        let mut expected = vec!["AgentOther_InService", "AgentState_Ready", last, "AgentEvent_Hold"];
+        expected.retain(|event_type| !event_type.is_empty());
+        assert_eq!(types, expected);
+    }
+}
+
+#[tokio::test]
 async fn session_calls_beside_an_unanswered_login_are_refused() {
-    let simulator = start(Settings { login_delay_ms: 300, ..settings() }).await;
+    let simulator = start(Settings { login_delay_ms: 1500, ..settings() }).await;
     let mut first = Client::new(&simulator, 1001);
     let mut other = Client::new(&simulator, 1001);
     let beside = async {
-        tokio::time::sleep(Duration::from_millis(80)).await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
         let login = other.login(&poll_login()).await;
         let forced = other.sign_in("/forcelogin", &poll_login()).await;
         let logout = other.call(Method::DELETE, "logout").await;
@@ -170,7 +187,7 @@ async fn session_calls_beside_an_unanswered_login_are_refused() {
 
 #[tokio::test]
 async fn a_login_whose_caller_hangs_up_goes_on() {
-    let simulator = start(Settings { login_delay_ms: 100, ..settings() }).await;
+    let simulator = start(Settings { login_delay_ms: 500, ..settings() }).await;
     let mut client = Client::new(&simulator, 1001);
     let body = poll_login();
     let given_up = tokio::time::timeout(Duration::from_millis(50), client.login(&body)).await;
