@@ -1,0 +1,4 @@
+//! Tests against real brokers, in one binary so that they can share them. `make setup` fetches what they need.
+
+mod sinks;
+mod support;

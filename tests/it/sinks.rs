@@ -1,0 +1,4 @@
+//! The sinks against real brokers.
+
+mod kafka;
+mod mqtt;

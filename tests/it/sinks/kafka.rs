@@ -1,0 +1,278 @@
+//! The Kafka sink against Apache Kafka.
+
+use std::time::{Duration, Instant};
+
+use ccrelay::config::Problems;
+use ccrelay::sink::kafka::{KafkaOptions, KafkaSink, REASONS};
+use ccrelay::sink::{Ack, Disposition, Message, Sink};
+use tokio::sync::watch;
+
+use crate::support::kafka::{Kafka, Record, SASL_PASSWORD, SASL_USER};
+use crate::support::worker::{assert_complete_and_in_order, deliver, deliver_all, settled};
+use crate::support::{DEADLINE, message, messages, padded};
+
+fn sink(address: &str, lines: &str) -> KafkaSink {
+    let options: KafkaOptions =
+        toml::from_str(&format!("bootstrap_servers = '{address}'\n{lines}")).expect("valid lines");
+    let mut problems = Problems::default();
+    let config = options.validate("sinks.kafka", &mut problems);
+    KafkaSink::new("kafka", config.unwrap_or_else(|| panic!("{:?}", problems.found()))).expect("a client")
+}
+
+fn ids(records: &[Record]) -> Vec<String> {
+    records.iter().map(|record| record.header("ce_id").to_owned()).collect()
+}
+
+async fn publish(sink: &mut KafkaSink, messages: &[Message]) -> Vec<Ack> {
+    let mut acks = Vec::new();
+    for message in messages {
+        acks.push(sink.publish(message).await.expect("it is taken"));
+    }
+    acks
+}
+
+#[tokio::test]
+async fn a_confirmed_event_is_in_the_topic_once_with_its_attributes_as_headers() {
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("binary", 4, &[]).await;
+    let sent = messages("binary", 500, 0);
+    let mut sink = sink(&kafka.address(), "");
+    let report = deliver_all(&mut sink, &sent, 100).await;
+    sink.close().await;
+    assert!(report.retries.is_empty() && report.dead_letters.is_empty(), "{report:?}");
+
+    let records = kafka.read_all("binary").await;
+    assert_eq!(records.len(), sent.len());
+    assert_complete_and_in_order(ids(&records), &sent);
+    for record in &records {
+        assert_eq!(record.header("content-type"), "application/json");
+        assert_eq!(record.header("ce_specversion"), "1.0");
+        assert_eq!(record.header("ce_type"), "ccrelay.call.ringing");
+        assert_eq!(record.header("ce_source"), format!("/ccrelay/main/agents/{}", record.key));
+        assert_eq!(record.header("ce_subject"), record.key);
+        assert!(record.headers.iter().all(|(name, _)| name == "content-type" || name.starts_with("ce_")));
+        assert!(record.headers.iter().all(|(name, _)| name != "ce_datacontenttype"));
+        assert_eq!(record.timestamp, Some(1_784_529_722_590));
+        assert!(record.payload.starts_with(b"{"));
+    }
+    let of_101: Vec<_> = records.iter().filter(|record| record.key == "101").map(|r| r.partition).collect();
+    assert!(of_101.windows(2).all(|pair| pair[0] == pair[1]), "an agent's events are on one partition");
+}
+
+#[tokio::test]
+async fn structured_mode_puts_the_whole_event_into_the_payload() {
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("structured", 1, &[]).await;
+    let mut sink = sink(&kafka.address(), "encoding = 'structured'");
+    let report = deliver_all(&mut sink, &[message("structured", "101", 1)], 1).await;
+    assert!(report.retries.is_empty(), "{report:?}");
+    let records = kafka.read_all("structured").await;
+    let expected = ("content-type".to_owned(), "application/cloudevents+json; charset=UTF-8".to_owned());
+    assert_eq!(records[0].headers, [expected]);
+    let event: serde_json::Value = serde_json::from_slice(&records[0].payload).unwrap();
+    assert_eq!(event["id"], "101-1");
+    assert_eq!(event["specversion"], "1.0");
+}
+
+#[tokio::test]
+async fn an_event_from_the_future_is_stamped_with_its_receipt() {
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("future", 1, &[]).await;
+    let mut early = message("future", "101", 1);
+    let event = std::sync::Arc::make_mut(&mut early.event);
+    event.time = event.recorded_time.plus(Duration::from_secs(8 * 3600));
+    let receipt = event.recorded_time;
+    let report = deliver_all(&mut sink(&kafka.address(), ""), &[early], 1).await;
+    assert!(report.dead_letters.is_empty(), "{report:?}");
+    let records = kafka.read_all("future").await;
+    assert_eq!(records[0].timestamp, i64::try_from(receipt.millis()).ok());
+}
+
+#[tokio::test]
+async fn nothing_is_lost_or_reordered_when_the_broker_stops_dies_and_freezes() {
+    let mut kafka = Kafka::start().await;
+    kafka.create_topic("outages", 4, &[]).await;
+    let sent = messages("outages", 6000, 300);
+    // Impatient on purpose, so that outages lead to resets.
+    let mut sink = sink(&kafka.address(), "stall_timeout_secs = 1");
+    let (progress, mut watched) = watch::channel(0);
+    let (report, ()) = tokio::join!(deliver(&mut sink, &sent, 300, &progress), async {
+        settled(&mut watched, 500).await;
+        kafka.stop().await;
+        // The sink gives up in this time, at least once.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        kafka.start_again().await;
+        settled(&mut watched, 2000).await;
+        kafka.kill9().await;
+        kafka.start_again().await;
+        settled(&mut watched, 4000).await;
+        kafka.pause();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        kafka.resume();
+    });
+    sink.close().await;
+    assert!(report.dead_letters.is_empty(), "{report:?}");
+    assert!(report.retries.contains(&"stalled"), "{report:?}");
+    assert!(report.retries.iter().all(|reason| REASONS.contains(reason)), "{report:?}");
+    let records = kafka.read_all("outages").await;
+    eprintln!("{} events, {} records, retries {:?}", sent.len(), records.len(), report.retries);
+    assert_complete_and_in_order(ids(&records), &sent);
+}
+
+#[tokio::test]
+async fn a_slow_broker_delays_and_does_not_fail() {
+    let mut kafka = Kafka::start().await;
+    kafka.create_topic("slow", 1, &[]).await;
+    let mut sink = sink(&kafka.address(), "");
+    let sent = messages("slow", 100, 0);
+    assert!(deliver_all(&mut sink, &sent[..50], 10).await.retries.is_empty());
+    kafka.pause();
+    let acks = publish(&mut sink, &sent[50..]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    kafka.resume();
+    for ack in acks {
+        tokio::time::timeout(DEADLINE, ack).await.unwrap().unwrap();
+    }
+    // Nor does one that is away for a while.
+    kafka.stop().await;
+    let acks = publish(&mut sink, &messages("slow", 110, 0)[100..]).await;
+    kafka.start_again().await;
+    for ack in acks {
+        tokio::time::timeout(DEADLINE, ack).await.unwrap().unwrap();
+    }
+    assert_eq!(kafka.read_all("slow").await.len(), 110);
+}
+
+#[tokio::test]
+async fn a_reset_is_prompt_and_resolves_what_the_broker_has_not_confirmed() {
+    let kafka = Kafka::start().await;
+    kafka.create_topic("reset", 2, &[]).await;
+    let sent = messages("reset", 400, 1000);
+    let mut sink = sink(&kafka.address(), "");
+    assert!(deliver_all(&mut sink, &sent[..100], 10).await.retries.is_empty());
+    kafka.pause();
+    let acks = publish(&mut sink, &sent[100..]).await;
+    let begin = Instant::now();
+    sink.reset().await.unwrap();
+    for ack in acks {
+        let error = ack.await.unwrap_err();
+        assert_eq!((error.disposition, error.reason), (Disposition::Retry, "reset"));
+    }
+    assert!(begin.elapsed() < Duration::from_secs(1), "it took {:?}", begin.elapsed());
+    kafka.resume();
+    assert!(deliver_all(&mut sink, &sent[100..], 50).await.retries.is_empty());
+    assert_complete_and_in_order(ids(&kafka.read_all("reset").await), &sent);
+}
+
+#[tokio::test]
+async fn a_full_queue_waits_and_sends_the_same_record_again() {
+    let kafka = Kafka::start().await;
+    kafka.create_topic("full", 1, &[]).await;
+    let mut sink = sink(&kafka.address(), "options = {'queue.buffering.max.messages' = 10}");
+    let sent = messages("full", 200, 0);
+    assert!(deliver_all(&mut sink, &sent[..1], 1).await.retries.is_empty());
+    kafka.pause();
+    let (progress, _) = watch::channel(0);
+    let (report, ()) = tokio::join!(deliver(&mut sink, &sent[1..], 100, &progress), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        kafka.resume();
+    });
+    assert!(report.retries.is_empty(), "{report:?}");
+    let records = kafka.read_all("full").await;
+    assert_eq!(records.len(), sent.len());
+    assert_complete_and_in_order(ids(&records), &sent);
+}
+
+#[tokio::test]
+async fn only_the_records_that_are_too_large_are_set_aside_and_not_their_batch() {
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("limited", 1, &[("max.message.bytes", "3000")]).await;
+    let mut sent = messages("limited", 300, 500);
+    sent[100] = padded("limited", "999", 0, 5000);
+    sent[101] = padded("limited", "999", 1, 5000);
+    // Larger than the client's own limit: refused without asking the broker.
+    sent[200] = padded("limited", "999", 2, 1_100_000);
+    // Batches of many records: the topic's limit is below them too.
+    let mut sink = sink(&kafka.address(), "compression = 'none'\noptions = {'linger.ms' = 50}");
+    let report = deliver_all(&mut sink, &sent, 100).await;
+    let expected: Vec<_> = (0..3).map(|n| (format!("999-{n}"), "too_large")).collect();
+    assert_eq!(report.dead_letters, expected);
+    assert_eq!(report.retries, ["batch_too_large"]);
+    sent.retain(|message| message.event.agent_id.as_str() != "999");
+    assert_complete_and_in_order(ids(&kafka.read_all("limited").await), &sent);
+}
+
+#[tokio::test]
+async fn an_unknown_topic_is_waited_for() {
+    let kafka = Kafka::shared().await;
+    let lines = "options = {'topic.metadata.propagation.max.ms' = 500}";
+    let mut sink = sink(&kafka.address(), lines);
+    let sent = messages("late", 50, 0);
+    let ack = sink.publish(&sent[0]).await.unwrap();
+    let error = tokio::time::timeout(DEADLINE, ack).await.unwrap().unwrap_err();
+    assert_eq!((error.disposition, error.reason), (Disposition::Retry, "unknown_topic"));
+    // What failed is not overtaken: nothing is taken before the reset.
+    let refused = sink.publish(&sent[1]).await.map(drop).unwrap_err();
+    assert_eq!(refused.reason, "unknown_topic");
+    kafka.create_topic("late", 1, &[]).await;
+    sink.reset().await.unwrap();
+    assert!(deliver_all(&mut sink, &sent, 10).await.dead_letters.is_empty());
+    assert_complete_and_in_order(ids(&kafka.read_all("late").await), &sent);
+}
+
+fn secured(kafka: &Kafka, password: &str, ca: &std::path::Path) -> (tempfile::TempDir, KafkaSink) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("password");
+    std::fs::write(&file, password).expect("the folder can be written");
+    let lines = format!(
+        "[security]\nprotocol = 'sasl_ssl'\nca_file = '{}'\nsasl_mechanism = 'PLAIN'\nusername = '{SASL_USER}'\n\
+         password_file = '{}'",
+        ca.display(),
+        file.display()
+    );
+    (folder, sink(&kafka.sasl_address(), &lines))
+}
+
+#[tokio::test]
+async fn a_topic_that_is_not_allowed_is_a_retry_and_goes_on_once_it_is() {
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("guarded", 1, &[]).await;
+    let (_folder, mut sink) = secured(kafka, SASL_PASSWORD, &kafka.certificates().ca);
+    let sent = messages("guarded", 20, 0);
+    let ack = sink.publish(&sent[0]).await.unwrap();
+    let error = tokio::time::timeout(DEADLINE, ack).await.unwrap().unwrap_err();
+    assert_eq!((error.disposition, error.reason), (Disposition::Retry, "not_authorised"));
+    kafka.allow("guarded").await;
+    sink.reset().await.unwrap();
+    let report = tokio::time::timeout(DEADLINE, deliver_all(&mut sink, &sent, 10)).await.unwrap();
+    assert!(report.dead_letters.is_empty(), "{report:?}");
+    assert_complete_and_in_order(ids(&kafka.read_all("guarded").await), &sent);
+}
+
+#[tokio::test]
+async fn a_wrong_password_and_a_wrong_authority_are_retries_that_say_so() {
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("locked", 1, &[]).await;
+    let (_folder, mut wrong) = secured(kafka, "guess", &kafka.certificates().ca);
+    let ack = wrong.publish(&message("locked", "101", 1)).await.unwrap();
+    let error = tokio::time::timeout(DEADLINE, ack).await.unwrap().unwrap_err();
+    assert_eq!((error.disposition, error.reason), (Disposition::Retry, "not_authorised"));
+    assert!(!error.detail.contains("guess"), "{error}");
+
+    let (_folder, mut distrustful) = secured(kafka, SASL_PASSWORD, &kafka.certificates().cert);
+    let ack = distrustful.publish(&message("locked", "101", 1)).await.unwrap();
+    let error = tokio::time::timeout(DEADLINE, ack).await.unwrap().unwrap_err();
+    assert_eq!((error.disposition, error.reason), (Disposition::Retry, "tls"));
+}
+
+#[tokio::test]
+async fn a_sink_closes_in_time_with_its_broker_away() {
+    let mut sink = sink("127.0.0.1:1", "");
+    let acks = publish(&mut sink, &messages("nowhere", 10, 0)).await;
+    let begin = Instant::now();
+    sink.close().await;
+    assert!(begin.elapsed() < Duration::from_secs(5), "it took {:?}", begin.elapsed());
+    for ack in acks {
+        assert_eq!(ack.await.unwrap_err().disposition, Disposition::Retry);
+    }
+}
