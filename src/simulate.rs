@@ -388,6 +388,13 @@ impl Simulator {
     }
 }
 
+impl Drop for Simulator {
+    /// Begins what [`Simulator::stop`] waits for.
+    fn drop(&mut self) {
+        self.gateway.stop.cancel();
+    }
+}
+
 /// Logs the counts now and then, when they changed.
 async fn report(gateway: Arc<Gateway>) {
     let interval = Duration::from_millis(gateway.settings.report_interval_ms);

@@ -151,7 +151,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_body_is_read_or_refused(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Login::parse(&body, &Settings::default());
+            let _outcome = Login::parse(&body, &Settings::default());
         }
 
         #[test]
@@ -159,7 +159,7 @@ mod tests {
             let key = ["password", "phonenum", "callBackUri", "serviceToken", "status", "ip"][key];
             let mut body = serde_json::json!({"password": "p", "phonenum": "1"});
             body[key] = value.into();
-            let _ = Login::parse(body.to_string().as_bytes(), &Settings::default());
+            let _outcome = Login::parse(body.to_string().as_bytes(), &Settings::default());
         }
 
         #[test]

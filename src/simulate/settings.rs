@@ -1,6 +1,15 @@
 //! What an operator of the simulator may set. Keys in capitals, and `eventpush.ssl.*`, are the gateway's own
 //! property names (times in milliseconds, as there); keys in small letters are the simulator's.
 //!
+//! ```toml
+//! listen = "0.0.0.0:8043"
+//! EVENT_PUSH_FAIL_INTERVALTIME = 10000
+//! eventpush.ssl.cert.file = "callback-ca.pem"
+//! agents = [{ first = 1001, last = 1050, password = "simulated" }]
+//! rate = 0.5
+//! misbehaviours = [{ operation = "handshake", chance = 0.01, kind = { retcode = "100-007" } }]
+//! ```
+//!
 //! Where the gateway's manuals are silent or contradict each other, there is a key here, and its doc says so.
 
 use std::net::{Ipv4Addr, SocketAddr};
