@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::authenticate::Authenticator;
 use crate::clock::Clock;
@@ -85,20 +86,35 @@ pub(super) struct JournalBridge {
 }
 
 impl JournalBridge {
-    /// Starts the task that stores them; it ends when the last session has ended.
-    pub(super) fn start(lifecycle: &Lifecycle, spool: Spool, clock: Clock) -> JournalBridge {
+    /// Starts the task that stores them; at the stop it stores what still waits and ends.
+    pub(super) fn start(
+        lifecycle: &Lifecycle,
+        spool: Spool,
+        clock: Clock,
+        stop: CancellationToken,
+    ) -> JournalBridge {
         let (queue, mut records) = mpsc::channel::<NewRecord>(JOURNAL_QUEUE);
-        let stopping = lifecycle.stopping();
         lifecycle.spawn("journal", async move {
-            while let Some(record) = records.recv().await {
-                let agent = record.agent.clone();
-                if let Err(error) = spool.append(record).await {
-                    tracing::error!(gateway = %agent.gateway, agent_id = %agent.agent_id, %error, "an event of a session's life was not stored");
+            loop {
+                let next = tokio::select! {
+                    biased;
+                    record = records.recv() => record,
+                    () = stop.cancelled() => None,
+                };
+                match next {
+                    Some(record) => store(&spool, record).await,
+                    None => break,
                 }
             }
-            stopping.cancelled().await;
         });
         JournalBridge { queue, clock }
+    }
+}
+
+async fn store(spool: &Spool, record: NewRecord) {
+    let agent = record.agent.clone();
+    if let Err(error) = spool.append(record).await {
+        tracing::error!(gateway = %agent.gateway, agent_id = %agent.agent_id, %error, "an event of a session's life was not stored");
     }
 }
 

@@ -12,15 +12,13 @@ use serde::Deserialize;
 use super::sections::RawConfig;
 use super::{ConfigError, Problems};
 
+/// Variables with this prefix and two underscores between section and key are configuration. Others with the prefix
+/// are not: the log filter, the file's own name, or what a test sets.
 const PREFIX: &str = "CCRELAY_";
-/// Variables with our prefix that are not configuration: the logger's, and the tests'.
-const OTHERS: [&str; 2] = ["log", "kafka_lib"];
-
 pub(super) fn read(path: &Path, problems: &mut Problems) -> Result<RawConfig, ConfigError> {
     let unreadable = |reason: String| ConfigError::Unreadable { path: path.into(), reason };
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    let environment =
-        Env::prefixed(PREFIX).filter(|key| OTHERS.iter().all(|other| key != *other)).split("__");
+    let environment = Env::prefixed(PREFIX).filter(|key| key.as_str().contains("__")).split("__");
     let figment = Figment::new().merge(Toml::string(&text)).merge(environment);
     let mut layers = figment.data().map_err(|error| unreadable(error.to_string()))?;
     let mut dict = layers.remove(&Profile::Default).unwrap_or_default();

@@ -30,7 +30,7 @@ pub(super) struct RawConfig {
     gateways: Vec<RawGateway>,
     agents: Vec<RawAgent>,
     sinks: BTreeMap<String, RawSink>,
-    shutdown_grace_secs: Option<u64>,
+    shutdown: RawShutdown,
 }
 
 /// `[callback]`: the listener that the gateway pushes to.
@@ -212,6 +212,19 @@ impl Default for RawSink {
     }
 }
 
+/// `[shutdown]`: how the daemon ends.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawShutdown {
+    grace_secs: u64,
+}
+
+impl Default for RawShutdown {
+    fn default() -> RawShutdown {
+        RawShutdown { grace_secs: SHUTDOWN_GRACE_SECS }
+    }
+}
+
 /// Long enough for brokers to confirm what is in flight, short enough for an init system.
 const SHUTDOWN_GRACE_SECS: u64 = 20;
 
@@ -339,7 +352,7 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
         log,
         sessions,
         sinks: sinks.into_iter().collect::<Option<_>>()?,
-        shutdown_grace: Duration::from_secs(raw.shutdown_grace_secs.unwrap_or(SHUTDOWN_GRACE_SECS)),
+        shutdown_grace: Duration::from_secs(raw.shutdown.grace_secs),
     })
 }
 

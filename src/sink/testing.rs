@@ -19,7 +19,10 @@ pub(super) fn message(agent: &str, sequence: u64) -> Message {
         recorded_time: Timestamp(1_784_529_722_600),
         sequence,
         repeat: false,
-        data: EventData {},
+        data: EventData::new(
+            GatewayName::parse("main").expect("a name"),
+            AgentId::parse("1001").expect("an id"),
+        ),
     };
     Message { event: Arc::new(event), topic: "events".into() }
 }

@@ -36,7 +36,10 @@ pub(crate) fn event(agent: &str, sequence: u64) -> Event {
         recorded_time: Timestamp(1_784_529_722_600),
         sequence,
         repeat: false,
-        data: EventData {},
+        data: EventData::new(
+            GatewayName::parse("main").expect("a name"),
+            AgentId::parse("1001").expect("an id"),
+        ),
     }
 }
 
