@@ -4,10 +4,10 @@
 //! (CEC API Reference 1202-1204; which characters it calls special is not said):
 //!
 //! ```text
-//! K MMMMMM AAAAAAAAAA SSSSSSSSSSSSSSSSSSSSSS
-//! | |      |          22: MAC, base 62: HMAC-SHA-256 over all the rest and the gateway's name, cut to 128 bits
-//! | |      1-10: agent id
-//! | 6: minutes since the Unix epoch, base 36
+//! K TTTTTTT AAAAAAAAAA SSSSSSSSSSSSSSSSSSSSSS
+//! | |       |          22: MAC, base 62: HMAC-SHA-256 over all the rest and the gateway's name, cut to 128 bits
+//! | |       1-10: agent id
+//! | 7: seconds since the Unix epoch, base 36, at the begin of a period (a minute by default)
 //! 1: key, so that two secrets can be valid while one is replaced
 //! ```
 //!
@@ -34,8 +34,8 @@ pub const LONGEST_TOKEN: usize = 50;
 /// The least bytes of a secret: as many as the MAC's hash gives.
 pub const SHORTEST_SECRET: usize = 32;
 /// How far the gateway's token may be ahead of our clock: instances that share a secret may differ by this.
-const CLOCK_SKEW_MINUTES: u64 = 2;
-const MINUTE_DIGITS: usize = 6;
+const CLOCK_SKEW: Duration = Duration::from_secs(120);
+const TIME_DIGITS: usize = 7;
 const MAC_DIGITS: usize = 22;
 /// Locks over which agents are spread; pushes of different agents rarely meet on one.
 const SHARDS: usize = 64;
@@ -43,6 +43,8 @@ const SHARDS: usize = 64;
 /// How long tokens live.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenRules {
+    /// How long one token is handed out before the next: the gateway recommends a minute (CEC API Reference 1204).
+    pub period: Duration,
     /// How long a token is still good after a newer one of its agent was seen on a push.
     pub overlap: Duration,
     /// How long a token is good at all.
@@ -117,11 +119,11 @@ impl TokenKey {
         Ok(TokenKey { id: BASE62[usize::from(name[0]) % 62], mac })
     }
 
-    fn sign(&self, gateway: &GatewayName, minute: &[u8], agent: &str) -> [u8; MAC_DIGITS] {
+    fn sign(&self, gateway: &GatewayName, time: &[u8], agent: &str) -> [u8; MAC_DIGITS] {
         let mut mac = self.mac.clone();
         mac.update(b"ccrelay-token-1\0");
         mac.update(&[self.id]);
-        mac.update(minute);
+        mac.update(time);
         mac.update(agent.as_bytes());
         mac.update(b"\0");
         mac.update(gateway.as_str().as_bytes());
@@ -148,25 +150,25 @@ impl fmt::Debug for Authenticator {
     }
 }
 
-/// Minutes of tokens seen on pushes, oldest first, each with its first sight. Holds what the overlap still needs.
+/// Times of tokens seen on pushes, oldest first, each with its first sight. Holds what the overlap still needs.
 #[derive(Debug, Default)]
 struct Seen {
-    minutes: VecDeque<(u64, Timestamp)>,
+    tokens: VecDeque<(Timestamp, Timestamp)>,
 }
 
 impl Seen {
-    /// When a token newer than `minute` was first seen.
-    fn superseded_at(&self, minute: u64) -> Option<Timestamp> {
-        self.minutes.iter().find(|(m, _)| *m > minute).map(|(_, at)| *at)
+    /// When a token newer than the one of `minted` was first seen.
+    fn superseded_at(&self, minted: Timestamp) -> Option<Timestamp> {
+        self.tokens.iter().find(|(newer, _)| *newer > minted).map(|(_, at)| *at)
     }
 
-    fn note(&mut self, minute: u64, now: Timestamp, overlap: Duration) {
-        if self.minutes.back().is_none_or(|(newest, _)| minute > *newest) {
-            self.minutes.push_back((minute, now));
+    fn note(&mut self, minted: Timestamp, now: Timestamp, overlap: Duration) {
+        if self.tokens.back().is_none_or(|(newest, _)| minted > *newest) {
+            self.tokens.push_back((minted, now));
         }
         // The last one whose overlap is over stays: it stands for all that are older.
-        while self.minutes.len() > 1 && self.minutes.get(1).is_some_and(|(_, at)| now.since(*at) > overlap) {
-            self.minutes.pop_front();
+        while self.tokens.len() > 1 && self.tokens.get(1).is_some_and(|(_, at)| now.since(*at) > overlap) {
+            self.tokens.pop_front();
         }
     }
 }
@@ -184,15 +186,16 @@ impl Authenticator {
         Authenticator { keys, rules, clock, seen: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
-    /// A token for this agent of this gateway, of this minute.
+    /// The token of this agent of this gateway for the current period.
     #[must_use]
     pub fn mint(&self, gateway: &GatewayName, agent: &AgentId) -> SecretString {
         let key = &self.keys[0];
-        let minute = minute_digits(self.clock.now().minute());
-        let mac = key.sign(gateway, &minute, agent.as_str());
+        let period = self.rules.period.as_secs().max(1);
+        let time = time_digits(self.clock.now().millis() / 1000 / period * period);
+        let mac = key.sign(gateway, &time, agent.as_str());
         let mut token = String::with_capacity(LONGEST_TOKEN);
         token.push(char::from(key.id));
-        token.extend(minute.iter().map(|b| char::from(*b)));
+        token.extend(time.iter().map(|b| char::from(*b)));
         token.push_str(agent.as_str());
         token.extend(mac.iter().map(|b| char::from(*b)));
         SecretString::from(token)
@@ -208,10 +211,10 @@ impl Authenticator {
             return Err(TokenFault::Forged);
         }
         let now = self.clock.now();
-        if parts.minute > now.minute() + CLOCK_SKEW_MINUTES {
+        if parts.minted > now.plus(CLOCK_SKEW) {
             return Err(TokenFault::FromFuture);
         }
-        if now.since(Timestamp(parts.minute.saturating_mul(60_000))) > self.rules.max_age {
+        if now.since(parts.minted) > self.rules.max_age {
             return Err(TokenFault::Expired);
         }
         self.note(gateway, &parts, now)?;
@@ -223,10 +226,10 @@ impl Authenticator {
             parts.agent.as_str().bytes().fold(0usize, |h, b| h.wrapping_mul(31).wrapping_add(usize::from(b)));
         let mut seen = self.seen[shard % SHARDS].lock().unwrap_or_else(PoisonError::into_inner);
         let seen = seen.entry((gateway.clone(), parts.agent.clone())).or_default();
-        if seen.superseded_at(parts.minute).is_some_and(|at| now.since(at) > self.rules.overlap) {
+        if seen.superseded_at(parts.minted).is_some_and(|at| now.since(at) > self.rules.overlap) {
             return Err(TokenFault::Superseded);
         }
-        seen.note(parts.minute, now, self.rules.overlap);
+        seen.note(parts.minted, now, self.rules.overlap);
         Ok(())
     }
 }
@@ -234,15 +237,15 @@ impl Authenticator {
 impl TokenKey {
     /// Compares in constant time.
     fn matches(&self, gateway: &GatewayName, parts: &Parts<'_>) -> bool {
-        self.sign(gateway, parts.minute_digits, parts.agent.as_str()).ct_eq(parts.mac).into()
+        self.sign(gateway, parts.time_digits, parts.agent.as_str()).ct_eq(parts.mac).into()
     }
 }
 
 /// A token taken apart; nothing of it is believed yet.
 struct Parts<'a> {
     key: u8,
-    minute: u64,
-    minute_digits: &'a [u8],
+    minted: Timestamp,
+    time_digits: &'a [u8],
     agent: AgentId,
     mac: &'a [u8],
 }
@@ -250,17 +253,19 @@ struct Parts<'a> {
 impl Parts<'_> {
     fn split(token: &str) -> Result<Parts<'_>, TokenFault> {
         let bytes = token.as_bytes();
-        let fixed = 1 + MINUTE_DIGITS + MAC_DIGITS;
+        let fixed = 1 + TIME_DIGITS + MAC_DIGITS;
         if bytes.len() <= fixed || bytes.len() > LONGEST_TOKEN || !bytes.iter().all(u8::is_ascii_alphanumeric)
         {
             return Err(TokenFault::Malformed);
         }
         let (head, mac) = bytes.split_at(bytes.len() - MAC_DIGITS);
-        let minute_digits = &head[1..=MINUTE_DIGITS];
-        let minute = std::str::from_utf8(minute_digits).ok().and_then(|d| u64::from_str_radix(d, 36).ok());
-        let agent = std::str::from_utf8(&head[1 + MINUTE_DIGITS..]).ok().and_then(|a| AgentId::parse(a).ok());
-        match (minute, agent) {
-            (Some(minute), Some(agent)) => Ok(Parts { key: head[0], minute, minute_digits, agent, mac }),
+        let time_digits = &head[1..=TIME_DIGITS];
+        let seconds = std::str::from_utf8(time_digits).ok().and_then(|d| u64::from_str_radix(d, 36).ok());
+        let agent = std::str::from_utf8(&head[1 + TIME_DIGITS..]).ok().and_then(|a| AgentId::parse(a).ok());
+        match (seconds, agent) {
+            (Some(seconds), Some(agent)) => {
+                Ok(Parts { key: head[0], minted: Timestamp(seconds * 1000), time_digits, agent, mac })
+            }
             _ => Err(TokenFault::Malformed),
         }
     }
@@ -278,12 +283,12 @@ fn base62(mut number: u128) -> [u8; MAC_DIGITS] {
     digits
 }
 
-/// 36^6 minutes end in the year 6111.
-fn minute_digits(mut minute: u64) -> [u8; MINUTE_DIGITS] {
-    let mut digits = [b'0'; MINUTE_DIGITS];
+/// 36^7 seconds end in the year 4453.
+fn time_digits(mut seconds: u64) -> [u8; TIME_DIGITS] {
+    let mut digits = [b'0'; TIME_DIGITS];
     for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789abcdefghijklmnopqrstuvwxyz"[usize::try_from(minute % 36).unwrap_or(0)];
-        minute /= 36;
+        *digit = b"0123456789abcdefghijklmnopqrstuvwxyz"[usize::try_from(seconds % 36).unwrap_or(0)];
+        seconds /= 36;
     }
     digits
 }
@@ -295,8 +300,11 @@ mod tests {
     use super::*;
 
     const START: Timestamp = Timestamp(1_795_491_900_000);
-    const RULES: TokenRules =
-        TokenRules { overlap: Duration::from_secs(180), max_age: Duration::from_secs(24 * 3600) };
+    const RULES: TokenRules = TokenRules {
+        period: Duration::from_secs(60),
+        overlap: Duration::from_secs(180),
+        max_age: Duration::from_secs(24 * 3600),
+    };
 
     fn key(byte: u8) -> TokenKey {
         TokenKey::new(&SecretSlice::from(vec![byte; 32])).unwrap()

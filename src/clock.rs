@@ -26,12 +26,6 @@ impl Timestamp {
         self.0
     }
 
-    /// Whole minutes since the Unix epoch: the unit in which callback tokens age.
-    #[must_use]
-    pub fn minute(self) -> u64 {
-        self.0 / 60_000
-    }
-
     /// How long after `earlier` this moment is; zero when it is not after it.
     #[must_use]
     pub fn since(self, earlier: Timestamp) -> Duration {

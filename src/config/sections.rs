@@ -87,10 +87,13 @@ impl Default for RawCallback {
 struct RawToken {
     secret_file: Option<PathBuf>,
     previous_secret_file: Option<PathBuf>,
+    period_secs: u64,
     overlap_secs: u64,
     max_age_secs: u64,
 }
 
+/// The gateway recommends to change the token once a minute (CEC API Reference 1204).
+const TOKEN_PERIOD_SECS: u64 = 60;
 /// One retry interval (10 s) and the whole failure time (120 s) of the gateway fit in.
 const TOKEN_OVERLAP_SECS: u64 = 180;
 /// A gateway that never takes a refreshed token must not lose its agents within a working day.
@@ -101,6 +104,7 @@ impl Default for RawToken {
         RawToken {
             secret_file: None,
             previous_secret_file: None,
+            period_secs: TOKEN_PERIOD_SECS,
             overlap_secs: TOKEN_OVERLAP_SECS,
             max_age_secs: TOKEN_MAX_AGE_SECS,
         }
@@ -329,6 +333,7 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
     }
     let sinks: Vec<_> = raw.sinks.into_iter().map(|(name, sink)| sink.validate(name, problems)).collect();
     positive(problems, "spool.max_bytes", raw.spool.max_bytes);
+    positive(problems, "token.period_secs", raw.token.period_secs);
     positive(problems, "token.max_age_secs", raw.token.max_age_secs);
     Some(Config {
         callback,
@@ -336,6 +341,7 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
             secret_file: raw.token.secret_file,
             previous_secret_file: raw.token.previous_secret_file,
             rules: TokenRules {
+                period: Duration::from_secs(raw.token.period_secs),
                 overlap: Duration::from_secs(raw.token.overlap_secs),
                 max_age: Duration::from_secs(raw.token.max_age_secs),
             },
