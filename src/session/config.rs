@@ -6,11 +6,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use url::Url;
 
 use crate::config::Problems;
 use crate::event::{AgentId, GatewayName};
+
+mod raw;
+#[cfg(test)]
+mod tests;
+
+pub use raw::{RawAgent, RawGateway, RawSkills};
 
 /// The gateway recommends 30 s against its limit of 120 s: three may fail and the agent stays.
 pub const HEARTBEAT_INTERVAL_SECS: u64 = 30;
@@ -25,133 +30,8 @@ pub const CONNECT_DEADLINE_SECS: u64 = 5;
 /// Fast enough for a thousand agents in 50 s, slow enough not to look like an attack.
 pub const SIGN_IN_RATE_PER_SEC: u32 = 20;
 
-/// Limits of the gateway's documents.
-const CALLBACK_URI_LENGTH: usize = 200;
-const PHONE_LENGTH: usize = 24;
-const SKILL_IDS_LENGTH: usize = 4000;
 /// Passwords are 32 characters at most, but gateways that expect cipher text get a longer one.
 const PASSWORD_LENGTH: usize = 256;
-
-/// `[[gateways]]` as it stands in the file.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawGateway {
-    /// Our name of it: topics, labels, logs.
-    pub name: String,
-    /// `https://host:8043/agentgateway/resource`.
-    pub base_url: String,
-    /// PEM bundle of the authorities that sign the gateway's certificate.
-    pub ca_file: Option<PathBuf>,
-    /// The name the certificate is checked against, where it is not the host of `base_url`.
-    pub tls_server_name: Option<String>,
-    /// The address the gateway pushes to: ours, as the gateway sees it.
-    pub callback_uri: String,
-    /// Seconds between heartbeats.
-    #[serde(default = "heartbeat_interval_secs")]
-    pub heartbeat_interval_secs: u64,
-    /// Seconds of silence after which the gateway throws an agent out.
-    #[serde(default = "sign_out_limit_secs")]
-    pub sign_out_limit_secs: u64,
-    /// Seconds a heartbeat or another short call may take.
-    #[serde(default = "call_deadline_secs")]
-    pub call_deadline_secs: u64,
-    /// Seconds a sign-in may take.
-    #[serde(default = "sign_in_deadline_secs")]
-    pub sign_in_deadline_secs: u64,
-    /// Seconds to make a connection.
-    #[serde(default = "connect_deadline_secs")]
-    pub connect_deadline_secs: u64,
-    /// Sign-ins per second, over all agents of this gateway.
-    #[serde(default = "sign_in_rate_per_sec")]
-    pub sign_in_rate_per_sec: u32,
-    /// Accept any certificate and plain `http`: for a laboratory only.
-    #[serde(default)]
-    pub dangerously_trust_all: bool,
-    /// Sign agents out when the daemon stops; else their sessions wait for its return.
-    #[serde(default)]
-    pub sign_out_on_stop: bool,
-}
-
-fn heartbeat_interval_secs() -> u64 {
-    HEARTBEAT_INTERVAL_SECS
-}
-fn sign_out_limit_secs() -> u64 {
-    SIGN_OUT_LIMIT_SECS
-}
-fn call_deadline_secs() -> u64 {
-    CALL_DEADLINE_SECS
-}
-fn sign_in_deadline_secs() -> u64 {
-    SIGN_IN_DEADLINE_SECS
-}
-fn connect_deadline_secs() -> u64 {
-    CONNECT_DEADLINE_SECS
-}
-fn sign_in_rate_per_sec() -> u32 {
-    SIGN_IN_RATE_PER_SEC
-}
-
-/// `[[agents]]` as it stands in the file. Options left out are left to the gateway's defaults.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawAgent {
-    /// Name of the gateway the agent belongs to.
-    pub gateway: String,
-    /// The agent's id (`workNo`).
-    pub id: String,
-    /// File with the password; read anew at each sign-in.
-    pub password_file: Option<PathBuf>,
-    /// Name of an environment variable with the password.
-    pub password_env: Option<String>,
-    /// The phone the agent binds.
-    pub phone_number: String,
-    /// `"all"` (the default) or a list of skill ids; an empty list enters no skill queue.
-    #[serde(default)]
-    pub skills: RawSkills,
-    /// Force in when somebody is signed in as this agent.
-    #[serde(default)]
-    pub takeover: bool,
-    /// Answer calls without a click.
-    pub autoanswer: Option<bool>,
-    /// Idle after a call, else wrap-up.
-    pub autoenteridle: Option<bool>,
-    /// Phone not off-hook for good after hang-up. Always sent, since gateways differ in their default: true.
-    pub releasephone: Option<bool>,
-    /// 4 is PC and phone, 11 is PC and phone with video.
-    pub agenttype: Option<u8>,
-    /// State after sign-in: 3 busy, 4 idle, 5 wrap-up.
-    pub status: Option<u8>,
-    /// The agent's IPv4 address.
-    pub ip: Option<std::net::Ipv4Addr>,
-    /// IP of the client application's gateway.
-    pub entry_ip: Option<std::net::IpAddr>,
-    /// Hard-phone linkage.
-    pub phonelinkage: Option<bool>,
-    /// Also sign in to the multimedia server.
-    pub check_in_webm: Option<bool>,
-    /// Also sign in to the mail server.
-    pub check_in_mailm: Option<bool>,
-    /// Second (video) phone.
-    pub vc_phone_number: Option<String>,
-    /// An inspector hears of agents' sign-in and sign-out.
-    pub listen_status: Option<bool>,
-}
-
-/// `skills` of an agent as it stands in the file.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-pub enum RawSkills {
-    /// `"all"`.
-    Word(String),
-    /// Ids.
-    Ids(Vec<u64>),
-}
-
-impl Default for RawSkills {
-    fn default() -> RawSkills {
-        RawSkills::Word("all".into())
-    }
-}
 
 /// A gateway, checked.
 #[derive(Debug, Clone)]
@@ -257,172 +137,6 @@ pub fn validate(gateways: Vec<RawGateway>, agents: Vec<RawAgent>, problems: &mut
         config.agents.extend(raw.validate(&key, problems));
     }
     config
-}
-
-impl RawGateway {
-    /// Checks one gateway; mistakes are noted under `key`.
-    pub fn validate(self, key: &str, problems: &mut Problems) -> Option<GatewayConfig> {
-        let name = problems.check(&format!("{key}.name"), GatewayName::parse(&self.name));
-        let base_url = self.check_base_url(key, problems);
-        self.check_callback_uri(key, problems);
-        self.check_times(key, problems);
-        if self.ca_file.is_none() && !self.dangerously_trust_all {
-            problems.add(format!("{key}.ca_file"), "needed to check the gateway's certificate");
-        }
-        if self.sign_in_rate_per_sec == 0 {
-            problems.add(format!("{key}.sign_in_rate_per_sec"), "must be at least 1");
-        }
-        Some(GatewayConfig {
-            name: name?,
-            base_url: base_url?,
-            ca_file: self.ca_file,
-            tls_server_name: self.tls_server_name,
-            callback_uri: self.callback_uri,
-            heartbeat_interval: Duration::from_secs(self.heartbeat_interval_secs),
-            sign_out_limit: Duration::from_secs(self.sign_out_limit_secs),
-            call_deadline: Duration::from_secs(self.call_deadline_secs),
-            sign_in_deadline: Duration::from_secs(self.sign_in_deadline_secs),
-            connect_deadline: Duration::from_secs(self.connect_deadline_secs),
-            sign_in_rate_per_sec: self.sign_in_rate_per_sec,
-            dangerously_trust_all: self.dangerously_trust_all,
-            sign_out_on_stop: self.sign_out_on_stop,
-        })
-    }
-
-    fn check_base_url(&self, key: &str, problems: &mut Problems) -> Option<Url> {
-        let key = format!("{key}.base_url");
-        let url = problems.check(&key, Url::parse(&self.base_url))?;
-        let plain = url.scheme() == "http" && self.dangerously_trust_all;
-        if url.scheme() != "https" && !plain {
-            problems.add(&key, "must begin with https:// (http:// needs dangerously_trust_all)");
-        }
-        if url.host().is_none() || url.query().is_some() || !url.username().is_empty() {
-            problems.add(&key, "must be a host with a path, without user, query or fragment");
-        }
-        Some(url)
-    }
-
-    fn check_callback_uri(&self, key: &str, problems: &mut Problems) {
-        let key = format!("{key}.callback_uri");
-        match Url::parse(&self.callback_uri) {
-            Err(error) => problems.add(&key, error),
-            Ok(url) if url.scheme() != "https" && !self.dangerously_trust_all => {
-                problems.add(&key, "must begin with https://");
-            }
-            Ok(_) => {}
-        }
-        if self.callback_uri.len() > CALLBACK_URI_LENGTH {
-            problems.add(&key, "is longer than the 200 characters that gateways take");
-        }
-    }
-
-    fn check_times(&self, key: &str, problems: &mut Problems) {
-        let seconds = [
-            ("heartbeat_interval_secs", self.heartbeat_interval_secs),
-            ("sign_out_limit_secs", self.sign_out_limit_secs),
-            ("call_deadline_secs", self.call_deadline_secs),
-            ("sign_in_deadline_secs", self.sign_in_deadline_secs),
-            ("connect_deadline_secs", self.connect_deadline_secs),
-        ];
-        for (name, value) in seconds {
-            if !(1..=3600).contains(&value) {
-                problems.add(format!("{key}.{name}"), "must be between 1 and 3600");
-            }
-        }
-        if self.heartbeat_interval_secs.saturating_mul(2) > self.sign_out_limit_secs {
-            problems.add(
-                format!("{key}.heartbeat_interval_secs"),
-                "must be at most half of sign_out_limit_secs, or one lost heartbeat costs the session",
-            );
-        }
-        let retry_room = self.sign_out_limit_secs.saturating_sub(self.heartbeat_interval_secs) / 2;
-        if self.call_deadline_secs > retry_room {
-            problems.add(
-                format!("{key}.call_deadline_secs"),
-                "leaves no time for a second heartbeat within sign_out_limit_secs",
-            );
-        }
-    }
-}
-
-impl RawAgent {
-    /// Checks one agent; mistakes are noted under `key`. Reads the password once, to find out whether it can be.
-    pub fn validate(self, key: &str, problems: &mut Problems) -> Option<AgentConfig> {
-        let gateway = GatewayName::parse(&self.gateway).ok();
-        let id = problems.check(&format!("{key}.id"), AgentId::parse(&self.id));
-        let password = self.check_password(key, problems);
-        let skills = self.check_skills(key, problems);
-        self.check_options(key, problems);
-        Some(AgentConfig {
-            gateway: gateway?,
-            id: id?,
-            password: password?,
-            skills: skills?,
-            takeover: self.takeover,
-            options: SignInOptions {
-                phone_number: self.phone_number,
-                autoanswer: self.autoanswer,
-                autoenteridle: self.autoenteridle,
-                releasephone: self.releasephone.unwrap_or(true),
-                agenttype: self.agenttype,
-                status: self.status,
-                ip: self.ip,
-                entry_ip: self.entry_ip,
-                phonelinkage: self.phonelinkage,
-                check_in_webm: self.check_in_webm,
-                check_in_mailm: self.check_in_mailm,
-                vc_phone_number: self.vc_phone_number,
-                listen_status: self.listen_status,
-            },
-        })
-    }
-
-    fn check_password(&self, key: &str, problems: &mut Problems) -> Option<PasswordSource> {
-        let (key, source) = match (&self.password_file, &self.password_env) {
-            (Some(path), None) => (format!("{key}.password_file"), PasswordSource::File(path.clone())),
-            (None, Some(name)) => {
-                let key = format!("{key}.password_env");
-                let value = problems.check(&key, std::env::var(name))?;
-                (key, PasswordSource::Fixed(value.into()))
-            }
-            _ => {
-                problems.add(key, "needs one of password_file and password_env");
-                return None;
-            }
-        };
-        problems.check(&key, source.read())?;
-        Some(source)
-    }
-
-    fn check_skills(&self, key: &str, problems: &mut Problems) -> Option<Skills> {
-        let key = format!("{key}.skills");
-        match &self.skills {
-            RawSkills::Word(word) if word == "all" => Some(Skills::All),
-            RawSkills::Word(_) => {
-                problems.add(key, "must be \"all\" or a list of skill ids");
-                None
-            }
-            RawSkills::Ids(ids) => {
-                let skills = Skills::Ids(ids.clone());
-                if skills.joined().len() > SKILL_IDS_LENGTH {
-                    problems.add(key, "the ids take more than the 4000 characters that gateways take");
-                }
-                Some(skills)
-            }
-        }
-    }
-
-    fn check_options(&self, key: &str, problems: &mut Problems) {
-        if self.phone_number.is_empty() || self.phone_number.len() > PHONE_LENGTH {
-            problems.add(format!("{key}.phone_number"), "must have 1 to 24 characters");
-        }
-        if self.vc_phone_number.as_ref().is_some_and(|number| number.len() > PHONE_LENGTH) {
-            problems.add(format!("{key}.vc_phone_number"), "must have at most 24 characters");
-        }
-        if self.status.is_some_and(|status| !(3..=5).contains(&status)) {
-            problems.add(format!("{key}.status"), "must be 3 (busy), 4 (idle) or 5 (wrap-up)");
-        }
-    }
 }
 
 impl Skills {

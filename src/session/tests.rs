@@ -6,6 +6,7 @@ use super::retcode::Operation::{ForceLogin, Handshake, Login, Logout, ResetSkill
 use super::*;
 
 mod fake;
+mod model;
 
 use fake::{Scene, Script, agent, main_gateway, view};
 
@@ -94,4 +95,257 @@ async fn an_event_of_an_earlier_session_costs_one_heartbeat_and_nothing_else() {
     let beats = scene.gateway.count(Handshake);
     assert!(beats <= 7, "{beats} heartbeats");
     scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_with_a_new_guid_is_recovered_by_a_forced_sign_in() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(40).await;
+    // The answer that renews the GUID does not arrive: the gateway knows only the new one.
+    scene.gateway.once(Handshake, Script::AnswerLost);
+    scene.pass(60).await;
+    assert_eq!(view(&sessions).state, "active");
+    assert!(scene.gateway.is_signed_in("291"));
+    scene.pass(300).await;
+    assert_eq!(view(&sessions).state, "active");
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_in_whose_answer_is_lost_is_not_taken_for_somebody_else() {
+    let scene = Scene::new();
+    scene.gateway.once(Login, Script::AnswerLost);
+    let sessions = scene.start();
+    scene.pass(20).await;
+    assert_eq!(view(&sessions).state, "active");
+    assert_eq!(scene.gateway.operations()[..3], [Login, Login, ForceLogin]);
+    assert_eq!(scene.metrics.sign_ins.with_label_values(&["main", "timeout"]).get(), 1);
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_who_took_over_is_left_in_peace_without_takeover_and_forced_out_with_it() {
+    for takeover in [false, true] {
+        let scene = Scene::with(&["291"], |_, agent| agent.takeover = takeover);
+        let sessions = scene.start();
+        scene.pass(100).await;
+        scene.gateway.occupy("291");
+        scene.pass(40).await;
+        let view = view(&sessions);
+        if takeover {
+            assert_eq!(view.state, "active");
+            assert_eq!(scene.reasons(), ["signed_in", "guid_refused", "taken_over"]);
+        } else {
+            assert_eq!((view.state, view.reason), ("suspended", Some("signed_in_elsewhere")));
+            assert_eq!(view.retcode.unwrap().as_str(), "100-002");
+            assert_eq!(view.sign_out_budget_secs, None);
+            let calls = scene.gateway.seen().len();
+            scene.pass(3600).await;
+            assert_eq!(scene.gateway.seen().len(), calls, "suspended means no calls");
+        }
+        scene.gateway.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn codes_that_need_a_person_are_met_once_and_never_repeated() {
+    for (code, reason) in [
+        ("100-001", "request_refused"),
+        ("100-004", "bad_credentials"),
+        ("100-013", "phone_refused"),
+        ("100-014", "phone_refused"),
+        ("100-015", "not_replaceable"),
+        ("100-020", "password_expired"),
+        ("110-016", "account_locked"),
+    ] {
+        let scene = Scene::new();
+        scene.gateway.always(Login, Script::Code(code));
+        let sessions = scene.start();
+        scene.pass(1000).await;
+        assert_eq!((view(&sessions).state, view(&sessions).reason), ("suspended", Some(reason)), "{code}");
+        assert_eq!(scene.gateway.operations(), [Login], "{code}");
+        assert_eq!(scene.metrics.sign_ins.with_label_values(&["main", "suspended"]).get(), 1);
+        scene.gateway.heal();
+        assert!(sessions.sign_in(&main_gateway(), &agent("291")));
+        scene.pass(10).await;
+        assert_eq!((view(&sessions).state, view(&sessions).reason), ("active", None));
+        scene.gateway.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_that_must_be_changed_is_left_to_a_person_and_the_session_closed() {
+    let scene = Scene::new();
+    scene.gateway.once(Login, Script::PasswordChange);
+    let sessions = scene.start();
+    scene.pass(60).await;
+    assert_eq!(view(&sessions).reason, Some("password_change_required"));
+    assert!(!scene.gateway.is_signed_in("291"));
+    assert_eq!(scene.gateway.operations(), [Login, Logout]);
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_password_file_is_a_reason_to_suspend_and_is_read_again_when_asked() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "pass\n").unwrap();
+    let missing = file.path().with_extension("missing");
+    let scene = Scene::with(&["291"], |_, agent| {
+        agent.password = config::PasswordSource::File(missing.clone());
+    });
+    let sessions = scene.start();
+    scene.pass(30).await;
+    assert_eq!(view(&sessions).reason, Some("password_unreadable"));
+    assert!(scene.gateway.seen().is_empty());
+    std::fs::rename(file.path(), &missing).unwrap();
+    sessions.sign_in(&main_gateway(), &agent("291"));
+    scene.pass(10).await;
+    std::fs::remove_file(&missing).unwrap();
+    assert_eq!(view(&sessions).state, "active");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_shorter_than_the_limit_costs_no_session() {
+    for script in [Script::Unreachable, Script::RequestLost, Script::Code("100-007"), Script::Code("what?")] {
+        let scene = Scene::new();
+        let sessions = scene.start();
+        scene.pass(100).await;
+        scene.gateway.always(Handshake, script);
+        scene.pass(75).await;
+        let budget = view(&sessions).sign_out_budget_secs.unwrap();
+        assert!(budget < 60.0, "{budget}");
+        assert_eq!(view(&sessions).reason, Some("heartbeats_failing"));
+        let gauge = scene.metrics.sign_out_budget.with_label_values(&["main"]).get();
+        assert!((gauge - budget).abs() <= 3.0, "{gauge} {budget}");
+        scene.gateway.heal();
+        scene.pass(15).await;
+        assert_eq!((view(&sessions).state, view(&sessions).reason), ("active", None));
+        assert_eq!(scene.gateway.count(Login), 1);
+        assert_eq!(scene.reasons(), ["signed_in", "heartbeats_failing"]);
+        scene.gateway.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_long_outage_agents_come_back_by_themselves() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(100).await;
+    for operation in [Login, Handshake] {
+        scene.gateway.always(operation, Script::Unreachable);
+    }
+    scene.pass(1000).await;
+    assert_eq!((view(&sessions).state, view(&sessions).reason), ("recovering", Some("timed_out")));
+    scene.gateway.heal();
+    scene.pass(40).await;
+    assert_eq!(view(&sessions).state, "active");
+    let tries = scene.gateway.count(Login);
+    assert!((20..80).contains(&tries), "{tries} sign-ins in a quarter of an hour");
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_agents_sign_in_at_the_configured_rate_and_their_heartbeats_are_spread() {
+    let ids: Vec<String> = (1000..2000).map(|id| id.to_string()).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let scene = Scene::with(&ids, |_, _| {});
+    let sessions = scene.start();
+    scene.pass(120).await;
+    let active = |sessions: &Sessions| sessions.list().iter().filter(|view| view.state == "active").count();
+    assert_eq!(active(&sessions), 1000);
+    assert_eq!(scene.metrics.sessions.with_label_values(&["main", "active"]).get(), 1000);
+    assert!(busiest_second(&scene, Login) <= 21);
+    assert!(busiest_second(&scene, Handshake) <= 100);
+    // The gateway restarts and has forgotten everybody.
+    for id in &ids {
+        scene.gateway.throw_out(id);
+    }
+    scene.pass(110).await;
+    assert_eq!(active(&sessions), 1000);
+    assert!(busiest_second(&scene, Login) <= 21);
+    sessions.shutdown(true).await;
+    assert!(ids.iter().all(|id| !scene.gateway.is_signed_in(id)));
+    assert!(scene.world.stored.lock().unwrap().is_empty());
+    scene.gateway.check();
+}
+
+fn busiest_second(scene: &Scene, operation: retcode::Operation) -> usize {
+    let times: Vec<_> =
+        scene.gateway.seen().iter().filter(|seen| seen.operation == operation).map(|seen| seen.at).collect();
+    let busy =
+        |start: usize| times[start..].partition_point(|at| *at - times[start] < Duration::from_secs(1));
+    (0..times.len()).map(busy).max().unwrap_or(0)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_resumed_sessions_are_all_checked_in_time_with_no_sign_in() {
+    let ids: Vec<String> = (1000..2000).map(|id| id.to_string()).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let scene = Scene::with(&ids, |_, _| {});
+    let sessions = scene.start();
+    scene.pass(120).await;
+    sessions.shutdown(false).await;
+    assert_eq!(scene.metrics.sessions.with_label_values(&["main", "active"]).get(), 0);
+    scene.pass(70).await;
+    let sessions = scene.start();
+    scene.pass(40).await;
+    assert!(sessions.list().iter().all(|view| view.state == "active"));
+    assert_eq!(scene.gateway.count(Login), 1000);
+    assert!(busiest_second(&scene, Handshake) <= 400);
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_person_signs_an_agent_out_and_in_again() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(50).await;
+    assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+    scene.pass(5).await;
+    assert_eq!(view(&sessions).state, "signed_out");
+    assert!(!scene.gateway.is_signed_in("291"));
+    let calls = scene.gateway.seen().len();
+    scene.pass(600).await;
+    assert_eq!(scene.gateway.seen().len(), calls);
+    sessions.sign_in(&main_gateway(), &agent("291"));
+    scene.pass(10).await;
+    assert_eq!(view(&sessions).state, "active");
+    assert_eq!(scene.reasons(), ["signed_in", "signed_out", "signed_in"]);
+    assert!(!sessions.sign_in(&main_gateway(), &agent("292")));
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn failing_pushes_use_up_the_budget_although_heartbeats_succeed() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(50).await;
+    sessions.note_push(&main_gateway(), &agent("291"), false);
+    scene.pass(100).await;
+    let budget = view(&sessions).sign_out_budget_secs.unwrap();
+    assert!((18.0..=21.0).contains(&budget), "{budget}");
+    sessions.note_push(&main_gateway(), &agent("291"), true);
+    assert!(view(&sessions).sign_out_budget_secs.unwrap() > 80.0);
+    sessions.note_push(&main_gateway(), &agent("999"), false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_signs_out_where_the_gateway_is_configured_so() {
+    let scene = Scene::with(&["291"], |gateway, _| gateway.sign_out_on_stop = true);
+    let sessions = scene.start();
+    scene.pass(50).await;
+    sessions.shutdown(false).await;
+    assert!(!scene.gateway.is_signed_in("291"));
+    assert!(!sessions.failed().is_cancelled());
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_without_skill_queues_enters_none() {
+    let scene = Scene::with(&["291"], |_, agent| agent.skills = config::Skills::Ids(Vec::new()));
+    let _sessions = scene.start();
+    scene.pass(100).await;
+    assert_eq!(scene.gateway.count(ResetSkill), 0);
+    assert_eq!(scene.gateway.operations()[..2], [Login, Handshake]);
 }

@@ -278,7 +278,6 @@ pub(super) struct Scene {
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
     pub(super) config: SessionsConfig,
-    pub(super) takeover: bool,
 }
 
 impl Scene {
@@ -300,7 +299,6 @@ impl Scene {
             world: Arc::default(),
             metrics: Metrics::new(["main"], []).unwrap(),
             clock: Clock::manual(Timestamp(1_784_529_722_590)),
-            takeover: config.agents.iter().any(|agent| agent.takeover),
             config,
         }
     }

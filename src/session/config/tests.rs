@@ -1,0 +1,110 @@
+//! Mistakes are all found, each under its key.
+
+use super::*;
+
+fn gateway(toml: &str) -> Result<RawGateway, toml::de::Error> {
+    let base = "name = \"main\"\nbase_url = \"https://gw.example:8043/agentgateway/resource\"\n\
+        callback_uri = \"https://relay.example/push/main\"\nca_file = \"ca.pem\"\n";
+    let mut table: toml::Table = toml::from_str(base)?;
+    table.extend(toml::from_str::<toml::Table>(toml)?);
+    table.try_into()
+}
+
+fn agent(toml: &str) -> Result<RawAgent, toml::de::Error> {
+    let base =
+        "gateway = \"main\"\nid = \"291\"\nphone_number = \"70004\"\npassword_env = \"CARGO_PKG_NAME\"\n";
+    let mut table: toml::Table = toml::from_str(base)?;
+    table.extend(toml::from_str::<toml::Table>(toml)?);
+    table.try_into()
+}
+
+fn keys(gateways: Vec<RawGateway>, agents: Vec<RawAgent>) -> Vec<String> {
+    let mut problems = Problems::default();
+    let _config = validate(gateways, agents, &mut problems);
+    problems.found().iter().map(|problem| problem.key.clone()).collect()
+}
+
+#[test]
+fn the_shortest_configuration_has_the_documented_defaults() {
+    let mut problems = Problems::default();
+    let config = validate(vec![gateway("").unwrap()], vec![agent("").unwrap()], &mut problems);
+    assert!(problems.found().is_empty(), "{:?}", problems.found());
+    let gateway = &config.gateways[0];
+    assert_eq!(gateway.heartbeat_interval, Duration::from_secs(30));
+    assert_eq!(gateway.sign_out_limit, Duration::from_secs(120));
+    assert!(!gateway.sign_out_on_stop && !gateway.dangerously_trust_all);
+    let agent = &config.agents[0];
+    assert_eq!(agent.skills, Skills::All);
+    assert!(agent.options.releasephone && !agent.takeover);
+    assert!(!format!("{config:?}").contains(env!("CARGO_PKG_NAME")), "the password shows");
+}
+
+#[test]
+fn each_mistake_of_a_gateway_is_found_under_its_key() {
+    let long = format!("callback_uri = \"https://relay.example/{}\"", "x".repeat(200));
+    for (toml, key) in [
+        ("name = \"Main\"", "gateways[0].name"),
+        ("base_url = \"http://gw.example/x\"", "gateways[0].base_url"),
+        ("base_url = \"https://user@gw.example/x\"", "gateways[0].base_url"),
+        ("base_url = \"nonsense\"", "gateways[0].base_url"),
+        ("callback_uri = \"http://relay.example/\"", "gateways[0].callback_uri"),
+        (long.as_str(), "gateways[0].callback_uri"),
+        ("heartbeat_interval_secs = 0", "gateways[0].heartbeat_interval_secs"),
+        ("heartbeat_interval_secs = 61", "gateways[0].heartbeat_interval_secs"),
+        ("call_deadline_secs = 50", "gateways[0].call_deadline_secs"),
+        ("sign_in_rate_per_sec = 0", "gateways[0].sign_in_rate_per_sec"),
+    ] {
+        assert_eq!(keys(vec![gateway(toml).unwrap()], Vec::new()), [key], "{toml}");
+    }
+    let mut without_ca = gateway("").unwrap();
+    without_ca.ca_file = None;
+    assert_eq!(keys(vec![without_ca.clone()], Vec::new()), ["gateways[0].ca_file"]);
+    without_ca.dangerously_trust_all = true;
+    without_ca.base_url = "http://127.0.0.1:8000/agentgateway/resource".into();
+    assert!(keys(vec![without_ca], Vec::new()).is_empty());
+}
+
+#[test]
+fn each_mistake_of_an_agent_is_found_under_its_key() {
+    for (toml, key) in [
+        ("gateway = \"other\"", "agents[0].gateway"),
+        ("id = \"0291\"", "agents[0].id"),
+        ("phone_number = \"\"", "agents[0].phone_number"),
+        ("vc_phone_number = \"0123456789012345678901234\"", "agents[0].vc_phone_number"),
+        ("status = 2", "agents[0].status"),
+        ("skills = \"some\"", "agents[0].skills"),
+        ("password_file = \"both.txt\"", "agents[0]"),
+        ("password_env = \"CCRELAY_TEST_NOT_SET\"", "agents[0].password_env"),
+    ] {
+        assert_eq!(keys(vec![gateway("").unwrap()], vec![agent(toml).unwrap()]), [key], "{toml}");
+    }
+    let mut missing = agent("password_file = \"not/there\"").unwrap();
+    missing.password_env = None;
+    assert_eq!(keys(vec![gateway("").unwrap()], vec![missing]), ["agents[0].password_file"]);
+}
+
+#[test]
+fn all_mistakes_come_at_once_and_names_may_not_repeat() {
+    let gateways = vec![gateway("").unwrap(), gateway("sign_in_rate_per_sec = 0").unwrap()];
+    let agents = vec![agent("").unwrap(), agent("status = 9").unwrap()];
+    let expected =
+        ["gateways[1].name", "gateways[1].sign_in_rate_per_sec", "agents[1].id", "agents[1].status"];
+    assert_eq!(keys(gateways, agents), expected);
+}
+
+#[test]
+fn unknown_keys_are_refused() {
+    assert!(gateway("heartbeat_interval = 30").is_err());
+    assert!(agent("takover = true").is_err());
+    assert!(agent("skills = [1, 2]").is_ok());
+}
+
+#[test]
+fn a_password_file_ends_before_its_line_end() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), " pass word \r\n").unwrap();
+    let source = PasswordSource::File(file.path().to_owned());
+    assert_eq!(source.read().unwrap().expose_secret(), " pass word ");
+    std::fs::write(file.path(), "x".repeat(PASSWORD_LENGTH + 1)).unwrap();
+    assert!(matches!(source.read(), Err(PasswordError::TooLong)));
+}
