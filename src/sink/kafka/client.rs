@@ -109,6 +109,16 @@ impl Client {
         self.acks.lock().failure.clone()
     }
 
+    /// How many records, from the oldest that must go again, had been taken when the client was spent.
+    pub(super) fn to_go_again(&self) -> usize {
+        self.acks.lock().to_go_again
+    }
+
+    /// Whether the broker has refused a record as too large that was alone in its batch.
+    pub(super) fn refused_alone(&self) -> bool {
+        self.acks.lock().refused_alone
+    }
+
     /// Gives up: every ack that waits resolves to an error. Blocks for a moment; what blocks for longer (the end of
     /// connections, of librdkafka's threads) is left to the poll thread.
     pub(super) fn abandon(self) {
@@ -141,6 +151,9 @@ struct Table {
     unresolved: usize,
     /// Set once: the client is spent.
     failure: Option<DeliveryError>,
+    /// Set with it: the entries of that moment and the one that failed.
+    to_go_again: usize,
+    refused_alone: bool,
     /// Since when nothing has moved.
     still_since: Option<Instant>,
 }
@@ -201,6 +214,7 @@ impl Acks {
             let fresh = table.failure.is_none();
             if fresh {
                 table.failure = Some(error.clone());
+                table.to_go_again = table.entries.len() + 1;
             }
             table.unresolved = 0;
             table.first += table.entries.len();
@@ -303,11 +317,84 @@ impl ProducerContext for Context {
             Ok(_) => self.acks.resolve(number, Ok(())),
             Err((error, _)) => {
                 let error = classify(error, self.acks.solo);
+                if error.reason == "too_large" {
+                    self.acks.lock().refused_alone = true;
+                }
                 self.acks.resolve(number, Err(error.clone()));
                 if error.disposition == crate::sink::Disposition::Retry {
                     self.spend(error);
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acks_resolve_by_number_in_any_order() {
+        let acks = Acks::new(false);
+        let (first, mut one) = acks.expect().unwrap();
+        let (second, mut two) = acks.expect().unwrap();
+        let (third, mut three) = acks.expect().unwrap();
+        acks.resolve(second, Ok(()));
+        acks.resolve(second, Err(DeliveryError::retry("broker", "a second report changes nothing")));
+        assert!(two.try_recv().unwrap().is_ok());
+        assert!(one.try_recv().is_err());
+        acks.forget(third);
+        assert!(three.try_recv().is_err());
+        acks.resolve(first, Ok(()));
+        assert!(one.try_recv().unwrap().is_ok());
+        let table = acks.lock();
+        assert_eq!((table.unresolved, table.entries.len(), table.first), (0, 0, 3));
+    }
+
+    #[test]
+    fn a_failure_resolves_every_ack_and_spends_the_client() {
+        let acks = Acks::new(false);
+        let (number, _) = acks.expect().unwrap();
+        acks.resolve(number, Ok(()));
+        let (late, mut waiting) = acks.expect().unwrap();
+        assert!(acks.fail(DeliveryError::retry("fatal", "first")));
+        assert!(!acks.fail(DeliveryError::retry("reset", "second")));
+        assert_eq!(waiting.try_recv().unwrap().unwrap_err().reason, "fatal");
+        assert_eq!(acks.expect().unwrap_err().reason, "fatal");
+        assert_eq!(acks.lock().to_go_again, 2);
+        // Reports of records that were given up come late, or never.
+        acks.resolve(late, Ok(()));
+    }
+
+    #[test]
+    fn only_what_waits_can_stall() {
+        let acks = Acks::new(false);
+        assert!(!acks.stalled(Duration::ZERO));
+        let (number, _waiting) = acks.expect().unwrap();
+        assert!(acks.stalled(Duration::ZERO) && !acks.stalled(Duration::from_secs(60)));
+        acks.resolve(number, Ok(()));
+        assert!(!acks.stalled(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_end_of_the_poll_thread_leaves_no_ack_behind() {
+        let acks = Arc::new(Acks::new(false));
+        let context = Context {
+            sink: "kafka".into(),
+            acks: acks.clone(),
+            producer: OnceLock::new(),
+            calm: Calm::default(),
+        };
+        let producer = ClientConfig::new().create_with_context(context).unwrap();
+        let stop = Arc::new(AtomicBool::new(true));
+        let poller = Poller {
+            producer: Arc::new(producer),
+            acks: acks.clone(),
+            stop,
+            stall_timeout: Duration::from_secs(1),
+        };
+        let (_, mut waiting) = acks.expect().unwrap();
+        drop(poller);
+        assert_eq!(waiting.try_recv().unwrap().unwrap_err().reason, "client");
     }
 }
