@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
 
+mod acks;
 mod client;
 mod config;
 mod encode;
