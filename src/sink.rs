@@ -86,7 +86,9 @@ pub trait Sink: Send {
     /// client's own queue is full: a full queue is not an error.
     ///
     /// # Errors
-    /// When the message was certainly not taken. Acks already handed out stay valid.
+    /// When the message was certainly not taken. Acks already handed out stay valid. After a failure of disposition
+    /// [`Disposition::Retry`], here or in an ack, the sink may refuse every message until [`Sink::reset`], so that
+    /// nothing overtakes what failed.
     ///
     /// # Cancel safety
     /// Must not be dropped before it is done: the message may or may not have been taken.

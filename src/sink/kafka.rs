@@ -7,7 +7,7 @@
 //!
 //! **Batches that are too large.** A broker that finds a batch larger than the topic's `max.message.bytes` refuses all
 //! of it without saying which record, if any, is at fault. Such a batch is published again record by record (`solo`);
-//! what is then refused is set aside, and after [`SOLO_RECORDS`] records batches come back, half as large.
+//! what is then refused is set aside. After them batches come back, half as large unless a record was to blame.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
 
+mod acks;
 mod client;
 mod config;
 mod encode;
@@ -41,9 +42,6 @@ pub const REASONS: &[&str] = &[
     "unknown_topic",
 ];
 
-/// How many records are sent one by one after a batch was refused: more than a worker's window may hold, so that the
-/// refused batch is certainly among them.
-const SOLO_RECORDS: usize = 10_000;
 /// Below this a batch is hardly more than a record.
 const LEAST_BATCH_BYTES: usize = 1_000;
 /// A full queue wakes us when it moves; this is for the case that it moved just before we looked.
@@ -132,6 +130,9 @@ impl KafkaSink {
             }
         }
         self.batches.solo = 0;
+        if self.client.as_ref().is_some_and(Client::refused_alone) {
+            self.batches.bytes = (self.batches.bytes * 2).min(self.config.batch_bytes);
+        }
         tracing::info!(sink = &*self.name, batch_bytes = self.batches.bytes, "sending in batches again");
         self.rebuild().await
     }
@@ -151,16 +152,19 @@ impl KafkaSink {
     }
 
     fn choose_batches(&mut self) {
-        let failure = self.client.as_ref().and_then(Client::failure);
-        if failure.is_some_and(|failure| failure.reason == "batch_too_large") {
-            self.batches.bytes = (self.batches.bytes / 2).max(LEAST_BATCH_BYTES);
-            self.batches.solo = SOLO_RECORDS;
-            tracing::warn!(
-                sink = &*self.name,
-                "the broker refused a batch as too large, so records go one by one for a while: set batch.size \
-                 below the topic's max.message.bytes"
-            );
+        let Some(client) = &self.client else { return };
+        if client.failure().is_none_or(|failure| failure.reason != "batch_too_large") {
+            return;
         }
+        self.batches.bytes = (self.batches.bytes / 2).max(LEAST_BATCH_BYTES);
+        // One more, as the count ends before the last.
+        self.batches.solo = client.to_go_again() + 1;
+        tracing::warn!(
+            sink = &*self.name,
+            records = self.batches.solo,
+            "the broker refused a batch as too large, so these records go one by one: if it is not for single large \
+             events, set batch.size below the topic's max.message.bytes"
+        );
     }
 }
 

@@ -5,10 +5,9 @@
 //! the client is **spent**: it takes nothing more and purges what it holds, because a later record of the same agent
 //! must not overtake the failed one. Only a new client goes on.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -17,6 +16,7 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 use tokio::sync::{Notify, oneshot};
 
+use super::acks::{Acks, Outcome};
 use super::encode::Encoded;
 use super::failure::{classify, classify_fatal};
 use crate::sink::DeliveryError;
@@ -24,8 +24,6 @@ use crate::sink::calm::Calm;
 
 /// How often the poll thread looks whether it should end or nothing moves. Delivery reports wake it at once.
 const POLL_TICK: Duration = Duration::from_millis(100);
-
-type Outcome = Result<(), DeliveryError>;
 
 /// A producer and its poll thread.
 pub(super) struct Client {
@@ -96,17 +94,27 @@ impl Client {
 
     /// Notified whenever an ack resolves.
     pub(super) fn progress(&self) -> &Notify {
-        &self.acks.progress
+        self.acks.progress()
     }
 
     /// How many records await their delivery report.
     pub(super) fn unresolved(&self) -> usize {
-        self.acks.lock().unresolved
+        self.acks.unresolved()
     }
 
     /// Why the client is spent, if it is.
     pub(super) fn failure(&self) -> Option<DeliveryError> {
-        self.acks.lock().failure.clone()
+        self.acks.failure()
+    }
+
+    /// How many records, from the oldest that must go again, had been taken when the client was spent.
+    pub(super) fn to_go_again(&self) -> usize {
+        self.acks.to_go_again()
+    }
+
+    /// Whether the broker has refused a record as too large that was alone in its batch.
+    pub(super) fn refused_alone(&self) -> bool {
+        self.acks.refused_alone()
     }
 
     /// Gives up: every ack that waits resolves to an error. Blocks for a moment; what blocks for longer (the end of
@@ -122,100 +130,6 @@ impl Drop for Client {
     fn drop(&mut self) {
         self.acks.fail(DeliveryError::retry("reset", "the client was dropped before the broker confirmed"));
         self.stop.store(true, Ordering::Release);
-    }
-}
-
-/// Acks by number, oldest first. Numbers are librdkafka's opaques.
-struct Acks {
-    table: Mutex<Table>,
-    progress: Notify,
-    solo: bool,
-}
-
-#[derive(Default)]
-struct Table {
-    /// Number of the first entry.
-    first: usize,
-    /// `None` is an entry that was resolved before an older one.
-    entries: VecDeque<Option<oneshot::Sender<Outcome>>>,
-    unresolved: usize,
-    /// Set once: the client is spent.
-    failure: Option<DeliveryError>,
-    /// Since when nothing has moved.
-    still_since: Option<Instant>,
-}
-
-impl Acks {
-    fn new(solo: bool) -> Acks {
-        Acks { table: Mutex::default(), progress: Notify::new(), solo }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        // No code panics while it holds the lock; were it so, the table would still be whole.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn expect(&self) -> Result<(usize, oneshot::Receiver<Outcome>), DeliveryError> {
-        let mut table = self.lock();
-        if let Some(failure) = &table.failure {
-            return Err(failure.clone());
-        }
-        if table.unresolved == 0 {
-            table.still_since = Some(Instant::now());
-        }
-        let (resolve, outcome) = oneshot::channel();
-        table.entries.push_back(Some(resolve));
-        table.unresolved += 1;
-        Ok((table.first + table.entries.len() - 1, outcome))
-    }
-
-    fn forget(&self, number: usize) {
-        drop(self.take(number));
-    }
-
-    fn take(&self, number: usize) -> Option<oneshot::Sender<Outcome>> {
-        let mut table = self.lock();
-        let index = number.checked_sub(table.first)?;
-        let taken = table.entries.get_mut(index)?.take()?;
-        table.unresolved -= 1;
-        table.still_since = Some(Instant::now());
-        while let Some(None) = table.entries.front() {
-            table.entries.pop_front();
-            table.first += 1;
-        }
-        Some(taken)
-    }
-
-    fn resolve(&self, number: usize, outcome: Outcome) {
-        if let Some(resolve) = self.take(number) {
-            // The worker may have dropped its ack.
-            drop(resolve.send(outcome));
-            self.progress.notify_waiters();
-        }
-    }
-
-    /// Resolves every ack to `error` and spends the client. Returns whether it was fresh until now.
-    fn fail(&self, error: DeliveryError) -> bool {
-        let (entries, fresh) = {
-            let mut table = self.lock();
-            let fresh = table.failure.is_none();
-            if fresh {
-                table.failure = Some(error.clone());
-            }
-            table.unresolved = 0;
-            table.first += table.entries.len();
-            (std::mem::take(&mut table.entries), fresh)
-        };
-        for resolve in entries.into_iter().flatten() {
-            drop(resolve.send(Err(error.clone())));
-        }
-        self.progress.notify_waiters();
-        fresh
-    }
-
-    fn stalled(&self, timeout: Duration) -> bool {
-        let table = self.lock();
-        table.unresolved > 0 && table.still_since.is_some_and(|since| since.elapsed() > timeout)
     }
 }
 
@@ -302,12 +216,42 @@ impl ProducerContext for Context {
         match result {
             Ok(_) => self.acks.resolve(number, Ok(())),
             Err((error, _)) => {
-                let error = classify(error, self.acks.solo);
+                let error = classify(error, self.acks.solo());
+                if error.reason == "too_large" {
+                    self.acks.note_refused_alone();
+                }
                 self.acks.resolve(number, Err(error.clone()));
                 if error.disposition == crate::sink::Disposition::Retry {
                     self.spend(error);
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_poll_thread_leaves_no_ack_behind() {
+        let acks = Arc::new(Acks::new(false));
+        let context = Context {
+            sink: "kafka".into(),
+            acks: acks.clone(),
+            producer: OnceLock::new(),
+            calm: Calm::default(),
+        };
+        let producer = ClientConfig::new().create_with_context(context).unwrap();
+        let stop = Arc::new(AtomicBool::new(true));
+        let poller = Poller {
+            producer: Arc::new(producer),
+            acks: acks.clone(),
+            stop,
+            stall_timeout: Duration::from_secs(1),
+        };
+        let (_, mut waiting) = acks.expect().unwrap();
+        drop(poller);
+        assert_eq!(waiting.try_recv().unwrap().unwrap_err().reason, "client");
     }
 }

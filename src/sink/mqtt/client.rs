@@ -151,7 +151,7 @@ impl Link {
         let mut poll = pin!(eventloop.poll());
         let mut batch = Vec::new();
         loop {
-            let room = limits.window.saturating_sub(self.in_flight.len()).min(BATCH);
+            let room = self.room(limits);
             if !*open && self.in_flight.is_empty() {
                 // It cannot be full, as nothing is in flight; a second DISCONNECT would not be sent.
                 drop(client.try_disconnect());
@@ -170,6 +170,13 @@ impl Link {
                 _ = ticker.tick() => watchdog.check(&self.in_flight)?,
             }
         }
+    }
+
+    /// How many messages may be handed over now. The window begins at one and grows with each answer: a broker that
+    /// closes the connection over one message, its answer lost with it, thus meets that message alone before long.
+    fn room(&self, limits: &Limits) -> usize {
+        let window = limits.window.min(1 + self.in_flight.answered());
+        window.saturating_sub(self.in_flight.len()).min(BATCH)
     }
 
     fn hand_over(&mut self, client: &AsyncClient, limits: &Limits, job: Job) -> Result<(), DeliveryError> {

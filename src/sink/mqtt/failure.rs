@@ -53,7 +53,10 @@ pub(super) fn classify(error: &ConnectionError) -> DeliveryError {
 /// read. Answers come in the order of the messages (MQTT-4.6.0-2).
 pub(super) fn oldest_too_large(error: &ConnectionError) -> bool {
     use StateError::Deserialization;
-    matches!(error, ConnectionError::MqttState(Deserialization(WireError::InvalidReason(PACKET_TOO_LARGE))))
+    matches!(
+        error,
+        ConnectionError::MqttState(Deserialization(WireError::InvalidConnectReturnCode(PACKET_TOO_LARGE)))
+    )
 }
 
 fn refused(code: ConnectReturnCode) -> &'static str {

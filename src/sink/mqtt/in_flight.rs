@@ -20,6 +20,7 @@ pub(super) struct InFlight {
     /// On the wire, by packet id, with its number in the order of sending.
     sent: HashMap<u16, (u64, oneshot::Sender<Outcome>)>,
     sent_total: u64,
+    answered: usize,
 }
 
 impl InFlight {
@@ -29,6 +30,11 @@ impl InFlight {
 
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many messages the broker has answered.
+    pub(super) fn answered(&self) -> usize {
+        self.answered
     }
 
     /// Remembers the ack of a message that is handed over now.
@@ -48,6 +54,7 @@ impl InFlight {
             }
             Event::Incoming(Incoming::PubAck(answer)) => {
                 let Some((_, ack)) = self.sent.remove(&answer.pkid) else { return Ok(()) };
+                self.answered += 1;
                 let outcome = classify_ack(answer);
                 resolve(ack, outcome.clone());
                 // After a message that must go again none may go on.

@@ -57,7 +57,7 @@ impl Mosquitto {
         &self.certificates
     }
 
-    /// Writes a file into the broker's folder, for configuration lines to name.
+    /// Writes the configuration, `lines` last; it holds from the next start.
     pub(crate) fn configure(&self, lines: &str) {
         let folder = self.folder.path().display();
         let (port, tls_port) = (self.port, self.tls_port);
@@ -75,7 +75,7 @@ impl Mosquitto {
         std::fs::write(self.folder.path().join("mosquitto.conf"), text).expect("the folder can be written");
     }
 
-    /// Writes a file beside the configuration.
+    /// Writes a file beside the configuration, for its lines to name.
     pub(crate) fn write_file(&self, name: &str, text: &str) {
         std::fs::write(self.folder.path().join(name), text).expect("the folder can be written");
     }

@@ -18,7 +18,7 @@ log=$1; shift
 "$@" </dev/null >>"$log" 2>&1 &
 child=$!
 echo $child
-if ! read -r _; then kill -9 $child; wait $child; rm -rf "$0"; fi
+if ! read -r _; then kill -9 $child; wait $child 2>/dev/null; rm -rf "$0"; fi 2>/dev/null
 "#;
 
 pub(crate) struct Process {

@@ -1,0 +1,191 @@
+//! The acks that wait for delivery reports, in a table from which all can be resolved at once.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::sink::DeliveryError;
+
+/// What an ack resolves to.
+pub(super) type Outcome = Result<(), DeliveryError>;
+
+/// Acks by number, oldest first. Numbers are librdkafka's opaques.
+pub(super) struct Acks {
+    table: Mutex<Table>,
+    progress: Notify,
+    /// Whether batches hold one record each.
+    solo: bool,
+}
+
+#[derive(Default)]
+struct Table {
+    /// Number of the first entry.
+    first: usize,
+    /// `None` is an entry that was resolved before an older one.
+    entries: VecDeque<Option<oneshot::Sender<Outcome>>>,
+    unresolved: usize,
+    /// Set once: the client is spent.
+    failure: Option<DeliveryError>,
+    /// Set with it: the entries of that moment and the one that failed.
+    to_go_again: usize,
+    refused_alone: bool,
+    /// Since when nothing has moved.
+    still_since: Option<Instant>,
+}
+
+impl Acks {
+    pub(super) fn new(solo: bool) -> Acks {
+        Acks { table: Mutex::default(), progress: Notify::new(), solo }
+    }
+
+    /// Notified whenever an ack resolves.
+    pub(super) fn progress(&self) -> &Notify {
+        &self.progress
+    }
+
+    pub(super) fn solo(&self) -> bool {
+        self.solo
+    }
+
+    pub(super) fn unresolved(&self) -> usize {
+        self.lock().unresolved
+    }
+
+    pub(super) fn failure(&self) -> Option<DeliveryError> {
+        self.lock().failure.clone()
+    }
+
+    pub(super) fn to_go_again(&self) -> usize {
+        self.lock().to_go_again
+    }
+
+    pub(super) fn refused_alone(&self) -> bool {
+        self.lock().refused_alone
+    }
+
+    pub(super) fn note_refused_alone(&self) {
+        self.lock().refused_alone = true;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // No code panics while it holds the lock; were it so, the table would still be whole.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number for a record that is about to be sent, unless the client is spent.
+    pub(super) fn expect(&self) -> Result<(usize, oneshot::Receiver<Outcome>), DeliveryError> {
+        let mut table = self.lock();
+        if let Some(failure) = &table.failure {
+            return Err(failure.clone());
+        }
+        if table.unresolved == 0 {
+            table.still_since = Some(Instant::now());
+        }
+        let (resolve, outcome) = oneshot::channel();
+        table.entries.push_back(Some(resolve));
+        table.unresolved += 1;
+        Ok((table.first + table.entries.len() - 1, outcome))
+    }
+
+    /// The record was not taken after all.
+    pub(super) fn forget(&self, number: usize) {
+        drop(self.take(number));
+    }
+
+    fn take(&self, number: usize) -> Option<oneshot::Sender<Outcome>> {
+        let mut table = self.lock();
+        let index = number.checked_sub(table.first)?;
+        let taken = table.entries.get_mut(index)?.take()?;
+        table.unresolved -= 1;
+        table.still_since = Some(Instant::now());
+        while let Some(None) = table.entries.front() {
+            table.entries.pop_front();
+            table.first += 1;
+        }
+        Some(taken)
+    }
+
+    pub(super) fn resolve(&self, number: usize, outcome: Outcome) {
+        if let Some(resolve) = self.take(number) {
+            // The worker may have dropped its ack.
+            drop(resolve.send(outcome));
+            self.progress.notify_waiters();
+        }
+    }
+
+    /// Resolves every ack to `error` and spends the client. Returns whether it was fresh until now.
+    pub(super) fn fail(&self, error: DeliveryError) -> bool {
+        let (entries, fresh) = {
+            let mut table = self.lock();
+            let fresh = table.failure.is_none();
+            if fresh {
+                table.failure = Some(error.clone());
+                table.to_go_again = table.entries.len() + 1;
+            }
+            table.unresolved = 0;
+            table.first += table.entries.len();
+            (std::mem::take(&mut table.entries), fresh)
+        };
+        for resolve in entries.into_iter().flatten() {
+            drop(resolve.send(Err(error.clone())));
+        }
+        self.progress.notify_waiters();
+        fresh
+    }
+
+    /// Whether something has waited for so long without any movement.
+    pub(super) fn stalled(&self, timeout: Duration) -> bool {
+        let table = self.lock();
+        table.unresolved > 0 && table.still_since.is_some_and(|since| since.elapsed() > timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acks_resolve_by_number_in_any_order() {
+        let acks = Acks::new(false);
+        let (first, mut one) = acks.expect().unwrap();
+        let (second, mut two) = acks.expect().unwrap();
+        let (third, mut three) = acks.expect().unwrap();
+        acks.resolve(second, Ok(()));
+        acks.resolve(second, Err(DeliveryError::retry("broker", "a second report changes nothing")));
+        assert!(two.try_recv().unwrap().is_ok());
+        assert!(one.try_recv().is_err());
+        acks.forget(third);
+        assert!(three.try_recv().is_err());
+        acks.resolve(first, Ok(()));
+        assert!(one.try_recv().unwrap().is_ok());
+        let table = acks.lock();
+        assert_eq!((table.unresolved, table.entries.len(), table.first), (0, 0, 3));
+    }
+
+    #[test]
+    fn a_failure_resolves_every_ack_and_spends_the_client() {
+        let acks = Acks::new(false);
+        let (number, _) = acks.expect().unwrap();
+        acks.resolve(number, Ok(()));
+        let (late, mut waiting) = acks.expect().unwrap();
+        assert!(acks.fail(DeliveryError::retry("fatal", "first")));
+        assert!(!acks.fail(DeliveryError::retry("reset", "second")));
+        assert_eq!(waiting.try_recv().unwrap().unwrap_err().reason, "fatal");
+        assert_eq!(acks.expect().unwrap_err().reason, "fatal");
+        assert_eq!(acks.lock().to_go_again, 2);
+        // Reports of records that were given up come late, or never.
+        acks.resolve(late, Ok(()));
+    }
+
+    #[test]
+    fn only_what_waits_can_stall() {
+        let acks = Acks::new(false);
+        assert!(!acks.stalled(Duration::ZERO));
+        let (number, _waiting) = acks.expect().unwrap();
+        assert!(acks.stalled(Duration::ZERO) && !acks.stalled(Duration::from_secs(60)));
+        acks.resolve(number, Ok(()));
+        assert!(!acks.stalled(Duration::ZERO));
+    }
+}
