@@ -12,10 +12,12 @@ use ccrelay::event::{AgentId, Event, EventData, GatewayName};
 use ccrelay::sink::Message;
 
 pub(crate) mod certificates;
+pub(crate) mod judge;
 pub(crate) mod kafka;
 pub(crate) mod mosquitto;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod relay;
 pub(crate) mod worker;
 
 /// What a broker may take to start on a busy machine.

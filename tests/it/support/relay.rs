@@ -1,0 +1,139 @@
+//! The real binary with a configuration of a test's own, and what its metrics say.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::certificates::Certificates;
+use super::process::Process;
+use super::{START_DEADLINE, eventually, free_port};
+
+pub(crate) struct Relay {
+    folder: TempDir,
+    callback_port: u16,
+    operations_port: u16,
+    certificates: Certificates,
+    process: Option<Process>,
+}
+
+/// What a test adds to the configuration.
+pub(crate) struct Wiring<'a> {
+    pub(crate) gateway_url: &'a str,
+    pub(crate) gateway_ca: &'a str,
+    pub(crate) agents: std::ops::RangeInclusive<u32>,
+    pub(crate) password: &'a str,
+    /// Tables of sinks, and further top-level tables.
+    pub(crate) tables: &'a str,
+}
+
+impl Relay {
+    /// Ports and certificates; nothing runs yet. The simulator wants the certificates before the relay starts.
+    pub(crate) fn prepare() -> Relay {
+        let folder = tempfile::Builder::new().prefix("ccrelay-relay-").tempdir().expect("a folder");
+        let certificates = Certificates::create(folder.path());
+        Relay {
+            folder,
+            callback_port: free_port(),
+            operations_port: free_port(),
+            certificates,
+            process: None,
+        }
+    }
+
+    pub(crate) fn ca_pem(&self) -> String {
+        std::fs::read_to_string(&self.certificates.ca).expect("the certificate was written")
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Timers are short: heartbeats and tokens every second, where a gateway in service has 30 and 60.
+    pub(crate) fn configure(&self, wiring: &Wiring<'_>) {
+        let path = |name: &str| self.folder.path().join(name);
+        std::fs::write(path("gateway-ca.pem"), wiring.gateway_ca).expect("the folder can be written");
+        std::fs::write(path("password"), wiring.password).expect("the folder can be written");
+        let folder = self.folder.path().display();
+        let (callback, operations) = (self.callback_port, self.operations_port);
+        let mut text = format!(
+            "[callback]\nlisten = \"127.0.0.1:{callback}\"\n\
+             certificate_file = \"{folder}/cert.pem\"\nkey_file = \"{folder}/key.pem\"\n\
+             [operations]\nlisten = \"127.0.0.1:{operations}\"\n\
+             [token]\nperiod_secs = 1\n\
+             [spool]\ndirectory = \"{folder}/spool\"\nrepeat_soonest_millis = 400\n\
+             [[gateways]]\nname = \"main\"\nbase_url = \"{}\"\nca_file = \"{folder}/gateway-ca.pem\"\n\
+             callback_uri = \"https://127.0.0.1:{callback}/push/main\"\n\
+             heartbeat_interval_secs = 1\nsign_out_limit_secs = 20\ncall_deadline_secs = 5\n\
+             sign_in_deadline_secs = 10\nsign_in_rate_per_sec = 100\n{}\n",
+            wiring.gateway_url, wiring.tables
+        );
+        for id in wiring.agents.clone() {
+            text.push_str(&format!(
+                "[[agents]]\ngateway = \"main\"\nid = \"{id}\"\npassword_file = \"{folder}/password\"\n\
+                 phone_number = \"7{id}\"\n"
+            ));
+        }
+        std::fs::write(self.config_file(), text).expect("the folder can be written");
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.folder.path().join("config.toml")
+    }
+
+    /// Starts the binary and waits until it is ready.
+    pub(crate) async fn start(&mut self) {
+        assert!(self.process.is_none(), "the relay is running");
+        let config = self.config_file().display().to_string();
+        let command = [env!("CARGO_BIN_EXE_ccrelay"), "run", "--config", &config].map(str::to_owned);
+        let process = Process::start(self.folder.path(), &command);
+        eventually("a relay that is ready", START_DEADLINE, || async {
+            process.assert_alive();
+            let answer = self.get("/ready").await?;
+            answer.starts_with("HTTP/1.1 200").then_some(())
+        })
+        .await;
+        self.process = Some(process);
+    }
+
+    pub(crate) async fn kill9(&mut self) {
+        self.process.take().expect("the relay is running").end(Signal::SIGKILL).await;
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        self.process.take().expect("the relay is running").end(Signal::SIGTERM).await;
+    }
+
+    async fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.operations_port)).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        Some(answer)
+    }
+
+    /// The sum of all series whose name and labels begin with `series`.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let page = self.get("/metrics").await.expect("the operations listener answers");
+        let values = page.lines().filter(|line| line.starts_with(series));
+        values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Waits until every sink has confirmed everything that is stored.
+    pub(crate) async fn delivered(&self, within: Duration) {
+        eventually("delivery of everything that is stored", within, || async {
+            let lag =
+                self.metric("ccrelay_sink_lag_records{").await + self.metric("ccrelay_sink_in_flight{").await;
+            (lag == 0.0).then_some(())
+        })
+        .await;
+    }
+}
