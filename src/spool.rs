@@ -1,8 +1,8 @@
 //! The durable log: every push is here, fsynced, before it is answered, and stays until every sink has confirmed it.
 //!
-//! One SQLite database in WAL mode with `synchronous=FULL`. **One thread writes** ([`writer`]): it takes whatever
+//! One SQLite database in WAL mode with `synchronous=FULL`. **One thread writes** (`writer`): it takes whatever
 //! waits, commits it in one transaction, which is one fsync, and answers everybody; it never lingers to gather more.
-//! Sinks read on connections of their own ([`reader`]) and move their cursors; a record below all cursors is deleted
+//! Sinks read on connections of their own (`reader`) and move their cursors; a record below all cursors is deleted
 //! and its pages are used again. Checkpoints run beside the commit path. This is the only module that knows SQL.
 //!
 //! Invariants:

@@ -46,7 +46,7 @@ fn events_of_a_record_count_on_and_follow_one_another() {
 }
 
 #[test]
-fn repeats_have_the_first_deliverys_ids_and_do_not_move_the_agent() {
+fn repeats_have_the_ids_of_the_first_delivery_and_do_not_move_the_agent() {
     let first = EventRef { offset: 64, index: 3 };
     let now = AgentSnapshot { state: AgentState::Busy, since: Timestamp(9), ..AgentSnapshot::default() };
     let body =

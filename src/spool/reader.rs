@@ -58,7 +58,7 @@ impl SpoolReader {
         self.cursor.load(Ordering::Acquire)
     }
 
-    /// Everything below `next_offset` is confirmed. Stored within [`super::TICK`]; after a crash the records in
+    /// Everything below `next_offset` is confirmed. Stored within a quarter of a second; after a crash the records in
     /// between are delivered again, with the same ids.
     pub fn confirm(&self, next_offset: u64) {
         self.cursor.fetch_max(next_offset, Ordering::AcqRel);
