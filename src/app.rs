@@ -69,7 +69,7 @@ impl Relay {
     pub async fn start(config: Config, lifecycle: Lifecycle) -> anyhow::Result<Relay> {
         let clock = Clock::system();
         let gateways: Vec<GatewayName> = config.sessions.gateways.iter().map(|g| g.name.clone()).collect();
-        let names = config.sinks.iter().map(|sink| sink.name.as_str());
+        let names = config.sinks.iter().map(|sink| (sink.name.as_str(), sink.kind.reasons()));
         let metrics = Metrics::new(gateways.iter().map(GatewayName::as_str), names).context("metrics")?;
         let tls = tls::server_config(&config.callback.certificate_file, &config.callback.key_file)?;
         let tls = Arc::new(ArcSwap::from_pointee(tls));

@@ -25,6 +25,9 @@ use crate::route::TopicTemplate;
 use crate::sink::{Ack, DeliveryError, Disposition, Message, Sink};
 use crate::spool::{DeadLetter, ReadRecord, Record, Spool, SpoolReader};
 
+/// Every reason of failures that are the worker's own, whatever the sink.
+pub const REASONS: &[&str] = &["dead_letter_storage", "spool", "stalled", "unreadable"];
+
 /// Records read from the spool at a time.
 const READ_RECORDS: usize = 512;
 /// Bytes of bodies read from the spool at a time, about.

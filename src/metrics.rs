@@ -213,13 +213,14 @@ metrics! {
 }
 
 impl Metrics {
-    /// Makes and registers all metrics, with the series of every known label value at zero.
+    /// Makes and registers all metrics, with the series of every known label value at zero. Sinks come with every
+    /// reason that their failures can have.
     ///
     /// # Errors
     /// When two metrics have one name: a mistake in the list above.
     pub fn new<'a>(
         gateways: impl IntoIterator<Item = &'a str>,
-        sinks: impl IntoIterator<Item = &'a str>,
+        sinks: impl IntoIterator<Item = (&'a str, &'a [&'a str])>,
     ) -> Result<Metrics, prometheus::Error> {
         let inner = Inner::build()?;
         inner.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
@@ -239,8 +240,8 @@ impl Metrics {
         for reason in ["full", "failed"] {
             inner.spool_failures.with_label_values(&[reason]);
         }
-        for sink in sinks {
-            inner.create_sink_series(sink);
+        for (sink, reasons) in sinks {
+            inner.create_sink_series(sink, reasons);
         }
         for gateway in gateways {
             inner.create_gateway_series(gateway);
@@ -260,19 +261,17 @@ impl Metrics {
 }
 
 impl Inner {
-    fn create_sink_series(&self, sink: &str) {
+    /// Any reason may be a failure; whether it is then retried or sets an event aside depends on the event.
+    fn create_sink_series(&self, sink: &str, reasons: &[&str]) {
         self.sink_delivery_duration.with_label_values(&[sink]);
         self.sink_delivered.with_label_values(&[sink]);
         for gauge in [&self.sink_in_flight, &self.sink_lag_records, &self.sink_state] {
             gauge.with_label_values(&[sink]);
         }
-        // Reasons of failures are the sinks' own; the ones every sink can have exist from the start.
-        for reason in ["connection", "stalled"] {
-            self.sink_retries.with_label_values(&[sink, reason]);
-            self.sink_failures.with_label_values(&[sink, reason]);
-        }
-        for reason in ["too_large", "unreadable"] {
-            self.sink_dead_letters.with_label_values(&[sink, reason]);
+        for reason in reasons.iter().chain(crate::deliver::REASONS) {
+            for counter in [&self.sink_retries, &self.sink_failures, &self.sink_dead_letters] {
+                counter.with_label_values(&[sink, *reason]);
+            }
         }
     }
 
@@ -302,7 +301,7 @@ mod tests {
 
     #[test]
     fn every_metric_is_on_the_page_from_the_start() {
-        let metrics = Metrics::new(["main"], ["kafka"]).unwrap();
+        let metrics = Metrics::new(["main"], [("kafka", &["too_large"][..])]).unwrap();
         let page = String::from_utf8(metrics.render()).unwrap();
         for name in NAMES {
             assert!(page.contains(&format!("# HELP {name} ")), "{name} is missing from:\n{page}");

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use crate::event::Event;
 
-mod calm;
 pub mod encoding;
 pub mod jsonl;
 pub mod kafka;

@@ -323,6 +323,18 @@ pub enum SinkKind {
     Jsonl(JsonlConfig),
 }
 
+impl SinkKind {
+    /// Every reason that failures of this kind of sink can have: labels of its metrics.
+    #[must_use]
+    pub fn reasons(&self) -> &'static [&'static str] {
+        match self {
+            SinkKind::Kafka(_) => crate::sink::kafka::REASONS,
+            SinkKind::Mqtt(_) => crate::sink::mqtt::REASONS,
+            SinkKind::Jsonl(_) => crate::sink::jsonl::REASONS,
+        }
+    }
+}
+
 /// Checks everything; what it returns is complete only when nothing was noted.
 pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config> {
     let log = validate_log(raw.log, problems);

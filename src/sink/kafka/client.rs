@@ -19,11 +19,14 @@ use tokio::sync::{Notify, oneshot};
 use super::acks::{Acks, Outcome};
 use super::encode::Encoded;
 use super::failure::{classify, classify_fatal};
+use crate::calm::Calm;
 use crate::sink::DeliveryError;
-use crate::sink::calm::Calm;
 
 /// How often the poll thread looks whether it should end or nothing moves. Delivery reports wake it at once.
 const POLL_TICK: Duration = Duration::from_millis(100);
+
+/// What librdkafka says comes at one calm rate.
+const LOG_KIND: &str = "librdkafka";
 
 /// A producer and its poll thread.
 pub(super) struct Client {
@@ -184,7 +187,7 @@ impl ClientContext for Context {
         let sink = &*self.sink;
         if !matches!(level, Emerg | Alert | Critical | Error | Warning) {
             tracing::debug!(sink, facility, message, "librdkafka");
-        } else if let Some(suppressed) = self.calm.admit() {
+        } else if let Some(suppressed) = self.calm.due(LOG_KIND) {
             tracing::warn!(sink, facility, message, suppressed, "librdkafka");
         }
     }
@@ -192,7 +195,7 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         use RDKafkaErrorCode::{Authentication, Fatal, SSL};
         let sink = &*self.sink;
-        if let Some(suppressed) = self.calm.admit() {
+        if let Some(suppressed) = self.calm.due(LOG_KIND) {
             tracing::warn!(sink, %error, reason, suppressed, "the Kafka client has a problem");
         }
         match error.rdkafka_error_code() {
