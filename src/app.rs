@@ -103,7 +103,13 @@ impl Relay {
             lifecycle.spawn("sink", worker.run());
         }
         lifecycle.spawn("callback listener", listener.run());
-        let journal = JournalBridge::start(&lifecycle, spool.clone(), clock.clone(), receiving.clone());
+        let journal = JournalBridge::start(
+            &lifecycle,
+            spool.clone(),
+            metrics.clone(),
+            clock.clone(),
+            receiving.clone(),
+        );
         let deps = Deps {
             tokens: Arc::new(TokenBridge(authenticator)),
             store: Arc::new(StoreBridge::load(&spool)?),

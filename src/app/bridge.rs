@@ -15,6 +15,7 @@ use crate::event::envelope::RawEvent;
 use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName};
 use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
 use crate::receive::PushObserver;
 use crate::session::{
     Journal, LifecycleEvent, SessionStore, Sessions, StoreError, StoredSession, TokenSource,
@@ -90,6 +91,7 @@ impl JournalBridge {
     pub(super) fn start(
         lifecycle: &Lifecycle,
         spool: Spool,
+        metrics: Metrics,
         clock: Clock,
         stop: CancellationToken,
     ) -> JournalBridge {
@@ -102,7 +104,7 @@ impl JournalBridge {
                     () = stop.cancelled() => None,
                 };
                 match next {
-                    Some(record) => store(&spool, record).await,
+                    Some(record) => store(&spool, &metrics, record).await,
                     None => break,
                 }
             }
@@ -111,10 +113,13 @@ impl JournalBridge {
     }
 }
 
-async fn store(spool: &Spool, record: NewRecord) {
+async fn store(spool: &Spool, metrics: &Metrics, record: NewRecord) {
     let agent = record.agent.clone();
-    if let Err(error) = spool.append(record).await {
-        tracing::error!(gateway = %agent.gateway, agent_id = %agent.agent_id, %error, "an event of a session's life was not stored");
+    match spool.append(record).await {
+        Ok(_) => metrics.events.with_label_values(&["session"]).inc(),
+        Err(error) => {
+            tracing::error!(gateway = %agent.gateway, agent_id = %agent.agent_id, %error, "an event of a session's life was not stored")
+        }
     }
 }
 
