@@ -15,6 +15,10 @@ use crate::demo;
 use crate::lifecycle::Lifecycle;
 use crate::simulate;
 
+mod inspect;
+
+use inspect::{DeadLettersCommand, SpoolCommand};
+
 /// Something failed while running.
 const FAILED: u8 = 1;
 /// `EX_USAGE` of sysexits.h.
@@ -41,6 +45,12 @@ enum Command {
     Simulate(SimulateArgs),
     /// Show it all at once: simulated gateway, relay and an embedded Kafka; nothing else is needed.
     Demo(demo::DemoArgs),
+    /// Look into the spool, also while the daemon runs.
+    #[command(subcommand)]
+    Spool(SpoolCommand),
+    /// Events that were set aside because they can never be delivered.
+    #[command(subcommand)]
+    Deadletters(DeadLettersCommand),
 }
 
 #[derive(Debug, Args)]
@@ -76,7 +86,17 @@ pub fn main() -> ExitCode {
         }),
         Command::Simulate(args) => simulate(args.config.as_deref()),
         Command::Demo(args) => demo::main(args),
+        Command::Spool(command) => inspected(inspect::spool(command)),
+        Command::Deadletters(command) => inspected(inspect::dead_letters(command)),
     }
+}
+
+fn inspected(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("ccrelay: {error:#}");
+        let configuration = error.downcast_ref::<config::ConfigError>().is_some();
+        ExitCode::from(if configuration { CONFIGURATION } else { FAILED })
+    })
 }
 
 fn with_config(path: &Path, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {

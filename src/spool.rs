@@ -28,6 +28,7 @@ use crate::event::state::AgentSnapshot;
 use crate::event::{AgentId, GatewayName};
 
 mod agents;
+pub mod inspect;
 mod reader;
 mod schema;
 mod writer;
@@ -142,7 +143,8 @@ pub struct Record {
 }
 
 /// An event that can never be delivered to a sink.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DeadLetter {
     /// Which sink refused it.
     pub sink: String,
@@ -316,6 +318,14 @@ impl Spool {
             tracing::debug!("the spool is closed already");
         }
     }
+}
+
+/// All dead letters of the spool in this folder, oldest first; also while a daemon has it open.
+///
+/// # Errors
+/// When the database cannot be read.
+pub fn dead_letters_of(directory: &std::path::Path) -> Result<Vec<DeadLetter>, OpenError> {
+    reader::dead_letters(directory)
 }
 
 /// How often cursors, agent rows and checkpoints are written, space is freed and gauges are set.

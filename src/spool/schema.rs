@@ -230,6 +230,12 @@ fn forget_removed(connection: &Connection, sinks: &[SinkStart], next_offset: u64
     Ok(())
 }
 
+/// Bytes of the database with its journal and index.
+pub(super) fn file_bytes(database: &Path) -> u64 {
+    let files = ["db", "db-wal", "db-shm"].map(|extension| database.with_extension(extension));
+    files.iter().filter_map(|file| fs::metadata(file).ok()).map(|file| file.len()).sum()
+}
+
 /// Opens for reading, beside a writer.
 pub(super) fn open_reader(directory: &Path) -> Result<Connection, OpenError> {
     let path = database(directory);

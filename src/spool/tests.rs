@@ -448,3 +448,37 @@ async fn live(steps: Vec<Step>) {
     }
     close(spool, threads).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_spool_can_be_looked_into_and_damage_is_found() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka", "mqtt"]);
+    for n in 0..5u64 {
+        spool.append(push("1001", &[&n.to_string()], n)).await.unwrap();
+    }
+    spool.reader("kafka").unwrap().confirm(4);
+    let inspector = inspect::Inspector::open(folder.path()).unwrap();
+    until(async || inspector.stat().unwrap().sinks[0].next_offset == 4).await;
+    let stat = inspector.stat().unwrap();
+    assert_eq!((stat.records, stat.first_offset, stat.last_offset), (5, Some(1), Some(5)));
+    assert_eq!(stat.sinks.iter().map(|sink| sink.lag_records).collect::<Vec<_>>(), [2, 5]);
+    assert_eq!(stat.spool_id, spool.id());
+    close(spool, threads).await;
+    let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
+    database.execute("UPDATE records SET agent_id = '1002' WHERE spool_offset = 3", []).unwrap();
+    drop(database);
+    let mut damaged = Vec::new();
+    inspector
+        .records(|record| {
+            if let ReadRecord::Damaged { offset, .. } = record {
+                damaged.push(offset);
+            }
+            true
+        })
+        .unwrap();
+    assert_eq!(damaged, [3]);
+    assert!(
+        inspector.integrity().unwrap().is_empty(),
+        "SQLite sees no fault in a changed field: the checksum does"
+    );
+}

@@ -446,11 +446,7 @@ impl Writer {
     fn measure(&mut self) -> rusqlite::Result<()> {
         let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
         self.live_bytes = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
-        let on_disk: u64 = ["db", "db-wal", "db-shm"]
-            .iter()
-            .filter_map(|extension| std::fs::metadata(self.path.with_extension(extension)).ok())
-            .map(|file| file.len())
-            .sum();
+        let on_disk = schema::file_bytes(&self.path);
         let oldest =
             self.cursors.iter().map(|(_, at)| at.load(Ordering::Acquire)).min().unwrap_or(self.next_offset);
         self.metrics.spool_bytes.set(signed(on_disk));
