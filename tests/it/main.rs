@@ -1,4 +1,5 @@
 //! Tests against real brokers, in one binary so that they can share them. `make setup` fetches what they need.
 
+mod push;
 mod sinks;
 mod support;

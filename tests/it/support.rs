@@ -16,6 +16,7 @@ pub(crate) mod kafka;
 pub(crate) mod mosquitto;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod relay;
 pub(crate) mod worker;
 
 /// What a broker may take to start on a busy machine.
