@@ -30,7 +30,6 @@ const BATCH_RECORDS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256
 pub const PUSH_FAILURE_REASONS: &[&str] = &[
     "not_found",
     "method_not_allowed",
-    "length_invalid",
     "too_large",
     "token_missing",
     "token_malformed",
