@@ -1,6 +1,7 @@
 //! Gateways and the roster of agents: the raw model as it stands in the file, and what it becomes once checked.
 
 use std::collections::HashSet;
+use std::env::VarError;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use url::Url;
 
 use crate::config::Problems;
 use crate::event::{AgentId, GatewayName};
+use crate::session::gateway::{GatewayClient, GatewayError};
 
 /// The gateway recommends 30 s against its limit of 120 s: three may fail and the agent stays.
 pub const HEARTBEAT_INTERVAL_SECS: u64 = 30;
@@ -139,7 +141,7 @@ pub struct RawAgent {
 
 /// `skills` of an agent as it stands in the file.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected \"all\" or a list of skill ids")]
 pub enum RawSkills {
     /// `"all"`.
     Word(String),
@@ -237,7 +239,7 @@ pub fn validate(gateways: Vec<RawGateway>, agents: Vec<RawAgent>, problems: &mut
     let mut config = SessionsConfig::default();
     // Names that are there but wrong elsewhere must not make their agents look wrong too.
     let known: HashSet<String> = gateways.iter().map(|gateway| gateway.name.clone()).collect();
-    let mut names = HashSet::new();
+    let (mut names, count) = (HashSet::new(), gateways.len());
     for (index, raw) in gateways.into_iter().enumerate() {
         let key = format!("gateways[{index}]");
         if !names.insert(raw.name.clone()) {
@@ -248,10 +250,12 @@ pub fn validate(gateways: Vec<RawGateway>, agents: Vec<RawAgent>, problems: &mut
     let mut ids = HashSet::new();
     for (index, raw) in agents.into_iter().enumerate() {
         let key = format!("agents[{index}]");
-        if !known.contains(&raw.gateway) {
+        let unsure = (0..count).any(|n| problems.suspect(&format!("gateways[{n}].name")));
+        if !known.contains(&raw.gateway) && !unsure && !problems.suspect("gateways") {
             problems.add(format!("{key}.gateway"), "no gateway has this name");
         }
-        if !ids.insert((raw.gateway.clone(), raw.id.clone())) {
+        let twice = !ids.insert((raw.gateway.clone(), raw.id.clone()));
+        if twice && !problems.suspect(&format!("{key}.gateway")) {
             problems.add(format!("{key}.id"), "this agent stands twice in the roster of its gateway");
         }
         config.agents.extend(raw.validate(&key, problems));
@@ -272,7 +276,7 @@ impl RawGateway {
         if self.sign_in_rate_per_sec == 0 {
             problems.add(format!("{key}.sign_in_rate_per_sec"), "must be at least 1");
         }
-        Some(GatewayConfig {
+        let config = GatewayConfig {
             name: name?,
             base_url: base_url?,
             ca_file: self.ca_file,
@@ -286,7 +290,9 @@ impl RawGateway {
             sign_in_rate_per_sec: self.sign_in_rate_per_sec,
             dangerously_trust_all: self.dangerously_trust_all,
             sign_out_on_stop: self.sign_out_on_stop,
-        })
+        };
+        check_trust(&config, key, problems);
+        Some(config)
     }
 
     fn check_base_url(&self, key: &str, problems: &mut Problems) -> Option<Url> {
@@ -329,6 +335,10 @@ impl RawGateway {
                 problems.add(format!("{key}.{name}"), "must be between 1 and 3600");
             }
         }
+        let related = ["heartbeat_interval_secs", "sign_out_limit_secs", "call_deadline_secs"];
+        if related.iter().any(|name| problems.suspect(&format!("{key}.{name}"))) {
+            return;
+        }
         if self.heartbeat_interval_secs.saturating_mul(2) > self.sign_out_limit_secs {
             problems.add(
                 format!("{key}.heartbeat_interval_secs"),
@@ -343,6 +353,17 @@ impl RawGateway {
             );
         }
     }
+}
+
+/// Tries out what the certificate of the gateway is checked with.
+fn check_trust(config: &GatewayConfig, key: &str, problems: &mut Problems) {
+    let Err(error) = GatewayClient::new(config) else { return };
+    let name = match &error {
+        GatewayError::ServerName(_) => "tls_server_name",
+        _ => "ca_file",
+    };
+    let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
+    problems.add(format!("{key}.{name}"), format!("{error}{cause}"));
 }
 
 impl RawAgent {
@@ -382,11 +403,19 @@ impl RawAgent {
             (Some(path), None) => (format!("{key}.password_file"), PasswordSource::File(path.clone())),
             (None, Some(name)) => {
                 let key = format!("{key}.password_env");
-                let value = problems.check(&key, std::env::var(name))?;
+                // The error itself can hold the value.
+                let value = std::env::var(name).map_err(|error| match error {
+                    VarError::NotPresent => format!("the environment variable {name} is not set"),
+                    VarError::NotUnicode(_) => format!("the environment variable {name} is not UTF-8"),
+                });
+                let value = problems.check(&key, value)?;
                 (key, PasswordSource::Fixed(value.into()))
             }
             _ => {
-                problems.add(key, "needs one of password_file and password_env");
+                let names = ["password_file", "password_env"].map(|name| format!("{key}.{name}"));
+                if !names.iter().any(|name| problems.suspect(name)) {
+                    problems.add(key, "needs one of password_file and password_env");
+                }
                 return None;
             }
         };
