@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, OperationsHandler, Readiness};
@@ -191,20 +190,11 @@ async fn open_spool(
 
 fn authenticator(config: &TokenConfig, directory: &Path, clock: &Clock) -> anyhow::Result<Authenticator> {
     let current = match &config.secret_file {
-        Some(path) => read_key(path)?,
+        Some(path) => TokenKey::read(path)?,
         None => own_key(&directory.join(TOKEN_SECRET))?,
     };
-    let previous = config.previous_secret_file.as_deref().map(read_key).transpose()?;
+    let previous = config.previous_secret_file.as_deref().map(TokenKey::read).transpose()?;
     Ok(Authenticator::new(current, previous, config.rules, clock.clone()))
-}
-
-fn read_key(path: &Path) -> anyhow::Result<TokenKey> {
-    let text = SecretString::from(
-        std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the token secret {}", path.display()))?,
-    );
-    let bytes = SecretSlice::from(text.expose_secret().trim().as_bytes().to_vec());
-    TokenKey::new(&bytes).with_context(|| format!("the token secret {} cannot be used", path.display()))
 }
 
 /// The secret that this instance made for itself at its first start.
@@ -226,7 +216,7 @@ fn own_key(path: &Path) -> anyhow::Result<TokenKey> {
         write().with_context(|| format!("cannot write the token secret {}", path.display()))?;
         tracing::info!(path = %path.display(), "made a token secret");
     }
-    read_key(path)
+    Ok(TokenKey::read(path)?)
 }
 
 fn worker(

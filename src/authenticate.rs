@@ -18,6 +18,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -103,7 +104,39 @@ impl fmt::Debug for TokenKey {
 #[error("a token secret has at least {SHORTEST_SECRET} bytes, this one has {0}")]
 pub struct SecretTooShort(usize);
 
+/// A secret's file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretFileError {
+    /// It cannot be read.
+    #[error("cannot read the token secret {path}: {reason}")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        reason: std::io::Error,
+    },
+    /// It holds too little.
+    #[error("{path}: {fault}")]
+    TooShort {
+        /// Which file.
+        path: PathBuf,
+        /// How long it is and should be.
+        fault: SecretTooShort,
+    },
+}
+
 impl TokenKey {
+    /// Reads a secret from a file; white space around it is not part of it.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds less than [`SHORTEST_SECRET`] bytes.
+    pub fn read(path: &Path) -> Result<TokenKey, SecretFileError> {
+        let unreadable = |reason| SecretFileError::Unreadable { path: path.into(), reason };
+        let text = SecretString::from(std::fs::read_to_string(path).map_err(unreadable)?);
+        let bytes = SecretSlice::from(text.expose_secret().trim().as_bytes().to_vec());
+        TokenKey::new(&bytes).map_err(|fault| SecretFileError::TooShort { path: path.into(), fault })
+    }
+
     /// Makes a key of a secret.
     ///
     /// # Errors

@@ -17,6 +17,8 @@ pub use sections::{
 #[derive(Debug, Default)]
 pub struct Problems {
     found: Vec<Problem>,
+    /// Keys whose value could not be read. Something else stands there now, which must not be blamed for anything.
+    doubted: Vec<String>,
 }
 
 /// One mistake: which key, and what was expected there.
@@ -29,9 +31,25 @@ pub struct Problem {
 }
 
 impl Problems {
-    /// Notes a mistake.
+    /// Notes a mistake, unless it only follows from a value that could not be read.
     pub fn add(&mut self, key: impl Into<String>, message: impl fmt::Display) {
-        self.found.push(Problem { key: key.into(), message: message.to_string() });
+        let key = key.into();
+        if !self.doubted.iter().any(|doubted| is_within(&key, doubted)) {
+            self.found.push(Problem { key, message: message.to_string() });
+        }
+    }
+
+    /// Says that the value of this key is not what was written.
+    fn doubt(&mut self, key: &str) {
+        self.doubted.push(key.to_owned());
+    }
+
+    /// Whether a mistake was found in this key already, or in a table that holds it or that it holds: what is said about
+    /// the key together with others would then be guesswork.
+    #[must_use]
+    pub fn suspect(&self, key: &str) -> bool {
+        let found = self.found.iter().map(|problem| problem.key.as_str()).any(|found| found == key);
+        found || self.doubted.iter().any(|doubted| is_within(key, doubted) || is_within(doubted, key))
     }
 
     /// Takes the value of `result`, or notes its error under `key`.
@@ -44,6 +62,11 @@ impl Problems {
     pub fn found(&self) -> &[Problem] {
         &self.found
     }
+}
+
+/// Whether `key` is `table` or something in it.
+fn is_within(key: &str, table: &str) -> bool {
+    key.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// A configuration that cannot be used.
@@ -83,11 +106,21 @@ fn list(path: &Path, problems: &[Problem]) -> String {
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     let mut problems = Problems::default();
     let raw = layers::read(path, &mut problems)?;
-    let config = sections::validate(raw, &mut problems);
+    let config = raw.and_then(|raw| sections::validate(raw, &mut problems));
     match (config, problems.found.is_empty()) {
         (Some(config), true) => Ok(config),
-        _ => Err(ConfigError::Mistakes { path: path.into(), problems: problems.found }),
+        _ => Err(ConfigError::Mistakes { path: path.into(), problems: with_variables(problems.found) }),
     }
+}
+
+/// Names the environment variable wherever the value came from one.
+fn with_variables(mut problems: Vec<Problem>) -> Vec<Problem> {
+    for problem in &mut problems {
+        if let Some(variable) = layers::variable(&problem.key) {
+            problem.message.push_str(&format!(" (from the environment variable {variable})"));
+        }
+    }
+    problems
 }
 
 #[cfg(test)]

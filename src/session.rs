@@ -132,5 +132,9 @@ impl std::fmt::Debug for Deps {
     }
 }
 
+/// A certificate that nothing is signed with, for tests that only name one.
+#[cfg(test)]
+const TEST_CA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/session/testdata/ca.pem");
+
 #[cfg(test)]
 mod tests;

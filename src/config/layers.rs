@@ -1,9 +1,10 @@
-//! The layers and how all mistakes of form are found in one go: a value that cannot be read is noted, taken out, and
-//! the rest is read again.
+//! The layers and how all mistakes of form are found in one go: a value that cannot be read is noted and taken out, one
+//! that is missing is noted and put in, and the whole is read again. The keys so repaired are doubted ever after
+//! ([`Problems::doubt`]), so that what stands there now is blamed for nothing.
 
 use std::path::Path;
 
-use figment::error::Kind;
+use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Toml};
 use figment::value::{Dict, Value};
 use figment::{Figment, Profile, Provider};
@@ -15,59 +16,165 @@ use super::{ConfigError, Problems};
 /// Variables with this prefix and two underscores between section and key are configuration. Others with the prefix
 /// are not: the log filter, the file's own name, or what a test sets.
 const PREFIX: &str = "CCRELAY_";
-pub(super) fn read(path: &Path, problems: &mut Problems) -> Result<RawConfig, ConfigError> {
+
+/// The raw model; none when the mistakes are such that nothing more can be said about the rest.
+pub(super) fn read(path: &Path, problems: &mut Problems) -> Result<Option<RawConfig>, ConfigError> {
     let unreadable = |reason: String| ConfigError::Unreadable { path: path.into(), reason };
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    check_syntax(&text).map_err(unreadable)?;
     let environment = Env::prefixed(PREFIX).filter(|key| key.as_str().contains("__")).split("__");
     let figment = Figment::new().merge(Toml::string(&text)).merge(environment);
     let mut layers = figment.data().map_err(|error| unreadable(error.to_string()))?;
-    let mut dict = layers.remove(&Profile::Default).unwrap_or_default();
+    Ok(read_layers(layers.remove(&Profile::Default).unwrap_or_default(), problems))
+}
+
+/// TOML's own report quotes the line, which may hold a secret.
+fn check_syntax(text: &str) -> Result<(), String> {
+    toml::from_str::<toml::Table>(text).map(drop).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or(text);
+        format!("line {}: {}", before.matches('\n').count() + 1, error.message().replace('\n', ", "))
+    })
+}
+
+pub(super) fn read_layers(mut dict: Dict, problems: &mut Problems) -> Option<RawConfig> {
     loop {
-        let value = Value::from(dict.clone());
-        let error = match RawConfig::deserialize(&value) {
-            Ok(raw) => return Ok(raw),
+        let error = match RawConfig::deserialize(&Value::from(dict.clone())) {
+            Ok(raw) => return Some(raw),
             Err(error) => error,
         };
         for error in error {
-            let (path, message) = describe(&error);
-            let key = path.join(".");
-            let variable = format!("{PREFIX}{}", path.join("__").to_uppercase());
-            let source = match std::env::var_os(&variable) {
-                Some(_) => format!(" (from the environment variable {variable})"),
-                None => String::new(),
-            };
-            problems.add(&key, format!("{message}{source}"));
-            // Nothing can be taken out where something is missing, and the rest cannot be read without it.
-            if !remove(&mut dict, &path) {
-                return Ok(RawConfig::default());
+            let mistake = Mistake::of(&error, &dict);
+            let key = key_of(&dict, &mistake.path);
+            problems.add(&key, format!("{}{}", mistake.message, mistake.variable(&key)));
+            if mistake.repair != Repair::Forget {
+                problems.doubt(&key);
+            }
+            if !mistake.repair.apply(&mut dict, &mistake.path) {
+                return None;
             }
         }
     }
 }
 
-/// The key a mistake concerns and what is wrong there.
-fn describe(error: &figment::Error) -> (Vec<String>, String) {
-    let mut path = error.path.clone();
-    let message = match &error.kind {
-        Kind::UnknownField(name, known) => {
-            path.push(name.clone());
-            format!("unknown key; known here: {}", known.join(", "))
-        }
-        Kind::MissingField(name) => {
-            path.push(name.to_string());
-            "is required".to_owned()
-        }
-        Kind::InvalidType(found, expected) => format!("expected {expected}, found {}", kind_of(found)),
-        Kind::InvalidValue(_, expected) => format!("expected {expected}"),
-        Kind::UnknownVariant(name, known) => format!("{name:?} is none of {}", known.join(", ")),
-        other => other.to_string(),
-    };
-    (path, message)
+/// One mistake of form: where, what, and what is done about it to find the next.
+struct Mistake {
+    path: Vec<String>,
+    message: String,
+    repair: Repair,
 }
 
-/// What a value is, without the value: it may be a secret that stands in the wrong place.
-fn kind_of(actual: &figment::error::Actual) -> &'static str {
-    use figment::error::Actual;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repair {
+    /// An unknown key is taken out and nothing else suffers.
+    Forget,
+    /// What is required is put in. Everything that is required is a text.
+    PutIn,
+    /// What cannot be read is taken out.
+    TakeOut,
+}
+
+impl Mistake {
+    /// Values are never part of the message: one may be a secret that stands in the wrong place.
+    fn of(error: &figment::Error, dict: &Dict) -> Mistake {
+        let mut path = error.path.clone();
+        let (message, repair) = match &error.kind {
+            Kind::UnknownField(name, known) => {
+                // In an element of a list figment has put the name there itself.
+                if path.last() != Some(name) || find(dict, &path).is_some_and(|value| has(value, name)) {
+                    path.push(name.clone());
+                }
+                (format!("unknown key; known here: {}", known.join(", ")), Repair::Forget)
+            }
+            Kind::MissingField(name) => {
+                path.push(name.to_string());
+                ("is required".to_owned(), Repair::PutIn)
+            }
+            Kind::InvalidType(found, expected) => {
+                (format!("expected {}, found {}", in_words(expected), kind_of(found)), Repair::TakeOut)
+            }
+            Kind::InvalidValue(_, expected) | Kind::InvalidLength(_, expected) => {
+                (format!("expected {}", in_words(expected)), Repair::TakeOut)
+            }
+            Kind::UnknownVariant(_, known) => {
+                (format!("expected one of {}", known.join(", ")), Repair::TakeOut)
+            }
+            other => (other.to_string(), Repair::TakeOut),
+        };
+        Mistake { path, message, repair }
+    }
+
+    /// A note that names the variable where the mistake comes from the environment.
+    fn variable(&self, key: &str) -> String {
+        if variable(key).is_some() {
+            // The mistake gets its note with all others in the end.
+            return String::new();
+        }
+        let above = format!("{}__", name_of(key));
+        let mut names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let beneath = names.find(|name| name.to_uppercase().starts_with(&above));
+        beneath.map_or(String::new(), |name| format!(" (from the environment variable {name})"))
+    }
+}
+
+/// The environment variable that sets this key, if there is one.
+pub(super) fn variable(key: &str) -> Option<String> {
+    let name = name_of(key);
+    let mut names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names.find(|found| found.to_uppercase() == name)
+}
+
+fn name_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('[', ".").replace(['"', ']'], "").replace('.', "__")).to_uppercase()
+}
+
+/// The path as people write it: `gateways[0].name`, `options."linger.ms"`.
+fn key_of(dict: &Dict, path: &[String]) -> String {
+    let mut key = String::new();
+    for (at, part) in path.iter().enumerate() {
+        let plain = part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        match find(dict, &path[..at]) {
+            Some(Value::Array(..)) => key.push_str(&format!("[{part}]")),
+            _ if plain => key.push_str(&format!(".{part}")),
+            _ => key.push_str(&format!(".\"{part}\"")),
+        }
+    }
+    key.trim_start_matches('.').to_owned()
+}
+
+/// What stands at this path; nothing at the empty one.
+fn find<'a>(dict: &'a Dict, path: &[String]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    rest.iter().try_fold(dict.get(first)?, |value, part| match value {
+        Value::Dict(_, inner) => inner.get(part),
+        Value::Array(_, list) => list.get(part.parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
+fn has(value: &Value, key: &str) -> bool {
+    value.as_dict().is_some_and(|dict| dict.contains_key(key))
+}
+
+/// What serde expects, without the names of Rust's types.
+fn in_words(expected: impl std::fmt::Display) -> String {
+    let expected = expected.to_string();
+    let bound = |bits: u32| format!("a whole number from 0 to {}", u64::MAX >> (64 - bits));
+    match expected.as_str() {
+        "u8" => bound(8),
+        "u16" => bound(16),
+        "u32" => bound(32),
+        "u64" | "usize" => "a whole number, not negative".to_owned(),
+        "a string" | "path string" | "str" => "a text".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "a map" => "a table".to_owned(),
+        other if other.starts_with("struct ") => "a table".to_owned(),
+        _ => expected,
+    }
+}
+
+/// What a value is, without the value.
+fn kind_of(actual: &Actual) -> &'static str {
     match actual {
         Actual::Bool(_) => "true or false",
         Actual::Unsigned(_) | Actual::Signed(_) => "a whole number",
@@ -79,26 +186,33 @@ fn kind_of(actual: &figment::error::Actual) -> &'static str {
     }
 }
 
-fn remove(dict: &mut Dict, path: &[String]) -> bool {
-    match path {
-        [] => false,
-        [last] => dict.remove(last).is_some(),
-        [first, rest @ ..] => dict.get_mut(first).is_some_and(|value| remove_from(value, rest)),
-    }
-}
-
-fn remove_from(value: &mut Value, path: &[String]) -> bool {
-    match (value, path) {
-        (Value::Dict(_, inner), _) => remove(inner, path),
-        // A wrong element leaves the list; its neighbours move up, so only their numbers in later messages differ.
-        (Value::Array(_, list), [index, rest @ ..]) => {
-            let Some(at) = index.parse::<usize>().ok().filter(|at| *at < list.len()) else { return false };
-            if rest.is_empty() {
-                list.remove(at);
-                return true;
-            }
-            remove_from(&mut list[at], rest)
+impl Repair {
+    /// False when there is nothing to repair: then the rest cannot be read.
+    fn apply(self, dict: &mut Dict, path: &[String]) -> bool {
+        match path {
+            [] => false,
+            [last] if self == Repair::PutIn => dict.insert(last.clone(), Value::from("")).is_none(),
+            [last] => dict.remove(last).is_some(),
+            [first, rest @ ..] => dict.get_mut(first).is_some_and(|value| self.apply_in(value, rest)),
         }
-        _ => false,
+    }
+
+    fn apply_in(self, value: &mut Value, path: &[String]) -> bool {
+        match (value, path) {
+            (Value::Dict(_, inner), _) => self.apply(inner, path),
+            (Value::Array(_, list), [index, rest @ ..]) => {
+                let Some(element) = index.parse::<usize>().ok().and_then(|at| list.get_mut(at)) else {
+                    return false;
+                };
+                if !rest.is_empty() {
+                    return self.apply_in(element, rest);
+                }
+                // Its neighbours keep their numbers.
+                let empty = matches!(element, Value::Dict(_, inner) if inner.is_empty());
+                *element = Value::from(Dict::new());
+                !empty
+            }
+            _ => false,
+        }
     }
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Problems;
-use crate::authenticate::TokenRules;
+use crate::authenticate::{TokenKey, TokenRules};
 use crate::listen::Limits;
-use crate::receive::PushLimits;
+use crate::receive::{PushLimits, tls};
 use crate::route::{TopicRules, TopicTemplate};
 use crate::session::config::{RawAgent, RawGateway, SessionsConfig};
 use crate::sink::jsonl::{JsonlConfig, JsonlOptions};
@@ -339,14 +339,15 @@ impl SinkKind {
 pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config> {
     let log = validate_log(raw.log, problems);
     let callback = raw.callback.validate(problems);
+    let no_gateway = raw.gateways.is_empty();
     let sessions = crate::session::config::validate(raw.gateways, raw.agents, problems);
-    if sessions.gateways.is_empty() && problems.found().is_empty() {
+    if no_gateway {
         problems.add("gateways", "at least one [[gateways]] is needed");
     }
     let sinks: Vec<_> = raw.sinks.into_iter().map(|(name, sink)| sink.validate(name, problems)).collect();
-    positive(problems, "spool.max_bytes", raw.spool.max_bytes);
-    positive(problems, "token.period_secs", raw.token.period_secs);
-    positive(problems, "token.max_age_secs", raw.token.max_age_secs);
+    raw.spool.check(problems);
+    raw.token.check(problems);
+    within(problems, "shutdown.grace_secs", raw.shutdown.grace_secs, 0, LONGEST_SECS);
     Some(Config {
         callback,
         token: TokenConfig {
@@ -383,27 +384,19 @@ fn validate_log(raw: RawLog, problems: &mut Problems) -> LogConfig {
 
 impl RawCallback {
     fn validate(self, problems: &mut Problems) -> CallbackConfig {
-        positive(problems, "callback.max_connections", self.max_connections as u64);
-        positive(problems, "callback.max_body_bytes", self.max_body_bytes as u64);
-        if self.max_head_bytes < MAX_HEAD_BYTES {
-            problems.add("callback.max_head_bytes", format!("must be at least {MAX_HEAD_BYTES}"));
-        }
+        within(problems, "callback.max_connections", self.max_connections as u64, 1, MOST_CONNECTIONS);
+        within(problems, "callback.max_body_bytes", self.max_body_bytes as u64, 1, MOST_BODY_BYTES);
+        let least = MAX_HEAD_BYTES as u64;
+        within(problems, "callback.max_head_bytes", self.max_head_bytes as u64, least, MOST_HEAD_BYTES);
         for (key, secs) in [
             ("callback.handshake_timeout_secs", self.handshake_timeout_secs),
             ("callback.header_timeout_secs", self.header_timeout_secs),
             ("callback.body_timeout_secs", self.body_timeout_secs),
             ("callback.idle_timeout_secs", self.idle_timeout_secs),
         ] {
-            positive(problems, key, secs);
+            within(problems, key, secs, 1, LONGEST_SECS);
         }
-        for (key, file) in
-            [("callback.certificate_file", &self.certificate_file), ("callback.key_file", &self.key_file)]
-        {
-            problems.check(
-                key,
-                std::fs::File::open(file).map_err(|e| format!("cannot read {}: {e}", file.display())),
-            );
-        }
+        self.check_files(problems);
         CallbackConfig {
             listen: self.listen,
             certificate_file: self.certificate_file,
@@ -421,6 +414,44 @@ impl RawCallback {
             },
         }
     }
+
+    fn check_files(&self, problems: &mut Problems) {
+        const KEY: &str = "callback.key_file";
+        let chain = problems.check("callback.certificate_file", tls::read_chain(&self.certificate_file));
+        let key = problems.check(KEY, tls::read_key(&self.key_file));
+        if chain.is_some() && key.is_some() {
+            problems.check(KEY, tls::server_config(&self.certificate_file, &self.key_file));
+        }
+    }
+}
+
+impl RawToken {
+    fn check(&self, problems: &mut Problems) {
+        positive(problems, "token.period_secs", self.period_secs);
+        positive(problems, "token.max_age_secs", self.max_age_secs);
+        let files = [
+            ("token.secret_file", &self.secret_file),
+            ("token.previous_secret_file", &self.previous_secret_file),
+        ];
+        for (key, file) in files {
+            if let Some(file) = file {
+                problems.check(key, TokenKey::read(file));
+            }
+        }
+    }
+}
+
+impl RawSpool {
+    fn check(&self, problems: &mut Problems) {
+        const SOONEST: &str = "spool.repeat_soonest_millis";
+        const WINDOW: &str = "spool.repeat_window_secs";
+        positive(problems, "spool.max_bytes", self.max_bytes);
+        within(problems, WINDOW, self.repeat_window_secs, 1, LONGEST_SECS);
+        let too_late = self.repeat_soonest_millis / 1000 >= self.repeat_window_secs;
+        if too_late && !problems.suspect(WINDOW) {
+            problems.add(SOONEST, "must be less than repeat_window_secs, or no repeat is ever recognised");
+        }
+    }
 }
 
 impl RawSink {
@@ -431,8 +462,8 @@ impl RawSink {
         {
             problems.add(&key, "a sink's name is made of a-z, 0-9, - and _");
         }
-        positive(problems, &format!("{key}.window"), self.window as u64);
-        positive(problems, &format!("{key}.stall_timeout_secs"), self.stall_timeout_secs);
+        within(problems, &format!("{key}.window"), self.window as u64, 1, MOST_IN_FLIGHT);
+        within(problems, &format!("{key}.stall_timeout_secs"), self.stall_timeout_secs, 1, LONGEST_SECS);
         let (kind, rules, default_topic) = match (self.kafka, self.mqtt, self.jsonl) {
             (Some(kafka), None, None) => {
                 let kind =
@@ -450,7 +481,9 @@ impl RawSink {
                 KAFKA_TOPIC,
             ),
             _ => {
-                problems.add(&key, "exactly one of the tables kafka, mqtt and jsonl is needed");
+                if !["kafka", "mqtt", "jsonl"].iter().any(|kind| problems.suspect(&format!("{key}.{kind}"))) {
+                    problems.add(&key, "exactly one of the tables kafka, mqtt and jsonl is needed");
+                }
                 return None;
             }
         };
@@ -464,6 +497,22 @@ impl RawSink {
             topic: topic?,
             kind: kind?,
         })
+    }
+}
+
+/// No time-out needs more than a day, and the arithmetic of clocks stays far from its end.
+const LONGEST_SECS: u64 = 24 * 3600;
+/// Above what one process can have open.
+const MOST_CONNECTIONS: u64 = 1_000_000;
+/// Every connection may hold one body in memory.
+const MOST_BODY_BYTES: u64 = 64 << 20;
+const MOST_HEAD_BYTES: u64 = 1 << 20;
+/// All that is in flight is in memory.
+const MOST_IN_FLIGHT: u64 = 1_000_000;
+
+fn within(problems: &mut Problems, key: &str, value: u64, least: u64, most: u64) {
+    if !(least..=most).contains(&value) {
+        problems.add(key, format!("must be between {least} and {most}"));
     }
 }
 

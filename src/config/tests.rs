@@ -1,1 +1,341 @@
+use std::path::Path;
 
+use figment::Provider;
+use figment::providers::{Format, Toml};
+use tempfile::TempDir;
+
+use super::sections::RawConfig;
+use super::*;
+
+const REFERENCE: &str = include_str!("../../config.toml");
+
+/// A folder with a certificate, a key and files that examples name.
+fn folder() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    std::fs::write(folder.path().join("certificate.pem"), certificate.pem()).unwrap();
+    std::fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
+    std::fs::write(folder.path().join("password"), "hush-hush\n").unwrap();
+    folder
+}
+
+/// Loads `text` with `FOLDER` replaced by a folder of files.
+fn try_load(text: &str) -> Result<Config, ConfigError> {
+    let folder = folder();
+    let path = folder.path().join("test.toml");
+    std::fs::write(&path, text.replace("FOLDER", folder.path().to_str().unwrap())).unwrap();
+    load(&path)
+}
+
+/// Keys of all mistakes in `text`, in order.
+fn mistakes(text: &str) -> Vec<String> {
+    match try_load(text) {
+        Ok(_) => Vec::new(),
+        Err(ConfigError::Mistakes { problems, .. }) => {
+            problems.into_iter().map(|problem| format!("{}: {}", problem.key, problem.message)).collect()
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[track_caller]
+fn assert_mistakes(text: &str, expected: &[&str]) {
+    let found = mistakes(text);
+    let all = expected.iter().all(|expected| found.iter().any(|found| found.starts_with(expected)));
+    assert!(all && found.len() == expected.len(), "expected {expected:#?}\nfound {found:#?}");
+}
+
+const CALLBACK: &str =
+    "[callback]\ncertificate_file = 'FOLDER/certificate.pem'\nkey_file = 'FOLDER/key.pem'\n";
+const GATEWAY: &str = "[[gateways]]\nname = 'main'\nbase_url = 'https://gw:8043/agentgateway/resource'\n\
+                       ca_file = 'FOLDER/certificate.pem'\ncallback_uri = 'https://relay:8443/push/main'\n";
+const AGENT: &str = "[[agents]]\ngateway = 'main'\nid = '1001'\npassword_file = 'FOLDER/password'\nphone_number = '88880001'\n";
+
+#[test]
+fn a_small_configuration_is_enough() {
+    let config = try_load(&format!("{CALLBACK}{GATEWAY}{AGENT}")).unwrap();
+    assert_eq!(config.callback.listen.port(), 8443);
+    assert_eq!(config.sessions.agents.len(), 1);
+    assert!(config.sinks.is_empty());
+}
+
+#[test]
+fn what_is_required_is_asked_for_all_at_once() {
+    assert_mistakes("", &["callback.certificate_file: ", "callback.key_file: ", "gateways: at least one"]);
+    assert_mistakes(
+        &format!(
+            "{CALLBACK}[[gateways]]\n[[agents]]\n[sinks.bus]\n[sinks.k.kafka]\n[sinks.m.mqtt]\n[sinks.j.jsonl]"
+        ),
+        &[
+            "gateways[0].name: is required",
+            "gateways[0].base_url: is required",
+            "gateways[0].callback_uri: is required",
+            "gateways[0].ca_file: ",
+            "agents[0].gateway: is required",
+            "agents[0].id: is required",
+            "agents[0].phone_number: is required",
+            "agents[0]: needs one of password_file and password_env",
+            "sinks.bus: exactly one of",
+            "sinks.k.kafka.bootstrap_servers: ",
+            "sinks.m.mqtt.url: ",
+            "sinks.j.jsonl.path: ",
+        ],
+    );
+}
+
+#[test]
+fn mistakes_of_form_and_of_meaning_are_reported_together() {
+    let text = format!(
+        "{CALLBACK}max_connections = 'many'\nmax_body_bytes = 0\nidle_timeout_secs = -1\n[log]\nformat = 'xml'\nlevel = 'ccrelay=loud'\n\
+         {GATEWAY}sign_in_rate_per_sec = 0\n{AGENT}status = 9\nstate = 1\n[sinks.Bus.jsonl]\npath = ''\n[spol]\n"
+    );
+    assert_mistakes(
+        &text,
+        &[
+            "callback.max_connections: expected a whole number, not negative, found a text",
+            "callback.max_body_bytes: must be between 1 and",
+            "callback.idle_timeout_secs: expected a whole number, not negative",
+            "log.format: expected one of auto, text, json",
+            "log.level: ",
+            "gateways[0].sign_in_rate_per_sec: must be at least 1",
+            "agents[0].status: must be 3 (busy)",
+            "agents[0].state: unknown key; known here: gateway, id, ",
+            "sinks.Bus: a sink's name",
+            "sinks.Bus.jsonl.path: ",
+            "spol: unknown key; known here: callback, ",
+        ],
+    );
+}
+
+#[test]
+fn unknown_keys_are_found_at_every_level() {
+    let text = format!(
+        "top = 1\n{CALLBACK}x = 1\n[token]\nx = 1\n[spool]\nx = 1\n[operations]\nx = 1\n[log]\nx = 1\n[shutdown]\nx = 1\n\
+         {GATEWAY}x = 1\n{AGENT}x = 1\n[sinks.a]\nx = 1\n[sinks.a.jsonl]\npath = '-'\nx = 1\n\
+         [sinks.b.kafka]\nbootstrap_servers = 'a:1'\nx = 1\n[sinks.b.kafka.security]\nx = 1\n\
+         [sinks.c.mqtt]\nurl = 'mqtt://a'\nx = 1\n"
+    );
+    let keys = [
+        "top",
+        "callback.x",
+        "token.x",
+        "spool.x",
+        "operations.x",
+        "log.x",
+        "shutdown.x",
+        "gateways[0].x",
+        "agents[0].x",
+        "sinks.a.x",
+        "sinks.a.jsonl.x",
+        "sinks.b.kafka.x",
+        "sinks.b.kafka.security.x",
+        "sinks.c.mqtt.x",
+    ];
+    let expected: Vec<_> = keys.iter().map(|key| format!("{key}: unknown key")).collect();
+    assert_mistakes(&text, &expected.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_follows_from_a_mistake_is_not_reported_as_another() {
+    // Whole sections of the wrong type: nothing in them is blamed, nor what refers to them.
+    assert_mistakes(
+        "callback = 5\ngateways = 'main'\nsinks = []\n[[agents]]\ngateway = 'main'\nid = '1'\n\
+                     phone_number = '1'\npassword_file = 'FOLDER/password'",
+        &["callback: expected a table", "gateways: expected a list", "sinks: expected a table"],
+    );
+    assert_mistakes(&format!("gateways = [5]\n{CALLBACK}{AGENT}"), &["gateways[0]: expected a table"]);
+    // The name that an agent refers to cannot be read.
+    let gateway = GATEWAY.replace("'main'\nbase", "7\nbase");
+    assert_mistakes(&format!("{CALLBACK}{gateway}{AGENT}"), &["gateways[0].name: expected a text"]);
+    // Times that are related to one that is wrong.
+    assert_mistakes(
+        &format!("{CALLBACK}{GATEWAY}sign_out_limit_secs = 0\nheartbeat_interval_secs = 300"),
+        &["gateways[0].sign_out_limit_secs: must be between 1 and 3600"],
+    );
+    // A file of the wrong type is not looked for under its default name.
+    assert_mistakes(
+        &format!("{}{GATEWAY}", CALLBACK.replace("'FOLDER/key.pem'", "1")),
+        &["callback.key_file: expected a text, found a whole number"],
+    );
+    assert_mistakes(
+        &format!("{CALLBACK}{GATEWAY}[sinks.bus]\nkafka = 1"),
+        &["sinks.bus.kafka: expected a table"],
+    );
+    assert_mistakes(
+        &format!("{CALLBACK}{GATEWAY}{AGENT}skills = 'some'\n{AGENT}skills = true"),
+        &[
+            "agents[0].skills: must be \"all\" or a list",
+            "agents[1].skills: expected \"all\" or a list of skill ids",
+            "agents[1].id: this agent stands twice",
+        ],
+    );
+}
+
+#[test]
+fn numbers_out_of_range_are_refused_before_clocks_overflow() {
+    let text = format!(
+        "{CALLBACK}max_connections = 9223372036854775807\nmax_body_bytes = 9223372036854775807\nmax_head_bytes = 8191\n\
+         handshake_timeout_secs = 0\nheader_timeout_secs = 9223372036854775807\nbody_timeout_secs = 86401\n\
+         [token]\nmax_age_secs = 0\n[spool]\nmax_bytes = 0\nrepeat_soonest_millis = 200000\n\
+         [shutdown]\ngrace_secs = 9223372036854775807\n{GATEWAY}call_deadline_secs = 60\nsign_in_rate_per_sec = 4294967296\n\
+         [sinks.a]\nwindow = 0\nstall_timeout_secs = 9223372036854775807\n[sinks.a.jsonl]\npath = '-'\n\
+         [sinks.m.mqtt]\nurl = 'mqtt://a'\nmax_in_flight = 70000\nqos = 2\n"
+    );
+    assert_mistakes(
+        &text,
+        &[
+            "callback.max_connections: ",
+            "callback.max_body_bytes: ",
+            "callback.max_head_bytes: must be between 8192 and",
+            "callback.handshake_timeout_secs: ",
+            "callback.header_timeout_secs: ",
+            "callback.body_timeout_secs: must be between 1 and 86400",
+            "token.max_age_secs: ",
+            "spool.max_bytes: ",
+            "spool.repeat_soonest_millis: ",
+            "shutdown.grace_secs: ",
+            "gateways[0].call_deadline_secs: ",
+            "gateways[0].sign_in_rate_per_sec: expected a whole number from 0 to 4294967295",
+            "sinks.a.window: ",
+            "sinks.a.stall_timeout_secs: ",
+            "sinks.m.mqtt.max_in_flight: expected a whole number from 0 to 65535",
+            "sinks.m.mqtt.qos: ",
+        ],
+    );
+}
+
+#[test]
+fn files_are_tried_out_before_the_start() {
+    let text = format!(
+        "[callback]\ncertificate_file = 'FOLDER/password'\nkey_file = 'FOLDER/nothing'\n\
+         [token]\nsecret_file = 'FOLDER/nothing'\nprevious_secret_file = 'FOLDER/password'\n{}{}",
+        GATEWAY.replace("certificate.pem", "key.pem"),
+        AGENT.replace("FOLDER/password", "FOLDER"),
+    );
+    assert_mistakes(
+        &text,
+        &[
+            "callback.certificate_file: cannot read a certificate from ",
+            "callback.key_file: cannot read a private key from ",
+            "token.secret_file: cannot read the token secret ",
+            "token.previous_secret_file: ",
+            "gateways[0].ca_file: ",
+            "agents[0].password_file: cannot read the password",
+        ],
+    );
+    let foreign = folder();
+    let key = foreign.path().join("key.pem");
+    let text = format!("{}{GATEWAY}", CALLBACK.replace("FOLDER/key.pem", key.to_str().unwrap()));
+    assert_mistakes(&text, &["callback.key_file: "]);
+}
+
+#[test]
+fn no_value_is_echoed_wherever_a_secret_was_put_by_mistake() {
+    const SECRET: &str = "hush-hush-9";
+    let places = [
+        "[callback]\nlisten = 'SECRET'",
+        "[callback]\nmax_connections = 'SECRET'",
+        "[token]\nsecret = 'SECRET'",
+        "[token]\noverlap_secs = 'SECRET'",
+        "[log]\nformat = 'SECRET'",
+        "[[gateways]]\nname = 'SECRET ä'\nbase_url = 'https://relay:SECRET@gw/'\ncallback_uri = 'SECRET'",
+        "[[agents]]\npassword = 'SECRET'\nskills = 'SECRET'\nphone_number = 'SECRET and far too long a number'",
+        "[sinks.a.kafka]\ncompression = 'SECRET'\noptions = { 'sasl.pasword' = 'SECRET', 'linger.ms' = 'SECRET' }",
+        "[sinks.a.kafka.security]\nprotocol = 'SECRET'\nsasl_mechanism = 'SECRET'\npassword = 'SECRET'",
+        "[sinks.a.kafka.options]\n'sasl.password' = 'SECRET'",
+        "[sinks.a.mqtt]\nurl = 'mqtt://relay:SECRET@broker'\nencoding = 'SECRET'\npassword = 'SECRET'",
+        "password = 'SECRET",
+        "SECRET",
+        "[token]\nsecret_file = SECRET",
+    ];
+    for place in places {
+        let error = try_load(&place.replace("SECRET", SECRET)).unwrap_err().to_string();
+        assert!(!error.contains(SECRET), "{place}\n{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_reported_with_its_line() {
+    let error = try_load("[callback]\nlisten = \n").unwrap_err().to_string();
+    assert!(error.contains("test.toml: line 2: "), "{error}");
+    let error = load(Path::new("/nonexistent/config.toml")).unwrap_err().to_string();
+    assert!(error.starts_with("cannot read the configuration /nonexistent/config.toml: "), "{error}");
+}
+
+/// The reference with every key of the examples in it.
+fn with_examples() -> String {
+    let example = |line: &str| {
+        let rest = line.strip_prefix('#')?;
+        rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[' || c == '"').then(|| rest.to_owned())
+    };
+    REFERENCE.lines().map(|line| example(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
+}
+
+fn raw(text: &str) -> (Option<RawConfig>, Vec<Problem>) {
+    let mut problems = Problems::default();
+    let dict = Toml::string(text).data().unwrap().remove(&figment::Profile::Default).unwrap();
+    (layers::read_layers(dict, &mut problems), problems.found)
+}
+
+#[test]
+fn the_reference_configuration_says_what_the_defaults_are() {
+    let (raw, problems) = raw(REFERENCE);
+    assert_eq!(problems, []);
+    assert_eq!(format!("{:#?}", raw.unwrap()), format!("{:#?}", RawConfig::default()));
+}
+
+#[test]
+fn the_examples_of_the_reference_configuration_have_known_keys_only() {
+    let (raw, problems) = raw(&with_examples());
+    assert_eq!(problems, []);
+    let mut problems = Problems::default();
+    sections::validate(raw.unwrap(), &mut problems);
+    // Nothing but the example's files is missing, and of two ways to a password one is too many.
+    for problem in problems.found() {
+        let file = problem.key.ends_with("_file") || problem.message.contains("password_env");
+        assert!(file, "{}: {}", problem.key, problem.message);
+    }
+}
+
+#[test]
+fn every_key_stands_in_the_reference_configuration() {
+    let text = with_examples();
+    let table: toml::Table = toml::from_str(&text).unwrap();
+    for section in [
+        "",
+        "callback",
+        "token",
+        "spool",
+        "operations",
+        "log",
+        "shutdown",
+        "gateways[0]",
+        "agents[0]",
+        "sinks.bus",
+        "sinks.bus.kafka",
+        "sinks.bus.kafka.security",
+        "sinks.broker.mqtt",
+        "sinks.file.jsonl",
+    ] {
+        // An unknown key makes the model name the ones it knows.
+        let mut changed = toml::Value::Table(table.clone());
+        let path = section.replace("[0]", ".0");
+        let here =
+            path.split('.').filter(|part| !part.is_empty()).fold(&mut changed, |value, part| {
+                match part.parse::<usize>() {
+                    Ok(index) => value.get_mut(index).unwrap(),
+                    Err(_) => value.get_mut(part).unwrap(),
+                }
+            });
+        here.as_table_mut().unwrap().insert("zzz".to_owned(), 1.into());
+        let present: Vec<_> = here.as_table().unwrap().keys().cloned().collect();
+        let (_, problems) = raw(&toml::to_string(&changed).unwrap());
+        let known = problems[0].message.split_once("known here: ").unwrap().1;
+        for key in known.split(", ") {
+            let elsewhere = section == "sinks.bus" && ["mqtt", "jsonl"].contains(&key);
+            assert!(elsewhere || present.iter().any(|p| p == key), "{section}.{key} is not in config.toml");
+        }
+    }
+}

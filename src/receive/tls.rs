@@ -22,7 +22,7 @@ pub enum TlsError {
         reason: String,
     },
     /// A chain and a key that do not go together, or that rustls cannot use.
-    #[error("{certificate} and {key} cannot be used together")]
+    #[error("{certificate} and {key} cannot be used together: {source}")]
     Unusable {
         /// The chain's file.
         certificate: PathBuf,
@@ -43,7 +43,7 @@ pub enum TlsError {
 /// When a file cannot be read or chain and key do not go together.
 pub fn server_config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     let chain = read_chain(certificate)?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| pem("a private key", key, &error))?;
+    let private = read_key(key)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -69,6 +69,14 @@ pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError>
     } else {
         Ok(chain)
     }
+}
+
+/// Reads a private key.
+///
+/// # Errors
+/// When the file cannot be read or has no key in PEM.
+pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| pem("a private key", path, &error))
 }
 
 fn pem(what: &'static str, path: &Path, error: &rustls_pki_types::pem::Error) -> TlsError {

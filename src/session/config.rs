@@ -117,7 +117,7 @@ pub fn validate(gateways: Vec<RawGateway>, agents: Vec<RawAgent>, problems: &mut
     let mut config = SessionsConfig::default();
     // Names that are there but wrong elsewhere must not make their agents look wrong too.
     let known: HashSet<String> = gateways.iter().map(|gateway| gateway.name.clone()).collect();
-    let mut names = HashSet::new();
+    let (mut names, count) = (HashSet::new(), gateways.len());
     for (index, raw) in gateways.into_iter().enumerate() {
         let key = format!("gateways[{index}]");
         if !names.insert(raw.name.clone()) {
@@ -128,10 +128,12 @@ pub fn validate(gateways: Vec<RawGateway>, agents: Vec<RawAgent>, problems: &mut
     let mut ids = HashSet::new();
     for (index, raw) in agents.into_iter().enumerate() {
         let key = format!("agents[{index}]");
-        if !known.contains(&raw.gateway) {
+        let unsure = (0..count).any(|n| problems.suspect(&format!("gateways[{n}].name")));
+        if !known.contains(&raw.gateway) && !unsure && !problems.suspect("gateways") {
             problems.add(format!("{key}.gateway"), "no gateway has this name");
         }
-        if !ids.insert((raw.gateway.clone(), raw.id.clone())) {
+        let twice = !ids.insert((raw.gateway.clone(), raw.id.clone()));
+        if twice && !problems.suspect(&format!("{key}.gateway")) {
             problems.add(format!("{key}.id"), "this agent stands twice in the roster of its gateway");
         }
         config.agents.extend(raw.validate(&key, problems));

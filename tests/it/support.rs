@@ -12,6 +12,7 @@ use ccrelay::event::{AgentId, Event, EventData, GatewayName};
 use ccrelay::sink::Message;
 
 pub(crate) mod certificates;
+pub(crate) mod in_process;
 pub(crate) mod judge;
 pub(crate) mod kafka;
 pub(crate) mod mosquitto;

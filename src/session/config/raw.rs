@@ -1,5 +1,6 @@
 //! The raw model as it stands in the file, and the checks that turn it into the checked one.
 
+use std::env::VarError;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::{
 };
 use crate::config::Problems;
 use crate::event::{AgentId, GatewayName};
+use crate::session::gateway::{GatewayClient, GatewayError};
 
 /// Limits of the gateway's documents.
 const CALLBACK_URI_LENGTH: usize = 200;
@@ -124,7 +126,7 @@ pub struct RawAgent {
 
 /// `skills` of an agent as it stands in the file.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected \"all\" or a list of skill ids")]
 pub enum RawSkills {
     /// `"all"`.
     Word(String),
@@ -151,7 +153,7 @@ impl RawGateway {
         if self.sign_in_rate_per_sec == 0 {
             problems.add(format!("{key}.sign_in_rate_per_sec"), "must be at least 1");
         }
-        Some(GatewayConfig {
+        let config = GatewayConfig {
             name: name?,
             base_url: base_url?,
             ca_file: self.ca_file,
@@ -165,7 +167,9 @@ impl RawGateway {
             sign_in_rate_per_sec: self.sign_in_rate_per_sec,
             dangerously_trust_all: self.dangerously_trust_all,
             sign_out_on_stop: self.sign_out_on_stop,
-        })
+        };
+        check_trust(&config, key, problems);
+        Some(config)
     }
 
     fn check_base_url(&self, key: &str, problems: &mut Problems) -> Option<Url> {
@@ -208,6 +212,10 @@ impl RawGateway {
                 problems.add(format!("{key}.{name}"), "must be between 1 and 3600");
             }
         }
+        let related = ["heartbeat_interval_secs", "sign_out_limit_secs", "call_deadline_secs"];
+        if related.iter().any(|name| problems.suspect(&format!("{key}.{name}"))) {
+            return;
+        }
         if self.heartbeat_interval_secs.saturating_mul(2) > self.sign_out_limit_secs {
             problems.add(
                 format!("{key}.heartbeat_interval_secs"),
@@ -222,6 +230,20 @@ impl RawGateway {
             );
         }
     }
+}
+
+/// Tries out what the certificate of the gateway is checked with.
+fn check_trust(config: &GatewayConfig, key: &str, problems: &mut Problems) {
+    if problems.suspect(&format!("{key}.ca_file")) {
+        return;
+    }
+    let Err(error) = GatewayClient::new(config) else { return };
+    let name = match &error {
+        GatewayError::ServerName(_) => "tls_server_name",
+        _ => "ca_file",
+    };
+    let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
+    problems.add(format!("{key}.{name}"), format!("{error}{cause}"));
 }
 
 impl RawAgent {
@@ -261,14 +283,19 @@ impl RawAgent {
             (Some(path), None) => (format!("{key}.password_file"), PasswordSource::File(path.clone())),
             (None, Some(name)) => {
                 let key = format!("{key}.password_env");
-                // The library's own error would show a value that is not Unicode.
-                let value =
-                    std::env::var(name).map_err(|_unset_or_odd| "this variable is not set or not Unicode");
+                // The error itself can hold the value.
+                let value = std::env::var(name).map_err(|error| match error {
+                    VarError::NotPresent => format!("the environment variable {name} is not set"),
+                    VarError::NotUnicode(_) => format!("the environment variable {name} is not UTF-8"),
+                });
                 let value = problems.check(&key, value)?;
                 (key, PasswordSource::Fixed(value.into()))
             }
             _ => {
-                problems.add(key, "needs one of password_file and password_env");
+                let names = ["password_file", "password_env"].map(|name| format!("{key}.{name}"));
+                if !names.iter().any(|name| problems.suspect(name)) {
+                    problems.add(key, "needs one of password_file and password_env");
+                }
                 return None;
             }
         };

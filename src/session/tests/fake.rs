@@ -346,7 +346,7 @@ pub(super) fn view(sessions: &Sessions) -> SessionView {
 pub(super) fn raw_gateway() -> RawGateway {
     serde_json::from_value(serde_json::json!({
         "name": "main", "base_url": "https://gateway.example:8043/agentgateway/resource",
-        "ca_file": "ca.pem", "callback_uri": "https://relay.example/push/main",
+        "ca_file": crate::session::TEST_CA, "callback_uri": "https://relay.example/push/main",
     }))
     .unwrap()
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -138,7 +140,7 @@ impl Default for KafkaSecurityOptions {
 
 /// A property's value in whatever type it is most naturally written.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text, a number, true or false")]
 pub enum OptionValue {
     /// `true` or `false`.
     Bool(bool),
@@ -311,7 +313,13 @@ fn refusal(name: &str, value: &str) -> Option<String> {
         return Some(format!("must keep an agent on one partition: one of {}", PARTITIONERS.join(", ")));
     }
     let tried = ClientConfig::new().set(name, value).create_native_config();
-    tried.err().map(|error| format!("librdkafka refuses it: {error}"))
+    // The error itself holds the value, which may be a secret under a misspelt name.
+    tried.err().map(|error| match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => {
+            "librdkafka has no such property".to_owned()
+        }
+        _ => "librdkafka refuses this value".to_owned(),
+    })
 }
 
 fn one_of(problems: &mut Problems, key: &str, value: &str, choices: &[&str]) {

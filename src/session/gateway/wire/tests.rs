@@ -9,7 +9,7 @@ use crate::session::config::{AgentConfig, RawAgent, RawGateway, validate};
 
 fn configs(agent: serde_json::Value) -> (GatewayConfig, AgentConfig) {
     let gateway: RawGateway = serde_json::from_value(serde_json::json!({
-        "name": "main", "base_url": "https://gw.example:8043/agentgateway/resource/", "ca_file": "ca.pem",
+        "name": "main", "base_url": "https://gw.example:8043/agentgateway/resource/", "ca_file": crate::session::TEST_CA,
         "callback_uri": "https://relay.example/push/main",
     }))
     .unwrap();

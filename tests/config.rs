@@ -1,0 +1,119 @@
+//! Configuration from file and environment, by the real program: the environment belongs to a child process.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// What a configuration needs besides what a test is about.
+fn folder(more: &str) -> TempDir {
+    let folder = TempDir::new().expect("a folder");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    let at = folder.path().display();
+    let text = format!(
+        "[callback]\ncertificate_file = '{at}/cert.pem'\nkey_file = '{at}/key.pem'\n\
+         [[gateways]]\nname = 'main'\nbase_url = 'https://127.0.0.1:1/x'\nca_file = '{at}/cert.pem'\n\
+         callback_uri = 'https://127.0.0.1:8443/push/main'\n{more}\n"
+    );
+    for (name, text) in
+        [("cert.pem", certificate.pem()), ("key.pem", key.serialize_pem()), ("config.toml", text)]
+    {
+        std::fs::write(folder.path().join(name), text).expect("the folder can be written");
+    }
+    folder
+}
+
+fn check(folder: &Path, environment: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ccrelay"))
+        .args(["check", "--config", "config.toml"])
+        .current_dir(folder)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .output()
+        .expect("the program starts")
+}
+
+/// What it says, when it ends with the exit code for a wrong configuration.
+#[track_caller]
+fn refused(folder: &Path, environment: &[(&str, &str)]) -> String {
+    let output = check(folder, environment);
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(output.stdout.is_empty(), "mistakes go to standard error");
+    said
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let folder = folder("[log]\nlevel = 'no level = at all'\n[sinks.file.jsonl]\npath = '/nonexistent/x'");
+    assert!(refused(folder.path(), &[]).contains("2 mistakes"));
+    let output =
+        check(folder.path(), &[("CCRELAY_LOG__LEVEL", "debug"), ("CCRELAY_SINKS__FILE__JSONL__PATH", "-")]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "config.toml: no mistakes found\n");
+}
+
+#[test]
+fn the_environment_alone_can_make_a_sink() {
+    let folder = folder("");
+    let broker = ("CCRELAY_SINKS__BUS__KAFKA__BOOTSTRAP_SERVERS", "kafka:9092");
+    assert_eq!(check(folder.path(), &[broker]).status.code(), Some(0));
+    let said = refused(folder.path(), &[("CCRELAY_SINKS__BUS__TOPIC", "x")]);
+    assert!(said.contains("sinks.bus: exactly one of the tables kafka, mqtt and jsonl is needed"), "{said}");
+}
+
+#[test]
+fn mistakes_from_the_environment_name_the_variable_and_never_the_value() {
+    let folder = folder("[operations]\nlisten = 'nowhere'");
+    let environment = [
+        ("CCRELAY_CALLBACK__LISTEN", "hush-1"),
+        ("CCRELAY_CALLBACK__MAX_BODY_BYTES", "0"),
+        ("CCRELAY_CALLBAK__LISTEN", "hush-2"),
+        ("CCRELAY_SPOOL__NO_SUCH_KEY", "hush-3"),
+        ("CCRELAY_LOG__FORMAT", "hush-4"),
+        ("CCRELAY_TOKEN", "hush-5"),
+    ];
+    let said = refused(folder.path(), &environment);
+    for line in [
+        "callback.listen: ",
+        "callback.max_body_bytes: must be between 1 and 67108864 (from the environment variable \
+         CCRELAY_CALLBACK__MAX_BODY_BYTES)",
+        "callbak: unknown key",
+        "spool.no_such_key: unknown key",
+        "log.format: expected one of auto, text, json (from the environment variable CCRELAY_LOG__FORMAT)",
+    ] {
+        assert!(said.contains(line), "{line} is missing:\n{said}");
+    }
+    for (variable, _) in &environment[..5] {
+        assert!(said.contains(variable), "{variable} is missing:\n{said}");
+    }
+    let of_the_file = said.lines().find(|line| line.contains("operations.listen: ")).expect("it is reported");
+    assert!(!of_the_file.contains("environment"), "{of_the_file}");
+    assert!(said.contains("6 mistakes") && !said.contains("hush"), "{said}");
+}
+
+#[test]
+fn lists_cannot_be_changed_by_the_environment_and_it_says_so() {
+    let folder = folder("");
+    let said = refused(folder.path(), &[("CCRELAY_GATEWAYS__0__NAME", "other")]);
+    assert!(said.contains("gateways: expected a list, found a table"), "{said}");
+    assert!(said.contains("(from the environment variable CCRELAY_GATEWAYS__0__NAME)"), "{said}");
+    assert!(said.contains("1 mistake\n"), "{said}");
+}
+
+#[test]
+fn passwords_of_the_environment_are_read_and_never_shown() {
+    let agent =
+        "[[agents]]\ngateway = 'main'\nid = '1001'\nphone_number = '1'\npassword_env = 'AGENT_PASSWORD'";
+    let folder = folder(agent);
+    assert_eq!(check(folder.path(), &[("AGENT_PASSWORD", "hush")]).status.code(), Some(0));
+    let said = refused(folder.path(), &[]);
+    assert!(
+        said.contains("agents[0].password_env: the environment variable AGENT_PASSWORD is not set"),
+        "{said}"
+    );
+    let long = "hush".repeat(100);
+    assert!(!refused(folder.path(), &[("AGENT_PASSWORD", &long)]).contains("hush"));
+}

@@ -1,0 +1,180 @@
+//! Bodies: what is stored whatever it means, and what is not a push at all.
+
+use tokio::io::AsyncWriteExt;
+
+use crate::support::in_process::{TestRelay, answer, good, request, with_headers};
+use crate::support::{DEADLINE, eventually};
+
+const REFUSED: (u16, &str) = (400, "000-006");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_of_both_shapes_are_stored_and_answered_with_success() {
+    let relay = TestRelay::start().await;
+    let legacy = r#"{"message":"","retcode":"0","event":{"eventType":"AgentState_Ready","workNo":"1001","content":null}}"#;
+    for body in [good("1001").as_str(), legacy] {
+        let before = relay.stored();
+        let answer = relay.push("1001", body).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.body, r#"{"message":"success","retcode":"0"}"#);
+        assert!(answer.head.to_lowercase().contains("content-type: application/json"), "{}", answer.head);
+        assert_eq!(relay.stored(), before + 1);
+    }
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_pushes_come_on_one_connection() {
+    let relay = TestRelay::start().await;
+    let mut stream = relay.connect().await;
+    let before = relay.stored();
+    for _ in 0..10 {
+        stream.write_all(&request(&relay.token("1001"), good("1001"))).await.expect("it reads");
+        assert_eq!(answer(&mut stream).await.expect("an answer").status, 200);
+    }
+    assert_eq!(relay.stored(), before + 10);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_however_odd_are_stored_and_published() {
+    let relay = TestRelay::start().await;
+    let events = [
+        (r#"{"eventType":"AgentState_Ready","content":null}"#, "ccrelay.agent."),
+        (r#"{"eventType":"AgentState_Ready","content":""}"#, "ccrelay.agent."),
+        (r#"{"eventType":"AgentState_Ready"}"#, "ccrelay.agent."),
+        (r#"{"eventType":"AgentEvent_Ringing","content":"a bare string"}"#, "ccrelay.call."),
+        (r#"{"eventType":"AgentEvent_Ringing","content":[1,2]}"#, "ccrelay.call."),
+        (r#"{"eventType":"Brand_New","content":{"a":1}}"#, "ccrelay.unknown"),
+        (r#"{"content":{"a":1}}"#, "ccrelay.unknown"),
+        ("17", "ccrelay.unknown"),
+    ];
+    for (event, _) in events {
+        let answer = relay.push("1001", format!(r#"{{"workNo":"1001","eventList":[{event}]}}"#)).await;
+        assert_eq!((answer.status, answer.retcode().as_str()), (200, "0"), "{event}");
+    }
+    let published = eventually("all events published", DEADLINE, || async {
+        Some(relay.published()).filter(|published| published.len() >= events.len())
+    })
+    .await;
+    for ((event, prefix), published) in events.iter().zip(&published) {
+        let found = published["type"].as_str().expect("a type");
+        assert!(found.starts_with(prefix), "{event} became {found}");
+    }
+    assert_eq!(published.len(), events.len());
+    assert_eq!(relay.metric("ccrelay_events_total{category=\"unknown\"}").await, 3.0);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_without_events_is_a_success() {
+    let relay = TestRelay::start().await;
+    for body in
+        [r#"{"workNo":"1001","eventList":[]}"#, r#"{"workNo":1001,"eventList":null}"#, r#"{"workNo":"1001"}"#]
+    {
+        let answer = relay.push("1001", body).await;
+        assert_eq!((answer.status, answer.retcode().as_str()), (200, "0"), "{body}");
+    }
+    relay.assert_takes_a_good_push().await;
+    eventually("the push after them published", DEADLINE, || async {
+        (relay.published().len() == 1).then_some(())
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_push_is_refused() {
+    let relay = TestRelay::start().await;
+    let whole = good("1001");
+    let mut latin = whole.clone().into_bytes();
+    latin[12] = 0xe4;
+    let nul = whole.replace("AgentState_Ready", "Agent\0");
+    let bomb = format!("{{\"workNo\":\"1001\",\"eventList\":{}", "[".repeat(200_000));
+    let objects = r#"{"a":"#.repeat(50_000);
+    let bad: [(&[u8], &str); 10] = [
+        (b"", "not_json"),
+        (b"hello", "not_json"),
+        (&whole.as_bytes()[..whole.len() - 1], "not_json"),
+        (&latin, "not_json"),
+        (nul.as_bytes(), "not_json"),
+        (bomb.as_bytes(), "not_json"),
+        (objects.as_bytes(), "not_json"),
+        (b"{\"workNo\":\"1001\"} {}", "not_json"),
+        (b"{\"eventList\":[]}", "no_work_no"),
+        (b"[1]", "no_work_no"),
+    ];
+    for (body, reason) in bad {
+        relay.assert_refused(request(&relay.token("1001"), body), REFUSED, reason).await;
+    }
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_bodies_are_refused() {
+    let relay = TestRelay::start().await;
+    for encoding in ["gzip", "br", "gzip, identity"] {
+        let headers = format!(
+            "service_token: {}\r\ncontent-encoding: {encoding}\r\ncontent-length: 4\r\n",
+            relay.token("1001")
+        );
+        relay
+            .assert_refused(with_headers(&headers, b"\x1f\x8b\0\0"), (415, "000-006"), "encoding_unsupported")
+            .await;
+    }
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_too_large_is_refused_by_its_declared_and_by_its_true_length() {
+    let relay = TestRelay::with("max_body_bytes = 4096", "").await;
+    let token = format!("service_token: {}\r\n", relay.token("1001"));
+    let declared = format!("{token}content-length: 4097\r\n");
+    relay.assert_refused(with_headers(&declared, b""), (413, "000-006"), "too_large").await;
+    let declared = format!("{token}content-length: 18446744073709551610\r\n");
+    let answer = relay.send(with_headers(&declared, b"")).await.expect("an answer");
+    assert!(answer.status == 413 || answer.status == 400, "{answer:?}");
+    let chunked = format!("{token}transfer-encoding: chunked\r\n");
+    let body = format!("2000\r\n{}\r\n", " ".repeat(0x2000));
+    relay.assert_refused(with_headers(&chunked, body.as_bytes()), (413, "000-006"), "too_large").await;
+    // As large as allowed is not too large.
+    let good = good("1001");
+    let largest = format!("{good}{}", " ".repeat(4096 - good.len()));
+    assert_eq!(relay.push("1001", largest).await.status, 200);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunked_body_is_taken_and_a_broken_one_refused() {
+    let relay = TestRelay::start().await;
+    let headers = format!("service_token: {}\r\ntransfer-encoding: chunked\r\n", relay.token("1001"));
+    let good = good("1001");
+    let chunked = format!("{:x}\r\n{good}\r\n0\r\n\r\n", good.len());
+    let answer = relay.send(with_headers(&headers, chunked.as_bytes())).await.expect("an answer");
+    assert_eq!((answer.status, answer.retcode().as_str()), (200, "0"));
+    relay.assert_refused(with_headers(&headers, b"zz\r\nxx\r\n0\r\n\r\n"), REFUSED, "body_broken").await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_ends_with_the_connection_is_not_stored() {
+    let relay = TestRelay::start().await;
+    let before = relay.stored();
+    let mut stream = relay.connect().await;
+    let whole = request(&relay.token("1001"), good("1001"));
+    stream.write_all(&whole[..whole.len() - 5]).await.expect("it reads");
+    stream.shutdown().await.expect("a close");
+    drop(stream);
+    let series = "ccrelay_push_failures_total{reason=\"body_broken\"}";
+    eventually(series, DEADLINE, || async { (relay.metric(series).await == 1.0).then_some(()) }).await;
+    assert_eq!(relay.stored(), before);
+    relay.assert_takes_a_good_push().await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_refused_in_time() {
+    let relay = TestRelay::with("body_timeout_secs = 1", "").await;
+    let headers = format!("service_token: {}\r\ncontent-length: 100\r\n", relay.token("1001"));
+    relay.assert_refused(with_headers(&headers, b"{\"workNo\""), (408, "000-006"), "body_timeout").await;
+    relay.stop().await;
+}
