@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn what_the_consumer_lacks_is_a_loss() {
-        let metrics = Metrics::new([GATEWAY], [KAFKA]).unwrap();
+        let metrics = Metrics::new([GATEWAY], [(KAFKA, &[][..])]).unwrap();
         let seen = Seen::default();
         let mut gateway = Statistics::default();
         gateway.total.delivered = 2;
