@@ -411,3 +411,6 @@ impl Worker {
         self.metrics.sink_state.with_label_values(&[&self.config.sink]).set(state);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,488 @@
+use std::sync::{Mutex, MutexGuard};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::event::normalise::RecordKind;
+use crate::event::{AgentId, GatewayName};
+use crate::route::TopicRules;
+use crate::sink::BoxFuture;
+use crate::spool::{AgentKey, NewRecord, RepeatRules, SinkStart, SpoolConfig, SpoolThreads, StartFrom};
+
+/// What becomes of one publish.
+enum Verdict {
+    Confirm,
+    /// The test decides later.
+    Hold,
+    /// Taken, and then failed.
+    Fail(DeliveryError),
+    /// Not taken.
+    Refuse(DeliveryError),
+}
+
+/// One publish as the sink saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    /// How many resets came before.
+    life: usize,
+    id: String,
+    agent: String,
+    sequence: u64,
+}
+
+#[derive(Default)]
+struct Book {
+    seen: Vec<Seen>,
+    resets: usize,
+    closed: bool,
+    held: Vec<Option<oneshot::Sender<Result<(), DeliveryError>>>>,
+}
+
+/// What a fake sink does with an event, and how often it has seen it.
+type Script = Box<dyn FnMut(&Seen, usize) -> Verdict + Send>;
+
+/// A sink that does what its script says and writes down what happens.
+struct FakeSink {
+    book: Arc<Mutex<Book>>,
+    script: Script,
+}
+
+impl Sink for FakeSink {
+    fn publish<'a>(&'a mut self, message: &'a Message) -> BoxFuture<'a, Result<Ack, DeliveryError>> {
+        let mut book = self.book.lock().unwrap();
+        let event = &message.event;
+        let (agent, sequence) = (event.agent_id.to_string(), event.sequence);
+        let seen = Seen { life: book.resets, id: event.id.clone(), agent, sequence };
+        let before = book.seen.iter().filter(|other| other.id == seen.id).count();
+        let verdict = (self.script)(&seen, before);
+        book.seen.push(seen);
+        let result: Result<Ack, DeliveryError> = match verdict {
+            Verdict::Confirm => Ok(Box::pin(std::future::ready(Ok(())))),
+            Verdict::Fail(error) => Ok(Box::pin(std::future::ready(Err(error)))),
+            Verdict::Refuse(error) => Err(error),
+            Verdict::Hold => {
+                let (sender, receiver) = oneshot::channel();
+                book.held.push(Some(sender));
+                let gone = |_| Err(DeliveryError::retry("reset", "the client is gone"));
+                Ok(Box::pin(async move { receiver.await.unwrap_or_else(gone) }))
+            }
+        };
+        Box::pin(std::future::ready(result))
+    }
+
+    fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
+        let mut book = self.book.lock().unwrap();
+        book.resets += 1;
+        book.held.clear();
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        self.book.lock().unwrap().closed = true;
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// A spool with the sinks `one` and `two`.
+struct Bench {
+    folder: TempDir,
+    spool: Spool,
+    threads: SpoolThreads,
+    metrics: Metrics,
+    stop: CancellationToken,
+}
+
+/// A worker that runs.
+struct Running {
+    book: Arc<Mutex<Book>>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap()
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.book().seen.iter().map(|seen| seen.id.clone()).collect()
+    }
+
+    /// Waits until this many events were published.
+    async fn published(&self, count: usize) {
+        until(&format!("{count} events published"), || self.book().seen.len() >= count).await;
+    }
+
+    /// Confirms what was held as number `index` of this life.
+    fn confirm(&self, index: usize) {
+        let sender = self.book().held[index].take().expect("it is held");
+        sender.send(Ok(())).expect("the worker waits");
+    }
+
+    async fn ended(self) -> Arc<Mutex<Book>> {
+        let ended = tokio::time::timeout(Duration::from_secs(20), self.task).await;
+        ended.expect("the worker ends").expect("no panic");
+        self.book
+    }
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what}: not within 20 seconds");
+}
+
+impl Bench {
+    fn open() -> Bench {
+        Bench::open_in(TempDir::new().unwrap())
+    }
+
+    fn open_in(folder: TempDir) -> Bench {
+        let metrics = Metrics::new(["main"], ["one", "two"]).unwrap();
+        let repeats = RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) };
+        let config = SpoolConfig { directory: folder.path().to_path_buf(), max_bytes: 1 << 30, repeats };
+        let sinks = ["one", "two"].map(|name| SinkStart { name: name.to_owned(), from: StartFrom::Earliest });
+        let (spool, threads) = Spool::open(config, &sinks, metrics.clone(), Clock::system()).unwrap();
+        Bench { folder, spool, threads, metrics, stop: CancellationToken::new() }
+    }
+
+    /// Closes the spool; its folder stays.
+    async fn close(self) -> TempDir {
+        self.stop.cancel();
+        self.spool.close().await;
+        let threads = self.threads;
+        tokio::task::spawn_blocking(move || threads.join()).await.unwrap();
+        self.folder
+    }
+
+    fn start(&self, sink: &str, script: impl FnMut(&Seen, usize) -> Verdict + Send + 'static) -> Running {
+        self.start_with(sink, 100, Duration::from_secs(30), script)
+    }
+
+    fn start_with(
+        &self,
+        sink: &str,
+        window: usize,
+        stall_timeout: Duration,
+        script: impl FnMut(&Seen, usize) -> Verdict + Send + 'static,
+    ) -> Running {
+        let topic = TopicTemplate::parse("events.{agent}", TopicRules::Free).unwrap();
+        let config = DeliverConfig { sink: sink.to_owned(), window, stall_timeout, topic };
+        let book = Arc::<Mutex<Book>>::default();
+        let fake = FakeSink { book: book.clone(), script: Box::new(script) };
+        let reader = self.spool.reader(sink).unwrap();
+        let (spool, metrics, stop) = (self.spool.clone(), self.metrics.clone(), self.stop.clone());
+        let worker = Worker::new(config, Box::new(fake), spool, reader, metrics, Clock::system(), stop);
+        Running { book, task: tokio::spawn(worker.run()) }
+    }
+
+    /// Stores a push of `events` events. Gives their ids.
+    async fn push(&self, agent: &str, events: usize) -> Vec<String> {
+        let event = r#"{"eventType":"AgentState_Ready","content":null}"#;
+        let list = vec![event; events].join(",");
+        let record = NewRecord {
+            kind: RecordKind::Push,
+            received_at: Clock::system().now(),
+            agent: AgentKey {
+                gateway: GatewayName::parse("main").unwrap(),
+                agent_id: AgentId::parse(agent).unwrap(),
+            },
+            body: Bytes::from(format!(r#"{{"workNo":"{agent}","eventList":[{list}]}}"#)),
+            answer: None,
+        };
+        let appended = self.spool.append(record).await.unwrap();
+        (0..events).map(|index| format!("{}-{}-{index}", self.spool.id(), appended.offset)).collect()
+    }
+
+    async fn push_singles(&self, count: usize) -> Vec<String> {
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            ids.extend(self.push("1001", 1).await);
+        }
+        ids
+    }
+
+    fn cursor(&self, sink: &str) -> u64 {
+        self.spool.cursors().into_iter().find(|(name, _)| name == sink).unwrap().1
+    }
+
+    async fn cursor_at(&self, sink: &str, offset: u64) {
+        until(&format!("cursor of {sink} at {offset}"), || self.cursor(sink) == offset).await;
+    }
+
+    fn state(&self, sink: &str) -> i64 {
+        self.metrics.sink_state.with_label_values(&[sink]).get()
+    }
+
+    fn counted(&self, counter: &prometheus::IntCounterVec, reason: &str) -> u64 {
+        counter.with_label_values(&["one", reason]).get()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_published_in_the_order_of_the_spool() {
+    let bench = Bench::open();
+    let running = bench.start("one", |_, _| Verdict::Confirm);
+    let mut ids = Vec::new();
+    for n in 0..30 {
+        ids.extend(bench.push(["1001", "1002", "1003"][n % 3], 1 + n % 4).await);
+    }
+    bench.cursor_at("one", 31).await;
+    assert_eq!(running.ids(), ids);
+    for agent in ["1001", "1002", "1003"] {
+        let book = running.book();
+        let sequences: Vec<_> = book.seen.iter().filter(|s| s.agent == agent).map(|s| s.sequence).collect();
+        assert_eq!(sequences, (0..sequences.len() as u64).collect::<Vec<_>>(), "{agent}");
+    }
+    assert_eq!(bench.metrics.sink_delivered.with_label_values(&["one"]).get(), ids.len() as u64);
+    bench.close().await;
+    assert!(running.ended().await.lock().unwrap().closed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cursor_passes_a_record_only_when_all_before_it_are_confirmed() {
+    let bench = Bench::open();
+    let running = bench.start("one", |_, _| Verdict::Hold);
+    bench.push("1001", 2).await;
+    bench.push_singles(2).await;
+    running.published(4).await;
+    for late in [1, 2, 3] {
+        running.confirm(late);
+    }
+    // What is published after that shows that the worker has gone round.
+    bench.push_singles(1).await;
+    running.published(5).await;
+    assert_eq!(bench.cursor("one"), 1);
+    running.confirm(0);
+    bench.cursor_at("one", 4).await;
+    running.confirm(4);
+    bench.cursor_at("one", 5).await;
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failure_everything_from_the_cursor_on_comes_again_with_the_same_ids() {
+    let bench = Bench::open();
+    let ids = bench.push_singles(6).await;
+    let third = ids[2].clone();
+    let running = bench.start("one", move |seen, before| match seen.id == third && before == 0 {
+        true => Verdict::Fail(DeliveryError::retry("connection", "lost")),
+        false => Verdict::Confirm,
+    });
+    bench.cursor_at("one", 7).await;
+    assert_eq!(running.book().resets, 1);
+    let lives = |life: usize| {
+        let book = running.book();
+        book.seen.iter().filter(|seen| seen.life == life).map(|seen| seen.id.clone()).collect::<Vec<_>>()
+    };
+    assert!(ids.starts_with(&lives(0)) && lives(0).len() >= 3, "in order until it was noticed");
+    assert_eq!(lives(1), ids[2..], "again from the cursor");
+    assert_eq!(bench.counted(&bench.metrics.sink_retries, "connection"), 1);
+    assert_eq!(bench.state("one"), 1);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_takes_nothing_for_a_while_loses_nothing() {
+    let bench = Bench::open();
+    let ids = bench.push_singles(3).await;
+    let mut left = 3;
+    let running = bench.start("one", move |_, _| {
+        left -= i32::from(left > 0);
+        if left > 0 { Verdict::Refuse(DeliveryError::retry("connection", "away")) } else { Verdict::Confirm }
+    });
+    bench.cursor_at("one", 4).await;
+    assert_eq!(running.book().resets, 2);
+    assert_eq!(running.ids()[2..], ids, "each once when it is back");
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_never_go_is_set_aside_and_the_rest_goes_on() {
+    let bench = Bench::open();
+    let ids = bench.push_singles(5).await;
+    let (refused, failed) = (ids[1].clone(), ids[3].clone());
+    let running = bench.start("one", move |seen, _| match &seen.id {
+        id if *id == refused => Verdict::Refuse(DeliveryError::dead_letter("too_large", "by the client")),
+        id if *id == failed => Verdict::Fail(DeliveryError::dead_letter("too_large", "by the broker")),
+        _ => Verdict::Confirm,
+    });
+    bench.cursor_at("one", 6).await;
+    assert_eq!(running.ids(), ids, "each was tried once");
+    assert_eq!(running.book().resets, 0);
+    let letters = bench.spool.dead_letters().unwrap();
+    let found: Vec<_> =
+        letters.iter().map(|l| (l.event_id.as_str(), l.spool_offset, l.detail.as_str())).collect();
+    assert_eq!(found, [(ids[1].as_str(), 2, "by the client"), (ids[3].as_str(), 4, "by the broker")]);
+    assert!(letters.iter().all(|l| l.sink == "one" && l.topic == "events.1001" && l.reason == "too_large"));
+    assert_eq!(bench.counted(&bench.metrics.sink_dead_letters, "too_large"), 2);
+    assert_eq!(bench.metrics.sink_delivered.with_label_values(&["one"]).get(), 3);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_set_aside_in_its_place_and_not_before_those_ahead_of_it_are_settled() {
+    let bench = Bench::open();
+    let ids = bench.push_singles(2).await;
+    let second = ids[1].clone();
+    let running = bench.start("one", move |seen, _| match seen.id == second {
+        true => Verdict::Refuse(DeliveryError::dead_letter("too_large", "")),
+        false => Verdict::Hold,
+    });
+    running.published(2).await;
+    bench.push_singles(1).await;
+    running.published(3).await;
+    assert!(bench.spool.dead_letters().unwrap().is_empty());
+    running.confirm(0);
+    bench.cursor_at("one", 3).await;
+    assert_eq!(bench.spool.dead_letters().unwrap().len(), 1);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_needs_a_person_stops_alone_and_ends_with_the_daemon() {
+    let bench = Bench::open();
+    bench.push_singles(3).await;
+    let broken = bench.start("one", |_, before| match before {
+        0 => Verdict::Fail(DeliveryError::stop("authentication", "wrong password")),
+        _ => Verdict::Confirm,
+    });
+    let other = bench.start("two", |_, _| Verdict::Confirm);
+    until("state of one", || bench.state("one") == -1).await;
+    bench.push_singles(2).await;
+    bench.cursor_at("two", 6).await;
+    assert_eq!((bench.state("two"), other.book().resets), (1, 0));
+    assert_eq!((bench.cursor("one"), bench.state("one"), broken.book().resets), (1, -1, 0));
+    assert!(!broken.task.is_finished(), "it waits for the stop");
+    bench.stop.cancel();
+    assert!(broken.ended().await.lock().unwrap().closed);
+    assert!(other.ended().await.lock().unwrap().closed);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_counts_as_a_failure() {
+    let bench = Bench::open();
+    let ids = bench.push_singles(4).await;
+    let running = bench.start_with("one", 100, Duration::from_millis(300), |seen, _| match seen.life {
+        0 => Verdict::Hold,
+        _ => Verdict::Confirm,
+    });
+    running.published(4).await;
+    running.confirm(0);
+    bench.cursor_at("one", 5).await;
+    assert_eq!(running.book().resets, 1);
+    assert_eq!(running.ids()[4..], ids[1..], "again from the cursor");
+    assert_eq!(bench.counted(&bench.metrics.sink_retries, "stalled"), 1);
+    // With nothing in flight silence is no failure.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(running.book().resets, 1);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_events_than_the_window_are_in_flight() {
+    let bench = Bench::open();
+    let running = bench.start_with("one", 3, Duration::from_secs(30), |_, _| Verdict::Hold);
+    bench.push("1001", 5).await;
+    bench.push_singles(5).await;
+    for confirmed in 0..7 {
+        running.published(confirmed + 3).await;
+        let in_flight = bench.metrics.sink_in_flight.with_label_values(&["one"]);
+        until("three in flight", || in_flight.get() == 3).await;
+        assert_eq!(running.book().seen.len(), confirmed + 3, "the window is full");
+        running.confirm(confirmed);
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_what_is_in_flight_and_publishes_nothing_more() {
+    let bench = Bench::open();
+    let running = bench.start("one", |_, _| Verdict::Hold);
+    bench.push_singles(2).await;
+    running.published(2).await;
+    bench.stop.cancel();
+    bench.push_singles(1).await;
+    running.confirm(0);
+    bench.cursor_at("one", 2).await;
+    assert!(!running.task.is_finished(), "one is still in flight");
+    running.confirm(1);
+    let book = running.ended().await;
+    assert_eq!((bench.cursor("one"), book.lock().unwrap().seen.len()), (3, 2));
+    assert!(book.lock().unwrap().closed);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_a_wait_between_tries_at_once() {
+    let bench = Bench::open();
+    bench.push_singles(1).await;
+    let running = bench.start("one", |_, _| Verdict::Refuse(DeliveryError::retry("connection", "away")));
+    // After a few tries the waits are seconds long.
+    running.published(4).await;
+    let began = Instant::now();
+    bench.stop.cancel();
+    running.ended().await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(bench.cursor("one"), 1);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_is_set_aside_whole_and_a_record_without_events_passes() {
+    let bench = Bench::open();
+    let first = bench.push("1001", 1).await;
+    bench.push("1001", 2).await;
+    assert!(bench.push("1001", 0).await.is_empty());
+    let last = bench.push("1001", 1).await;
+    let folder = bench.close().await;
+    let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
+    let changed = "UPDATE records SET body = CAST('{}' AS BLOB) WHERE spool_offset = 2";
+    assert_eq!(database.execute(changed, []).unwrap(), 1);
+    drop(database);
+    let bench = Bench::open_in(folder);
+    let running = bench.start("one", |_, _| Verdict::Confirm);
+    bench.cursor_at("one", 5).await;
+    assert_eq!(running.ids(), [first, last].concat());
+    let letters = bench.spool.dead_letters().unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].spool_offset, letters[0].reason.as_str()), (2, "unreadable"));
+    assert!(letters[0].detail.contains("checksum"), "{}", letters[0].detail);
+    assert_eq!(bench.counted(&bench.metrics.sink_dead_letters, "unreadable"), 1);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_each_sink_goes_on_from_its_own_stored_cursor() {
+    let bench = Bench::open();
+    let ids = bench.push_singles(3).await;
+    let one = bench.start("one", |_, _| Verdict::Confirm);
+    let two = bench.start("two", |_, _| Verdict::Hold);
+    bench.cursor_at("one", 4).await;
+    two.published(3).await;
+    two.confirm(0);
+    bench.cursor_at("two", 2).await;
+    bench.stop.cancel();
+    one.ended().await;
+    two.task.abort();
+    let bench = Bench::open_in(bench.close().await);
+    let more = bench.push_singles(2).await;
+    let one = bench.start("one", |_, _| Verdict::Confirm);
+    let two = bench.start("two", |_, _| Verdict::Confirm);
+    bench.cursor_at("one", 6).await;
+    bench.cursor_at("two", 6).await;
+    assert_eq!(one.ids(), more);
+    assert_eq!(
+        two.ids(),
+        [&ids[1..], &more[..]].concat(),
+        "what was not confirmed comes again with the same ids"
+    );
+    bench.close().await;
+}
