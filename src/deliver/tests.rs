@@ -144,7 +144,7 @@ impl Bench {
     }
 
     fn open_in(folder: TempDir) -> Bench {
-        let metrics = Metrics::new(["main"], ["one", "two"]).unwrap();
+        let metrics = Metrics::new(["main"], [("one", &[][..]), ("two", &[][..])]).unwrap();
         let repeats = RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) };
         let config = SpoolConfig { directory: folder.path().to_path_buf(), max_bytes: 1 << 30, repeats };
         let sinks = ["one", "two"].map(|name| SinkStart { name: name.to_owned(), from: StartFrom::Earliest });
