@@ -15,9 +15,11 @@ use crate::demo;
 use crate::lifecycle::Lifecycle;
 use crate::simulate;
 
+mod dead_letters;
 mod inspect;
 
-use inspect::{DeadLettersCommand, SpoolCommand};
+use dead_letters::DeadLettersCommand;
+use inspect::SpoolCommand;
 
 /// Something failed while running.
 const FAILED: u8 = 1;
@@ -87,7 +89,7 @@ pub fn main() -> ExitCode {
         Command::Simulate(args) => simulate(args.config.as_deref()),
         Command::Demo(args) => demo::main(args),
         Command::Spool(command) => inspected(inspect::spool(command)),
-        Command::Deadletters(command) => inspected(inspect::dead_letters(command)),
+        Command::Deadletters(command) => inspected(dead_letters::run(command)),
     }
 }
 

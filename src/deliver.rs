@@ -7,6 +7,8 @@
 //!   event again, never for the first time after a later one of the same agent.
 //! - Silence counts as failure: confirmations that do not come within the stall time-out mean a new client.
 //! - What can never be delivered is set aside durably before the cursor passes it.
+//! - Dead letters that a person wants delivered again come between records, with the ids they have. They are late by
+//!   nature; among themselves they keep the order of the requests. The spool keeps them until they are confirmed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::clock::{Clock, Timestamp};
 use crate::event::Event;
-use crate::event::normalise::{self, RecordView};
+use crate::event::normalise;
 use crate::metrics::Metrics;
 use crate::route::TopicTemplate;
 use crate::sink::{Ack, DeliveryError, Disposition, Message, Sink};
-use crate::spool::{DeadLetter, ReadRecord, Record, Spool, SpoolReader};
+use crate::spool::{DeadLetter, ReadRecord, Record, Replay, Replayed, Spool, SpoolReader};
 
 /// Every reason of failures that are the worker's own, whatever the sink.
 pub const REASONS: &[&str] = &["dead_letter_storage", "spool", "stalled", "unreadable"];
@@ -32,6 +34,8 @@ pub const REASONS: &[&str] = &["dead_letter_storage", "spool", "stalled", "unrea
 const READ_RECORDS: usize = 512;
 /// Bytes of bodies read from the spool at a time, about.
 const READ_BYTES: usize = 1 << 20;
+/// Dead letters read at a time, to be delivered again.
+const READ_REPLAYS: usize = 64;
 /// The first wait after a failure.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// The longest wait between tries: how long an end of an outage can go unnoticed.
@@ -95,7 +99,16 @@ struct InFlight {
     ends_record: bool,
     received_at: Timestamp,
     message: Option<Message>,
+    replay: Option<ReplayOf>,
     ack: Ack,
+}
+
+/// The dead letter that an event comes from; then `ends_record` says that it is the last event of the letter.
+#[derive(Clone, Copy)]
+struct ReplayOf {
+    letter: u64,
+    /// The letter is a whole record: an event of it that fails again becomes a letter of its own.
+    whole: bool,
 }
 
 /// An event that is to be handed over, or the mark that a record has none.
@@ -104,11 +117,14 @@ struct Waiting {
     ends_record: bool,
     received_at: Timestamp,
     message: Option<Message>,
+    replay: Option<ReplayOf>,
 }
 
 /// One life of the client: what was read, what is under way.
 struct Flow {
     next: u64,
+    /// The newest request to deliver a dead letter again that was read.
+    replayed_to: u64,
     waiting: VecDeque<Waiting>,
     in_flight: VecDeque<InFlight>,
     last_progress: Instant,
@@ -175,6 +191,7 @@ impl Worker {
     async fn deliver(&mut self) -> Ended {
         let mut flow = Flow {
             next: self.reader.cursor(),
+            replayed_to: 0,
             waiting: VecDeque::new(),
             in_flight: VecDeque::new(),
             last_progress: Instant::now(),
@@ -200,8 +217,14 @@ impl Worker {
         }
         let stopping = self.stop.is_cancelled();
         let room = flow.in_flight.len() < self.config.window && !stopping;
-        if room && flow.waiting.is_empty() && *end.borrow_and_update() > flow.next {
-            self.read(flow).await?;
+        if room && flow.waiting.is_empty() {
+            let more = *end.borrow_and_update() > flow.next;
+            if self.reader.replay_to() > flow.replayed_to {
+                self.read_replays(flow).await?;
+            }
+            if more {
+                self.read(flow).await?;
+            }
         }
         if room && let Some(waiting) = flow.waiting.pop_front() {
             return self.publish(flow, waiting).await;
@@ -263,19 +286,7 @@ impl Worker {
     }
 
     async fn prepare(&mut self, flow: &mut Flow, record: &Record) -> Result<(), Ended> {
-        let view = RecordView {
-            spool_id: self.spool.id(),
-            offset: record.offset,
-            kind: record.kind,
-            received_at: record.received_at,
-            gateway: &record.agent.gateway,
-            agent_id: &record.agent.agent_id,
-            sequence: record.sequence,
-            repeats: &record.repeats,
-            before: &record.before,
-            body: &record.body,
-        };
-        let events: Vec<Event> = match normalise::normalise(&view) {
+        let events: Vec<Event> = match normalise::normalise(&record.view(self.spool.id())) {
             Ok(events) => events,
             Err(error) => {
                 return self
@@ -285,19 +296,80 @@ impl Worker {
         };
         let (offset, received_at) = (record.offset, record.received_at);
         if events.is_empty() {
-            flow.waiting.push_back(Waiting { offset, ends_record: true, received_at, message: None });
+            flow.waiting.push_back(Waiting {
+                offset,
+                ends_record: true,
+                received_at,
+                message: None,
+                replay: None,
+            });
         }
+        self.queue(flow, offset, received_at, events, None);
+        Ok(())
+    }
+
+    fn queue(
+        &self,
+        flow: &mut Flow,
+        offset: u64,
+        received_at: Timestamp,
+        events: Vec<Event>,
+        replay: Option<ReplayOf>,
+    ) {
         let last = events.len().saturating_sub(1);
         for (index, event) in events.into_iter().enumerate() {
             let topic = self.config.topic.render(&event);
             let message = Some(Message { event: Arc::new(event), topic });
-            flow.waiting.push_back(Waiting { offset, ends_record: index == last, received_at, message });
+            let ends_record = index == last;
+            flow.waiting.push_back(Waiting { offset, ends_record, received_at, message, replay });
+        }
+    }
+
+    /// Dead letters that are to be delivered again. What cannot be read even now stays a dead letter.
+    async fn read_replays(&mut self, flow: &mut Flow) -> Result<(), Ended> {
+        let newest = self.reader.replay_to();
+        let replays = self.reader.replays(flow.replayed_to, READ_REPLAYS).await;
+        let replays = replays.map_err(|error| DeliveryError::retry("spool", error.to_string()))?;
+        let all = replays.len() < READ_REPLAYS;
+        for Replay { number, letter } in replays {
+            flow.replayed_to = number;
+            let stored = &letter.stored;
+            let replay = ReplayOf { letter: stored.id, whole: stored.letter.event_id.is_empty() };
+            match letter.events(self.spool.id()) {
+                Ok(events) => {
+                    self.queue(flow, stored.letter.spool_offset, stored.letter.at, events, Some(replay));
+                }
+                Err(fault) => {
+                    let error = DeliveryError::dead_letter("unreadable", fault);
+                    self.settle_replay(replay.letter, Some(error)).await?;
+                }
+            }
+        }
+        if all {
+            flow.replayed_to = flow.replayed_to.max(newest);
         }
         Ok(())
     }
 
+    /// A dead letter was confirmed, or has failed again.
+    async fn settle_replay(&mut self, letter: u64, error: Option<DeliveryError>) -> Result<(), Ended> {
+        let sink = self.config.sink.as_str();
+        let (outcome, name) = match error {
+            None => (Replayed::Delivered, "delivered"),
+            Some(DeliveryError { reason, detail, .. }) => {
+                tracing::error!(%sink, letter, reason, error = detail, "a dead letter that was delivered again has failed again");
+                let (reason, at) = (reason.to_owned(), self.clock.now());
+                (Replayed::Failed { reason, detail, at, attempts: 1 }, "failed")
+            }
+        };
+        let stored = self.spool.settle_replay(letter, outcome).await;
+        stored.map_err(|error| DeliveryError::retry("dead_letter_storage", error.to_string()))?;
+        self.metrics.replays.with_label_values(&[sink, name]).inc();
+        Ok(())
+    }
+
     async fn publish(&mut self, flow: &mut Flow, waiting: Waiting) -> Result<(), Ended> {
-        let Waiting { offset, ends_record, received_at, message } = waiting;
+        let Waiting { offset, ends_record, received_at, message, replay } = waiting;
         let ack: Ack = match &message {
             None => Box::pin(std::future::ready(Ok(()))),
             Some(message) => match self.sink.publish(message).await {
@@ -312,7 +384,7 @@ impl Worker {
         if flow.in_flight.is_empty() {
             flow.last_progress = Instant::now();
         }
-        flow.in_flight.push_back(InFlight { offset, ends_record, received_at, message, ack });
+        flow.in_flight.push_back(InFlight { offset, ends_record, received_at, message, replay, ack });
         self.show_in_flight(flow);
         Ok(())
     }
@@ -320,9 +392,16 @@ impl Worker {
     /// The first event in flight has its result.
     async fn settle(&mut self, flow: &mut Flow, result: Result<(), DeliveryError>) -> Result<(), Ended> {
         let Some(front) = flow.in_flight.front() else { return Ok(()) };
-        let (ends_record, offset) = (front.ends_record, front.offset);
+        let (ends_record, offset, replay) = (front.ends_record, front.offset, front.replay);
+        let mut again = None;
         match result {
             Ok(()) => self.count_success(front),
+            Err(error)
+                if error.disposition == Disposition::DeadLetter && replay.is_some_and(|r| !r.whole) =>
+            {
+                self.count_failure(&error);
+                again = Some(error);
+            }
             Err(error) if error.disposition == Disposition::DeadLetter => {
                 self.count_failure(&error);
                 let letter = self.letter_of(front, error);
@@ -330,8 +409,10 @@ impl Worker {
             }
             Err(error) => return Err(error.into()),
         }
-        if ends_record {
-            self.reader.confirm(offset + 1);
+        match replay {
+            Some(replay) if ends_record => self.settle_replay(replay.letter, again).await?,
+            None if ends_record => self.reader.confirm(offset + 1),
+            _ => {}
         }
         flow.in_flight.pop_front();
         flow.last_progress = Instant::now();
@@ -347,6 +428,10 @@ impl Worker {
             self.backoff.reset();
             self.set_state(1);
             tracing::info!(sink = %self.config.sink, spool_offset = event.offset, "delivering again");
+        }
+        if event.replay.is_some() {
+            self.metrics.sink_delivered.with_label_values(&[&self.config.sink]).inc();
+            return;
         }
         let took = self.clock.now().since(event.received_at).as_secs_f64();
         self.metrics.sink_delivered.with_label_values(&[&self.config.sink]).inc();
@@ -364,6 +449,7 @@ impl Worker {
             reason: error.reason.to_owned(),
             detail: error.detail,
             at: self.clock.now(),
+            attempts: 1,
         }
     }
 
@@ -383,9 +469,16 @@ impl Worker {
             reason: "unreadable".to_owned(),
             detail: fault.to_owned(),
             at: self.clock.now(),
+            attempts: 1,
         };
         self.set_aside(letter).await?;
-        flow.waiting.push_back(Waiting { offset, ends_record: true, received_at, message: None });
+        flow.waiting.push_back(Waiting {
+            offset,
+            ends_record: true,
+            received_at,
+            message: None,
+            replay: None,
+        });
         Ok(())
     }
 

@@ -187,6 +187,12 @@ metrics! {
     sink_failures: IntCounterVec = "ccrelay_sink_failures_total" ["sink", "reason"];
     /// Events set aside because they can never be delivered, by reason.
     sink_dead_letters: IntCounterVec = "ccrelay_sink_dead_letters_total" ["sink", "reason"];
+    /// Events of the sink that are set aside now.
+    dead_letters: IntGaugeVec = "ccrelay_dead_letters" ["sink"];
+    /// Bytes of them, with the copies of their records.
+    dead_letter_bytes: IntGaugeVec = "ccrelay_dead_letter_bytes" ["sink"];
+    /// Dead letters that were delivered again, by outcome (delivered, failed).
+    replays: IntCounterVec = "ccrelay_replays_total" ["sink", "outcome"];
     /// Records between the sink's cursor and the end of the spool.
     sink_lag_records: IntGaugeVec = "ccrelay_sink_lag_records" ["sink"];
     /// State of the sink: 1 delivering, 0 retrying, -1 stopped and waiting for a person.
@@ -263,8 +269,13 @@ impl Inner {
     fn create_sink_series(&self, sink: &str, reasons: &[&str]) {
         self.sink_delivery_duration.with_label_values(&[sink]);
         self.sink_delivered.with_label_values(&[sink]);
-        for gauge in [&self.sink_in_flight, &self.sink_lag_records, &self.sink_state] {
+        let held = [&self.dead_letters, &self.dead_letter_bytes];
+        for gauge in [&self.sink_in_flight, &self.sink_lag_records, &self.sink_state].into_iter().chain(held)
+        {
             gauge.with_label_values(&[sink]);
+        }
+        for outcome in ["delivered", "failed"] {
+            self.replays.with_label_values(&[sink, outcome]);
         }
         for reason in reasons.iter().chain(crate::deliver::REASONS) {
             for counter in [&self.sink_retries, &self.sink_failures, &self.sink_dead_letters] {

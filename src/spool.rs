@@ -23,17 +23,20 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Timestamp;
-use crate::event::normalise::{EventRef, RecordKind};
+use crate::event::normalise::{EventRef, RecordKind, RecordView};
 use crate::event::state::AgentSnapshot;
 use crate::event::{AgentId, GatewayName};
 
 mod agents;
+mod dead_letters;
 pub mod inspect;
+pub mod offline;
 mod reader;
 mod schema;
 mod writer;
 
 pub use agents::{AnswerMark, RepeatRules};
+pub use dead_letters::{DeadLetter, Letter, LetterFilter, Replay, Replayed, StoredLetter, body_as_json};
 pub use reader::{ReadRecord, SpoolReader};
 pub use schema::OpenError;
 use writer::Command;
@@ -46,11 +49,31 @@ const QUEUE: usize = 4096;
 pub struct SpoolConfig {
     /// The folder of the database; made when it is not there, readable by its owner only.
     pub directory: PathBuf,
-    /// Live bytes beyond which pushes are refused.
-    pub max_bytes: u64,
+    /// How much it may hold.
+    pub limits: SpoolLimits,
     /// When a batch counts as a repeat of the one before.
     pub repeats: RepeatRules,
 }
+
+/// How much the spool may hold.
+#[derive(Debug, Clone)]
+pub struct SpoolLimits {
+    /// Live bytes, without those of dead letters, beyond which pushes are refused.
+    pub max_bytes: u64,
+    /// Bytes of dead letters beyond which no more are taken: the sinks that have one wait.
+    pub max_dead_letter_bytes: u64,
+}
+
+impl Default for SpoolLimits {
+    fn default() -> SpoolLimits {
+        SpoolLimits { max_bytes: MAX_BYTES, max_dead_letter_bytes: MAX_DEAD_LETTER_BYTES }
+    }
+}
+
+/// A hundred million bytes hold about a hundred thousand events: this is a day's outage of a large centre.
+const MAX_BYTES: u64 = 10_000_000_000;
+/// A million events that cannot go are a mistake that a person has to see before it grows.
+const MAX_DEAD_LETTER_BYTES: u64 = 1_000_000_000;
 
 /// A sink that reads this spool, and where it begins when the spool has not seen it before.
 #[derive(Debug, Clone)]
@@ -142,24 +165,23 @@ pub struct Record {
     pub body: Bytes,
 }
 
-/// An event that can never be delivered to a sink.
-#[derive(Debug, Clone, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DeadLetter {
-    /// Which sink refused it.
-    pub sink: String,
-    /// The record it comes from.
-    pub spool_offset: u64,
-    /// The event's id; empty when the whole record could not be read.
-    pub event_id: String,
-    /// Where it was to go.
-    pub topic: String,
-    /// Why, as a short name.
-    pub reason: String,
-    /// Why, in words.
-    pub detail: String,
-    /// When it was set aside.
-    pub at: Timestamp,
+impl Record {
+    /// What `normalise` makes events of.
+    #[must_use]
+    pub fn view<'a>(&'a self, spool_id: &'a str) -> RecordView<'a> {
+        RecordView {
+            spool_id,
+            offset: self.offset,
+            kind: self.kind,
+            received_at: self.received_at,
+            gateway: &self.agent.gateway,
+            agent_id: &self.agent.agent_id,
+            sequence: self.sequence,
+            repeats: &self.repeats,
+            before: &self.before,
+            body: &self.body,
+        }
+    }
 }
 
 /// Handle to the spool; cloning is cheap.
@@ -170,7 +192,28 @@ pub struct Spool {
     failure: watch::Receiver<Option<String>>,
     id: Arc<str>,
     config: Arc<SpoolConfig>,
-    cursors: Arc<Vec<(String, Arc<AtomicU64>)>>,
+    sinks: Arc<[SinkState]>,
+}
+
+/// What the spool's threads and a sink's reader share.
+#[derive(Debug, Clone)]
+struct SinkState {
+    name: String,
+    /// The first record that the sink has not confirmed.
+    cursor: Arc<AtomicU64>,
+    /// The number of the newest durable request to deliver a dead letter again; rises by every such request.
+    replay_to: Arc<AtomicU64>,
+}
+
+impl SinkState {
+    fn new(name: &str, cursor: u64, replay_to: u64) -> SinkState {
+        let shared = |value| Arc::new(AtomicU64::new(value));
+        SinkState { name: name.to_owned(), cursor: shared(cursor), replay_to: shared(replay_to) }
+    }
+
+    fn cursor(&self) -> u64 {
+        self.cursor.load(Ordering::Acquire)
+    }
 }
 
 impl std::fmt::Debug for Spool {
@@ -214,16 +257,14 @@ impl Spool {
         let opened = schema::open(&config, sinks)?;
         let id: Arc<str> = opened.spool_id.as_str().into();
         let config = Arc::new(config);
-        let cursors: Arc<Vec<_>> = Arc::new(
-            opened.cursors.iter().map(|(n, at)| (n.clone(), Arc::new(AtomicU64::new(*at)))).collect(),
-        );
+        let sinks: Arc<[SinkState]> = opened.sinks.clone().into();
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (end_sender, end) = watch::channel(opened.next_offset);
         let (failure_sender, failure) = watch::channel(None);
         let signals = writer::Signals { end: end_sender, failure: failure_sender };
         let threads =
-            writer::start(opened, receiver, commands.clone(), signals, &config, &cursors, metrics, clock)?;
-        Ok((Spool { commands, end, failure, id, config, cursors }, threads))
+            writer::start(opened, receiver, commands.clone(), signals, &config, &sinks, metrics, clock)?;
+        Ok((Spool { commands, end, failure, id, config, sinks }, threads))
     }
 
     /// The spool's name: the first part of every event id.
@@ -240,12 +281,20 @@ impl Spool {
     /// # Cancel safety
     /// Dropping the future after it began does not tell whether the record was stored.
     pub async fn append(&self, record: NewRecord) -> Result<Appended, AppendError> {
+        self.ask(|reply| Command::Append { record, reply }).await
+    }
+
+    /// Asks the writer and waits for its answer, which comes after the fsync.
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, AppendError>>) -> Command,
+    ) -> Result<T, AppendError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Append { record, reply }).await.map_err(|_| AppendError::Closed)?;
+        self.commands.send(command(reply)).await.map_err(|_| AppendError::Closed)?;
         answer.await.map_err(|_| AppendError::Failed)?
     }
 
-    /// The offset after the newest durable record; changes with every commit.
+    /// The offset after the newest durable record; notified of every commit of records and of replays.
     #[must_use]
     pub fn end(&self) -> watch::Receiver<u64> {
         self.end.clone()
@@ -262,19 +311,75 @@ impl Spool {
     /// # Errors
     /// When the sink is unknown or the database cannot be opened.
     pub fn reader(&self, sink: &str) -> Result<SpoolReader, OpenError> {
-        let cursor = self.cursors.iter().find(|(name, _)| name == sink).map(|(_, cursor)| cursor.clone());
-        let cursor = cursor.ok_or_else(|| OpenError::UnknownSink(sink.to_owned()))?;
-        SpoolReader::open(&self.config.directory, cursor)
+        let state = self.sinks.iter().find(|state| state.name == sink);
+        let state = state.ok_or_else(|| OpenError::UnknownSink(sink.to_owned()))?;
+        SpoolReader::open(&self.config.directory, state.clone())
     }
 
     /// Sets an event aside for a sink; returns when that is fsynced.
     ///
     /// # Errors
-    /// When it is not stored: the sink must not go on.
+    /// When it is not stored, also when there is no room for more: the sink must not go on.
     pub async fn dead_letter(&self, letter: DeadLetter) -> Result<(), AppendError> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::DeadLetter { letter, reply }).await.map_err(|_| AppendError::Closed)?;
-        answer.await.map_err(|_| AppendError::Failed)?
+        self.ask(|reply| Command::DeadLetter { letter, reply }).await
+    }
+
+    /// Dead letters that the filter lets through with ids above `after`, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn letters(
+        &self,
+        filter: LetterFilter,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredLetter>, OpenError> {
+        self.inspect(move |inspector| inspector.letters(&filter, after, limit)).await
+    }
+
+    /// One dead letter with its record; `None` when there is none of this id.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn letter(&self, id: u64) -> Result<Option<Letter>, OpenError> {
+        self.inspect(move |inspector| inspector.letter(id)).await
+    }
+
+    async fn inspect<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&inspect::Inspector) -> Result<T, OpenError> + Send + 'static,
+    ) -> Result<T, OpenError> {
+        let directory = self.config.directory.clone();
+        let looked = tokio::task::spawn_blocking(move || look(&inspect::Inspector::open(&directory)?));
+        looked.await.unwrap_or_else(|_| {
+            let path = schema::database(&self.config.directory);
+            Err(OpenError::Database { path, source: rusqlite::Error::UnwindingPanic })
+        })
+    }
+
+    /// Has dead letters delivered again, with the same event ids. Each is removed when its sink has confirmed it and
+    /// stays, with one attempt more, when it fails again; also across a crash. Gives how many were not asked for before.
+    ///
+    /// # Errors
+    /// When that is not stored.
+    pub async fn replay_letters(&self, which: LetterFilter) -> Result<u64, AppendError> {
+        self.ask(|reply| Command::ReplayLetters { which, reply }).await
+    }
+
+    /// Gives dead letters up for good. Gives how many.
+    ///
+    /// # Errors
+    /// When that is not stored.
+    pub async fn discard_letters(&self, which: LetterFilter) -> Result<u64, AppendError> {
+        self.ask(|reply| Command::DiscardLetters { which, reply }).await
+    }
+
+    /// Stores what became of a dead letter that was delivered again; returns when that is fsynced.
+    ///
+    /// # Errors
+    /// When that is not stored: it will be delivered again.
+    pub async fn settle_replay(&self, letter: u64, outcome: Replayed) -> Result<(), AppendError> {
+        self.ask(|reply| Command::SettleReplay { letter, outcome, reply }).await
     }
 
     /// Stores what a session needs after a restart, or forgets it; returns when that is fsynced.
@@ -282,12 +387,7 @@ impl Spool {
     /// # Errors
     /// When it is not stored.
     pub async fn save_session(&self, agent: AgentKey, stored: Option<Vec<u8>>) -> Result<(), AppendError> {
-        let (reply, answer) = oneshot::channel();
-        self.commands
-            .send(Command::SaveSession { agent, stored, reply })
-            .await
-            .map_err(|_| AppendError::Closed)?;
-        answer.await.map_err(|_| AppendError::Failed)?
+        self.ask(|reply| Command::SaveSession { agent, stored, reply }).await
     }
 
     /// What was stored of all sessions. Reads the disk: call it at start.
@@ -298,18 +398,20 @@ impl Spool {
         reader::sessions(&self.config.directory)
     }
 
-    /// All dead letters, oldest first. Reads the disk.
+    /// All dead letters, oldest first. Reads the disk and holds all of them: for tests.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub fn dead_letters(&self) -> Result<Vec<DeadLetter>, OpenError> {
-        reader::dead_letters(&self.config.directory)
+        let all = inspect::Inspector::open(&self.config.directory)?;
+        let letters = all.letters(&LetterFilter::default(), 0, usize::MAX)?;
+        Ok(letters.into_iter().map(|stored| stored.letter).collect())
     }
 
     /// Where each sink has got to.
     #[must_use]
     pub fn cursors(&self) -> Vec<(String, u64)> {
-        self.cursors.iter().map(|(name, at)| (name.clone(), at.load(Ordering::Acquire))).collect()
+        self.sinks.iter().map(|sink| (sink.name.clone(), sink.cursor())).collect()
     }
 
     /// Writes everything that waits and closes the database; [`SpoolThreads::join`] tells when that is done.
@@ -318,14 +420,6 @@ impl Spool {
             tracing::debug!("the spool is closed already");
         }
     }
-}
-
-/// All dead letters of the spool in this folder, oldest first; also while a daemon has it open.
-///
-/// # Errors
-/// When the database cannot be read.
-pub fn dead_letters_of(directory: &std::path::Path) -> Result<Vec<DeadLetter>, OpenError> {
-    reader::dead_letters(directory)
 }
 
 /// How often cursors, agent rows and checkpoints are written, space is freed and gauges are set.

@@ -1,9 +1,8 @@
-//! `ccrelay spool` and `ccrelay deadletters`: look into a spool, also while the daemon runs. They only read.
+//! `ccrelay spool`: look into a spool, also while the daemon runs.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -23,7 +22,7 @@ pub(super) struct SpoolPlace {
     config: PathBuf,
     /// Print JSON, for programs.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What to do with a spool.
@@ -49,15 +48,8 @@ pub(super) enum SpoolCommand {
     },
 }
 
-/// What to do with dead letters.
-#[derive(Debug, Subcommand)]
-pub(super) enum DeadLettersCommand {
-    /// List the events that were set aside, oldest first.
-    List(SpoolPlace),
-}
-
 impl SpoolPlace {
-    fn directory(&self) -> anyhow::Result<PathBuf> {
+    pub(super) fn directory(&self) -> anyhow::Result<PathBuf> {
         match &self.directory {
             Some(directory) => Ok(directory.clone()),
             None => Ok(config::load(&self.config)?.spool.directory),
@@ -71,28 +63,6 @@ pub(super) fn spool(command: SpoolCommand) -> anyhow::Result<ExitCode> {
         SpoolCommand::Verify(place) => verify(&place),
         SpoolCommand::Dump { place, agent, since, limit } => dump(&place, agent.as_deref(), since, limit),
     }
-}
-
-pub(super) fn dead_letters(command: DeadLettersCommand) -> anyhow::Result<ExitCode> {
-    let DeadLettersCommand::List(place) = command;
-    let letters = spool::dead_letters_of(&place.directory()?).context("cannot read the dead letters")?;
-    if place.json {
-        for letter in &letters {
-            println!("{}", serde_json::to_string(letter)?);
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    if letters.is_empty() {
-        println!("no dead letters");
-    }
-    for letter in &letters {
-        let event = if letter.event_id.is_empty() { "(whole record)" } else { &letter.event_id };
-        println!(
-            "{}  {}  {}  {}  {}: {}",
-            letter.at, letter.sink, event, letter.topic, letter.reason, letter.detail
-        );
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn stat(place: &SpoolPlace) -> anyhow::Result<ExitCode> {
@@ -177,8 +147,6 @@ fn dump(
 }
 
 fn shown(record: &Record) -> Value {
-    let body: Value = serde_json::from_slice(&record.body)
-        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&record.body).into_owned()));
     json!({
         "offset": record.offset,
         "kind": record.kind,
@@ -187,6 +155,6 @@ fn shown(record: &Record) -> Value {
         "agent": record.agent.agent_id,
         "sequence": record.sequence,
         "repeats": record.repeats.len(),
-        "body": body,
+        "body": spool::body_as_json(&record.body),
     })
 }

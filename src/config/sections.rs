@@ -16,7 +16,7 @@ use crate::session::config::{RawAgent, RawGateway, SessionsConfig};
 use crate::sink::jsonl::{JsonlConfig, JsonlOptions};
 use crate::sink::kafka::{KafkaConfig, KafkaOptions};
 use crate::sink::mqtt::{MqttConfig, MqttOptions};
-use crate::spool::{RepeatRules, SpoolConfig, StartFrom};
+use crate::spool::{RepeatRules, SpoolConfig, SpoolLimits, StartFrom};
 
 /// The whole file as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -117,12 +117,11 @@ impl Default for RawToken {
 struct RawSpool {
     directory: PathBuf,
     max_bytes: u64,
+    max_dead_letter_bytes: u64,
     repeat_soonest_millis: u64,
     repeat_window_secs: u64,
 }
 
-/// A hundred million bytes hold about a hundred thousand events: this is a day's outage of a large centre.
-const SPOOL_MAX_BYTES: u64 = 10_000_000_000;
 /// The gateway repeats after `EVENT_PUSH_FAIL_INTERVALTIME`, 10 s; a little less allows for clocks and queues.
 const REPEAT_SOONEST_MILLIS: u64 = 8_000;
 /// The gateway gives up after `EVENT_PUSH_FAIL_TOTALTIME`, 120 s, each try counted from the one before.
@@ -130,9 +129,11 @@ const REPEAT_WINDOW_SECS: u64 = 180;
 
 impl Default for RawSpool {
     fn default() -> RawSpool {
+        let limits = SpoolLimits::default();
         RawSpool {
             directory: PathBuf::from("spool"),
-            max_bytes: SPOOL_MAX_BYTES,
+            max_bytes: limits.max_bytes,
+            max_dead_letter_bytes: limits.max_dead_letter_bytes,
             repeat_soonest_millis: REPEAT_SOONEST_MILLIS,
             repeat_window_secs: REPEAT_WINDOW_SECS,
         }
@@ -361,7 +362,10 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
         },
         spool: SpoolConfig {
             directory: raw.spool.directory,
-            max_bytes: raw.spool.max_bytes,
+            limits: SpoolLimits {
+                max_bytes: raw.spool.max_bytes,
+                max_dead_letter_bytes: raw.spool.max_dead_letter_bytes,
+            },
             repeats: RepeatRules {
                 soonest: Duration::from_millis(raw.spool.repeat_soonest_millis),
                 window: Duration::from_secs(raw.spool.repeat_window_secs),
@@ -446,6 +450,7 @@ impl RawSpool {
         const SOONEST: &str = "spool.repeat_soonest_millis";
         const WINDOW: &str = "spool.repeat_window_secs";
         positive(problems, "spool.max_bytes", self.max_bytes);
+        positive(problems, "spool.max_dead_letter_bytes", self.max_dead_letter_bytes);
         within(problems, WINDOW, self.repeat_window_secs, 1, LONGEST_SECS);
         let too_late = self.repeat_soonest_millis / 1000 >= self.repeat_window_secs;
         if too_late && !problems.suspect(WINDOW) {

@@ -10,7 +10,9 @@ use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName};
 use crate::route::TopicRules;
 use crate::sink::BoxFuture;
-use crate::spool::{AgentKey, NewRecord, RepeatRules, SinkStart, SpoolConfig, SpoolThreads, StartFrom};
+use crate::spool::{
+    AgentKey, NewRecord, RepeatRules, SinkStart, SpoolConfig, SpoolLimits, SpoolThreads, StartFrom,
+};
 
 /// What becomes of one publish.
 enum Verdict {
@@ -144,9 +146,13 @@ impl Bench {
     }
 
     fn open_in(folder: TempDir) -> Bench {
+        Bench::limited(folder, SpoolLimits::default())
+    }
+
+    fn limited(folder: TempDir, limits: SpoolLimits) -> Bench {
         let metrics = Metrics::new(["main"], [("one", &[][..]), ("two", &[][..])]).unwrap();
         let repeats = RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) };
-        let config = SpoolConfig { directory: folder.path().to_path_buf(), max_bytes: 1 << 30, repeats };
+        let config = SpoolConfig { directory: folder.path().to_path_buf(), limits, repeats };
         let sinks = ["one", "two"].map(|name| SinkStart { name: name.to_owned(), from: StartFrom::Earliest });
         let (spool, threads) = Spool::open(config, &sinks, metrics.clone(), Clock::system()).unwrap();
         Bench { folder, spool, threads, metrics, stop: CancellationToken::new() }
@@ -485,4 +491,132 @@ async fn after_a_restart_each_sink_goes_on_from_its_own_stored_cursor() {
         "what was not confirmed comes again with the same ids"
     );
     bench.close().await;
+}
+
+mod replays {
+    use super::*;
+    use crate::spool::LetterFilter;
+
+    fn too_large() -> Verdict {
+        Verdict::Fail(DeliveryError::dead_letter("too_large", "message is too large"))
+    }
+
+    async fn without_letters(bench: &Bench) {
+        until("no dead letters", || bench.spool.dead_letters().unwrap().is_empty()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_dead_letter_is_delivered_again_with_its_id_beside_new_events_and_then_is_none() {
+        let bench = Bench::open();
+        let ids = bench.push("1001", 2).await;
+        let worker = bench.start("one", |seen, before| {
+            if seen.sequence == 0 && before == 0 { too_large() } else { Verdict::Confirm }
+        });
+        until("a dead letter", || bench.spool.dead_letters().unwrap().len() == 1).await;
+        assert_eq!(bench.spool.replay_letters(LetterFilter::default()).await.unwrap(), 1);
+        without_letters(&bench).await;
+        let more = bench.push("1001", 1).await;
+        worker.published(4).await;
+        assert_eq!(worker.ids(), [&ids[0], &ids[1], &ids[0], &more[0]].map(Clone::clone));
+        let replays = &bench.metrics.replays;
+        assert_eq!(replays.with_label_values(&["one", "delivered"]).get(), 1);
+        assert_eq!(worker.book().resets, 0);
+        bench.close().await;
+        worker.ended().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_dead_letter_that_fails_again_stays_with_one_attempt_more() {
+        let bench = Bench::open();
+        bench.push("1001", 1).await;
+        let worker = bench.start("one", |_, before| if before < 2 { too_large() } else { Verdict::Confirm });
+        until("a dead letter", || bench.spool.dead_letters().unwrap().len() == 1).await;
+        for attempts in [2, 3] {
+            assert_eq!(bench.spool.dead_letters().unwrap()[0].attempts, attempts - 1);
+            bench.spool.replay_letters(LetterFilter::default()).await.unwrap();
+            if attempts == 2 {
+                until("another attempt", || bench.spool.dead_letters().unwrap()[0].attempts == attempts)
+                    .await;
+            }
+        }
+        without_letters(&bench).await;
+        assert_eq!(worker.book().seen.len(), 3);
+        bench.close().await;
+        worker.ended().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_replay_under_way_when_the_client_or_the_daemon_goes_is_made_again() {
+        let bench = Bench::open();
+        let ids = bench.push("1001", 1).await;
+        let worker = bench.start("one", |_, before| match before {
+            0 => too_large(),
+            1 => Verdict::Fail(DeliveryError::retry("away", "connection lost")),
+            _ => Verdict::Hold,
+        });
+        until("a dead letter", || bench.spool.dead_letters().unwrap().len() == 1).await;
+        bench.spool.replay_letters(LetterFilter::default()).await.unwrap();
+        worker.published(3).await;
+        assert_eq!(worker.book().resets, 1);
+        assert_eq!(bench.spool.dead_letters().unwrap().len(), 1, "it is not confirmed");
+        worker.task.abort();
+        let bench = Bench::open_in(bench.close().await);
+        let worker = bench.start("one", |_, _| Verdict::Confirm);
+        without_letters(&bench).await;
+        assert_eq!(worker.ids(), ids);
+        bench.close().await;
+        worker.ended().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_record_set_aside_whole_leaves_its_events_that_fail_as_letters_of_their_own() {
+        let bench = Bench::open();
+        let ids = bench.push("1001", 2).await;
+        let whole = DeadLetter {
+            sink: "one".to_owned(),
+            spool_offset: 1,
+            event_id: String::new(),
+            topic: String::new(),
+            reason: "unreadable".to_owned(),
+            detail: "not by the release before".to_owned(),
+            at: Timestamp(1),
+            attempts: 1,
+        };
+        bench.spool.dead_letter(whole).await.unwrap();
+        bench.spool.reader("one").unwrap().confirm(2);
+        bench.spool.replay_letters(LetterFilter::default()).await.unwrap();
+        let worker =
+            bench.start("one", |seen, _| if seen.sequence == 0 { too_large() } else { Verdict::Confirm });
+        until("the letter of one event", || {
+            let letters = bench.spool.dead_letters().unwrap();
+            letters.len() == 1 && letters[0].event_id == ids[0]
+        })
+        .await;
+        assert_eq!(worker.ids(), ids);
+        bench.close().await;
+        worker.ended().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_sink_waits_while_there_is_no_room_for_its_dead_letter() {
+        let limits = SpoolLimits { max_dead_letter_bytes: 1, ..SpoolLimits::default() };
+        let bench = Bench::limited(TempDir::new().unwrap(), limits);
+        let ids = [bench.push("1001", 1).await, bench.push("1001", 2).await].concat();
+        let worker =
+            bench.start("one", |seen, _| if seen.sequence < 2 { too_large() } else { Verdict::Confirm });
+        let waited = || bench.counted(&bench.metrics.sink_retries, "dead_letter_storage") > 0;
+        until("the sink waits", waited).await;
+        assert_eq!(bench.spool.dead_letters().unwrap().len(), 1);
+        assert_eq!(
+            bench.spool.reader("one").unwrap().cursor(),
+            2,
+            "it has not passed what it could not set aside"
+        );
+        bench.spool.discard_letters(LetterFilter::default()).await.unwrap();
+        until("it goes on", || bench.spool.reader("one").unwrap().cursor() == 3).await;
+        assert_eq!(bench.spool.dead_letters().unwrap()[0].event_id, ids[1]);
+        assert_eq!(worker.ids().last(), ids.last());
+        bench.close().await;
+        worker.ended().await;
+    }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use serde::Serialize;
 
+use super::dead_letters::{self, Letter, LetterFilter, StoredLetter};
 use super::reader::{self, ReadRecord};
 use super::schema::{self, OpenError};
 
@@ -90,11 +91,7 @@ impl Inspector {
             Ok(SinkStat { sink: row.get(0)?, next_offset, lag_records })
         })?;
         Ok(SpoolStat {
-            spool_id: self.connection.query_row(
-                "SELECT value FROM meta WHERE key = 'spool_id'",
-                [],
-                |row| row.get(0),
-            )?,
+            spool_id: schema::spool_id(&self.connection)?,
             first_offset,
             last_offset,
             records: count("records")?,
@@ -123,6 +120,35 @@ impl Inspector {
                 }
             }
         }
+    }
+
+    /// Dead letters that the filter lets through with ids above `after`, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// When the spool cannot be read.
+    pub fn letters(
+        &self,
+        filter: &LetterFilter,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredLetter>, OpenError> {
+        dead_letters::list(&self.connection, filter, after, limit).map_err(|source| self.fault(source))
+    }
+
+    /// One dead letter with its record.
+    ///
+    /// # Errors
+    /// When the spool cannot be read.
+    pub fn letter(&self, id: u64) -> Result<Option<Letter>, OpenError> {
+        dead_letters::one(&self.connection, id).map_err(|source| self.fault(source))
+    }
+
+    /// The first part of every event id.
+    ///
+    /// # Errors
+    /// When the spool cannot be read.
+    pub fn spool_id(&self) -> Result<String, OpenError> {
+        schema::spool_id(&self.connection).map_err(|source| self.fault(source))
     }
 
     /// SQLite's own check of its pages and indexes; empty when all is well.

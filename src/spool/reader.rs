@@ -2,14 +2,15 @@
 //! that a sink that is far behind costs no memory and slows no other.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
-use super::{AgentKey, DeadLetter, OpenError, Record, schema};
+use super::dead_letters::{self, Replay};
+use super::{AgentKey, OpenError, Record, SinkState, schema};
 use crate::clock::Timestamp;
 use crate::event::normalise::{EventRef, RecordKind};
 use crate::event::{AgentId, GatewayName};
@@ -43,25 +44,25 @@ impl ReadRecord {
 #[derive(Debug, Clone)]
 pub struct SpoolReader {
     connection: Arc<Mutex<Connection>>,
-    cursor: Arc<AtomicU64>,
+    state: SinkState,
 }
 
 impl SpoolReader {
-    pub(super) fn open(directory: &Path, cursor: Arc<AtomicU64>) -> Result<SpoolReader, OpenError> {
+    pub(super) fn open(directory: &Path, state: SinkState) -> Result<SpoolReader, OpenError> {
         let connection = schema::open_reader(directory)?;
-        Ok(SpoolReader { connection: Arc::new(Mutex::new(connection)), cursor })
+        Ok(SpoolReader { connection: Arc::new(Mutex::new(connection)), state })
     }
 
     /// The first record that the sink has not confirmed.
     #[must_use]
     pub fn cursor(&self) -> u64 {
-        self.cursor.load(Ordering::Acquire)
+        self.state.cursor.load(Ordering::Acquire)
     }
 
     /// Everything below `next_offset` is confirmed. Stored within a quarter of a second; after a crash the records in
     /// between are delivered again, with the same ids.
     pub fn confirm(&self, next_offset: u64) {
-        self.cursor.fetch_max(next_offset, Ordering::AcqRel);
+        self.state.cursor.fetch_max(next_offset, Ordering::AcqRel);
     }
 
     /// Up to `records` records from `from` on, but no more than about `bytes` of bodies; at least one if there is one.
@@ -69,11 +70,32 @@ impl SpoolReader {
     /// # Errors
     /// When the database cannot be read.
     pub async fn read(&self, from: u64, records: usize, bytes: usize) -> rusqlite::Result<Vec<ReadRecord>> {
+        self.look(move |connection| read_records(connection, from, records, bytes)).await
+    }
+
+    /// The number of the newest request to deliver a dead letter again: when it is above the last one that
+    /// [`SpoolReader::replays`] gave, there may be more. [`crate::spool::Spool::end`] tells when it changes.
+    #[must_use]
+    pub fn replay_to(&self) -> u64 {
+        self.state.replay_to.load(Ordering::Acquire)
+    }
+
+    /// Dead letters of this sink that are to be delivered again, with numbers above `after`, in the order of the
+    /// requests, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn replays(&self, after: u64, limit: usize) -> rusqlite::Result<Vec<Replay>> {
+        let sink = self.state.name.clone();
+        self.look(move |connection| dead_letters::replays(connection, &sink, after, limit)).await
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> rusqlite::Result<T> {
         let connection = self.connection.clone();
-        let read = move || {
-            let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-            read_records(&connection, from, records, bytes)
-        };
+        let read = move || look(&connection.lock().unwrap_or_else(PoisonError::into_inner));
         match tokio::task::spawn_blocking(read).await {
             Ok(result) => result,
             Err(_) => Err(rusqlite::Error::UnwindingPanic),
@@ -119,7 +141,8 @@ struct RawRow<'a> {
     body: &'a [u8],
 }
 
-fn read_record(row: &Row<'_>) -> rusqlite::Result<ReadRecord> {
+/// A record in the columns of [`read_records`], wherever they stand.
+pub(super) fn read_record(row: &Row<'_>) -> rusqlite::Result<ReadRecord> {
     let offset: u64 = row.get(0)?;
     Ok(match decode(row, offset) {
         Ok(record) => ReadRecord::Good(record),
@@ -149,7 +172,9 @@ fn decode(row: &Row<'_>, offset: u64) -> Result<Record, &'static str> {
         before: raw.before,
         body: raw.body,
     });
-    if i64::from(crc) != integer(row, 9)? {
+    // Dead letters of schema version 1 have none.
+    let unchecked = matches!(row.get_ref(9), Ok(ValueRef::Null));
+    if !unchecked && i64::from(crc) != integer(row, 9)? {
         return Err("checksum mismatch");
     }
     let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "name is not UTF-8");
@@ -261,25 +286,4 @@ pub(super) fn sessions(directory: &Path) -> Result<Vec<(AgentKey, Vec<u8>)>, Ope
 
 pub(super) fn agent_key(gateway: &str, agent_id: &str) -> Option<AgentKey> {
     Some(AgentKey { gateway: GatewayName::parse(gateway).ok()?, agent_id: AgentId::parse(agent_id).ok()? })
-}
-
-pub(super) fn dead_letters(directory: &Path) -> Result<Vec<DeadLetter>, OpenError> {
-    let sql = |source| OpenError::Database { path: schema::database(directory), source };
-    let connection = schema::open_reader(directory)?;
-    let query =
-        "SELECT sink, spool_offset, event_id, topic, reason, detail, at_ms FROM dead_letters ORDER BY id";
-    let mut statement = connection.prepare(query).map_err(sql)?;
-    let letter = |row: &Row<'_>| {
-        Ok(DeadLetter {
-            sink: row.get(0)?,
-            spool_offset: row.get(1)?,
-            event_id: row.get(2)?,
-            topic: row.get(3)?,
-            reason: row.get(4)?,
-            detail: row.get(5)?,
-            at: Timestamp(row.get(6)?),
-        })
-    };
-    let rows = statement.query_map([], letter).map_err(sql)?.collect::<rusqlite::Result<Vec<_>>>();
-    rows.map_err(sql)
 }

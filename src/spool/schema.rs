@@ -8,10 +8,11 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use thiserror::Error;
 
-use super::{SinkStart, SpoolConfig, StartFrom};
+use super::dead_letters;
+use super::{SinkStart, SinkState, SpoolConfig, StartFrom};
 
 /// Raised with every change of the tables.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 const DATABASE: &str = "spool.db";
 const LOCK: &str = "spool.lock";
 /// How long a connection waits for another's lock: checkpoints hold theirs for milliseconds.
@@ -47,10 +48,31 @@ const TABLES: &str = "
         reason TEXT NOT NULL,
         detail TEXT NOT NULL,
         at_ms INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
         kind INTEGER, received_ms INTEGER, gateway TEXT, agent_id TEXT, sequence INTEGER, repeats BLOB, before BLOB,
         body BLOB,
+        crc INTEGER,
         UNIQUE (sink, spool_offset, event_id)
     );
+    CREATE INDEX dead_letters_of_sink ON dead_letters (sink, bytes);
+    CREATE TABLE replays (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, letter INTEGER NOT NULL UNIQUE, sink TEXT NOT NULL
+    );
+    CREATE INDEX replays_of_sink ON replays (sink, number);
+";
+
+/// From version 1, whose dead letters had neither attempts nor a checksum and could not be delivered again.
+const FROM_VERSION_1: &str = "
+    ALTER TABLE dead_letters ADD COLUMN attempts INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE dead_letters ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE dead_letters ADD COLUMN crc INTEGER;
+    UPDATE dead_letters SET bytes = 200 + length(detail) + coalesce(length(body), 0) + coalesce(length(before), 0);
+    CREATE INDEX dead_letters_of_sink ON dead_letters (sink, bytes);
+    CREATE TABLE replays (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, letter INTEGER NOT NULL UNIQUE, sink TEXT NOT NULL
+    );
+    CREATE INDEX replays_of_sink ON replays (sink, number);
 ";
 
 /// Why the spool cannot be opened.
@@ -103,7 +125,7 @@ pub(super) struct Opened {
     pub(super) first_offset: u64,
     pub(super) next_offset: u64,
     pub(super) agents_as_of: u64,
-    pub(super) cursors: Vec<(String, u64)>,
+    pub(super) sinks: Vec<SinkState>,
 }
 
 pub(super) fn database(directory: &Path) -> PathBuf {
@@ -123,11 +145,32 @@ pub(super) fn open(config: &SpoolConfig, sinks: &[SinkStart]) -> Result<Opened, 
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sql)?;
     match version {
         0 => create(&mut connection).map_err(sql)?,
+        1 => migrate(&mut connection).map_err(sql)?,
         SCHEMA_VERSION => {}
         found => return Err(OpenError::Version { path, found }),
     }
     set_up_writer(&connection).map_err(sql)?;
     recover(connection, lock, sinks).map_err(sql)
+}
+
+/// Opens a spool that is there for changes while no daemon has it.
+pub(super) fn open_offline(directory: &Path) -> Result<(Connection, File), OpenError> {
+    let path = database(directory);
+    let sql = |source| OpenError::Database { path: path.clone(), source };
+    if let Err(source) = fs::metadata(&path) {
+        return Err(OpenError::Io { path, source });
+    }
+    let lock = lock(directory)?;
+    let mut connection =
+        Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql)?;
+    connection.busy_timeout(BUSY).map_err(sql)?;
+    match connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sql)? {
+        1 => migrate(&mut connection).map_err(sql)?,
+        SCHEMA_VERSION => {}
+        found => return Err(OpenError::Version { path, found }),
+    }
+    set_up_writer(&connection).map_err(sql)?;
+    Ok((connection, lock))
 }
 
 fn lock(directory: &Path) -> Result<File, OpenError> {
@@ -162,6 +205,19 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(FROM_VERSION_1)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()?;
+    tracing::info!(version = SCHEMA_VERSION, "the spool's tables were brought to this release's version");
+    Ok(())
+}
+
+pub(super) fn spool_id(connection: &Connection) -> rusqlite::Result<String> {
+    connection.query_row("SELECT value FROM meta WHERE key = 'spool_id'", [], |row| row.get(0))
+}
+
 fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -184,19 +240,18 @@ fn recover(mut connection: Connection, lock: File, sinks: &[SinkStart]) -> rusql
     let next_offset = meta("next_offset")?.max(newest.map_or(0, |n| n + 1));
     let first_offset = oldest.unwrap_or(next_offset);
     let agents_as_of = meta("agents_as_of")?;
-    let spool_id =
-        transaction.query_row("SELECT value FROM meta WHERE key = 'spool_id'", [], |row| row.get(0))?;
-    let cursors = cursors(&transaction, sinks, first_offset, next_offset)?;
+    let spool_id = spool_id(&transaction)?;
+    let sinks = sink_states(&transaction, sinks, first_offset, next_offset)?;
     transaction.commit()?;
-    Ok(Opened { connection, lock, spool_id, first_offset, next_offset, agents_as_of, cursors })
+    Ok(Opened { connection, lock, spool_id, first_offset, next_offset, agents_as_of, sinks })
 }
 
-fn cursors(
+fn sink_states(
     connection: &Connection,
     sinks: &[SinkStart],
     first_offset: u64,
     next_offset: u64,
-) -> rusqlite::Result<Vec<(String, u64)>> {
+) -> rusqlite::Result<Vec<SinkState>> {
     let mut known = Vec::new();
     for sink in sinks {
         let stored: Option<u64> = connection
@@ -211,7 +266,8 @@ fn cursors(
             connection.execute("INSERT INTO cursors VALUES (?1, ?2)", params![sink.name, at])?;
             tracing::info!(sink = %sink.name, spool_offset = at, "a new sink begins");
         }
-        known.push((sink.name.clone(), at));
+        let replay_to = dead_letters::replay_to(connection, &sink.name)?;
+        known.push(SinkState::new(&sink.name, at, replay_to));
     }
     forget_removed(connection, sinks, next_offset)?;
     Ok(known)
@@ -243,6 +299,10 @@ pub(super) fn open_reader(directory: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(&path, flags).map_err(sql)?;
     connection.busy_timeout(BUSY).map_err(sql)?;
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sql)?;
+    if version != SCHEMA_VERSION {
+        return Err(OpenError::Version { path, found: version });
+    }
     connection.pragma_update(None, "query_only", true).map_err(sql)?;
     connection.pragma_update(None, "cache_size", -2_048).map_err(sql)?;
     Ok(connection)

@@ -11,7 +11,11 @@ use crate::metrics::Metrics;
 const RULES: RepeatRules = RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) };
 
 fn config(directory: &Path) -> SpoolConfig {
-    SpoolConfig { directory: directory.to_path_buf(), max_bytes: 1 << 30, repeats: RULES }
+    SpoolConfig { directory: directory.to_path_buf(), limits: SpoolLimits::default(), repeats: RULES }
+}
+
+fn limited(directory: &Path, limits: SpoolLimits) -> SpoolConfig {
+    SpoolConfig { limits, ..config(directory) }
 }
 
 fn sink(name: &str) -> SinkStart {
@@ -182,7 +186,10 @@ async fn a_new_sink_begins_where_it_is_told_and_a_removed_one_frees_its_records(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_at_its_limit_refuses_and_takes_again_when_there_is_space() {
     let folder = TempDir::new().unwrap();
-    let (spool, threads) = open(SpoolConfig { max_bytes: 400_000, ..config(folder.path()) }, &["kafka"]);
+    let (spool, threads) = open(
+        limited(folder.path(), SpoolLimits { max_bytes: 400_000, ..SpoolLimits::default() }),
+        &["kafka"],
+    );
     let long = "x".repeat(10_000);
     let mut stored = 0;
     let refused = loop {
@@ -263,6 +270,7 @@ async fn dead_letters_and_sessions_survive_a_restart() {
         reason: "too_large".into(),
         detail: "message is too large".into(),
         at: Timestamp(5),
+        attempts: 3,
     };
     spool.dead_letter(letter.clone()).await.unwrap();
     spool.save_session(agent("1001"), Some(b"guid".to_vec())).await.unwrap();
@@ -274,6 +282,8 @@ async fn dead_letters_and_sessions_survive_a_restart() {
     assert_eq!(spool.sessions().unwrap(), [(agent("1001"), b"guid".to_vec())]);
     close(spool, threads).await;
 }
+
+mod dead_letters;
 
 mod repeats {
     use super::*;

@@ -3,16 +3,19 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use rusqlite::{Connection, ErrorCode, params};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::agents::{AgentBook, AgentRow, Batch};
+use super::dead_letters::{self, LetterFilter, Replayed};
 use super::reader::{self, Checked};
 use super::schema::{self, OpenError, Opened};
-use super::{AgentKey, AppendError, Appended, DeadLetter, NewRecord, SpoolConfig, SpoolThreads, TICK};
+use super::{
+    AgentKey, AppendError, Appended, DeadLetter, NewRecord, SinkState, SpoolConfig, SpoolThreads, TICK,
+};
 use crate::clock::{Clock, Timestamp};
 use crate::event::envelope;
 use crate::event::normalise::RecordKind;
@@ -38,6 +41,12 @@ pub(super) enum Command {
     Append { record: NewRecord, reply: Reply<Appended> },
     /// Set an event aside.
     DeadLetter { letter: DeadLetter, reply: Reply<()> },
+    /// Deliver dead letters again.
+    ReplayLetters { which: LetterFilter, reply: Reply<u64> },
+    /// Give dead letters up.
+    DiscardLetters { which: LetterFilter, reply: Reply<u64> },
+    /// Store what became of a letter that was delivered again.
+    SettleReplay { letter: u64, outcome: Replayed, reply: Reply<()> },
     /// Store or forget a session.
     SaveSession { agent: AgentKey, stored: Option<Vec<u8>>, reply: Reply<()> },
     /// The keeper's beat.
@@ -62,13 +71,13 @@ pub(super) fn start(
     beat: mpsc::Sender<Command>,
     signals: Signals,
     config: &Arc<SpoolConfig>,
-    cursors: &Arc<Vec<(String, Arc<AtomicU64>)>>,
+    sinks: &Arc<[SinkState]>,
     metrics: Metrics,
     clock: Clock,
 ) -> Result<SpoolThreads, OpenError> {
     let path = schema::database(&config.directory);
     let keeper_connection = schema::open_keeper(&config.directory)?;
-    let stored_cursors = cursors.iter().map(|(_, at)| at.load(Ordering::Acquire)).collect();
+    let stored_cursors = sinks.iter().map(SinkState::cursor).collect();
     let mut writer = Writer {
         connection: opened.connection,
         _lock: opened.lock,
@@ -78,10 +87,12 @@ pub(super) fn start(
         agents_as_of: opened.agents_as_of,
         stored_cursors,
         live_bytes: 0,
+        letter_bytes: 0,
+        letters_changed: true,
         disk_full: false,
         signals,
         config: config.clone(),
-        cursors: cursors.clone(),
+        sinks: sinks.clone(),
         path: path.clone(),
         metrics,
         clock,
@@ -122,15 +133,19 @@ struct Writer {
     next_offset: u64,
     /// Stored agent rows hold everything below this offset; what is above is read again at the next start.
     agents_as_of: u64,
-    /// Cursors as stored, in the order of `cursors`.
+    /// Cursors as stored, in the order of `sinks`.
     stored_cursors: Vec<u64>,
     /// Bytes in use, as of the last beat plus what was added since.
     live_bytes: u64,
+    /// Those of them that are dead letters, as of the last beat plus what was added since.
+    letter_bytes: u64,
+    /// Dead letters came or went since they were last counted.
+    letters_changed: bool,
     /// The last commit met a full disk.
     disk_full: bool,
     signals: Signals,
     config: Arc<SpoolConfig>,
-    cursors: Arc<Vec<(String, Arc<AtomicU64>)>>,
+    sinks: Arc<[SinkState]>,
     path: PathBuf,
     metrics: Metrics,
     clock: Clock,
@@ -140,8 +155,12 @@ struct Writer {
 #[derive(Default)]
 struct Waiting {
     appends: Vec<(Reply<Appended>, Result<Appended, AppendError>)>,
+    letters: Vec<(Reply<()>, Result<(), AppendError>)>,
+    counts: Vec<(Reply<u64>, u64)>,
     others: Vec<Reply<()>>,
     stored: usize,
+    /// Somebody asked for replays: workers look for them.
+    replays: bool,
 }
 
 impl Writer {
@@ -186,6 +205,9 @@ impl Writer {
             self.metrics.spool_commit_records.observe(waiting.stored as f64);
             self.signals.end.send_replace(self.next_offset);
         }
+        if waiting.replays {
+            self.tell_replays()?;
+        }
         waiting.answer();
         if tick { self.beat() } else { Ok(()) }
     }
@@ -222,7 +244,7 @@ impl Writer {
     fn stage(&mut self, command: Command, waiting: &mut Waiting) -> rusqlite::Result<()> {
         match command {
             Command::Append { record, reply } => {
-                if self.live_bytes >= self.config.max_bytes {
+                if self.live_bytes.saturating_sub(self.letter_bytes) >= self.config.limits.max_bytes {
                     self.metrics.spool_failures.with_label_values(&["full"]).inc();
                     waiting.appends.push((reply, Err(AppendError::Full)));
                     return Ok(());
@@ -233,8 +255,31 @@ impl Writer {
                 stored.map(|_| ())
             }
             Command::DeadLetter { letter, reply } => {
-                waiting.others.push(reply);
+                if self.letter_bytes >= self.config.limits.max_dead_letter_bytes {
+                    waiting.letters.push((reply, Err(AppendError::Full)));
+                    return Ok(());
+                }
+                waiting.letters.push((reply, Ok(())));
                 self.insert_dead_letter(&letter)
+            }
+            Command::ReplayLetters { which, reply } => {
+                waiting.counts.push((reply, 0));
+                let count = dead_letters::replay(&self.connection, &which)?;
+                waiting.replays = true;
+                waiting.count(count);
+                Ok(())
+            }
+            Command::DiscardLetters { which, reply } => {
+                waiting.counts.push((reply, 0));
+                let count = dead_letters::discard(&self.connection, &which)?;
+                self.letters_changed = true;
+                waiting.count(count);
+                Ok(())
+            }
+            Command::SettleReplay { letter, outcome, reply } => {
+                waiting.others.push(reply);
+                self.letters_changed = true;
+                dead_letters::settle(&self.connection, letter, &outcome)
             }
             Command::SaveSession { agent, stored, reply } => {
                 waiting.others.push(reply);
@@ -294,26 +339,20 @@ impl Writer {
         Ok(Appended { offset, events, repeated: placement.repeats.len() })
     }
 
-    /// A dead letter carries a copy of its record, so that the record itself can be freed. One that a worker sets aside
-    /// again, because it had to go back to its cursor, is there already.
-    fn insert_dead_letter(&self, letter: &DeadLetter) -> rusqlite::Result<()> {
-        self.connection
-            .prepare_cached(
-                "INSERT OR IGNORE INTO dead_letters (sink, spool_offset, event_id, topic, reason, detail, at_ms,
-                    kind, received_ms, gateway, agent_id, sequence, repeats, before, body)
-                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, kind, received_ms, gateway, agent_id, sequence, repeats, before, body
-                 FROM (SELECT 1) LEFT JOIN records ON spool_offset = ?2",
-            )?
-            .execute(params![
-                letter.sink,
-                letter.spool_offset,
-                letter.event_id,
-                letter.topic,
-                letter.reason,
-                letter.detail,
-                signed(letter.at.millis()),
-            ])
-            .map(|_| ())
+    fn insert_dead_letter(&mut self, letter: &DeadLetter) -> rusqlite::Result<()> {
+        self.letters_changed = true;
+        self.letter_bytes += dead_letters::insert(&self.connection, letter)?;
+        Ok(())
+    }
+
+    /// Makes workers look for dead letters that are to be delivered again.
+    fn tell_replays(&self) -> rusqlite::Result<()> {
+        for sink in self.sinks.iter() {
+            let newest = dead_letters::replay_to(&self.connection, &sink.name)?;
+            sink.replay_to.fetch_max(newest, Ordering::AcqRel);
+        }
+        self.signals.end.send_replace(self.next_offset);
+        Ok(())
     }
 
     fn save_session(&self, agent: &AgentKey, stored: Option<&[u8]>) -> rusqlite::Result<()> {
@@ -353,12 +392,12 @@ impl Writer {
     }
 
     fn store_cursors(&mut self) -> rusqlite::Result<()> {
-        for (at, (sink, cursor)) in self.cursors.iter().enumerate() {
-            let now = cursor.load(Ordering::Acquire);
+        for (at, sink) in self.sinks.iter().enumerate() {
+            let now = sink.cursor();
             if self.stored_cursors[at] != now {
                 self.connection
                     .prepare_cached("UPDATE cursors SET next_offset = ?2 WHERE sink = ?1")?
-                    .execute(params![sink, now])?;
+                    .execute(params![sink.name, now])?;
                 self.stored_cursors[at] = now;
             }
         }
@@ -447,15 +486,27 @@ impl Writer {
         let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
         self.live_bytes = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
         let on_disk = schema::file_bytes(&self.path);
-        let oldest =
-            self.cursors.iter().map(|(_, at)| at.load(Ordering::Acquire)).min().unwrap_or(self.next_offset);
+        let oldest = self.sinks.iter().map(SinkState::cursor).min().unwrap_or(self.next_offset);
         self.metrics.spool_bytes.set(signed(on_disk));
         self.metrics.spool_records.set(signed(self.next_offset.saturating_sub(oldest)));
         self.metrics.spool_oldest_age.set(self.age_of(oldest)?);
-        for (sink, at) in self.cursors.iter() {
-            let lag = self.next_offset.saturating_sub(at.load(Ordering::Acquire));
-            self.metrics.sink_lag_records.with_label_values(&[sink]).set(signed(lag));
+        for sink in self.sinks.iter() {
+            let lag = self.next_offset.saturating_sub(sink.cursor());
+            self.metrics.sink_lag_records.with_label_values(&[&sink.name]).set(signed(lag));
         }
+        if self.letters_changed { self.count_letters() } else { Ok(()) }
+    }
+
+    fn count_letters(&mut self) -> rusqlite::Result<()> {
+        let held = dead_letters::held(&self.connection)?;
+        self.letter_bytes = held.iter().map(|held| held.bytes).sum();
+        for sink in self.sinks.iter() {
+            let held = held.iter().find(|held| held.sink == sink.name);
+            let (letters, bytes) = held.map_or((0, 0), |held| (held.letters, held.bytes));
+            self.metrics.dead_letters.with_label_values(&[&sink.name]).set(signed(letters));
+            self.metrics.dead_letter_bytes.with_label_values(&[&sink.name]).set(signed(bytes));
+        }
+        self.letters_changed = false;
         Ok(())
     }
 
@@ -498,8 +549,8 @@ impl Writer {
             .and_then(|mut rows| rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
             .ok();
         if let Some(stored) = stored {
-            for (at, (sink, _)) in self.cursors.iter().enumerate() {
-                self.stored_cursors[at] = stored.get(sink).copied().unwrap_or(0);
+            for (at, sink) in self.sinks.iter().enumerate() {
+                self.stored_cursors[at] = stored.get(&sink.name).copied().unwrap_or(0);
             }
         }
         self.book.all_dirty();
@@ -541,14 +592,32 @@ impl Waiting {
     fn hold(&mut self, command: Command) {
         match command {
             Command::Append { reply, .. } => self.appends.push((reply, Err(AppendError::Failed))),
-            Command::DeadLetter { reply, .. } | Command::SaveSession { reply, .. } => self.others.push(reply),
+            Command::ReplayLetters { reply, .. } | Command::DiscardLetters { reply, .. } => {
+                self.counts.push((reply, 0));
+            }
+            Command::DeadLetter { reply, .. }
+            | Command::SaveSession { reply, .. }
+            | Command::SettleReplay { reply, .. } => self.others.push(reply),
             Command::Tick | Command::Close => {}
+        }
+    }
+
+    /// Sets the number that the last who asked for one is told.
+    fn count(&mut self, count: u64) {
+        if let Some((_, last)) = self.counts.last_mut() {
+            *last = count;
         }
     }
 
     fn answer(self) {
         for (reply, result) in self.appends {
             tell(reply, result);
+        }
+        for (reply, result) in self.letters {
+            tell(reply, result);
+        }
+        for (reply, count) in self.counts {
+            tell(reply, Ok(count));
         }
         for reply in self.others {
             tell(reply, Ok(()));
@@ -557,6 +626,12 @@ impl Waiting {
 
     fn refuse(self, verdict: AppendError) {
         for (reply, _) in self.appends {
+            tell(reply, Err(verdict));
+        }
+        for (reply, _) in self.letters {
+            tell(reply, Err(verdict));
+        }
+        for (reply, _) in self.counts {
             tell(reply, Err(verdict));
         }
         for reply in self.others {

@@ -1,0 +1,373 @@
+//! Dead letters: events that a sink can never take, each with a copy of its record, so that the record itself can be
+//! freed. They leave in two ways only: discarded by a person, or delivered again.
+//!
+//! To deliver one again, its id goes into the table `replays`, a durable queue. The sink's worker takes from it between
+//! records, and the letter is deleted together with its place in the queue when the sink has confirmed the event. When it
+//! fails again it stays, with one attempt more. A crash in between only means that it is delivered once more.
+//!
+//! Everything here runs on a connection that the caller gives: the writer's for changes, any for looking.
+
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+
+use super::reader::{self, ReadRecord};
+use crate::clock::Timestamp;
+use crate::event::{Event, cloudevent, normalise};
+
+/// An event that can never be delivered to a sink.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadLetter {
+    /// Which sink refused it.
+    pub sink: String,
+    /// The record it comes from.
+    pub spool_offset: u64,
+    /// The event's id; empty when the whole record could not be read.
+    pub event_id: String,
+    /// Where it was to go.
+    pub topic: String,
+    /// Why, as a short name.
+    pub reason: String,
+    /// Why, in words.
+    pub detail: String,
+    /// When it was set aside, for the last time.
+    #[serde(serialize_with = "as_text")]
+    pub at: Timestamp,
+    /// How often its delivery was tried, over all replays.
+    pub attempts: u32,
+}
+
+/// A dead letter as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredLetter {
+    /// Its number: rises, and is never used twice.
+    pub id: u64,
+    /// What was set aside and why.
+    #[serde(flatten)]
+    pub letter: DeadLetter,
+    /// From which gateway, where the record could be read.
+    pub gateway: Option<String>,
+    /// Of which agent, where the record could be read.
+    pub agent_id: Option<String>,
+    /// Whether it waits to be delivered again.
+    pub replaying: bool,
+    /// Bytes that it counts for.
+    pub bytes: u64,
+}
+
+/// A dead letter with its record.
+#[derive(Debug)]
+pub struct Letter {
+    /// What was set aside and why.
+    pub stored: StoredLetter,
+    /// The copy of its record.
+    pub record: ReadRecord,
+}
+
+/// A dead letter that is to be delivered again.
+#[derive(Debug)]
+pub struct Replay {
+    /// The number of the request: rises, and is never used twice.
+    pub number: u64,
+    /// The letter.
+    pub letter: Letter,
+}
+
+/// What became of a dead letter that was delivered again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replayed {
+    /// The sink has confirmed it: it is no dead letter any more.
+    Delivered,
+    /// It failed again and stays.
+    Failed {
+        /// Why, as a short name.
+        reason: String,
+        /// Why, in words.
+        detail: String,
+        /// When.
+        at: Timestamp,
+        /// How often its delivery was tried this time.
+        attempts: u32,
+    },
+}
+
+/// Which dead letters: those that meet every condition that is set. The default lets all through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LetterFilter {
+    /// Any of these ids; empty: any at all.
+    pub ids: Vec<u64>,
+    /// Of this sink.
+    pub sink: Option<String>,
+    /// Set aside for this reason.
+    pub reason: Option<String>,
+    /// Set aside at or after this moment.
+    pub since: Option<Timestamp>,
+}
+
+fn as_text<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(at)
+}
+
+impl Letter {
+    /// The events that were set aside: one, or all of a record that could not be read at the time. What becomes of a
+    /// record depends on the release, so they may have come to be readable.
+    ///
+    /// # Errors
+    /// Says why no event can be made of the record.
+    pub fn events(&self, spool_id: &str) -> Result<Vec<Event>, String> {
+        let record = match &self.record {
+            ReadRecord::Good(record) => record,
+            ReadRecord::Damaged { fault, .. } => return Err((*fault).to_owned()),
+        };
+        let mut events = normalise::normalise(&record.view(spool_id)).map_err(|error| error.to_string())?;
+        let id = &self.stored.letter.event_id;
+        if !id.is_empty() {
+            events.retain(|event| event.id == *id);
+        }
+        if events.is_empty() { Err("the record has no such event".to_owned()) } else { Ok(events) }
+    }
+
+    /// The letter with its record's body and its events, for people.
+    #[must_use]
+    pub fn shown(&self, spool_id: &str) -> Value {
+        let (events, fault) = match self.events(spool_id) {
+            Ok(events) => (events.iter().map(in_full).collect(), Value::Null),
+            Err(fault) => (Vec::new(), Value::String(fault)),
+        };
+        let record = match &self.record {
+            ReadRecord::Good(record) => json!({
+                "kind": record.kind,
+                "receivedAt": record.received_at.to_string(),
+                "sequence": record.sequence,
+                "body": body_as_json(&record.body),
+            }),
+            ReadRecord::Damaged { .. } => Value::Null,
+        };
+        json!({ "deadLetter": self.stored, "record": record, "events": events, "fault": fault })
+    }
+
+    /// One line for each event: the letter, and the event as a structured CloudEvent. Where no event can be made of the
+    /// record, one line that says why, with the body.
+    #[must_use]
+    pub fn exported(&self, spool_id: &str) -> Vec<Value> {
+        match self.events(spool_id) {
+            Ok(events) => events
+                .iter()
+                .map(|event| json!({ "deadLetter": self.stored, "event": in_full(event) }))
+                .collect(),
+            Err(fault) => {
+                let body = match &self.record {
+                    ReadRecord::Good(record) => body_as_json(&record.body),
+                    ReadRecord::Damaged { .. } => Value::Null,
+                };
+                vec![json!({ "deadLetter": self.stored, "fault": fault, "body": body })]
+            }
+        }
+    }
+}
+
+fn in_full(event: &Event) -> Value {
+    serde_json::from_slice(&cloudevent::structured(event)).unwrap_or_default()
+}
+
+/// A body as JSON, or as text where it is none.
+#[must_use]
+pub fn body_as_json(body: &[u8]) -> Value {
+    serde_json::from_slice(body).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into_owned()))
+}
+
+/// Bytes that a letter's row holds besides its record: names and fields, about.
+const ROW_BYTES: i64 = 200;
+
+const COLUMNS: &str = "d.id, d.sink, d.event_id, d.topic, d.reason, d.detail, d.at_ms, d.attempts, d.bytes,
+    EXISTS (SELECT 1 FROM replays WHERE letter = d.id)";
+/// As [`reader::read_record`] expects them.
+const RECORD_COLUMNS: &str =
+    "d.spool_offset, d.kind, d.received_ms, d.gateway, d.agent_id, d.sequence, d.repeats,
+    d.before, d.body, d.crc";
+/// The parameters are those of [`Conditions`].
+const WHERE: &str =
+    "(?1 IS NULL OR d.id IN (SELECT value FROM json_each(?1))) AND (?2 IS NULL OR d.sink = ?2)
+    AND (?3 IS NULL OR d.reason = ?3) AND d.at_ms >= ?4";
+
+/// A filter as parameters of [`WHERE`].
+struct Conditions<'a> {
+    ids: Option<String>,
+    filter: &'a LetterFilter,
+    since: i64,
+}
+
+impl<'a> Conditions<'a> {
+    fn of(filter: &'a LetterFilter) -> Conditions<'a> {
+        let ids: Vec<String> = filter.ids.iter().map(u64::to_string).collect();
+        let ids = (!ids.is_empty()).then(|| format!("[{}]", ids.join(",")));
+        let since = filter.since.map_or(0, |since| i64::try_from(since.millis()).unwrap_or(i64::MAX));
+        Conditions { ids, filter, since }
+    }
+
+    fn parameters(&self) -> [&dyn ToSql; 4] {
+        [&self.ids, &self.filter.sink, &self.filter.reason, &self.since]
+    }
+}
+
+/// Letters that the filter lets through, without their records.
+pub(super) fn list(
+    connection: &Connection,
+    filter: &LetterFilter,
+    after: u64,
+    limit: usize,
+) -> rusqlite::Result<Vec<StoredLetter>> {
+    let query = format!(
+        "SELECT {RECORD_COLUMNS}, {COLUMNS} FROM dead_letters d WHERE {WHERE} AND d.id > ?5 ORDER BY d.id LIMIT ?6"
+    );
+    let conditions = Conditions::of(filter);
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let [ids, sink, reason, since] = conditions.parameters();
+    let mut statement = connection.prepare_cached(&query)?;
+    let rows = statement.query_map(params![ids, sink, reason, since, after, limit], stored)?;
+    rows.collect()
+}
+
+/// One letter with its record.
+pub(super) fn one(connection: &Connection, id: u64) -> rusqlite::Result<Option<Letter>> {
+    let query = format!("SELECT {RECORD_COLUMNS}, {COLUMNS} FROM dead_letters d WHERE d.id = ?1");
+    connection.prepare_cached(&query)?.query_row([id], whole).optional()
+}
+
+/// Letters of a sink that wait to be delivered again.
+pub(super) fn replays(
+    connection: &Connection,
+    sink: &str,
+    after: u64,
+    limit: usize,
+) -> rusqlite::Result<Vec<Replay>> {
+    let query = format!(
+        "SELECT {RECORD_COLUMNS}, {COLUMNS}, r.number FROM replays r JOIN dead_letters d ON d.id = r.letter
+         WHERE r.sink = ?1 AND r.number > ?2 ORDER BY r.number LIMIT ?3"
+    );
+    let mut statement = connection.prepare_cached(&query)?;
+    let rows = statement.query_map(params![sink, after, limit], |row| {
+        Ok(Replay { number: row.get(20)?, letter: whole(row)? })
+    })?;
+    rows.collect()
+}
+
+fn whole(row: &Row<'_>) -> rusqlite::Result<Letter> {
+    Ok(Letter { stored: stored(row)?, record: reader::read_record(row)? })
+}
+
+fn stored(row: &Row<'_>) -> rusqlite::Result<StoredLetter> {
+    Ok(StoredLetter {
+        id: row.get(10)?,
+        letter: DeadLetter {
+            sink: row.get(11)?,
+            spool_offset: row.get(0)?,
+            event_id: row.get(12)?,
+            topic: row.get(13)?,
+            reason: row.get(14)?,
+            detail: row.get(15)?,
+            at: Timestamp(row.get(16)?),
+            attempts: row.get(17)?,
+        },
+        // A damaged record's names may be anything.
+        gateway: row.get(3).unwrap_or_default(),
+        agent_id: row.get(4).unwrap_or_default(),
+        bytes: row.get(18)?,
+        replaying: row.get(19)?,
+    })
+}
+
+/// Sets an event aside. One that a worker sets aside again, because it had to go back to its cursor, is there already;
+/// then its attempts are those that the worker has counted. Gives the letter's bytes.
+pub(super) fn insert(connection: &Connection, letter: &DeadLetter) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached(
+            "INSERT INTO dead_letters (sink, spool_offset, event_id, topic, reason, detail, at_ms, attempts, bytes,
+                kind, received_ms, gateway, agent_id, sequence, repeats, before, body, crc)
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
+                ?9 + length(?6) + coalesce(length(body), 0) + coalesce(length(before), 0),
+                kind, received_ms, gateway, agent_id, sequence, repeats, before, body, crc
+             FROM (SELECT 1) LEFT JOIN records ON spool_offset = ?2 WHERE true
+             ON CONFLICT (sink, spool_offset, event_id) DO UPDATE SET attempts = max(attempts, excluded.attempts)
+             RETURNING bytes",
+        )?
+        .query_row(
+          params![
+            letter.sink,
+            letter.spool_offset,
+            letter.event_id,
+            letter.topic,
+            letter.reason,
+            letter.detail,
+            i64::try_from(letter.at.millis()).unwrap_or(i64::MAX),
+            letter.attempts,
+            ROW_BYTES,
+        ], |row| row.get(0))
+}
+
+/// Asks that letters be delivered again, those of sinks that there are. Gives how many were not asked for before.
+pub(super) fn replay(connection: &Connection, filter: &LetterFilter) -> rusqlite::Result<u64> {
+    let conditions = Conditions::of(filter);
+    let query = format!(
+        "INSERT OR IGNORE INTO replays (letter, sink)
+         SELECT d.id, d.sink FROM dead_letters d JOIN cursors c ON c.sink = d.sink WHERE {WHERE} ORDER BY d.id"
+    );
+    connection.prepare_cached(&query)?.execute(&conditions.parameters()[..]).map(|count| count as u64)
+}
+
+/// Deletes letters, also such as wait to be delivered again. Gives how many.
+pub(super) fn discard(connection: &Connection, filter: &LetterFilter) -> rusqlite::Result<u64> {
+    let conditions = Conditions::of(filter);
+    let query = format!("DELETE FROM dead_letters AS d WHERE {WHERE}");
+    let count = connection.prepare_cached(&query)?.execute(&conditions.parameters()[..])?;
+    let orphans = "DELETE FROM replays WHERE letter NOT IN (SELECT id FROM dead_letters)";
+    connection.prepare_cached(orphans)?.execute([])?;
+    Ok(count as u64)
+}
+
+/// Stores what became of a letter that was delivered again. One that was discarded meanwhile stays discarded.
+pub(super) fn settle(connection: &Connection, id: u64, outcome: &Replayed) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM replays WHERE letter = ?1")?.execute([id])?;
+    match outcome {
+        Replayed::Delivered => {
+            connection.prepare_cached("DELETE FROM dead_letters WHERE id = ?1")?.execute([id])
+        }
+        Replayed::Failed { reason, detail, at, attempts } => connection
+            .prepare_cached(
+                "UPDATE dead_letters SET reason = ?2, detail = ?3, at_ms = ?4, attempts = attempts + ?5 WHERE id = ?1",
+            )?
+            .execute(params![
+                id,
+                reason,
+                detail,
+                i64::try_from(at.millis()).unwrap_or(i64::MAX),
+                attempts
+            ]),
+    }
+    .map(|_| ())
+}
+
+/// The newest request to deliver a letter of this sink again; 0 when there is none.
+pub(super) fn replay_to(connection: &Connection, sink: &str) -> rusqlite::Result<u64> {
+    let query = "SELECT coalesce(max(number), 0) FROM replays WHERE sink = ?1";
+    connection.prepare_cached(query)?.query_row([sink], |row| row.get(0))
+}
+
+/// Number and bytes of the letters of one sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) sink: String,
+    pub(super) letters: u64,
+    pub(super) bytes: u64,
+}
+
+/// What is held for each sink that has letters.
+pub(super) fn held(connection: &Connection) -> rusqlite::Result<Vec<Held>> {
+    let query = "SELECT sink, count(*), sum(bytes) FROM dead_letters GROUP BY sink";
+    let mut statement = connection.prepare_cached(query)?;
+    let rows = statement
+        .query_map([], |row| Ok(Held { sink: row.get(0)?, letters: row.get(1)?, bytes: row.get(2)? }))?;
+    rows.collect()
+}

@@ -1,0 +1,195 @@
+use super::*;
+
+fn letter(spool: &Spool, sink: &str, offset: u64, index: Option<u32>) -> DeadLetter {
+    DeadLetter {
+        sink: sink.to_owned(),
+        spool_offset: offset,
+        event_id: index.map_or_else(String::new, |index| format!("{}-{offset}-{index}", spool.id())),
+        topic: "t".to_owned(),
+        reason: "too_large".to_owned(),
+        detail: "message is too large".to_owned(),
+        at: Timestamp(1_000 * offset),
+        attempts: 1,
+    }
+}
+
+async fn ids(spool: &Spool, filter: LetterFilter) -> Vec<u64> {
+    spool.letters(filter, 0, 100).await.unwrap().iter().map(|stored| stored.id).collect()
+}
+
+fn of_sink(sink: &str) -> LetterFilter {
+    LetterFilter { sink: Some(sink.to_owned()), ..LetterFilter::default() }
+}
+
+/// A spool with four letters: three of kafka, one of mqtt.
+async fn with_letters(folder: &Path) -> (Spool, SpoolThreads) {
+    let (spool, threads) = open(config(folder), &["kafka", "mqtt"]);
+    for n in 0..3u64 {
+        spool.append(push("1001", &["a", &n.to_string()], n)).await.unwrap();
+    }
+    for n in 1..=3 {
+        spool.dead_letter(letter(&spool, "kafka", n, Some(1))).await.unwrap();
+    }
+    spool.dead_letter(letter(&spool, "mqtt", 2, None)).await.unwrap();
+    (spool, threads)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_listed_by_sink_reason_and_time_a_page_at_a_time() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = with_letters(folder.path()).await;
+    assert_eq!(ids(&spool, LetterFilter::default()).await, [1, 2, 3, 4]);
+    assert_eq!(ids(&spool, of_sink("kafka")).await, [1, 2, 3]);
+    let since = LetterFilter { since: Some(Timestamp(2_000)), ..of_sink("kafka") };
+    assert_eq!(ids(&spool, since).await, [2, 3]);
+    let reason = LetterFilter { reason: Some("forbidden".to_owned()), ..LetterFilter::default() };
+    assert!(ids(&spool, reason).await.is_empty());
+    let some = LetterFilter { ids: vec![2, 4, 9], ..LetterFilter::default() };
+    assert_eq!(ids(&spool, some).await, [2, 4]);
+    let page = spool.letters(LetterFilter::default(), 1, 2).await.unwrap();
+    assert_eq!(page.iter().map(|stored| stored.id).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(page[0].agent_id.as_deref(), Some("1001"));
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_keeps_its_record_when_the_record_itself_is_freed() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = with_letters(folder.path()).await;
+    for sink in ["kafka", "mqtt"] {
+        spool.reader(sink).unwrap().confirm(4);
+    }
+    until(async || read_all(&spool.reader("kafka").unwrap()).await.is_empty()).await;
+    let one = spool.letter(2).await.unwrap().unwrap();
+    let events = one.events(spool.id()).unwrap();
+    assert_eq!(events.len(), 1, "the one event that was set aside, not the whole record");
+    assert_eq!(events[0].id, format!("{}-2-1", spool.id()));
+    let whole = spool.letter(4).await.unwrap().unwrap();
+    assert_eq!(whole.events(spool.id()).unwrap().len(), 2);
+    assert_eq!(whole.exported(spool.id()).len(), 2);
+    let shown = one.shown(spool.id());
+    assert_eq!(shown["record"]["body"]["workNo"], "1001");
+    assert_eq!(shown["events"][0]["id"], events[0].id);
+    assert_eq!(shown["deadLetter"]["reason"], "too_large");
+    assert!(spool.letter(77).await.unwrap().is_none());
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_to_deliver_again_survive_a_crash_and_end_when_they_are_confirmed() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = with_letters(folder.path()).await;
+    assert_eq!(spool.replay_letters(of_sink("kafka")).await.unwrap(), 3);
+    assert_eq!(spool.replay_letters(of_sink("kafka")).await.unwrap(), 0, "all were asked for before");
+    assert_eq!(spool.reader("mqtt").unwrap().replay_to(), 0);
+    let copy = crash_copy(folder.path());
+    close(spool, threads).await;
+
+    let (spool, threads) = open(config(copy.path()), &["kafka", "mqtt"]);
+    let reader = spool.reader("kafka").unwrap();
+    let waiting = reader.replays(0, 10).await.unwrap();
+    assert_eq!(waiting.iter().map(|replay| replay.letter.stored.id).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(reader.replay_to(), waiting[2].number);
+    spool.settle_replay(1, Replayed::Delivered).await.unwrap();
+    let failed = Replayed::Failed {
+        reason: "forbidden".to_owned(),
+        detail: "no such topic".to_owned(),
+        at: Timestamp(9_000),
+        attempts: 2,
+    };
+    spool.settle_replay(2, failed).await.unwrap();
+    assert_eq!(ids(&spool, of_sink("kafka")).await, [2, 3]);
+    let again = spool.letter(2).await.unwrap().unwrap().stored;
+    assert_eq!(
+        (again.letter.reason.as_str(), again.letter.attempts, again.replaying),
+        ("forbidden", 3, false)
+    );
+    assert!(spool.letter(3).await.unwrap().unwrap().stored.replaying);
+    let one = LetterFilter { ids: vec![2], ..LetterFilter::default() };
+    assert_eq!(spool.replay_letters(one).await.unwrap(), 1, "what failed again may be asked for again");
+    let waiting = reader.replays(waiting[2].number, 10).await.unwrap();
+    assert_eq!(waiting.iter().map(|replay| replay.letter.stored.id).collect::<Vec<_>>(), [2]);
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discarded_letter_is_gone_and_is_not_delivered_again() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = with_letters(folder.path()).await;
+    spool.replay_letters(LetterFilter::default()).await.unwrap();
+    assert_eq!(spool.discard_letters(of_sink("kafka")).await.unwrap(), 3);
+    assert_eq!(ids(&spool, LetterFilter::default()).await, [4]);
+    assert!(spool.reader("kafka").unwrap().replays(0, 10).await.unwrap().is_empty());
+    spool.settle_replay(1, Replayed::Delivered).await.unwrap();
+    assert_eq!(spool.discard_letters(of_sink("kafka")).await.unwrap(), 0);
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_beyond_their_limit_are_refused_until_there_is_room() {
+    let folder = TempDir::new().unwrap();
+    let limits = SpoolLimits { max_dead_letter_bytes: 600, ..SpoolLimits::default() };
+    let metrics = Metrics::new([], [("kafka", &[][..])]).unwrap();
+    let sinks = [sink("kafka")];
+    let (spool, threads) =
+        Spool::open(limited(folder.path(), limits), &sinks, metrics.clone(), Clock::system()).unwrap();
+    for n in 0..9u64 {
+        spool.append(push("1001", &[&n.to_string()], n)).await.unwrap();
+    }
+    let mut stored = 0;
+    while spool.dead_letter(letter(&spool, "kafka", stored + 1, Some(0))).await.is_ok() {
+        stored += 1;
+        assert!(stored < 9, "the limit was never met");
+    }
+    assert!(stored >= 1);
+    let refused = spool.dead_letter(letter(&spool, "kafka", stored + 1, Some(0))).await;
+    assert_eq!(refused, Err(AppendError::Full));
+    assert!(spool.append(push("1001", &["still"], 50)).await.is_ok(), "pushes have nothing to do with it");
+    let held = || metrics.dead_letters.with_label_values(&["kafka"]).get();
+    until(async || held() == i64::try_from(stored).unwrap()).await;
+    assert!(metrics.dead_letter_bytes.with_label_values(&["kafka"]).get() >= 600);
+    spool.discard_letters(LetterFilter::default()).await.unwrap();
+    until(async || spool.dead_letter(letter(&spool, "kafka", 9, Some(0))).await.is_ok()).await;
+    until(async || held() == 1).await;
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_changed_offline_and_never_beside_a_running_daemon() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = with_letters(folder.path()).await;
+    let beside = offline::Offline::open(folder.path());
+    assert!(matches!(beside, Err(OpenError::InUse { .. })));
+    close(spool, threads).await;
+    let offline = offline::Offline::open(folder.path()).unwrap();
+    assert_eq!(offline.discard_letters(&of_sink("mqtt")).unwrap(), 1);
+    let two = LetterFilter { ids: vec![1, 3], ..LetterFilter::default() };
+    assert_eq!(offline.replay_letters(&two).unwrap(), 2);
+    drop(offline);
+    let (spool, threads) = open(config(folder.path()), &["kafka", "mqtt"]);
+    assert_eq!(spool.reader("kafka").unwrap().replays(0, 10).await.unwrap().len(), 2);
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_of_the_version_before_is_brought_forward_with_its_letters() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = with_letters(folder.path()).await;
+    close(spool, threads).await;
+    let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
+    database
+        .execute_batch(
+            "DROP TABLE replays; DROP INDEX dead_letters_of_sink;
+             ALTER TABLE dead_letters DROP COLUMN attempts; ALTER TABLE dead_letters DROP COLUMN bytes;
+             ALTER TABLE dead_letters DROP COLUMN crc; PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    drop(database);
+    assert!(matches!(inspect::Inspector::open(folder.path()), Err(OpenError::Version { found: 1, .. })));
+    let (spool, threads) = open(config(folder.path()), &["kafka", "mqtt"]);
+    let old = spool.letter(2).await.unwrap().unwrap();
+    assert_eq!((old.stored.letter.attempts, old.events(spool.id()).unwrap().len()), (1, 1));
+    assert!(old.stored.bytes > 200);
+    assert_eq!(spool.replay_letters(of_sink("kafka")).await.unwrap(), 3);
+    close(spool, threads).await;
+}
