@@ -127,6 +127,8 @@ struct Flow {
     replayed_to: u64,
     waiting: VecDeque<Waiting>,
     in_flight: VecDeque<InFlight>,
+    /// Something could not be handed over: nothing more is, so that nothing overtakes it.
+    blocked: bool,
     last_progress: Instant,
 }
 
@@ -194,6 +196,7 @@ impl Worker {
             replayed_to: 0,
             waiting: VecDeque::new(),
             in_flight: VecDeque::new(),
+            blocked: false,
             last_progress: Instant::now(),
         };
         let mut end = self.spool.end();
@@ -216,7 +219,7 @@ impl Worker {
             self.settle(flow, result).await?;
         }
         let stopping = self.stop.is_cancelled();
-        let room = flow.in_flight.len() < self.config.window && !stopping;
+        let room = flow.in_flight.len() < self.config.window && !stopping && !flow.blocked;
         if room && flow.waiting.is_empty() {
             let more = *end.borrow_and_update() > flow.next;
             if self.reader.replay_to() > flow.replayed_to {
@@ -374,11 +377,12 @@ impl Worker {
             None => Box::pin(std::future::ready(Ok(()))),
             Some(message) => match self.sink.publish(message).await {
                 Ok(ack) => ack,
-                // Its place in the order is kept: it is set aside when everything before it is settled.
-                Err(error) if error.disposition == Disposition::DeadLetter => {
+                // Its place in the order is kept. Acks handed out before stay valid, so what this error leads to comes
+                // about when everything before it is settled: a message that never goes must not undo theirs.
+                Err(error) => {
+                    flow.blocked |= error.disposition != Disposition::DeadLetter;
                     Box::pin(std::future::ready(Err(error)))
                 }
-                Err(error) => return Err(error.into()),
             },
         };
         if flow.in_flight.is_empty() {

@@ -7,12 +7,15 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use serde::Deserialize;
+
 use crate::event::Event;
 
 pub mod encoding;
 pub mod jsonl;
 pub mod kafka;
 pub mod mqtt;
+mod on_error;
 mod secret;
 #[cfg(test)]
 mod testing;
@@ -32,8 +35,9 @@ pub struct Message {
     pub topic: Arc<str>,
 }
 
-/// What the worker must do about a failed delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the worker must do about a failed delivery. In a configuration `retry`, `dead_letter` or `stop`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Disposition {
     /// The far end is away or busy: reset the sink, wait, publish again from the cursor, for as long as it takes.
     Retry,

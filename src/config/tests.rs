@@ -114,7 +114,7 @@ fn unknown_keys_are_found_at_every_level() {
     let text = format!(
         "top = 1\n{CALLBACK}x = 1\n[token]\nx = 1\n[spool]\nx = 1\n[operations]\nx = 1\n[log]\nx = 1\n[shutdown]\nx = 1\n\
          {GATEWAY}x = 1\n{AGENT}x = 1\n[sinks.a]\nx = 1\n[sinks.a.jsonl]\npath = '-'\nx = 1\n\
-         [sinks.b.kafka]\nbootstrap_servers = 'a:1'\nx = 1\n[sinks.b.kafka.security]\nx = 1\n\
+         [sinks.b.kafka]\nbootstrap_servers = 'a:1'\nx = 1\n[sinks.b.kafka.security]\nx = 1\n[sinks.b.kafka.on_error]\nx = 1\n\
          [sinks.c.mqtt]\nurl = 'mqtt://a'\nx = 1\n"
     );
     let keys = [
@@ -130,6 +130,7 @@ fn unknown_keys_are_found_at_every_level() {
         "sinks.a.x",
         "sinks.a.jsonl.x",
         "sinks.b.kafka.x",
+        "sinks.b.kafka.on_error.x",
         "sinks.b.kafka.security.x",
         "sinks.c.mqtt.x",
     ];

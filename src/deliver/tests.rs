@@ -352,6 +352,27 @@ async fn an_event_is_set_aside_in_its_place_and_not_before_those_ahead_of_it_are
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_not_taken_blocks_what_is_behind_it_and_undoes_nothing_before_it() {
+    let bench = Bench::open();
+    let ids = bench.push_singles(4).await;
+    let third = ids[2].clone();
+    let running = bench.start("one", move |seen, _| match seen.id == third {
+        true => Verdict::Refuse(DeliveryError::retry("too_large", "by the client")),
+        false => Verdict::Hold,
+    });
+    running.published(3).await;
+    bench.push_singles(1).await;
+    running.confirm(0);
+    running.confirm(1);
+    bench.cursor_at("one", 3).await;
+    until("two tries of the third", || running.ids().iter().filter(|id| **id == ids[2]).count() >= 2).await;
+    assert!(running.ids().iter().all(|id| ids[..3].contains(id)), "nothing overtakes it");
+    assert_eq!(running.ids().iter().filter(|id| **id == ids[0]).count(), 1);
+    assert_eq!((bench.state("one"), bench.spool.dead_letters().unwrap().len()), (0, 0));
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sink_that_needs_a_person_stops_alone_and_ends_with_the_daemon() {
     let bench = Bench::open();
     bench.push_singles(3).await;

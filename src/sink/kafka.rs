@@ -175,7 +175,7 @@ fn start(name: &Arc<str>, config: &KafkaConfig, batches: Batches) -> Result<Clie
     if solo {
         properties.set("batch.num.messages", "1");
     }
-    Client::start(name, &properties, solo, config.stall_timeout)
+    Client::start(name, &properties, solo, config)
 }
 
 /// Waits until no record awaits its report. Ends also when the client fails, as that resolves them all.

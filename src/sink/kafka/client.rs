@@ -17,10 +17,12 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, Pur
 use tokio::sync::{Notify, oneshot};
 
 use super::acks::{Acks, Outcome};
+use super::config::KafkaConfig;
 use super::encode::Encoded;
 use super::failure::{classify, classify_fatal};
 use crate::calm::Calm;
-use crate::sink::DeliveryError;
+use crate::sink::on_error::OnError;
+use crate::sink::{DeliveryError, Disposition};
 
 /// How often the poll thread looks whether it should end or nothing moves. Delivery reports wake it at once.
 const POLL_TICK: Duration = Duration::from_millis(100);
@@ -47,26 +49,31 @@ impl Client {
     /// Makes a producer and starts its poll thread. `solo` says that its batches hold one record each.
     pub(super) fn start(
         sink: &Arc<str>,
-        config: &ClientConfig,
+        properties: &ClientConfig,
         solo: bool,
-        stall_timeout: Duration,
+        config: &KafkaConfig,
     ) -> Result<Client, DeliveryError> {
         let acks = Arc::new(Acks::new(solo));
         let context = Context {
             sink: sink.clone(),
             acks: acks.clone(),
+            on_error: config.on_error.clone(),
             producer: OnceLock::new(),
             calm: Calm::default(),
         };
-        let producer: BaseProducer<Context> = config
+        let producer: BaseProducer<Context> = properties
             .create_with_context(context)
             .map_err(|error| DeliveryError::retry("client", error.to_string()))?;
         let producer = Arc::new(producer);
         // Cannot be set already: the context is new.
         drop(producer.context().producer.set(Arc::downgrade(&producer)));
         let stop = Arc::new(AtomicBool::new(false));
-        let poller =
-            Poller { producer: producer.clone(), acks: acks.clone(), stop: stop.clone(), stall_timeout };
+        let poller = Poller {
+            producer: producer.clone(),
+            acks: acks.clone(),
+            stop: stop.clone(),
+            stall_timeout: config.stall_timeout,
+        };
         std::thread::Builder::new()
             .name(format!("kafka-{sink}"))
             .spawn(move || poller.run())
@@ -92,7 +99,7 @@ impl Client {
         if matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) {
             return Err(Refusal::QueueFull);
         }
-        Err(Refusal::Failed(classify(&error, true)))
+        Err(Refusal::Failed(self.producer.context().on_error.of_message(classify(&error, true))))
     }
 
     /// Notified whenever an ack resolves.
@@ -166,6 +173,7 @@ impl Drop for Poller {
 struct Context {
     sink: Arc<str>,
     acks: Arc<Acks>,
+    on_error: Arc<OnError>,
     /// The producer that this is the context of, to purge it.
     producer: OnceLock<Weak<BaseProducer<Context>>>,
     calm: Calm,
@@ -202,9 +210,13 @@ impl ClientContext for Context {
             Some(Fatal) => {
                 let fatal =
                     self.producer.get().and_then(Weak::upgrade).and_then(|p| p.client().fatal_error());
-                self.spend(classify_fatal(fatal.map(|(code, _)| code), reason));
+                let error = classify_fatal(fatal.map(|(code, _)| code), reason);
+                self.spend(self.on_error.of_connection(error));
             }
-            Some(Authentication) => self.spend(DeliveryError::retry("not_authorised", reason)),
+            Some(Authentication) => {
+                let error = DeliveryError::retry("not_authorised", reason);
+                self.spend(self.on_error.of_connection(error));
+            }
             Some(SSL) => self.spend(DeliveryError::retry("tls", reason)),
             // The rest librdkafka mends by itself, without a time limit: slow is not failed.
             _ => {}
@@ -219,12 +231,12 @@ impl ProducerContext for Context {
         match result {
             Ok(_) => self.acks.resolve(number, Ok(())),
             Err((error, _)) => {
-                let error = classify(error, self.acks.solo());
+                let error = self.on_error.of_message(classify(error, self.acks.solo()));
                 if error.reason == "too_large" {
                     self.acks.note_refused_alone();
                 }
                 self.acks.resolve(number, Err(error.clone()));
-                if error.disposition == crate::sink::Disposition::Retry {
+                if error.disposition != Disposition::DeadLetter {
                     self.spend(error);
                 }
             }
@@ -242,6 +254,7 @@ mod tests {
         let context = Context {
             sink: "kafka".into(),
             acks: acks.clone(),
+            on_error: Arc::default(),
             producer: OnceLock::new(),
             calm: Calm::default(),
         };

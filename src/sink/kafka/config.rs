@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -12,7 +13,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::config::Problems;
+use crate::sink::Disposition;
 use crate::sink::encoding::Encoding;
+use crate::sink::on_error::OnError;
 use crate::sink::secret::read_secret;
 
 /// JSON shrinks to a quarter or less, for less CPU time per byte saved than any other codec; brokers know it since 2.1.
@@ -85,6 +88,8 @@ pub struct KafkaOptions {
     pub compression: String,
     /// Without any delivery report for so long, with records in flight, the client is rebuilt.
     pub stall_timeout_secs: u64,
+    /// What errors lead to that are of one record.
+    pub on_error: KafkaOnErrorOptions,
     /// Encryption and authentication.
     pub security: KafkaSecurityOptions,
     /// Further properties of librdkafka by their own names.
@@ -98,9 +103,52 @@ impl Default for KafkaOptions {
             encoding: Encoding::default(),
             compression: COMPRESSION.to_owned(),
             stall_timeout_secs: STALL_TIMEOUT_SECS,
+            on_error: KafkaOnErrorOptions::default(),
             security: KafkaSecurityOptions::default(),
             options: BTreeMap::new(),
         }
+    }
+}
+
+/// The section `on_error` as it is written.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaOnErrorOptions {
+    /// The record is larger than the topic or the client allows.
+    pub too_large: Disposition,
+    /// The topic does not exist.
+    pub unknown_topic: Disposition,
+    /// The user may not write to the topic, or is refused altogether.
+    pub not_authorised: Disposition,
+    /// No topic can have this name.
+    pub topic_invalid: Disposition,
+    /// The broker refuses the record, its timestamp included.
+    pub record_refused: Disposition,
+}
+
+impl Default for KafkaOnErrorOptions {
+    /// What a person may mend at any time waits for it; what is in the record itself never mends.
+    fn default() -> KafkaOnErrorOptions {
+        KafkaOnErrorOptions {
+            too_large: Disposition::DeadLetter,
+            unknown_topic: Disposition::Retry,
+            not_authorised: Disposition::Retry,
+            topic_invalid: Disposition::DeadLetter,
+            record_refused: Disposition::DeadLetter,
+        }
+    }
+}
+
+impl KafkaOnErrorOptions {
+    fn choices(self) -> OnError {
+        OnError::new([
+            ("too_large", self.too_large),
+            ("unknown_topic", self.unknown_topic),
+            ("not_authorised", self.not_authorised),
+            ("topic_invalid", self.topic_invalid),
+            ("record_refused", self.record_refused),
+            ("timestamp_refused", self.record_refused),
+        ])
     }
 }
 
@@ -172,6 +220,8 @@ pub struct KafkaConfig {
     pub stall_timeout: Duration,
     /// What a batch may hold at first.
     pub(super) batch_bytes: usize,
+    /// What the operator wants done about errors.
+    pub(super) on_error: Arc<OnError>,
     properties: BTreeMap<String, String>,
     password: Option<SecretString>,
 }
@@ -219,6 +269,7 @@ impl KafkaOptions {
             encoding: self.encoding,
             stall_timeout: Duration::from_secs(self.stall_timeout_secs),
             batch_bytes,
+            on_error: Arc::new(self.on_error.choices()),
             properties,
             password,
         })

@@ -220,6 +220,36 @@ async fn an_unknown_topic_is_waited_for() {
     assert_complete_and_in_order(ids(&kafka.read_all("late").await), &sent);
 }
 
+#[tokio::test]
+async fn what_an_error_leads_to_is_the_operators_choice() {
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("chosen", 1, &[("max.message.bytes", "3000")]).await;
+    let quick =
+        "options = {'topic.metadata.propagation.max.ms' = 500, 'linger.ms' = 0}\ncompression = 'none'";
+    // An event for a topic that is not there, set aside, and the rest goes on in order.
+    let mut sent = messages("chosen", 30, 0);
+    sent[10] = message("nowhere", "999", 0);
+    let mut setting_aside =
+        sink(&kafka.address(), &format!("{quick}\non_error.unknown_topic = 'dead_letter'"));
+    let report = deliver_all(&mut setting_aside, &sent, 10).await;
+    assert_eq!(report.dead_letters, [("999-0".to_owned(), "unknown_topic")], "{report:?}");
+    sent.remove(10);
+    assert_complete_and_in_order(ids(&kafka.read_all("chosen").await), &sent);
+    // A record that is too large, waited for.
+    let large = padded("chosen", "998", 0, 5000);
+    let mut waiting = sink(&kafka.address(), &format!("{quick}\non_error.too_large = 'retry'"));
+    for _ in 0..3 {
+        let error = waiting.publish(&large).await.unwrap().await.unwrap_err();
+        assert_eq!(error.disposition, Disposition::Retry, "{error}");
+        assert_eq!(waiting.publish(&sent[0]).await.map(drop).unwrap_err().disposition, Disposition::Retry);
+        waiting.reset().await.unwrap();
+    }
+    // The same, and a person is called.
+    let mut stopping = sink(&kafka.address(), &format!("{quick}\non_error.unknown_topic = 'stop'"));
+    let error = stopping.publish(&message("nowhere", "999", 0)).await.unwrap().await.unwrap_err();
+    assert_eq!((error.disposition, error.reason), (Disposition::Stop, "unknown_topic"));
+}
+
 fn secured(kafka: &Kafka, password: &str, ca: &std::path::Path) -> (tempfile::TempDir, KafkaSink) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("password");
