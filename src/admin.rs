@@ -1,5 +1,9 @@
-//! The operations listener: `/metrics`, `/live`, `/ready`. It runs on a thread of its own, so that it answers also when
-//! the data path is saturated.
+//! The operations listener: `/metrics`, `/live`, `/ready`, and the admin API under `/api`. It runs on a thread of its own,
+//! so that it answers also when the data path is saturated.
+//!
+//! - **In** (`listen` -> here -> `api`): pages for everybody, the API for who has a token (`tokens`).
+//! - **Routes** (`routes`): one table; `openapi.json` beside it says the same, and a test compares them.
+//! - **Answers** (`agents`, `status`, `fault`): JSON; failures as `{"error":{"code","message"}}`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +18,19 @@ use hyper::{Method, Request, Response};
 use crate::listen::{Handler, Incomer, Limits};
 use crate::metrics::Metrics;
 
+mod agents;
+mod api;
+mod fault;
+mod routes;
+#[cfg(test)]
+mod schema;
+mod status;
+#[cfg(test)]
+mod tests;
+pub mod tokens;
+
+pub use api::{Api, Parts};
+
 /// Limits of the operations listener: a few scrapers and people.
 #[must_use]
 pub fn limits() -> Limits {
@@ -23,6 +40,7 @@ pub fn limits() -> Limits {
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(120),
         max_head_bytes: 16 * 1024,
+        counted: false,
     }
 }
 
@@ -38,6 +56,10 @@ impl Readiness {
         self.ready.store(ready, Ordering::Release);
         metrics.ready.set(i64::from(ready));
     }
+
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
 }
 
 /// Answers on the operations listener.
@@ -47,10 +69,15 @@ pub struct OperationsHandler {
     pub metrics: Metrics,
     /// What `/ready` shows.
     pub readiness: Readiness,
+    /// What `/api` leads to.
+    pub api: Api,
 }
 
 impl Handler for OperationsHandler {
-    async fn handle(&self, request: Request<Incoming>, _from: Incomer) -> Response<Full<Bytes>> {
+    async fn handle(&self, request: Request<Incoming>, from: Incomer) -> Response<Full<Bytes>> {
+        if request.uri().path().starts_with("/api/") {
+            return self.api.answer(request, &from).await;
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
@@ -62,9 +89,9 @@ impl Handler for OperationsHandler {
                 page
             }
             "/live" => text(StatusCode::OK, "live\n"),
-            "/ready" if self.readiness.ready.load(Ordering::Acquire) => text(StatusCode::OK, "ready\n"),
+            "/ready" if self.readiness.is_ready() => text(StatusCode::OK, "ready\n"),
             "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or stopping\n"),
-            _ => text(StatusCode::NOT_FOUND, "here are /metrics, /live and /ready\n"),
+            _ => text(StatusCode::NOT_FOUND, "here are /metrics, /live, /ready and /api/v1\n"),
         }
     }
 }

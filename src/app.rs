@@ -8,11 +8,12 @@ use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, OperationsHandler, Readiness};
+use crate::admin::tokens::TokenFile;
+use crate::admin::{self, Api, OperationsHandler, Parts, Readiness};
 use crate::authenticate::{Authenticator, TokenKey};
 use crate::calm::Calm;
 use crate::clock::Clock;
-use crate::config::{Config, SinkConfig, SinkKind, TokenConfig};
+use crate::config::{Config, OperationsConfig, SinkConfig, SinkKind, TokenConfig};
 use crate::deliver::{DeliverConfig, Worker};
 use crate::event::GatewayName;
 use crate::lifecycle::Lifecycle;
@@ -76,7 +77,7 @@ impl Relay {
         let authenticator = Arc::new(authenticator(&config.token, &config.spool.directory, &clock)?);
 
         let readiness = Readiness::default();
-        let operations = Operations::start(config.operations.listen, &metrics, &readiness).await?;
+        let operations = Operations::start(&config.operations, &metrics, &readiness).await?;
         let (receiving, delivering) = (CancellationToken::new(), CancellationToken::new());
         let observer = Arc::new(ObserverBridge::default());
         let handler = PushHandler {
@@ -119,6 +120,12 @@ impl Relay {
         // Events may come before the answer to a sign-in, so sign-ins begin when pushes are taken.
         let sessions = Sessions::start(config.sessions.clone(), deps)?;
         observer.connect(sessions.clone());
+        operations.api.connect(Parts {
+            sessions: sessions.clone(),
+            spool: spool.clone(),
+            gateways: config.sessions.gateways.iter().map(|gateway| gateway.name.clone()).collect(),
+            runtime: tokio::runtime::Handle::current(),
+        });
         watch_failures(&lifecycle, &spool, &sessions);
         readiness.set(true, &metrics);
         tracing::info!(
@@ -258,19 +265,26 @@ fn watch_failures(lifecycle: &Lifecycle, spool: &Spool, sessions: &Sessions) {
 /// The operations listener on a thread and runtime of its own.
 struct Operations {
     address: SocketAddr,
+    api: Api,
     stop: CancellationToken,
     thread: std::thread::JoinHandle<()>,
 }
 
 impl Operations {
     async fn start(
-        listen: SocketAddr,
+        config: &OperationsConfig,
         metrics: &Metrics,
         readiness: &Readiness,
     ) -> anyhow::Result<Operations> {
-        let stop = CancellationToken::new();
-        let handler = OperationsHandler { metrics: metrics.clone(), readiness: readiness.clone() };
-        let bind = Listener::bind(listen, None, admin::limits(), handler, metrics.clone(), stop.clone());
+        let (listen, stop) = (config.listen, CancellationToken::new());
+        let tokens = config.admin_tokens_file.as_deref().map(TokenFile::load).transpose()?;
+        let api = Api::new(tokens, metrics.clone(), readiness.clone());
+        let handler =
+            OperationsHandler { metrics: metrics.clone(), readiness: readiness.clone(), api: api.clone() };
+        let tls =
+            config.certificate.as_ref().map(|(chain, key)| tls::server_config(chain, key)).transpose()?;
+        let tls = tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls)));
+        let bind = Listener::bind(listen, tls, admin::limits(), handler, metrics.clone(), stop.clone());
         let (tell, told) = tokio::sync::oneshot::channel();
         let serve = async move {
             let (listener, address) =
@@ -290,7 +304,7 @@ impl Operations {
             std::thread::Builder::new().name("operations".into()).spawn(move || runtime.block_on(serve))?;
         let address = told.await.context("the operations thread ended")?;
         let address = address.with_context(|| format!("cannot listen on operations.listen {listen}"))?;
-        Ok(Operations { address, stop, thread })
+        Ok(Operations { address, api, stop, thread })
     }
 
     async fn stop(self) {

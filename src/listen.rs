@@ -47,6 +47,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Bytes of a request head. At least 8192.
     pub max_head_bytes: usize,
+    /// Counts connections in the metrics of the callback listener; the operations listener does not.
+    pub counted: bool,
 }
 
 /// Headers of one request at most.
@@ -86,8 +88,6 @@ struct Shared<H> {
     tls: Option<SharedTls>,
     limits: Limits,
     metrics: Metrics,
-    /// Counts connections in the metrics of the callback listener; the operations listener does not.
-    counted: bool,
     calm: Calm,
     stop: CancellationToken,
 }
@@ -112,8 +112,7 @@ impl<H: Handler> Listener<H> {
         stop: CancellationToken,
     ) -> std::io::Result<Listener<H>> {
         let listener = TcpListener::bind(address).await?;
-        let counted = tls.is_some();
-        let shared = Shared { handler, tls, limits, metrics, counted, calm: Calm::default(), stop };
+        let shared = Shared { handler, tls, limits, metrics, calm: Calm::default(), stop };
         Ok(Listener { listener, shared: Arc::new(shared) })
     }
 
@@ -170,7 +169,7 @@ impl<H: Handler> Listener<H> {
 
 impl<H> Shared<H> {
     fn fault(&self, reason: &'static str, error: &dyn std::fmt::Display) {
-        if self.counted {
+        if self.limits.counted {
             self.metrics.connection_failures.with_label_values(&[reason]).inc();
         }
         if let Some(left_out) = self.calm.due(reason) {
@@ -189,7 +188,7 @@ async fn connection<H: Handler>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
-    let gauge = shared.counted.then(|| OpenConnection::new(&shared.metrics));
+    let gauge = shared.limits.counted.then(|| OpenConnection::new(&shared.metrics));
     match &shared.tls {
         None => serve(&shared, stream, peer).await,
         Some(tls) => {

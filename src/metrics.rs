@@ -148,6 +148,8 @@ metrics! {
     build_info: IntGaugeVec = "ccrelay_build_info" ["version"];
     /// 1 when /ready answers 200.
     ready: IntGauge = "ccrelay_ready";
+    /// Requests to the admin API by outcome (ok, refused, denied, failed).
+    admin_requests: IntCounterVec = "ccrelay_admin_requests_total" ["outcome"];
 
     /// Open connections on the callback listener.
     connections: IntGauge = "ccrelay_connections";
@@ -234,6 +236,9 @@ impl Metrics {
         }
         for reason in PUSH_FAILURE_REASONS {
             inner.push_failures.with_label_values(&[*reason]);
+        }
+        for outcome in ["ok", "refused", "denied", "failed"] {
+            inner.admin_requests.with_label_values(&[outcome]);
         }
         for outcome in ["stored", "refused"] {
             inner.push_duration.with_label_values(&[outcome]);

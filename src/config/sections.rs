@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::Problems;
+use crate::admin::tokens::TokenList;
 use crate::authenticate::{TokenKey, TokenRules};
 use crate::listen::Limits;
 use crate::receive::{PushLimits, tls};
@@ -140,11 +141,14 @@ impl Default for RawSpool {
     }
 }
 
-/// `[operations]`: metrics and health.
+/// `[operations]`: metrics, health and the admin API.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawOperations {
     listen: SocketAddr,
+    admin_tokens_file: Option<PathBuf>,
+    certificate_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
 }
 
 const OPERATIONS_LISTEN: SocketAddr =
@@ -152,7 +156,12 @@ const OPERATIONS_LISTEN: SocketAddr =
 
 impl Default for RawOperations {
     fn default() -> RawOperations {
-        RawOperations { listen: OPERATIONS_LISTEN }
+        RawOperations {
+            listen: OPERATIONS_LISTEN,
+            admin_tokens_file: None,
+            certificate_file: None,
+            key_file: None,
+        }
     }
 }
 
@@ -285,6 +294,10 @@ pub struct TokenConfig {
 pub struct OperationsConfig {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Tokens of the admin API, which is off without.
+    pub admin_tokens_file: Option<PathBuf>,
+    /// PEM chain and key; plain HTTP without.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// Logging.
@@ -340,6 +353,7 @@ impl SinkKind {
 pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config> {
     let log = validate_log(raw.log, problems);
     let callback = raw.callback.validate(problems);
+    let operations = raw.operations.validate(problems);
     let no_gateway = raw.gateways.is_empty();
     let sessions = crate::session::config::validate(raw.gateways, raw.agents, problems);
     if no_gateway {
@@ -371,7 +385,7 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
                 window: Duration::from_secs(raw.spool.repeat_window_secs),
             },
         },
-        operations: OperationsConfig { listen: raw.operations.listen },
+        operations,
         log,
         sessions,
         sinks: sinks.into_iter().collect::<Option<_>>()?,
@@ -400,7 +414,8 @@ impl RawCallback {
         ] {
             within(problems, key, secs, 1, LONGEST_SECS);
         }
-        self.check_files(problems);
+        let certificate = ("callback.certificate_file", self.certificate_file.as_path());
+        check_pair(problems, certificate, ("callback.key_file", self.key_file.as_path()));
         CallbackConfig {
             listen: self.listen,
             certificate_file: self.certificate_file,
@@ -411,6 +426,7 @@ impl RawCallback {
                 header_timeout: Duration::from_secs(self.header_timeout_secs),
                 idle_timeout: Duration::from_secs(self.idle_timeout_secs),
                 max_head_bytes: self.max_head_bytes,
+                counted: true,
             },
             push: PushLimits {
                 max_body_bytes: self.max_body_bytes,
@@ -418,14 +434,49 @@ impl RawCallback {
             },
         }
     }
+}
 
-    fn check_files(&self, problems: &mut Problems) {
-        const KEY: &str = "callback.key_file";
-        let chain = problems.check("callback.certificate_file", tls::read_chain(&self.certificate_file));
-        let key = problems.check(KEY, tls::read_key(&self.key_file));
-        if chain.is_some() && key.is_some() {
-            problems.check(KEY, tls::server_config(&self.certificate_file, &self.key_file));
+impl RawOperations {
+    fn validate(self, problems: &mut Problems) -> OperationsConfig {
+        const TOKENS: &str = "operations.admin_tokens_file";
+        const CERTIFICATE: &str = "operations.certificate_file";
+        const KEY: &str = "operations.key_file";
+        if let Some(file) = &self.admin_tokens_file {
+            problems.check(TOKENS, TokenList::read(file));
         }
+        let certificate = match (self.certificate_file, self.key_file) {
+            (Some(chain), Some(key)) => Some((chain, key)),
+            (Some(_), None) if !problems.suspect(KEY) => {
+                problems.add(KEY, "is required with certificate_file");
+                None
+            }
+            (None, Some(_)) if !problems.suspect(CERTIFICATE) => {
+                problems.add(CERTIFICATE, "is required with key_file");
+                None
+            }
+            _ => None,
+        };
+        if let Some((chain, key)) = &certificate {
+            check_pair(problems, (CERTIFICATE, chain), (KEY, key));
+        }
+        let open = self.admin_tokens_file.is_some() && !self.listen.ip().is_loopback();
+        let unsure = [CERTIFICATE, KEY, "operations.listen"].iter().any(|key| problems.suspect(key));
+        if open && certificate.is_none() && !unsure {
+            problems.add(
+                CERTIFICATE,
+                "is required with admin_tokens_file where listen is not a loopback address",
+            );
+        }
+        OperationsConfig { listen: self.listen, admin_tokens_file: self.admin_tokens_file, certificate }
+    }
+}
+
+/// Reads a chain and its key, and finds out whether they go together.
+fn check_pair(problems: &mut Problems, chain: (&str, &Path), key: (&str, &Path)) {
+    let read_chain = problems.check(chain.0, tls::read_chain(chain.1));
+    let read_key = problems.check(key.0, tls::read_key(key.1));
+    if read_chain.is_some() && read_key.is_some() {
+        problems.check(key.0, tls::server_config(chain.1, key.1));
     }
 }
 

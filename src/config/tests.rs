@@ -340,3 +340,29 @@ fn every_key_stands_in_the_reference_configuration() {
         }
     }
 }
+
+#[test]
+fn the_admin_api_wants_private_tokens_and_tls_away_from_loopback() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    let tokens = folder.path().join("tokens");
+    let base = format!("{CALLBACK}{GATEWAY}[operations]\nadmin_tokens_file = '{}'\n", tokens.display());
+    std::fs::write(&tokens, "crm a-token-that-is-long-enough\n").unwrap();
+    std::fs::set_permissions(&tokens, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let found = mistakes(&base);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("operations.admin_tokens_file: "), "{found:?}");
+    assert!(found[0].contains(tokens.to_str().unwrap()) && !found[0].contains("a-token"), "{found:?}");
+
+    std::fs::set_permissions(&tokens, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert_mistakes(&base, &[]);
+    assert_mistakes(&format!("{base}listen = '[::1]:9464'"), &[]);
+    let open = format!("{base}listen = '0.0.0.0:9464'\n");
+    assert_mistakes(&open, &["operations.certificate_file: is required with admin_tokens_file where"]);
+    let chain = "certificate_file = 'FOLDER/certificate.pem'\n";
+    assert_mistakes(&format!("{open}{chain}"), &["operations.key_file: is required"]);
+    assert_mistakes(&format!("{open}{chain}key_file = 'FOLDER/key.pem'\n"), &[]);
+    assert_mistakes(&format!("{open}{chain}key_file = 'FOLDER/password'\n"), &["operations.key_file: "]);
+    // Metrics alone may be open to all, as before.
+    assert_mistakes(&format!("{CALLBACK}{GATEWAY}[operations]\nlisten = '0.0.0.0:9464'"), &[]);
+}

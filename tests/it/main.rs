@@ -1,5 +1,6 @@
 //! Tests against real brokers, in one binary so that they can share them. `make setup` fetches what they need.
 
+mod admin;
 mod conservation;
 mod push;
 mod sinks;

@@ -67,11 +67,24 @@ impl TestRelay {
 
     /// With further keys of `[callback]` and `[token]`.
     pub(crate) async fn with(callback: &str, token: &str) -> TestRelay {
+        TestRelay::with_all(|folder| text(folder, callback, token)).await
+    }
+
+    /// With further keys of `[operations]`; they are told where files are.
+    pub(crate) async fn with_operations(keys: impl FnOnce(&Path) -> String) -> TestRelay {
+        TestRelay::with_all(|folder| {
+            let keys = format!("[operations]\n{}", keys(folder));
+            text(folder, "", "").replace("[operations]\n", &keys)
+        })
+        .await
+    }
+
+    async fn with_all(text: impl FnOnce(&Path) -> String) -> TestRelay {
         let folder = TempDir::new().expect("a folder");
         let certificates = Certificates::create(folder.path());
         let file = folder.path().join("config.toml");
         std::fs::write(folder.path().join("secret"), SECRET).expect("the folder can be written");
-        std::fs::write(&file, text(folder.path(), callback, token)).expect("the folder can be written");
+        std::fs::write(&file, text(folder.path())).expect("the folder can be written");
         let config = config::load(&file).unwrap_or_else(|error| panic!("{error}"));
         let lifecycle = Lifecycle::default();
         let relay = Relay::start(config, lifecycle.clone()).await.expect("the relay starts");
@@ -94,6 +107,11 @@ impl TestRelay {
     /// A token of this relay's secret for an agent of `main`, made now.
     pub(crate) fn token(&self, agent: &str) -> String {
         token("main", agent, Clock::system())
+    }
+
+    /// The authority of the certificates.
+    pub(crate) fn ca_file(&self) -> &Path {
+        &self.ca
     }
 
     /// Records stored so far.

@@ -84,6 +84,18 @@ impl Relay {
         std::fs::write(self.config_file(), text).expect("the folder can be written");
     }
 
+    /// Changes the configuration that [`Relay::configure`] wrote: `from` must stand in it.
+    pub(crate) fn edit(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.config_file()).expect("the configuration was written");
+        assert!(text.contains(from), "{from} is not in the configuration");
+        std::fs::write(self.config_file(), text.replace(from, to)).expect("the folder can be written");
+    }
+
+    /// Where metrics and the admin API are.
+    pub(crate) fn operations(&self) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], self.operations_port).into()
+    }
+
     fn config_file(&self) -> PathBuf {
         self.folder.path().join("config.toml")
     }

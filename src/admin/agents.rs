@@ -1,0 +1,123 @@
+//! Agents: list, one, sign-in and sign-out.
+
+use http::StatusCode;
+use serde::Serialize;
+
+use super::api::{Answer, Call, query};
+use super::fault::{Fault, json};
+use crate::event::{AgentId, GatewayName};
+use crate::metrics::SESSION_STATES;
+use crate::session::SessionView;
+
+/// An agent and its session as callers see them.
+#[derive(Debug, Serialize)]
+struct AgentView {
+    gateway: GatewayName,
+    id: AgentId,
+    state: &'static str,
+    since: String,
+    reason: Option<&'static str>,
+    retcode: Option<String>,
+    sign_out_budget_secs: Option<f64>,
+    last_heartbeat: Option<String>,
+    media_type: Option<String>,
+    password_days_left: Option<u32>,
+}
+
+impl AgentView {
+    fn new(view: SessionView) -> AgentView {
+        AgentView {
+            gateway: view.gateway,
+            id: view.agent_id,
+            state: view.state,
+            since: view.since.to_string(),
+            reason: view.reason,
+            retcode: view.retcode.map(|retcode| retcode.as_str().to_owned()),
+            sign_out_budget_secs: view.sign_out_budget_secs,
+            last_heartbeat: view.last_heartbeat.map(|time| time.to_string()),
+            media_type: view.media_type,
+            password_days_left: view.password_days_left,
+        }
+    }
+}
+
+/// One page of agents.
+#[derive(Debug, Serialize)]
+struct Page {
+    agents: Vec<AgentView>,
+    /// Agents that the filter lets through, on all pages.
+    total: usize,
+    /// `after` of the next page.
+    next: Option<String>,
+}
+
+/// Agents by gateway and number; ids of different length are in the order of their numbers.
+fn place(view: &SessionView) -> (&str, usize, &str) {
+    (view.gateway.as_str(), view.agent_id.as_str().len(), view.agent_id.as_str())
+}
+
+pub(super) fn list(call: &Call<'_>) -> Answer {
+    let query = query(call.query, &["gateway", "state", "reason", "limit", "after"])?;
+    let limit = query.limit()?;
+    let state = query.text("state");
+    if state.is_some_and(|state| !SESSION_STATES.contains(&state)) {
+        return Err(Fault::bad_request(format_args!("states are {}", SESSION_STATES.join(", "))));
+    }
+    let after = query.text("after").map(cursor).transpose()?;
+    let wanted = |view: &SessionView| {
+        query.text("gateway").is_none_or(|gateway| view.gateway.as_str() == gateway)
+            && state.is_none_or(|state| view.state == state)
+            && query.text("reason").is_none_or(|reason| view.reason == Some(reason))
+    };
+    let mut found: Vec<SessionView> = call.parts.sessions.list().into_iter().filter(wanted).collect();
+    let total = found.len();
+    if let Some((gateway, agent_id)) = &after {
+        let after = (gateway.as_str(), agent_id.as_str().len(), agent_id.as_str());
+        found.retain(|view| place(view) > after);
+    }
+    let more = found.len() > limit;
+    found.sort_unstable_by(|one, other| place(one).cmp(&place(other)));
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|last| format!("{}/{}", last.gateway, last.agent_id));
+    let agents = found.into_iter().map(AgentView::new).collect();
+    Ok(json(StatusCode::OK, &Page { agents, total, next }))
+}
+
+fn cursor(text: &str) -> Result<(GatewayName, AgentId), Fault> {
+    let parse = || {
+        let (gateway, agent_id) = text.split_once('/')?;
+        Some((GatewayName::parse(gateway).ok()?, AgentId::parse(agent_id).ok()?))
+    };
+    parse().ok_or_else(|| Fault::bad_request("after is what next of the page before said"))
+}
+
+pub(super) fn show(call: &Call<'_>) -> Answer {
+    let (gateway, agent_id) = named(call)?;
+    query(call.query, &[])?;
+    view(call, StatusCode::OK, &gateway, &agent_id)
+}
+
+pub(super) fn sign_in(call: &Call<'_>) -> Answer {
+    let (gateway, agent_id) = named(call)?;
+    call.parts.sessions.sign_in(&gateway, &agent_id);
+    view(call, StatusCode::ACCEPTED, &gateway, &agent_id)
+}
+
+pub(super) fn sign_out(call: &Call<'_>) -> Answer {
+    let (gateway, agent_id) = named(call)?;
+    call.parts.sessions.sign_out(&gateway, &agent_id);
+    view(call, StatusCode::ACCEPTED, &gateway, &agent_id)
+}
+
+/// The agent of the path; names that cannot be names belong to nobody.
+fn named(call: &Call<'_>) -> Result<(GatewayName, AgentId), Fault> {
+    if !call.body.is_empty() {
+        return Err(Fault::bad_request("this takes no body"));
+    }
+    call.params.agent().ok_or_else(Fault::no_such_agent)
+}
+
+fn view(call: &Call<'_>, status: StatusCode, gateway: &GatewayName, agent_id: &AgentId) -> Answer {
+    let view = call.parts.sessions.view(gateway, agent_id).ok_or_else(Fault::no_such_agent)?;
+    Ok(json(status, &AgentView::new(view)))
+}

@@ -1,0 +1,284 @@
+//! The admin API: finds the route, checks the token, reads the body, and answers.
+//!
+//! Checks come in this order, each before the next costs anything: whether the API is on, path, method, **token, then
+//! body**. A call that changes something, or that gives a GUID away, leaves a line in the log with the name of its token.
+//! What changes sessions or the spool runs on the daemon's own runtime, to its end, also when the caller has gone.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::{Request, Response};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::fault::{Fault, answer};
+use super::routes::{self, Access, Endpoint, Found, Params, Route};
+use super::tokens::{Caller, Scope, TokenFile};
+use super::{Readiness, agents, status};
+use crate::calm::Calm;
+use crate::event::GatewayName;
+use crate::listen::Incomer;
+use crate::metrics::Metrics;
+use crate::session::Sessions;
+use crate::spool::Spool;
+
+/// Bodies are an agent's settings, a ticket, or a call of the gateway's, whose largest has 16 KiB of call data.
+const BODY_BYTES: usize = 64 * 1024;
+/// From the head to the end of the body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the end of the body to the answer; longer than a call to the gateway may take by default.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The document that describes all this.
+const OPEN_API: &str = include_str!("openapi.json");
+
+/// What the API shows and changes.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Agents' sessions.
+    pub sessions: Sessions,
+    /// Records, cursors and dead letters.
+    pub spool: Spool,
+    /// All gateways of the configuration.
+    pub gateways: Vec<GatewayName>,
+    /// Where changes run: the daemon's runtime, which lives longer than a caller's patience.
+    pub runtime: Handle,
+}
+
+/// The admin API; cloning is cheap. It answers 503 until it is connected.
+#[derive(Debug, Clone)]
+pub struct Api {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    tokens: Option<TokenFile>,
+    parts: OnceLock<Parts>,
+    metrics: Metrics,
+    readiness: Readiness,
+    began: Instant,
+    calm: Calm,
+}
+
+/// A request that may be answered.
+pub(super) struct Call<'a> {
+    pub(super) route: &'static Route,
+    pub(super) params: Params<'a>,
+    pub(super) query: &'a str,
+    pub(super) body: Bytes,
+    pub(super) parts: &'a Parts,
+    pub(super) metrics: &'a Metrics,
+    pub(super) ready: bool,
+    pub(super) uptime: Duration,
+}
+
+pub(super) type Answer = Result<Response<Full<Bytes>>, Fault>;
+
+impl Api {
+    /// An API that is on when there are tokens.
+    #[must_use]
+    pub fn new(tokens: Option<TokenFile>, metrics: Metrics, readiness: Readiness) -> Api {
+        let parts = OnceLock::new();
+        let (began, calm) = (Instant::now(), Calm::default());
+        Api { inner: Arc::new(Inner { tokens, parts, metrics, readiness, began, calm }) }
+    }
+
+    /// From now on requests are answered from these parts.
+    pub fn connect(&self, parts: Parts) {
+        if self.inner.parts.set(parts).is_err() {
+            tracing::error!("the admin API was connected twice");
+        }
+    }
+
+    /// Answers one request.
+    pub(super) async fn answer(&self, request: Request<Incoming>, from: &Incomer) -> Response<Full<Bytes>> {
+        let has_body = !request.body().is_end_stream();
+        let mut body_was_read = false;
+        let result = self.try_answer(request, from, &mut body_was_read).await;
+        let mut response = result.unwrap_or_else(Fault::response);
+        if has_body && !body_was_read {
+            // What is left unread cannot be told from the next request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        let outcome = outcome(response.status());
+        self.inner.metrics.admin_requests.with_label_values(&[outcome]).inc();
+        response
+    }
+
+    async fn try_answer(
+        &self,
+        request: Request<Incoming>,
+        from: &Incomer,
+        body_was_read: &mut bool,
+    ) -> Answer {
+        let (head, body) = request.into_parts();
+        let (route, params) = match routes::find(&head.method, head.uri.path()) {
+            Found::Route(route, params) => (route, params),
+            Found::Methods(methods) => return Err(wrong_method(&methods)),
+            Found::Nothing => {
+                return Err(Fault::not_found("there is no such path; /api/v1/openapi.json has all"));
+            }
+        };
+        if route.endpoint == Endpoint::OpenApi {
+            return Ok(answer(StatusCode::OK, "application/json", OPEN_API));
+        }
+        let caller = self.authorise(route, &head.headers, from)?;
+        let body = read_body(body).await?;
+        *body_was_read = true;
+        let parts = self.inner.parts.get().ok_or_else(|| Fault::unavailable("ccrelay is starting"))?;
+        let call = Call {
+            route,
+            params,
+            query: head.uri.query().unwrap_or_default(),
+            body,
+            parts,
+            metrics: &self.inner.metrics,
+            ready: self.inner.readiness.is_ready(),
+            uptime: self.inner.began.elapsed(),
+        };
+        let agent = call.params.agent();
+        let done = tokio::time::timeout(ANSWER_TIMEOUT, dispatch(call)).await;
+        let done = done.unwrap_or_else(|_| {
+            Err(Fault::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "it took too long; it may still be done"))
+        });
+        let done = done.unwrap_or_else(Fault::response);
+        if route.access == Access::Admin {
+            let (gateway, agent_id) = agent.unzip();
+            tracing::info!(
+                caller = %caller.name,
+                peer = %from.peer,
+                method = %route.method,
+                route = route.path,
+                gateway = gateway.as_ref().map(GatewayName::as_str),
+                agent_id = agent_id.as_ref().map(crate::event::AgentId::as_str),
+                status = done.status().as_u16(),
+                "call of the admin API"
+            );
+        }
+        Ok(done)
+    }
+
+    fn authorise(&self, route: &Route, headers: &http::HeaderMap, from: &Incomer) -> Result<Caller, Fault> {
+        let Some(tokens) = &self.inner.tokens else {
+            let hint =
+                "the admin API is off: it is on when operations.admin_tokens_file names a file with tokens";
+            return Err(Fault::new(StatusCode::FORBIDDEN, "api_off", hint));
+        };
+        let caller = bearer(headers).and_then(|token| tokens.find(token));
+        let Some(caller) = caller else {
+            if let Some(left_out) = self.inner.calm.due("unauthorised") {
+                tracing::warn!(peer = %from.peer, left_out, "a call of the admin API without a valid token");
+            }
+            let fault =
+                Fault::new(StatusCode::UNAUTHORIZED, "unauthorised", "a valid bearer token is needed");
+            return Err(fault.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+        };
+        if route.access == Access::Admin && caller.scope < Scope::Admin {
+            let caller = &caller.name;
+            tracing::warn!(%caller, peer = %from.peer, route = route.path, "a token that may only read was refused");
+            let fault =
+                Fault::new(StatusCode::FORBIDDEN, "scope_missing", "this needs a token of the scope admin");
+            let challenge = HeaderValue::from_static("Bearer error=\"insufficient_scope\", scope=\"admin\"");
+            return Err(fault.with(header::WWW_AUTHENTICATE, challenge));
+        }
+        Ok(caller)
+    }
+}
+
+/// The label of `ccrelay_admin_requests_total`.
+fn outcome(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "denied",
+        status if status.is_server_error() => "failed",
+        status if status.is_client_error() => "refused",
+        _ => "ok",
+    }
+}
+
+fn wrong_method(methods: &str) -> Fault {
+    let fault = Fault::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        format_args!("this path knows only {methods}"),
+    );
+    match HeaderValue::from_str(methods) {
+        Ok(allow) => fault.with(header::ALLOW, allow),
+        Err(_) => fault,
+    }
+}
+
+/// The token of the one header `Authorization: Bearer <token>`. Two are none: which of them would be the one that counts?
+fn bearer(headers: &http::HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next()?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    (values.next().is_none() && scheme.eq_ignore_ascii_case("bearer")).then(|| token.trim())
+}
+
+async fn read_body(body: Incoming) -> Result<Bytes, Fault> {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Fault::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            format_args!("a body has {BODY_BYTES} bytes at most"),
+        )),
+        Ok(Err(error)) => Err(Fault::bad_request(format_args!("the body ended early: {error}"))),
+        Err(_) => {
+            Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not come in time"))
+        }
+    }
+}
+
+async fn dispatch(call: Call<'_>) -> Answer {
+    match call.route.endpoint {
+        Endpoint::OpenApi => Err(Fault::not_found("it is answered before")),
+        Endpoint::Status => Ok(status::status(&call)),
+        Endpoint::Sinks => Ok(status::sinks(&call)),
+        Endpoint::Agents => agents::list(&call),
+        Endpoint::Agent => agents::show(&call),
+        Endpoint::SignIn => agents::sign_in(&call),
+        Endpoint::SignOut => agents::sign_out(&call),
+    }
+}
+
+/// The parameters of a query, none of them twice, all of them known.
+pub(super) fn query<'a>(query: &'a str, known: &[&str]) -> Result<Query<'a>, Fault> {
+    let mut found: Vec<(std::borrow::Cow<'a, str>, std::borrow::Cow<'a, str>)> = Vec::new();
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        if !known.contains(&name.as_ref()) {
+            return Err(Fault::bad_request(format_args!("known parameters are {}", known.join(", "))));
+        }
+        if found.iter().any(|(other, _)| *other == name) {
+            return Err(Fault::bad_request(format_args!("{name} stands there twice")));
+        }
+        found.push((name, value));
+    }
+    Ok(Query { found })
+}
+
+/// Parameters of a query.
+pub(super) struct Query<'a> {
+    found: Vec<(std::borrow::Cow<'a, str>, std::borrow::Cow<'a, str>)>,
+}
+
+/// Items of one page at most, and where the caller does not say how many.
+const MOST_ITEMS: usize = 1000;
+const ITEMS: usize = 100;
+
+impl Query<'_> {
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.found.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_ref())
+    }
+
+    /// `limit`: items of a page.
+    pub(super) fn limit(&self) -> Result<usize, Fault> {
+        let Some(text) = self.text("limit") else { return Ok(ITEMS) };
+        let limit = text.parse().ok().filter(|limit| (1..=MOST_ITEMS).contains(limit));
+        limit.ok_or_else(|| Fault::bad_request(format_args!("limit is a number from 1 to {MOST_ITEMS}")))
+    }
+}

@@ -1,0 +1,83 @@
+//! What the admin API answers when it cannot do what was asked: a status, a code for programs and a message for people,
+//! as `{"error":{"code","message"}}`. Messages carry no secret.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use http_body_util::Full;
+use hyper::Response;
+use serde::Serialize;
+
+/// A refusal or a failure.
+#[derive(Debug)]
+pub(super) struct Fault {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Fault {
+    /// A fault with this status, code and message.
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl fmt::Display) -> Fault {
+        Fault { status, code, message: message.to_string(), header: None }
+    }
+
+    /// With a header that the status calls for.
+    pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Fault {
+        self.header = Some((name, value));
+        self
+    }
+
+    pub(super) fn bad_request(message: impl fmt::Display) -> Fault {
+        Fault::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    pub(super) fn not_found(message: impl fmt::Display) -> Fault {
+        Fault::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    pub(super) fn no_such_agent() -> Fault {
+        Fault::not_found("there is no such agent")
+    }
+
+    pub(super) fn unavailable(message: impl fmt::Display) -> Fault {
+        Fault::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+
+    pub(super) fn response(self) -> Response<Full<Bytes>> {
+        let body = serde_json::json!({ "error": { "code": self.code, "message": self.message } });
+        let mut response = json(self.status, &body);
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+/// An answer in JSON. None may be kept by a cache: they are of the moment, and some are secret.
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => answer(status, "application/json", bytes),
+        Err(error) => {
+            tracing::error!(%error, "an answer of the admin API cannot be written");
+            answer(StatusCode::INTERNAL_SERVER_ERROR, "application/json", Bytes::new())
+        }
+    }
+}
+
+/// An answer of any kind.
+pub(super) fn answer(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,333 @@
+//! Bearer tokens of the admin API, from a file: one a line, with the scope and a name for the audit log before it.
+//!
+//!     # scope  name     token
+//!     read     grafana  3f0c2d5b8a1e4c7f9d6b
+//!     admin    crm      9b1f7c3e5d8a2f4c6e0b
+//!
+//! Words are parted by spaces or colons. Without a scope a token may do everything; without a name it is called after
+//! its line. Of tokens only the SHA-256 is kept. A file that has changed is read anew with the next request; one that
+//! cannot be used leaves the tokens as they were.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+use thiserror::Error;
+
+/// Sixteen random characters cannot be guessed through a listener that answers some thousand times a second.
+const SHORTEST: usize = 16;
+/// Longer than any generator makes them, shorter than a request head.
+const LONGEST: usize = 512;
+/// Names stand in log lines.
+const NAME_LENGTH: usize = 64;
+/// A file of tokens is a few lines.
+const MOST_BYTES: u64 = 1 << 20;
+/// Bits of the mode that let others than owner and group in.
+const OTHERS: u32 = 0o007;
+
+/// What a token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// To look: lists, states, dead letters.
+    Read,
+    /// Everything: changes, calls through to gateways, and GUIDs.
+    Admin,
+}
+
+/// Who called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The token's name, for the audit log.
+    pub name: Arc<str>,
+    /// What it may do.
+    pub scope: Scope,
+}
+
+/// A file of tokens that cannot be used. Says which file and line, never what stands there.
+#[derive(Debug, Error)]
+pub enum TokensError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Others than its owner and group may read or write it.
+    #[error(
+        "{path} is open to everybody (mode {mode:03o}): let only its owner and group in, chmod o= {path}"
+    )]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// More than tokens can take.
+    #[error("{path} is larger than {MOST_BYTES} bytes")]
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A line that is wrong.
+    #[error("{path}, line {line}: {fault}")]
+    Line {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+    /// Nothing but comments.
+    #[error("{path} has no token in it")]
+    Empty {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+/// The tokens of one file.
+#[derive(Debug)]
+pub struct TokenList {
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    digest: [u8; 32],
+    caller: Caller,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.caller.fmt(f)
+    }
+}
+
+impl TokenList {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, is open to everybody, or has a line that is wrong.
+    pub fn read(path: &Path) -> Result<TokenList, TokensError> {
+        let unreadable = |source| TokensError::Unreadable { path: path.into(), source };
+        let metadata = std::fs::metadata(path).map_err(unreadable)?;
+        let mode = metadata.mode() & 0o777;
+        if mode & OTHERS != 0 {
+            return Err(TokensError::Open { path: path.into(), mode });
+        }
+        if metadata.len() > MOST_BYTES {
+            return Err(TokensError::TooLarge { path: path.into() });
+        }
+        let text = SecretString::from(std::fs::read_to_string(path).map_err(unreadable)?);
+        TokenList::parse(text.expose_secret(), path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<TokenList, TokensError> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for (at, line) in text.lines().enumerate() {
+            let line_number = at + 1;
+            let wrong = |fault| TokensError::Line { path: path.into(), line: line_number, fault };
+            if line.trim().is_empty() || line.trim_start().starts_with('#') {
+                continue;
+            }
+            let entry = parse_line(line, line_number).map_err(wrong)?;
+            if entries.iter().any(|other| other.digest == entry.digest) {
+                return Err(wrong("this token stands in the file twice"));
+            }
+            entries.push(entry);
+        }
+        if entries.is_empty() {
+            Err(TokensError::Empty { path: path.into() })
+        } else {
+            Ok(TokenList { entries })
+        }
+    }
+
+    /// Whose token this is. Takes the same time for every token of the file and every wrong one.
+    #[must_use]
+    pub fn find(&self, token: &str) -> Option<Caller> {
+        let digest = digest(token);
+        let mut found = None;
+        for entry in &self.entries {
+            let same: Choice = entry.digest.ct_eq(&digest);
+            if bool::from(same) {
+                found = Some(&entry.caller);
+            }
+        }
+        found.cloned()
+    }
+}
+
+fn digest(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+fn parse_line(line: &str, number: usize) -> Result<Entry, &'static str> {
+    let words: Vec<&str> = line.split([' ', '\t', ':']).filter(|word| !word.is_empty()).collect();
+    let (token, before) = words.split_last().ok_or("no token")?;
+    let (scope, names) = match before.split_first() {
+        Some((&"read", names)) => (Scope::Read, names),
+        Some((&"admin", names)) => (Scope::Admin, names),
+        _ => (Scope::Admin, before),
+    };
+    let name = match names {
+        [] => format!("line-{number}"),
+        [name] => (*name).to_owned(),
+        _ => return Err("expected a scope (read or admin), a name and a token, the first two optional"),
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.len() > NAME_LENGTH || !name.bytes().all(plain) {
+        return Err("a name has at most 64 characters of A-Z, a-z, 0-9, -, _ and .");
+    }
+    if !(SHORTEST..=LONGEST).contains(&token.len()) {
+        return Err("a token has 16 to 512 characters");
+    }
+    if !token.bytes().all(|byte| plain(byte) || b"~+/=".contains(&byte)) {
+        return Err("a token is made of A-Z, a-z, 0-9, -, _, ., ~, +, / and =");
+    }
+    Ok(Entry { digest: digest(token), caller: Caller { name: name.into(), scope } })
+}
+
+/// The tokens of a file that may change while the daemon runs.
+#[derive(Debug)]
+pub struct TokenFile {
+    path: PathBuf,
+    tokens: ArcSwap<TokenList>,
+    /// What the file looked like when it was read last.
+    seen: Mutex<Option<Look>>,
+}
+
+/// What tells whether a file has changed: inode, length, seconds and nanoseconds of the last change.
+type Look = (u64, u64, i64, i64);
+
+impl TokenFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn load(path: &Path) -> Result<TokenFile, TokensError> {
+        // Looked at before it is read, so that a change in between is found later.
+        let seen = look(path);
+        let tokens = ArcSwap::from_pointee(TokenList::read(path)?);
+        Ok(TokenFile { path: path.into(), tokens, seen: Mutex::new(seen) })
+    }
+
+    /// Whose token this is, by the file as it is now.
+    #[must_use]
+    pub fn find(&self, token: &str) -> Option<Caller> {
+        self.refresh();
+        self.tokens.load().find(token)
+    }
+
+    fn refresh(&self) {
+        let now = look(&self.path);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen == now {
+            return;
+        }
+        *seen = now;
+        match TokenList::read(&self.path) {
+            Ok(tokens) => {
+                tracing::info!(tokens = tokens.entries.len(), "the tokens of the admin API were read anew");
+                self.tokens.store(Arc::new(tokens));
+            }
+            Err(error) => {
+                tracing::error!(%error, "the tokens of the admin API stay as they were");
+            }
+        }
+    }
+}
+
+fn look(path: &Path) -> Option<Look> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    fn parse(text: &str) -> Result<TokenList, String> {
+        TokenList::parse(text, Path::new("tokens")).map_err(|error| error.to_string())
+    }
+
+    fn write(path: &Path, text: &str, mode: u32) {
+        std::fs::write(path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn lines_have_a_scope_a_name_and_a_token_the_first_two_optional() {
+        let list = parse(&format!(
+            "# comment\n\n{TOKEN}1\ncrm:{TOKEN}2\nread grafana {TOKEN}3\nread: {TOKEN}4\nadmin\tops\t{TOKEN}5\n"
+        ))
+        .unwrap();
+        let found =
+            |n: u32| list.find(&format!("{TOKEN}{n}")).map(|caller| (caller.name.to_string(), caller.scope));
+        assert_eq!(found(1), Some(("line-3".into(), Scope::Admin)));
+        assert_eq!(found(2), Some(("crm".into(), Scope::Admin)));
+        assert_eq!(found(3), Some(("grafana".into(), Scope::Read)));
+        assert_eq!(found(4), Some(("line-6".into(), Scope::Read)));
+        assert_eq!(found(5), Some(("ops".into(), Scope::Admin)));
+        assert_eq!(found(6), None);
+        assert_eq!(list.find(""), None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_line_and_without_the_token() {
+        for (text, fault) in [
+            ("", "tokens has no token in it"),
+            ("# only a comment", "tokens has no token in it"),
+            ("\nshort-secret", "tokens, line 2: a token has 16 to 512 characters"),
+            (&format!("read a b {TOKEN}"), "line 1: expected a scope"),
+            (&format!("name?!x {TOKEN}"), "line 1: a name has"),
+            (&format!("crm {TOKEN}\u{e9}"), "line 1: a token is made of"),
+            (&format!("{TOKEN}\nread x {TOKEN}"), "line 2: this token stands in the file twice"),
+        ] {
+            let said = parse(text).unwrap_err();
+            assert!(said.contains(fault), "{text:?}: {said}");
+            assert!(!said.contains(TOKEN) && !said.contains("short-secret"), "{said}");
+        }
+        assert!(!format!("{:?}", parse(TOKEN).unwrap()).contains(TOKEN));
+    }
+
+    #[test]
+    fn a_file_that_everybody_may_read_or_write_is_refused() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("tokens");
+        for mode in [0o644, 0o642, 0o604] {
+            write(&path, TOKEN, mode);
+            let said = TokenList::read(&path).unwrap_err().to_string();
+            assert!(said.contains(path.to_str().unwrap()) && said.contains("chmod o="), "{said}");
+        }
+        write(&path, TOKEN, 0o640);
+        assert!(TokenList::read(&path).is_ok());
+    }
+
+    #[test]
+    fn a_changed_file_counts_at_once_and_a_broken_one_changes_nothing() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("tokens");
+        write(&path, TOKEN, 0o600);
+        let file = TokenFile::load(&path).unwrap();
+        assert!(file.find(TOKEN).is_some());
+        write(&path, "read another-token-of-ours", 0o600);
+        assert!(file.find(TOKEN).is_none());
+        assert_eq!(file.find("another-token-of-ours").unwrap().scope, Scope::Read);
+        write(&path, "broken", 0o600);
+        assert!(file.find("another-token-of-ours").is_some());
+        std::fs::remove_file(&path).unwrap();
+        assert!(file.find("another-token-of-ours").is_some());
+    }
+}

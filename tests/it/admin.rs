@@ -1,0 +1,6 @@
+//! The admin API of the real binary, with a simulated gateway. Every answer is held against the OpenAPI document.
+
+mod agents;
+mod client;
+mod scene;
+mod tokens;

@@ -1,0 +1,146 @@
+//! A caller of the API who believes nothing: each answer must be one that the document allows.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[path = "../../../src/admin/schema.rs"]
+mod schema;
+
+const DOCUMENT: &str = include_str!("../../../src/admin/openapi.json");
+
+/// Calls with one token, or with none.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    pub(super) address: SocketAddr,
+    pub(super) token: Option<String>,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    /// The head, in lower case.
+    pub(super) head: String,
+    pub(super) text: String,
+}
+
+impl Reply {
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// `error.code`; empty when there is none.
+    pub(super) fn code(&self) -> String {
+        let value: Value = serde_json::from_str(&self.text).unwrap_or_default();
+        value["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub(super) fn has(&self, line: &str) -> bool {
+        self.head.lines().any(|found| found == line)
+    }
+}
+
+impl Client {
+    pub(super) async fn get(&self, path: &str) -> Reply {
+        self.call("GET", path, "").await
+    }
+
+    pub(super) async fn post(&self, path: &str) -> Reply {
+        self.call("POST", path, "").await
+    }
+
+    /// Calls, and fails when the answer is none that the document knows for this path.
+    pub(super) async fn call(&self, method: &str, path: &str, body: &str) -> Reply {
+        let reply = self.send(method, path, body).await;
+        check(method, path, &reply);
+        reply
+    }
+
+    pub(super) async fn send(&self, method: &str, path: &str, body: &str) -> Reply {
+        let token = self.token.as_ref().map(|token| format!("authorization: Bearer {token}\r\n"));
+        let length =
+            if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{}{length}\r\n",
+            token.unwrap_or_default()
+        );
+        let mut stream = TcpStream::connect(self.address).await.expect("the operations listener accepts");
+        let request = [head.as_bytes(), body.as_bytes()].concat();
+        // A listener that has seen enough may close before all is sent; its answer is there all the same.
+        drop(stream.write_all(&request).await);
+        let mut bytes = Vec::new();
+        let read = stream.read_to_end(&mut bytes);
+        let read = tokio::time::timeout(crate::support::DEADLINE, read).await.expect("an answer");
+        assert!(read.is_ok() || !bytes.is_empty(), "no answer to {method} {path}");
+        reply(&bytes)
+    }
+}
+
+/// Reads an answer to its end.
+pub(super) fn reply(bytes: &[u8]) -> Reply {
+    let text = String::from_utf8_lossy(bytes);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text}"));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    Reply { status, head: head.to_lowercase(), text: body.to_owned() }
+}
+
+fn check(method: &str, path: &str, reply: &Reply) {
+    let document: Value = serde_json::from_str(DOCUMENT).expect("the document is JSON");
+    let path = path.split('?').next().unwrap_or_default();
+    let path = path.strip_prefix("/api/v1").unwrap_or_else(|| panic!("{path} is not of the API"));
+    let paths = document["paths"].as_object().expect("paths");
+    let Some((template, methods)) = paths.iter().find(|(template, _)| fits(template, path)) else {
+        assert_eq!(reply.status, 404, "{path} is not in the document: {reply:?}");
+        return check_error(&document, reply);
+    };
+    let Some(operation) = methods.get(method.to_lowercase()) else {
+        assert_eq!(reply.status, 405, "{method} {template} is not in the document: {reply:?}");
+        return check_error(&document, reply);
+    };
+    let documented = &operation["responses"][reply.status.to_string()];
+    assert!(!documented.is_null(), "{method} {template}: {} is not documented: {reply:?}", reply.status);
+    let documented = match documented["$ref"].as_str() {
+        Some(reference) => document.pointer(reference.trim_start_matches('#')).expect("the reference"),
+        None => documented,
+    };
+    let Some(content) = documented["content"].as_object() else {
+        assert_eq!(reply.text, "", "{method} {template}: no content is documented");
+        return;
+    };
+    let kind = content.keys().find(|kind| reply.has(&format!("content-type: {kind}")));
+    let kind = kind.unwrap_or_else(|| panic!("{method} {template}: another content type: {reply:?}"));
+    let schema = &content[kind]["schema"];
+    let values: Vec<Value> = match kind.as_str() {
+        "application/json" => vec![reply.json()],
+        "application/x-ndjson" => {
+            reply.text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+        }
+        _ => Vec::new(),
+    };
+    for value in values {
+        let faults = schema::faults(&document, schema, &value);
+        assert!(faults.is_empty(), "{method} {template} {}: {faults:#?}", reply.status);
+    }
+}
+
+fn check_error(document: &Value, reply: &Reply) {
+    let faults = schema::faults(document, &document["components"]["schemas"]["Error"], &reply.json());
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+fn fits(template: &str, path: &str) -> bool {
+    let (mut wanted, mut found) = (template.split('/'), path.split('/'));
+    loop {
+        match (wanted.next(), found.next()) {
+            (None, None) => return true,
+            // The last name of a call that is passed through takes all that is left.
+            (Some("{path}"), Some(_)) => return true,
+            (Some(name), Some(found)) if name.starts_with('{') && !found.is_empty() => {}
+            (Some(wanted), Some(found)) if wanted == found => {}
+            _ => return false,
+        }
+    }
+}
