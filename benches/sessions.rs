@@ -1,0 +1,273 @@
+//! How many sessions one process carries: memory for each, processor time, and how late heartbeats are.
+//!
+//! ```text
+//! cargo bench --bench sessions                                   1,000, 10,000 and 100,000 agents, 15 minutes in all
+//! cargo bench --bench sessions -- --agents 10000 --window 60     one size, measured for 60 s
+//! ```
+//!
+//! For each size it starts the real binary in release mode with a spool of its own, and the simulated gateway in this
+//! process, over TLS on the loopback. All agents sign in, enter their skill queues and get their first pushes; when
+//! all are in and quiet, the window begins. Timers are those of service (heartbeat 30 s, GUIDs renewed at 60 s), unless
+//! `--interval` says otherwise.
+//!
+//! - **memory**: `VmRSS` at the end of the window, less that of the same binary without agents, by the number of agents;
+//! - **processor**: time of the relay's process in the window, in seconds for each second (2.00 is two cores);
+//! - **lateness**: `ccrelay_heartbeat_lateness_seconds`, only what was added in the window.
+//!
+//! Relay and simulator share the machine's cores, so lateness is what both together leave over.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use ccrelay::simulate::settings::Agents;
+use ccrelay::simulate::{Settings, SignOut, Simulator};
+use clap::Parser;
+
+#[path = "../tests/it/support/certificates.rs"]
+#[expect(dead_code, reason = "shared with tests that use all of it")]
+mod certificates;
+
+use certificates::Certificates;
+
+const PASSWORD: &str = "benchmark-password";
+const FIRST_AGENT: u32 = 100_001;
+/// Sign-ins a second: what two cores take on both ends.
+const SIGN_IN_RATE: u32 = 600;
+
+/// Memory, processor time and lateness of heartbeats for many sessions.
+#[derive(Debug, Parser)]
+struct Options {
+    /// How many agents; several sizes after each other.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000])]
+    agents: Vec<u32>,
+    /// Seconds of the measurement: several heartbeats of each agent.
+    #[arg(long, default_value_t = 120)]
+    window: u64,
+    /// Seconds between heartbeats; GUIDs and limits keep their proportion to it.
+    #[arg(long, default_value_t = 30)]
+    interval: u64,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What was measured at one size.
+struct Row {
+    agents: u32,
+    sign_in: Duration,
+    memory_kib: u64,
+    processor: f64,
+    heartbeats: u64,
+    lateness: Vec<(f64, u64)>,
+    signed_out: u64,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let empty = runtime.block_on(measure(&options, 0))?.memory_kib;
+    println!(
+        "without agents: {empty} KiB resident; window {} s, heartbeats every {} s",
+        options.window, options.interval
+    );
+    println!(
+        "  agents  signed in after  resident  per agent  processor  heartbeats  late: p50     p99    p99.9  within 2 s"
+    );
+    for agents in &options.agents {
+        let row = runtime.block_on(measure(&options, *agents))?;
+        println!("{}", row.line(empty));
+        ensure!(row.signed_out == 0, "{} sessions were lost", row.signed_out);
+    }
+    Ok(())
+}
+
+impl Row {
+    fn line(&self, empty: u64) -> String {
+        let per_agent = self.memory_kib.saturating_sub(empty) as f64 / f64::from(self.agents.max(1));
+        let mut line = format!(
+            "{:>8}  {:>13.1} s  {:>4} MiB  {:>5.2} KiB  {:>9.2}  {:>10}",
+            self.agents,
+            self.sign_in.as_secs_f64(),
+            self.memory_kib / 1024,
+            per_agent,
+            self.processor,
+            self.heartbeats
+        );
+        for quantile in [0.5, 0.99, 0.999] {
+            let text = match self.bound(quantile) {
+                Some(bound) => format!("\u{2264}{bound} s"),
+                None => "more".to_owned(),
+            };
+            write!(line, "  {text:>7}").expect("text grows");
+        }
+        let in_time = self.lateness.iter().find(|(le, _)| *le >= 2.0).map_or(0, |(_, count)| *count);
+        write!(line, "  {:>8.3} %", 100.0 * in_time as f64 / self.heartbeats.max(1) as f64)
+            .expect("text grows");
+        line
+    }
+
+    /// The least bound of the histogram that holds this part of the heartbeats.
+    fn bound(&self, quantile: f64) -> Option<f64> {
+        let wanted = (self.heartbeats as f64 * quantile).ceil();
+        self.lateness.iter().find(|(_, count)| *count as f64 >= wanted).map(|(le, _)| *le)
+    }
+}
+
+async fn measure(options: &Options, agents: u32) -> anyhow::Result<Row> {
+    let folder = tempfile::tempdir()?;
+    let certificates = Certificates::create(folder.path());
+    let mut settings = Settings::local();
+    settings.agents = vec![Agents::range(FIRST_AGENT, FIRST_AGENT + agents.max(1) - 1, PASSWORD)];
+    settings.agent_id_limit = 999_999;
+    settings.keep_ledger = false;
+    settings.report_interval_ms = 0;
+    settings.guid_interval_ms = options.interval * 2_000;
+    settings.guid_timeout_ms = options.interval * 4_000;
+    settings.handshake_max_time_ms = options.interval * 4_000;
+    settings.eventpush.ssl.cert.pem = Some(std::fs::read_to_string(&certificates.ca)?);
+    let simulator = Simulator::start(settings).await.context("the simulator")?;
+    let relay = Relay::start(folder.path(), &simulator, agents, options)?;
+    let begun = Instant::now();
+    let patience = Duration::from_secs(120 + u64::from(agents / SIGN_IN_RATE) * 3);
+    let all_in = simulator.wait_for(patience, |statistics| statistics.signed_in == agents as usize).await;
+    ensure!(all_in, "{} of {agents} signed in: {}", simulator.statistics().signed_in, relay.log());
+    let sign_in = begun.elapsed();
+    // The first heartbeats follow a sign-in by seconds and belong to it.
+    tokio::time::sleep(Duration::from_secs(if agents == 0 { 3 } else { options.interval })).await;
+
+    let (before, processor) = (relay.lateness()?, relay.processor_secs()?);
+    tokio::time::sleep(Duration::from_secs(if agents == 0 { 1 } else { options.window })).await;
+    let (after, spent) = (relay.lateness()?, relay.processor_secs()? - processor);
+    let lateness: Vec<(f64, u64)> =
+        after.iter().zip(&before).map(|((le, after), (_, before))| (*le, after - before)).collect();
+    let total = simulator.statistics().total;
+    let lost = [SignOut::HeartbeatSilence, SignOut::PushFailure, SignOut::TakenOver];
+    let row = Row {
+        agents,
+        sign_in,
+        memory_kib: relay.memory_kib()?,
+        processor: spent / options.window as f64,
+        heartbeats: lateness.last().map_or(0, |(_, count)| *count),
+        lateness,
+        signed_out: lost.iter().map(|reason| total.signed_out(*reason)).sum(),
+    };
+    drop(relay);
+    simulator.stop().await;
+    Ok(row)
+}
+
+/// The real binary; killed when dropped.
+struct Relay {
+    child: Child,
+    operations: u16,
+    log: std::path::PathBuf,
+}
+
+impl Relay {
+    fn start(folder: &Path, simulator: &Simulator, agents: u32, options: &Options) -> anyhow::Result<Relay> {
+        let (callback, operations) = (free_port()?, free_port()?);
+        let at = folder.display();
+        std::fs::write(folder.join("gateway-ca.pem"), simulator.ca_pem().unwrap_or_default())?;
+        std::fs::write(folder.join("password"), PASSWORD)?;
+        let interval = options.interval;
+        let mut config = format!(
+            "[callback]\nlisten = '127.0.0.1:{callback}'\ncertificate_file = '{at}/cert.pem'\nkey_file = '{at}/key.pem'\n\
+             [operations]\nlisten = '127.0.0.1:{operations}'\n[spool]\ndirectory = '{at}/spool'\n[log]\nlevel = 'warn'\n\
+             [[gateways]]\nname = 'main'\nbase_url = '{}'\nca_file = '{at}/gateway-ca.pem'\n\
+             callback_uri = 'https://127.0.0.1:{callback}/push/main'\nheartbeat_interval_secs = {interval}\n\
+             sign_out_limit_secs = {}\nsign_in_rate_per_sec = {SIGN_IN_RATE}\n\
+             [sinks.file.jsonl]\npath = '{at}/events.jsonl'\n",
+            simulator.base_url(),
+            4 * interval,
+        );
+        for id in FIRST_AGENT..FIRST_AGENT + agents {
+            write!(
+                config,
+                "[[agents]]\ngateway = 'main'\nid = '{id}'\npassword_file = '{at}/password'\nphone_number = '7{id}'\n"
+            )?;
+        }
+        let file = folder.join("config.toml");
+        std::fs::write(&file, config)?;
+        let log = folder.join("log");
+        let output = std::fs::File::create(&log)?;
+        let child = Command::new(env!("CARGO_BIN_EXE_ccrelay"))
+            .arg("run")
+            .arg("--config")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()?;
+        let relay = Relay { child, operations, log };
+        let begun = Instant::now();
+        while relay.page("/ready").is_err() {
+            ensure!(begun.elapsed() < Duration::from_secs(300), "the relay does not start: {}", relay.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(relay)
+    }
+
+    fn log(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        text.chars().rev().take(3000).collect::<Vec<_>>().into_iter().rev().collect()
+    }
+
+    fn page(&self, path: &str) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.operations))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        Ok(answer)
+    }
+
+    /// Heartbeats so far, by the upper bound of their lateness.
+    fn lateness(&self) -> anyhow::Result<Vec<(f64, u64)>> {
+        let page = self.page("/metrics")?;
+        let buckets =
+            page.lines().filter(|line| line.starts_with("ccrelay_heartbeat_lateness_seconds_bucket"));
+        let pairs = buckets.map(|line| {
+            let le =
+                line.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()).context("no bound")?;
+            let count = line.rsplit(' ').next().context("no count")?;
+            Ok((le.replace("+Inf", "inf").parse()?, count.parse()?))
+        });
+        pairs.collect()
+    }
+
+    fn proc(&self, file: &str) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?)
+    }
+
+    fn memory_kib(&self) -> anyhow::Result<u64> {
+        let status = self.proc("status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    /// User and system time; Linux counts them in hundredths of a second.
+    fn processor_secs(&self) -> anyhow::Result<f64> {
+        let stat = self.proc("stat")?;
+        let fields: Vec<&str> = stat.rsplit(") ").next().context("no name")?.split(' ').collect();
+        let ticks =
+            |at: usize| -> anyhow::Result<f64> { Ok(fields.get(at).context("too few fields")?.parse()?) };
+        Ok((ticks(11)? + ticks(12)?) / 100.0)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is gone then.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
