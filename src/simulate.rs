@@ -23,6 +23,7 @@ mod event;
 mod faults;
 mod gateway;
 mod guid;
+mod latency;
 mod ledger;
 mod listen;
 mod login;
@@ -54,6 +55,7 @@ pub use casing::CasingError;
 pub use event::EmitOptions;
 pub use faults::{Fault, FaultKind};
 pub use gateway::EmitError;
+pub use latency::Latencies;
 pub use ledger::{Counts, Fate, LedgerEntry, SignOut, Statistics};
 pub use operation::Operation;
 pub use settings::{Settings, SettingsError};
@@ -324,6 +326,11 @@ impl Simulator {
     /// When the address has been taken meanwhile.
     pub async fn resume_listening(&self) -> std::io::Result<()> {
         self.port.reopen().await
+    }
+
+    /// How long pushes took since this was last asked.
+    pub fn take_latencies(&self) -> Latencies {
+        std::mem::take(&mut *self.gateway.latencies.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What was counted so far.

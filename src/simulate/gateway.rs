@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::agent::{Agent, Session, Slot, Target};
 use super::event::Draft;
 use super::faults::Faults;
+use super::latency::Latencies;
 use super::ledger::{Counts, SignOut, Statistics};
 use super::push::{self, Pusher};
 use super::random::Random;
@@ -48,6 +49,8 @@ pub(super) struct Gateway {
     /// Makes answers spell their header names as the gateway does.
     pub(super) spellings: Extensions,
     pub(super) random: Mutex<Random>,
+    /// Times of pushes since somebody last asked.
+    pub(super) latencies: Mutex<Latencies>,
     /// Every task of this gateway.
     pub(super) tasks: TaskTracker,
     /// Ends them.
@@ -67,6 +70,7 @@ impl Gateway {
         Ok(Arc::new_cyclic(|own| Gateway {
             faults: Faults::new(settings.misbehaviours.clone(), settings.seed ^ 1),
             random: Mutex::new(Random::new(settings.seed)),
+            latencies: Mutex::default(),
             slots: order.iter().map(|slot| (slot.id.to_string(), slot.clone())).collect(),
             order,
             pusher,
@@ -94,6 +98,11 @@ impl Gateway {
     /// Runs `with` on the random stream.
     pub(super) fn roll<T>(&self, with: impl FnOnce(&mut Random) -> T) -> T {
         with(&mut self.random.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes how long a push took.
+    pub(super) fn took(&self, time: std::time::Duration) {
+        self.latencies.lock().unwrap_or_else(PoisonError::into_inner).add(time);
     }
 
     /// The number of the next call.

@@ -147,6 +147,9 @@ pub(super) async fn push_all(gateway: Arc<Gateway>, slot: Arc<Slot>) {
         let started = Instant::now();
         let outcome = gateway.pusher.push(&batch.target, batch.body.clone(), lose).await;
         log(&slot, &batch, &outcome);
+        if outcome.is_ok() {
+            gateway.took(started.elapsed());
+        }
         let next = settle(&mut slot.lock(), &batch, outcome.is_ok(), started, &gateway.settings);
         slot.changed.notify_waiters();
         match next {
