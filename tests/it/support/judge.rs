@@ -1,6 +1,8 @@
-//! The judge: what the gateway made and was answered for, against what a broker has.
+//! The judge: what the gateway made and was answered for, against what a broker has. It hears one arrival after another
+//! and keeps little of each, so that it can follow a run of any length.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use ccrelay::clock::Timestamp;
 use ccrelay::event::normalise::{RecordKind, RecordView, normalise};
@@ -14,7 +16,7 @@ use serde_json::value::RawValue;
 use super::kafka::Record;
 
 /// One CloudEvent as a consumer got it, in the order of its arrival.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub(crate) struct Arrival {
     attributes: BTreeMap<String, String>,
     data: Vec<u8>,
@@ -67,7 +69,7 @@ impl Arrival {
 }
 
 /// What the judge found; all but the first two must be nothing.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) acknowledged: usize,
     pub(crate) duplicates_same_id: usize,
@@ -94,90 +96,128 @@ impl Verdict {
     }
 }
 
-/// Compares. Arrivals are in the order in which the broker has them, at least per agent.
-pub(crate) fn judge(ledger: &[LedgerEntry], arrivals: &[Arrival]) -> Verdict {
-    let mut by_agent: BTreeMap<&str, (Vec<&LedgerEntry>, Vec<&Arrival>)> = BTreeMap::new();
-    for entry in ledger {
-        by_agent.entry(entry.agent.as_str()).or_default().0.push(entry);
-    }
-    for arrival in arrivals {
-        by_agent.entry(arrival.attribute("subject")).or_default().1.push(arrival);
-    }
-    let mut verdict = Verdict::default();
-    for (agent, (ledger, arrivals)) in by_agent {
-        judge_agent(agent, &ledger, &arrivals, &mut verdict);
-    }
-    verdict
+/// Hears arrivals in the order in which the broker has them, at least per agent.
+#[derive(Debug, Default)]
+pub(crate) struct Judge {
+    agents: BTreeMap<String, Heard>,
+    /// What was found without the ledger.
+    verdict: Verdict,
 }
 
-fn judge_agent(agent: &str, ledger: &[&LedgerEntry], arrivals: &[&Arrival], verdict: &mut Verdict) {
-    let mut first_of: HashMap<&str, &Arrival> = HashMap::new();
-    let mut order = Vec::new();
+/// What was heard of one agent.
+#[derive(Debug, Default)]
+struct Heard {
+    /// By id: a digest of the first delivery, and whether that was a repeat of the gateway's.
+    first_of: HashMap<Box<str>, (u64, bool)>,
+    /// By number at the gateway: a digest of the event, and the id it had.
+    events: HashMap<u64, (u64, Box<str>)>,
+    last: Option<u64>,
+    /// How many different ids.
+    count: usize,
+    has_gap: bool,
+    /// The agent's state after the last event, as the relay must have had it.
+    state: AgentSnapshot,
+}
+
+/// Compares what is complete.
+pub(crate) fn judge(ledger: &[LedgerEntry], arrivals: &[Arrival]) -> Verdict {
+    let mut judge = Judge::default();
     for arrival in arrivals {
-        let id = arrival.attribute("id");
-        match first_of.get(id) {
-            None => {
-                first_of.insert(id, arrival);
-                order.push(*arrival);
-            }
-            Some(first) => {
-                verdict.duplicates_same_id += 1;
-                // A delivery of ours again is the same to the byte; one of the gateway's own is marked as such.
-                if !arrival.is_repeat() && !first.is_repeat() && first != arrival {
-                    verdict
-                        .not_as_normalised
-                        .push(format!("agent {agent}: {id} differs from its first delivery"));
+        judge.hear(arrival);
+    }
+    judge.verdict(ledger)
+}
+
+impl Judge {
+    pub(crate) fn hear(&mut self, arrival: &Arrival) {
+        let agent = arrival.attribute("subject");
+        if !self.agents.contains_key(agent) {
+            self.agents.insert(agent.to_owned(), Heard::default());
+        }
+        let heard = self.agents.get_mut(agent).expect("it was just put there");
+        heard.hear(agent, arrival, &mut self.verdict);
+    }
+
+    /// What there is to say so far. Events that the gateway makes meanwhile are not missed.
+    pub(crate) fn verdict(&self, ledger: &[LedgerEntry]) -> Verdict {
+        let mut verdict = self.verdict.clone();
+        let mut made: HashMap<(&str, u64), &LedgerEntry> = HashMap::with_capacity(ledger.len());
+        for entry in ledger {
+            let agent = entry.agent.as_str();
+            made.insert((agent, entry.serial), entry);
+            if entry.fate == Fate::Acknowledged {
+                verdict.acknowledged += 1;
+                if !self.agents.get(agent).is_some_and(|heard| heard.events.contains_key(&entry.serial)) {
+                    verdict.lost.push(format!("agent {agent}: event {} {}", entry.serial, entry.json));
                 }
             }
         }
+        for (agent, heard) in &self.agents {
+            for (serial, (digest, id)) in &heard.events {
+                match made.get(&(agent.as_str(), *serial)) {
+                    Some(entry) if entry.attempts > 0 && digest_of(&*entry.json) == *digest => {}
+                    Some(entry) => verdict.unknown.push(format!(
+                        "agent {agent}: event {serial} ({id}) is not as it was made: {}",
+                        entry.json
+                    )),
+                    None => verdict.unknown.push(format!("agent {agent}: event {serial} ({id})")),
+                }
+            }
+        }
+        verdict
     }
-    let made: HashMap<u64, &LedgerEntry> = ledger.iter().map(|entry| (entry.serial, *entry)).collect();
-    let mut found = HashSet::new();
-    let mut last = None;
-    for arrival in order.iter().filter(|arrival| !arrival.is_ours()) {
-        let (serial, json) = arrival.original();
-        let name = format!("agent {agent}: event {serial} ({})", arrival.attribute("id"));
-        match made.get(&serial) {
-            Some(entry) if entry.attempts > 0 && *entry.json == *json => {}
-            Some(entry) => verdict.unknown.push(format!("{name} is {json}, was made as {}", entry.json)),
-            None => verdict.unknown.push(name.clone()),
-        }
-        if !found.insert(serial) {
-            verdict.duplicates_other_id.push(name.clone());
-        }
-        if last.is_some_and(|last| last >= serial) {
-            verdict.out_of_order.push(format!("{name} comes after {last:?}"));
-        }
-        last = Some(serial);
-    }
-    for entry in ledger.iter().filter(|entry| entry.fate == Fate::Acknowledged) {
-        verdict.acknowledged += 1;
-        if !found.contains(&entry.serial) {
-            verdict.lost.push(format!("agent {agent}: event {} {}", entry.serial, entry.json));
-        }
-    }
-    check_sequence(agent, &order, verdict);
-    check_normalised(agent, &order, verdict);
 }
 
-/// Numbers of an agent's events rise by one, our own events included.
-fn check_sequence(agent: &str, order: &[&Arrival], verdict: &mut Verdict) {
-    for (expected, arrival) in order.iter().enumerate() {
-        let sequence: usize = arrival.attribute("sequence").parse().expect("a sequence is a number");
-        if sequence != expected {
-            let id = arrival.attribute("id");
-            verdict.gaps.push(format!("agent {agent}: {id} has number {sequence}, expected {expected}"));
+impl Heard {
+    fn hear(&mut self, agent: &str, arrival: &Arrival, verdict: &mut Verdict) {
+        let (id, digest) = (arrival.attribute("id"), digest_of(arrival));
+        if let Some((first, was_repeat)) = self.first_of.get(id) {
+            verdict.duplicates_same_id += 1;
+            // A delivery of ours again is the same to the byte; one of the gateway's own is marked as such.
+            if !arrival.is_repeat() && !was_repeat && *first != digest {
+                verdict
+                    .not_as_normalised
+                    .push(format!("agent {agent}: {id} differs from its first delivery"));
+            }
             return;
         }
+        self.first_of.insert(id.into(), (digest, arrival.is_repeat()));
+        self.check_sequence(agent, arrival, verdict);
+        self.check_normalised(agent, arrival, verdict);
+        if !arrival.is_ours() {
+            self.check_original(agent, arrival, verdict);
+        }
     }
-}
 
-/// Does again what the relay did: each event through the normaliser, from the agent's state after the one before.
-fn check_normalised(agent: &str, order: &[&Arrival], verdict: &mut Verdict) {
-    let gateway = GatewayName::parse("main").expect("a name");
-    let agent_id = AgentId::parse(agent).expect("an id");
-    let mut state = AgentSnapshot::default();
-    for arrival in order {
+    fn check_original(&mut self, agent: &str, arrival: &Arrival, verdict: &mut Verdict) {
+        let id = arrival.attribute("id");
+        let (serial, json) = arrival.original();
+        let name = format!("agent {agent}: event {serial} ({id})");
+        if let Some((_, before)) = self.events.insert(serial, (digest_of(json.as_str()), id.into())) {
+            verdict.duplicates_other_id.push(format!("{name} was {before} before"));
+        }
+        if self.last.is_some_and(|last| last >= serial) {
+            verdict.out_of_order.push(format!("{name} comes after {:?}", self.last));
+        }
+        self.last = Some(serial);
+    }
+
+    /// Numbers of an agent's events rise by one, our own events included.
+    fn check_sequence(&mut self, agent: &str, arrival: &Arrival, verdict: &mut Verdict) {
+        let expected = self.count;
+        self.count += 1;
+        let sequence: usize = arrival.attribute("sequence").parse().expect("a sequence is a number");
+        if sequence != expected && !self.has_gap {
+            self.has_gap = true;
+            let id = arrival.attribute("id");
+            verdict.gaps.push(format!("agent {agent}: {id} has number {sequence}, expected {expected}"));
+        }
+    }
+
+    /// Does again what the relay did: the event through the normaliser, from the agent's state after the one before.
+    fn check_normalised(&mut self, agent: &str, arrival: &Arrival, verdict: &mut Verdict) {
+        let gateway = GatewayName::parse("main").expect("a name");
+        let agent_id = AgentId::parse(agent).expect("an id");
         let received_at: Timestamp = arrival.attribute("recordedtime").parse().expect("a time");
         let (kind, body) = if arrival.is_ours() {
             (RecordKind::Lifecycle, arrival.raw()["content"].get().to_owned())
@@ -193,7 +233,7 @@ fn check_normalised(agent: &str, order: &[&Arrival], verdict: &mut Verdict) {
             agent_id: &agent_id,
             sequence: 0,
             repeats: &[],
-            before: &state,
+            before: &self.state,
             body: body.as_bytes(),
         };
         let event = &normalise(&view).expect("what was delivered can be normalised")[0];
@@ -208,10 +248,16 @@ fn check_normalised(agent: &str, order: &[&Arrival], verdict: &mut Verdict) {
         }
         if kind == RecordKind::Lifecycle {
             let own: HashMap<String, Value> = serde_json::from_str(&body).expect("our own event");
-            state.apply_session(own["type"].as_str().unwrap_or_default(), received_at);
+            self.state.apply_session(own["type"].as_str().unwrap_or_default(), received_at);
         } else {
             let envelope = ccrelay::event::envelope::parse(body.as_bytes()).expect("a push");
-            state.apply(&envelope.events[0], received_at);
+            self.state.apply(&envelope.events[0], received_at);
         }
     }
+}
+
+fn digest_of<T: Hash + ?Sized>(value: &T) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }

@@ -12,13 +12,14 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers, Message as _};
+use rdkafka::message::{BorrowedMessage, Headers, Message as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use super::certificates::Certificates;
 use super::process::Process;
+use super::proxy::Proxy;
 use super::{DEADLINE, START_DEADLINE, eventually, free_port};
 
 /// User and password of the SASL_SSL listener.
@@ -29,6 +30,8 @@ pub(crate) struct Kafka {
     folder: TempDir,
     port: u16,
     sasl_port: u16,
+    /// A PLAINTEXT listener, and the proxy before it: clients are told the proxy's address.
+    proxied: Option<(u16, Proxy)>,
     certificates: Certificates,
     process: Option<Process>,
 }
@@ -52,10 +55,21 @@ impl Record {
 impl Kafka {
     /// A broker of the test's own.
     pub(crate) async fn start() -> Kafka {
+        Kafka::start_with(None).await
+    }
+
+    /// A broker with a further listener behind a proxy.
+    pub(crate) async fn start_behind_proxy() -> Kafka {
+        let port = free_port();
+        let proxy = Proxy::start(&format!("127.0.0.1:{port}")).await;
+        Kafka::start_with(Some((port, proxy))).await
+    }
+
+    async fn start_with(proxied: Option<(u16, Proxy)>) -> Kafka {
         let folder = tempfile::Builder::new().prefix("ccrelay-kafka-").tempdir().expect("a folder");
         let certificates = Certificates::create(folder.path());
-        let mut kafka =
-            Kafka { folder, port: free_port(), sasl_port: free_port(), certificates, process: None };
+        let (port, sasl_port) = (free_port(), free_port());
+        let mut kafka = Kafka { folder, port, sasl_port, proxied, certificates, process: None };
         kafka.write_configuration(free_port());
         kafka.format();
         kafka.start_again().await;
@@ -70,6 +84,11 @@ impl Kafka {
 
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The proxy before the further listener.
+    pub(crate) fn proxy(&self) -> &Proxy {
+        &self.proxied.as_ref().expect("the broker was started behind a proxy").1
     }
 
     pub(crate) fn sasl_address(&self) -> String {
@@ -143,7 +162,8 @@ impl Kafka {
         tokio::task::spawn_blocking(move || read_all(&config, &topic)).await.expect("the reader ends")
     }
 
-    fn client_config(&self) -> ClientConfig {
+    /// What a client of the test's own, on no proxy, is configured with.
+    pub(crate) fn client_config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.address());
         config.set("group.id", "ccrelay-tests").set("enable.partition.eof", "true");
@@ -192,14 +212,20 @@ impl Kafka {
         let (port, sasl_port) = (self.port, self.sasl_port);
         let (folder, ca) = (self.path("data"), self.certificates.ca.display());
         let both = self.certificates.both.display();
+        let (mut listeners, mut advertised, mut protocols) = (String::new(), String::new(), "");
+        if let Some((port, proxy)) = &self.proxied {
+            listeners = format!(",PROXIED://127.0.0.1:{port}");
+            advertised = format!(",PROXIED://127.0.0.1:{}", proxy.port());
+            protocols = ",PROXIED:PLAINTEXT";
+        }
         let text = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
              controller.quorum.voters=1@127.0.0.1:{controller_port}\n\
              controller.listener.names=CONTROLLER\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller_port}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{sasl_port}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller_port}{listeners}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{sasl_port}{advertised}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT{protocols}\n\
              inter.broker.listener.name=PLAINTEXT\n\
              ssl.keystore.type=PEM\nssl.keystore.location={both}\n\
              ssl.truststore.type=PEM\nssl.truststore.location={ca}\n\
@@ -269,15 +295,7 @@ fn read_all(config: &ClientConfig, topic: &str) -> Vec<Record> {
     while ended < partitions.len() {
         assert!(begin.elapsed() < DEADLINE, "the topic has no end");
         match consumer.poll(Duration::from_millis(500)) {
-            Some(Ok(message)) => records.push(Record {
-                partition: message.partition(),
-                key: text(message.key()),
-                timestamp: message.timestamp().to_millis(),
-                headers: message.headers().map_or_else(Vec::new, |headers| {
-                    headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect()
-                }),
-                payload: message.payload().unwrap_or_default().to_vec(),
-            }),
+            Some(Ok(message)) => records.push(Record::of(&message)),
             Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
             Some(Err(error)) => eprintln!("the reader goes on after {error}"),
             None => {}
@@ -285,6 +303,20 @@ fn read_all(config: &ClientConfig, topic: &str) -> Vec<Record> {
     }
     records.sort_by_key(|record| record.partition);
     records
+}
+
+impl Record {
+    pub(crate) fn of(message: &BorrowedMessage<'_>) -> Record {
+        Record {
+            partition: message.partition(),
+            key: text(message.key()),
+            timestamp: message.timestamp().to_millis(),
+            headers: message.headers().map_or_else(Vec::new, |headers| {
+                headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect()
+            }),
+            payload: message.payload().unwrap_or_default().to_vec(),
+        }
+    }
 }
 
 fn text(bytes: Option<&[u8]>) -> String {

@@ -1,4 +1,5 @@
-//! Real brokers, a proxy that misbehaves, and what tests of sinks have in common.
+//! Real brokers, a proxy that misbehaves, and what tests of sinks have in common. A `mod.rs`, so that further test
+//! binaries can take it in by its path.
 #![allow(dead_code, reason = "a tool box: not every tool is in use at every time")]
 
 use std::future::Future;
@@ -19,6 +20,7 @@ pub(crate) mod mosquitto;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod relay;
+pub(crate) mod witness;
 pub(crate) mod worker;
 
 /// What a broker may take to start on a busy machine.

@@ -49,6 +49,10 @@ impl Process {
         Process { keeper, pid, name: command[0].clone(), log }
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid, signal).unwrap_or_else(|error| panic!("{} takes no {signal}: {error}", self.name));
     }

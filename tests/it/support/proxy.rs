@@ -17,6 +17,8 @@ enum Mode {
     Stalled,
     /// Passes on so many bytes a second in each direction.
     Slow(u32),
+    /// Passes each portion on after a while.
+    Late(Duration),
     /// Nobody listens.
     Refusing,
 }
@@ -63,6 +65,11 @@ impl Proxy {
     /// Passes on so many bytes a second.
     pub(crate) fn slow(&self, bytes_per_second: u32) {
         self.mode.send_replace(Mode::Slow(bytes_per_second));
+    }
+
+    /// Passes each portion on only after `delay`.
+    pub(crate) fn late(&self, delay: Duration) {
+        self.mode.send_replace(Mode::Late(delay));
     }
 
     /// Takes no new connections.
@@ -157,13 +164,16 @@ async fn pass(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, mut mode: watch
             }
             // Twenty portions a second.
             Mode::Slow(bytes) => usize::try_from(bytes / 20).map_or(1, |bytes| bytes.clamp(1, 16 * 1024)),
-            Mode::Open | Mode::Refusing => buffer.len(),
+            Mode::Open | Mode::Late(_) | Mode::Refusing => buffer.len(),
         };
         let read = tokio::select! {
             read = from.read(&mut buffer[..most]) => read,
             changed = mode.changed() => if changed.is_ok() { continue } else { return },
         };
         let Ok(count @ 1..) = read else { return };
+        if let Mode::Late(delay) = now {
+            tokio::time::sleep(delay).await;
+        }
         if to.write_all(&buffer[..count]).await.is_err() {
             return;
         }

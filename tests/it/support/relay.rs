@@ -18,7 +18,24 @@ pub(crate) struct Relay {
     operations_port: u16,
     certificates: Certificates,
     process: Option<Process>,
+    /// The port that the gateway is told.
+    push_port: u16,
+    pace: Pace,
+    /// What stands before the binary on the command line.
+    pub(crate) wrapper: Vec<String>,
 }
+
+/// Times in seconds, but for the first of repeats.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub(crate) heartbeat: u32,
+    pub(crate) sign_out_limit: u32,
+    pub(crate) repeat_soonest_millis: u32,
+}
+
+/// Reads the relay's metrics while somebody else has the relay.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Probe(u16);
 
 /// What a test adds to the configuration.
 pub(crate) struct Wiring<'a> {
@@ -35,13 +52,40 @@ impl Relay {
     pub(crate) fn prepare() -> Relay {
         let folder = tempfile::Builder::new().prefix("ccrelay-relay-").tempdir().expect("a folder");
         let certificates = Certificates::create(folder.path());
+        let callback_port = free_port();
         Relay {
             folder,
-            callback_port: free_port(),
+            callback_port,
             operations_port: free_port(),
             certificates,
             process: None,
+            push_port: callback_port,
+            pace: Pace { heartbeat: 1, sign_out_limit: 20, repeat_soonest_millis: 400 },
+            wrapper: Vec::new(),
         }
+    }
+
+    /// The port on which it takes pushes.
+    pub(crate) fn callback_port(&self) -> u16 {
+        self.callback_port
+    }
+
+    /// Lets the gateway push to another port, where a proxy listens. Before `configure`.
+    pub(crate) fn push_to(&mut self, port: u16) {
+        self.push_port = port;
+    }
+
+    /// Other times. Before `configure`.
+    pub(crate) fn at_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+    }
+
+    pub(crate) fn probe(&self) -> Probe {
+        Probe(self.operations_port)
+    }
+
+    pub(crate) fn running(&self) -> &Process {
+        self.process.as_ref().expect("the relay is running")
     }
 
     pub(crate) fn ca_pem(&self) -> String {
@@ -63,15 +107,16 @@ impl Relay {
         std::fs::write(path("password"), wiring.password).expect("the folder can be written");
         let folder = self.folder.path().display();
         let (callback, operations) = (self.callback_port, self.operations_port);
+        let (push, Pace { heartbeat, sign_out_limit, repeat_soonest_millis }) = (self.push_port, self.pace);
         let mut text = format!(
             "[callback]\nlisten = \"127.0.0.1:{callback}\"\n\
              certificate_file = \"{folder}/cert.pem\"\nkey_file = \"{folder}/key.pem\"\n\
              [operations]\nlisten = \"127.0.0.1:{operations}\"\n\
              [token]\nperiod_secs = 1\n\
-             [spool]\ndirectory = \"{folder}/spool\"\nrepeat_soonest_millis = 400\n\
+             [spool]\ndirectory = \"{folder}/spool\"\nrepeat_soonest_millis = {repeat_soonest_millis}\n\
              [[gateways]]\nname = \"main\"\nbase_url = \"{}\"\nca_file = \"{folder}/gateway-ca.pem\"\n\
-             callback_uri = \"https://127.0.0.1:{callback}/push/main\"\n\
-             heartbeat_interval_secs = 1\nsign_out_limit_secs = 20\ncall_deadline_secs = 5\n\
+             callback_uri = \"https://127.0.0.1:{push}/push/main\"\n\
+             heartbeat_interval_secs = {heartbeat}\nsign_out_limit_secs = {sign_out_limit}\ncall_deadline_secs = 5\n\
              sign_in_deadline_secs = 10\nsign_in_rate_per_sec = 100\n{}\n",
             wiring.gateway_url, wiring.tables
         );
@@ -102,17 +147,22 @@ impl Relay {
 
     /// Starts the binary and waits until it is ready.
     pub(crate) async fn start(&mut self) {
-        assert!(self.process.is_none(), "the relay is running");
-        let config = self.config_file().display().to_string();
-        let command = [env!("CARGO_BIN_EXE_ccrelay"), "run", "--config", &config].map(str::to_owned);
-        let process = Process::start(self.folder.path(), &command);
+        self.launch();
+        let (probe, process) = (self.probe(), self.running());
         eventually("a relay that is ready", START_DEADLINE, || async {
             process.assert_alive();
-            let answer = self.get("/ready").await?;
-            answer.starts_with("HTTP/1.1 200").then_some(())
+            probe.is_ready().await.then_some(())
         })
         .await;
-        self.process = Some(process);
+    }
+
+    /// Starts the binary.
+    pub(crate) fn launch(&mut self) {
+        assert!(self.process.is_none(), "the relay is running");
+        let mut command = self.wrapper.clone();
+        command.extend([binary(), "run".to_owned(), "--config".to_owned()]);
+        command.push(self.config_file().display().to_string());
+        self.process = Some(Process::start(self.folder.path(), &command));
     }
 
     pub(crate) async fn kill9(&mut self) {
@@ -123,20 +173,9 @@ impl Relay {
         self.process.take().expect("the relay is running").end(Signal::SIGTERM).await;
     }
 
-    async fn get(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.operations_port)).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        Some(answer)
-    }
-
     /// The sum of all series whose name and labels begin with `series`.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
-        let page = self.get("/metrics").await.expect("the operations listener answers");
-        let values = page.lines().filter(|line| line.starts_with(series));
-        values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        self.probe().metric(series).await.expect("the operations listener answers")
     }
 
     /// Waits until every sink has confirmed everything that is stored.
@@ -148,4 +187,35 @@ impl Relay {
         })
         .await;
     }
+}
+
+impl Probe {
+    pub(crate) async fn is_ready(self) -> bool {
+        self.get("/ready").await.is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    /// The sum of all series whose name and labels begin with `series`; none when nobody answers.
+    pub(crate) async fn metric(self, series: &str) -> Option<f64> {
+        let page = self.get("/metrics").await?;
+        let values = page.lines().filter(|line| line.starts_with(series));
+        Some(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    async fn get(self, path: &str) -> Option<String> {
+        let ask = async {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.0)).await.ok()?;
+            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.ok()?;
+            Some(answer)
+        };
+        // A relay that is frozen takes connections and says nothing.
+        tokio::time::timeout(Duration::from_secs(2), ask).await.ok().flatten()
+    }
+}
+
+/// The binary: that of `CCRELAY_BIN`, else the one that cargo built for this test.
+pub(crate) fn binary() -> String {
+    std::env::var("CCRELAY_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ccrelay").to_owned())
 }
