@@ -1,0 +1,41 @@
+//! How long and how hard: in `cargo test` short, by `scripts/chaos` as its arguments say.
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::Duration;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// `CCRELAY_CHAOS_SECONDS`: of the faults, the outage, or the steady load.
+    pub(crate) length: Duration,
+    /// `CCRELAY_CHAOS_SEED`: determines which fault follows which, and how long each lasts.
+    pub(crate) seed: u64,
+    /// `CCRELAY_CHAOS_AGENTS`.
+    pub(crate) agents: u32,
+    /// `CCRELAY_CHAOS_RATE`: events a second of each agent.
+    pub(crate) rate: f64,
+}
+
+impl Options {
+    /// With these where nothing else is said.
+    pub(crate) fn of_environment(seconds: u64, agents: u32, rate: f64) -> Options {
+        Options {
+            length: Duration::from_secs(variable("CCRELAY_CHAOS_SECONDS", seconds)),
+            seed: variable("CCRELAY_CHAOS_SEED", 1),
+            agents: variable("CCRELAY_CHAOS_AGENTS", agents),
+            rate: variable("CCRELAY_CHAOS_RATE", rate),
+        }
+    }
+
+    /// Events a second that all agents have together.
+    pub(crate) fn events_per_second(&self) -> f64 {
+        f64::from(self.agents) * self.rate
+    }
+}
+
+fn variable<T: FromStr<Err: Display>>(name: &str, default: T) -> T {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{name} is {text:?}: {error}")),
+        Err(_) => default,
+    }
+}
