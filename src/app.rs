@@ -185,8 +185,9 @@ async fn open_spool(
     metrics: &Metrics,
     clock: &Clock,
 ) -> anyhow::Result<(Spool, SpoolThreads)> {
-    let sinks: Vec<_> =
-        config.sinks.iter().map(|sink| SinkStart { name: sink.name.clone(), from: sink.from }).collect();
+    let start =
+        |sink: &SinkConfig| SinkStart { name: sink.name.clone(), from: sink.from, when_full: sink.when_full };
+    let sinks: Vec<_> = config.sinks.iter().map(start).collect();
     if sinks.is_empty() {
         tracing::warn!("no sinks are configured: events are stored, answered and freed at once");
     }

@@ -168,6 +168,8 @@ metrics! {
     spool_records: IntGauge = "ccrelay_spool_records";
     /// Bytes of the spool's files on disk.
     spool_bytes: IntGauge = "ccrelay_spool_bytes";
+    /// Bytes in use as a fraction of what max_bytes and the disk allow; pushes are refused at 1.
+    spool_fill_ratio: Gauge = "ccrelay_spool_fill_ratio";
     /// Age of the oldest record that some sink has not confirmed; 0 when there is none.
     spool_oldest_age: Gauge = "ccrelay_spool_oldest_record_age_seconds";
     /// Time of one group commit including its fsync.
@@ -195,6 +197,10 @@ metrics! {
     dead_letter_bytes: IntGaugeVec = "ccrelay_dead_letter_bytes" ["sink"];
     /// Dead letters that were delivered again, by outcome (delivered, failed).
     replays: IntCounterVec = "ccrelay_replays_total" ["sink", "outcome"];
+    /// Records given up for the sink at the high-water mark, because its when_full is shed.
+    sink_shed_records: IntCounterVec = "ccrelay_sink_shed_records_total" ["sink"];
+    /// Events in those records; one that was on its way at that moment may have arrived all the same.
+    sink_shed_events: IntCounterVec = "ccrelay_sink_shed_events_total" ["sink"];
     /// Records between the sink's cursor and the end of the spool.
     sink_lag_records: IntGaugeVec = "ccrelay_sink_lag_records" ["sink"];
     /// State of the sink: 1 delivering, 0 retrying, -1 stopped and waiting for a person.
@@ -273,7 +279,9 @@ impl Inner {
     /// Any reason may be a failure; whether it is then retried or sets an event aside depends on the event.
     fn create_sink_series(&self, sink: &str, reasons: &[&str]) {
         self.sink_delivery_duration.with_label_values(&[sink]);
-        self.sink_delivered.with_label_values(&[sink]);
+        for counter in [&self.sink_delivered, &self.sink_shed_records, &self.sink_shed_events] {
+            counter.with_label_values(&[sink]);
+        }
         let held = [&self.dead_letters, &self.dead_letter_bytes];
         for gauge in [&self.sink_in_flight, &self.sink_lag_records, &self.sink_state].into_iter().chain(held)
         {

@@ -30,13 +30,16 @@ use crate::event::{AgentId, GatewayName};
 mod agents;
 mod dead_letters;
 pub mod inspect;
+mod limits;
 pub mod offline;
 mod reader;
 mod schema;
+mod shed;
 mod writer;
 
 pub use agents::{AnswerMark, RepeatRules};
 pub use dead_letters::{DeadLetter, Letter, LetterFilter, Replay, Replayed, StoredLetter, body_as_json};
+pub use limits::{SpoolLimits, WhenFull};
 pub use reader::{ReadRecord, SpoolReader};
 pub use schema::OpenError;
 use writer::Command;
@@ -55,26 +58,6 @@ pub struct SpoolConfig {
     pub repeats: RepeatRules,
 }
 
-/// How much the spool may hold.
-#[derive(Debug, Clone)]
-pub struct SpoolLimits {
-    /// Live bytes, without those of dead letters, beyond which pushes are refused.
-    pub max_bytes: u64,
-    /// Bytes of dead letters beyond which no more are taken: the sinks that have one wait.
-    pub max_dead_letter_bytes: u64,
-}
-
-impl Default for SpoolLimits {
-    fn default() -> SpoolLimits {
-        SpoolLimits { max_bytes: MAX_BYTES, max_dead_letter_bytes: MAX_DEAD_LETTER_BYTES }
-    }
-}
-
-/// A hundred million bytes hold about a hundred thousand events: this is a day's outage of a large centre.
-const MAX_BYTES: u64 = 10_000_000_000;
-/// A million events that cannot go are a mistake that a person has to see before it grows.
-const MAX_DEAD_LETTER_BYTES: u64 = 1_000_000_000;
-
 /// A sink that reads this spool, and where it begins when the spool has not seen it before.
 #[derive(Debug, Clone)]
 pub struct SinkStart {
@@ -82,6 +65,8 @@ pub struct SinkStart {
     pub name: String,
     /// Where a new sink begins.
     pub from: StartFrom,
+    /// What it does at the high-water mark.
+    pub when_full: WhenFull,
 }
 
 /// Where a new sink begins.
@@ -133,7 +118,7 @@ pub struct Appended {
 /// Why an append was not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AppendError {
-    /// The spool's limit or the disk's.
+    /// The spool's limit or the disk's: what it says is that nothing was stored, and that it may be tried again.
     #[error("the spool is full")]
     Full,
     /// The disk failed; the daemon is stopping.
@@ -203,12 +188,18 @@ struct SinkState {
     cursor: Arc<AtomicU64>,
     /// The number of the newest durable request to deliver a dead letter again; rises by every such request.
     replay_to: Arc<AtomicU64>,
+    when_full: WhenFull,
 }
 
 impl SinkState {
-    fn new(name: &str, cursor: u64, replay_to: u64) -> SinkState {
+    fn new(sink: &SinkStart, cursor: u64, replay_to: u64) -> SinkState {
         let shared = |value| Arc::new(AtomicU64::new(value));
-        SinkState { name: name.to_owned(), cursor: shared(cursor), replay_to: shared(replay_to) }
+        SinkState {
+            name: sink.name.clone(),
+            cursor: shared(cursor),
+            replay_to: shared(replay_to),
+            when_full: sink.when_full,
+        }
     }
 
     fn cursor(&self) -> u64 {

@@ -17,7 +17,7 @@ use crate::session::config::{RawAgent, RawGateway, SessionsConfig};
 use crate::sink::jsonl::{JsonlConfig, JsonlOptions};
 use crate::sink::kafka::{KafkaConfig, KafkaOptions};
 use crate::sink::mqtt::{MqttConfig, MqttOptions};
-use crate::spool::{RepeatRules, SpoolConfig, SpoolLimits, StartFrom};
+use crate::spool::{RepeatRules, SpoolConfig, SpoolLimits, StartFrom, WhenFull};
 
 /// The whole file as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -118,6 +118,8 @@ impl Default for RawToken {
 struct RawSpool {
     directory: PathBuf,
     max_bytes: u64,
+    low_water_percent: u8,
+    min_free_disk_bytes: u64,
     max_dead_letter_bytes: u64,
     repeat_soonest_millis: u64,
     repeat_window_secs: u64,
@@ -134,6 +136,8 @@ impl Default for RawSpool {
         RawSpool {
             directory: PathBuf::from("spool"),
             max_bytes: limits.max_bytes,
+            low_water_percent: limits.low_water_percent,
+            min_free_disk_bytes: limits.min_free_disk_bytes,
             max_dead_letter_bytes: limits.max_dead_letter_bytes,
             repeat_soonest_millis: REPEAT_SOONEST_MILLIS,
             repeat_window_secs: REPEAT_WINDOW_SECS,
@@ -198,6 +202,7 @@ pub enum LogFormat {
 struct RawSink {
     topic: Option<String>,
     from: StartFrom,
+    when_full: WhenFull,
     window: usize,
     stall_timeout_secs: u64,
     kafka: Option<KafkaOptions>,
@@ -217,6 +222,7 @@ impl Default for RawSink {
         RawSink {
             topic: None,
             from: StartFrom::default(),
+            when_full: WhenFull::default(),
             window: WINDOW,
             stall_timeout_secs: STALL_TIMEOUT_SECS,
             kafka: None,
@@ -316,6 +322,8 @@ pub struct SinkConfig {
     pub name: String,
     /// Where it begins when it is new.
     pub from: StartFrom,
+    /// What it does when the spool is full.
+    pub when_full: WhenFull,
     /// Events in flight.
     pub window: usize,
     /// How long no confirmation may come.
@@ -378,6 +386,8 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
             directory: raw.spool.directory,
             limits: SpoolLimits {
                 max_bytes: raw.spool.max_bytes,
+                low_water_percent: raw.spool.low_water_percent,
+                min_free_disk_bytes: raw.spool.min_free_disk_bytes,
                 max_dead_letter_bytes: raw.spool.max_dead_letter_bytes,
             },
             repeats: RepeatRules {
@@ -501,6 +511,7 @@ impl RawSpool {
         const SOONEST: &str = "spool.repeat_soonest_millis";
         const WINDOW: &str = "spool.repeat_window_secs";
         positive(problems, "spool.max_bytes", self.max_bytes);
+        within(problems, "spool.low_water_percent", u64::from(self.low_water_percent), 1, 100);
         positive(problems, "spool.max_dead_letter_bytes", self.max_dead_letter_bytes);
         within(problems, WINDOW, self.repeat_window_secs, 1, LONGEST_SECS);
         let too_late = self.repeat_soonest_millis / 1000 >= self.repeat_window_secs;
@@ -548,6 +559,7 @@ impl RawSink {
         Some(SinkConfig {
             name,
             from: self.from,
+            when_full: self.when_full,
             window: self.window,
             stall_timeout: Duration::from_secs(self.stall_timeout_secs),
             topic: topic?,

@@ -11,7 +11,7 @@ use crate::event::{AgentId, GatewayName};
 use crate::route::TopicRules;
 use crate::sink::BoxFuture;
 use crate::spool::{
-    AgentKey, NewRecord, RepeatRules, SinkStart, SpoolConfig, SpoolLimits, SpoolThreads, StartFrom,
+    AgentKey, NewRecord, RepeatRules, SinkStart, SpoolConfig, SpoolLimits, SpoolThreads, StartFrom, WhenFull,
 };
 
 /// What becomes of one publish.
@@ -153,7 +153,11 @@ impl Bench {
         let metrics = Metrics::new(["main"], [("one", &[][..]), ("two", &[][..])]).unwrap();
         let repeats = RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) };
         let config = SpoolConfig { directory: folder.path().to_path_buf(), limits, repeats };
-        let sinks = ["one", "two"].map(|name| SinkStart { name: name.to_owned(), from: StartFrom::Earliest });
+        let sinks = ["one", "two"].map(|name| SinkStart {
+            name: name.to_owned(),
+            from: StartFrom::Earliest,
+            when_full: WhenFull::Block,
+        });
         let (spool, threads) = Spool::open(config, &sinks, metrics.clone(), Clock::system()).unwrap();
         Bench { folder, spool, threads, metrics, stop: CancellationToken::new() }
     }

@@ -214,6 +214,15 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Whether the disk has no room. That passes, other faults of the disk do not. The index file beside the journal grows by
+/// a call of its own, whose error says no more than that.
+pub(super) fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| {
+        error.code == rusqlite::ErrorCode::DiskFull
+            || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+    })
+}
+
 pub(super) fn spool_id(connection: &Connection) -> rusqlite::Result<String> {
     connection.query_row("SELECT value FROM meta WHERE key = 'spool_id'", [], |row| row.get(0))
 }
@@ -267,7 +276,7 @@ fn sink_states(
             tracing::info!(sink = %sink.name, spool_offset = at, "a new sink begins");
         }
         let replay_to = dead_letters::replay_to(connection, &sink.name)?;
-        known.push(SinkState::new(&sink.name, at, replay_to));
+        known.push(SinkState::new(sink, at, replay_to));
     }
     forget_removed(connection, sinks, next_offset)?;
     Ok(known)

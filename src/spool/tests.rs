@@ -19,7 +19,7 @@ fn limited(directory: &Path, limits: SpoolLimits) -> SpoolConfig {
 }
 
 fn sink(name: &str) -> SinkStart {
-    SinkStart { name: name.to_owned(), from: StartFrom::Earliest }
+    SinkStart { name: name.to_owned(), from: StartFrom::Earliest, when_full: WhenFull::Block }
 }
 
 fn open(config: SpoolConfig, sinks: &[&str]) -> (Spool, SpoolThreads) {
@@ -172,7 +172,8 @@ async fn a_new_sink_begins_where_it_is_told_and_a_removed_one_frees_its_records(
         spool.append(push("1001", &[&n.to_string()], n)).await.unwrap();
     }
     close(spool, threads).await;
-    let sinks = [sink("early"), SinkStart { name: "late".into(), from: StartFrom::Now }];
+    let sinks =
+        [sink("early"), SinkStart { name: "late".into(), from: StartFrom::Now, when_full: WhenFull::Block }];
     let (spool, threads) =
         Spool::open(config(folder.path()), &sinks, Metrics::new([], []).unwrap(), Clock::system()).unwrap();
     assert_eq!(spool.cursors(), [("early".to_owned(), 1), ("late".to_owned(), 5)]);
@@ -284,6 +285,7 @@ async fn dead_letters_and_sessions_survive_a_restart() {
 }
 
 mod dead_letters;
+mod full;
 
 mod repeats {
     use super::*;

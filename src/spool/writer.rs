@@ -11,11 +11,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::agents::{AgentBook, AgentRow, Batch};
 use super::dead_letters::{self, LetterFilter, Replayed};
+use super::limits::{self, Gauge, Mark, Notice};
 use super::reader::{self, Checked};
 use super::schema::{self, OpenError, Opened};
+use super::shed::{self, Shed};
 use super::{
     AgentKey, AppendError, Appended, DeadLetter, NewRecord, SinkState, SpoolConfig, SpoolThreads, TICK,
+    WhenFull,
 };
+use crate::calm::Calm;
 use crate::clock::{Clock, Timestamp};
 use crate::event::envelope;
 use crate::event::normalise::RecordKind;
@@ -51,6 +55,8 @@ pub(super) enum Command {
     SaveSession { agent: AgentKey, stored: Option<Vec<u8>>, reply: Reply<()> },
     /// The keeper's beat.
     Tick,
+    /// The keeper met a fault of the disk, which ends the spool.
+    CheckpointFailed(rusqlite::Error),
     /// Write what waits and end.
     Close,
 }
@@ -86,10 +92,13 @@ pub(super) fn start(
         next_offset: opened.next_offset,
         agents_as_of: opened.agents_as_of,
         stored_cursors,
-        live_bytes: 0,
+        gauge: Gauge::new(config.limits.clone()),
+        last_beat: Instant::now(),
         letter_bytes: 0,
         letters_changed: true,
         disk_full: false,
+        shed_since_told: 0,
+        calm: Calm::default(),
         signals,
         config: config.clone(),
         sinks: sinks.clone(),
@@ -110,17 +119,38 @@ pub(super) fn start(
 
 /// Checkpoints what is committed into the database file, beside the commits, and gives the writer its beat.
 fn keep(connection: &Connection, beat: &mpsc::Sender<Command>) {
+    let calm = Calm::default();
     loop {
         std::thread::sleep(TICK);
-        // Busy only means that somebody reads: the next beat gets further. A disk that fails shows in the writer too.
-        if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-            tracing::warn!(%error, "a checkpoint of the spool failed");
-        }
-        match beat.try_send(Command::Tick) {
-            Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => {}
-            Err(mpsc::error::TrySendError::Closed(_)) => return,
+        // Busy only means that somebody reads: the next beat gets further.
+        let beat_of = match connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+            Err(error) if is_fault_of_disk(&error) => Command::CheckpointFailed(error),
+            Err(error) => {
+                if let Some(left_out) = calm.due("checkpoint") {
+                    tracing::warn!(%error, left_out, "a checkpoint of the spool did not get through");
+                }
+                Command::Tick
+            }
+            Ok(()) => Command::Tick,
+        };
+        let failed = matches!(beat_of, Command::CheckpointFailed(_));
+        let sent = if failed {
+            beat.blocking_send(beat_of).map_err(|_| ())
+        } else {
+            match beat.try_send(beat_of) {
+                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
+                Err(mpsc::error::TrySendError::Closed(_)) => Err(()),
+            }
+        };
+        if failed || sent.is_err() {
+            return;
         }
     }
+}
+
+/// What a checkpoint could not write or sync may be lost: no second try proves anything.
+fn is_fault_of_disk(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) && !schema::is_full(error)
 }
 
 struct Writer {
@@ -135,14 +165,19 @@ struct Writer {
     agents_as_of: u64,
     /// Cursors as stored, in the order of `sinks`.
     stored_cursors: Vec<u64>,
-    /// Bytes in use, as of the last beat plus what was added since.
-    live_bytes: u64,
-    /// Those of them that are dead letters, as of the last beat plus what was added since.
+    /// What is in use and what that means for pushes.
+    gauge: Gauge,
+    /// Whoever floods the queue must not keep the keeper's beat out.
+    last_beat: Instant,
+    /// Bytes of dead letters, as of the last beat plus what was added since.
     letter_bytes: u64,
     /// Dead letters came or went since they were last counted.
     letters_changed: bool,
     /// The last commit met a full disk.
     disk_full: bool,
+    /// Records given up since that was last logged.
+    shed_since_told: u64,
+    calm: Calm,
     signals: Signals,
     config: Arc<SpoolConfig>,
     sinks: Arc<[SinkState]>,
@@ -161,6 +196,9 @@ struct Waiting {
     stored: usize,
     /// Somebody asked for replays: workers look for them.
     replays: bool,
+    /// Records are given up to make room for this batch.
+    room: bool,
+    shed: Option<Shed>,
 }
 
 impl Writer {
@@ -189,7 +227,8 @@ impl Writer {
     /// One transaction for everything that waits; answers go out after its fsync.
     fn commit(&mut self, batch: &mut Vec<Command>) -> rusqlite::Result<()> {
         let started = Instant::now();
-        let tick = batch.iter().any(|command| matches!(command, Command::Tick | Command::Close));
+        let told = batch.iter().any(|command| matches!(command, Command::Tick | Command::Close));
+        let tick = told || self.last_beat.elapsed() >= 2 * TICK;
         let end = self.next_offset;
         let mut waiting = Waiting::default();
         let result = self.transaction(batch, tick, &mut waiting);
@@ -200,6 +239,9 @@ impl Writer {
         }
         self.book.committed();
         self.disk_full = false;
+        if let Some(shed) = waiting.shed.take() {
+            self.has_shed(&shed);
+        }
         if waiting.stored > 0 {
             self.metrics.spool_commit_duration.observe(started.elapsed().as_secs_f64());
             self.metrics.spool_commit_records.observe(waiting.stored as f64);
@@ -209,7 +251,18 @@ impl Writer {
             self.tell_replays()?;
         }
         waiting.answer();
-        if tick { self.beat() } else { Ok(()) }
+        if !tick {
+            return Ok(());
+        }
+        self.last_beat = Instant::now();
+        match self.beat() {
+            // Nothing of a beat is owed to anybody: it is made up for when there is space.
+            Err(error) if schema::is_full(&error) => {
+                self.disk_is_full();
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     fn transaction(
@@ -220,6 +273,10 @@ impl Writer {
     ) -> rusqlite::Result<()> {
         // Every command must leave the batch with its answer, also when an earlier one failed.
         let mut result = self.connection.execute_batch("BEGIN IMMEDIATE");
+        if result.is_ok() {
+            let bytes = batch.iter().map(Command::size).sum::<usize>() as u64;
+            result = self.make_room(bytes, tick, waiting);
+        }
         for command in batch.drain(..) {
             let done = if result.is_ok() {
                 self.stage(command, waiting)
@@ -241,10 +298,62 @@ impl Writer {
         result
     }
 
+    /// At the high-water mark sinks that shed give up what makes room for this batch; with a beat, also what is in use
+    /// above the low mark. When the disk is what is full, giving up more than is needed would not help it.
+    fn make_room(&mut self, bytes: u64, tick: bool, waiting: &mut Waiting) -> rusqlite::Result<()> {
+        let Some(mark) = self.gauge.mark() else { return Ok(()) };
+        let excess = if tick && mark == Mark::Bytes { self.gauge.excess() } else { 0 };
+        let wanted = excess.max(2 * bytes);
+        if wanted == 0 || self.sinks.iter().all(|sink| sink.when_full == WhenFull::Block) {
+            return Ok(());
+        }
+        self.store_cursors()?;
+        self.store_agents()?;
+        if self.free_below() > self.first_offset + TRIM_RECORDS {
+            // What was delivered is still being deleted, which makes room enough.
+            waiting.room = true;
+            return Ok(());
+        }
+        let Some(shed) = shed::shed(&self.connection, &self.sinks, wanted)? else { return Ok(()) };
+        for (at, _, _) in &shed.sinks {
+            self.stored_cursors[*at] = self.stored_cursors[*at].max(shed.to);
+        }
+        waiting.room = shed.bytes >= bytes;
+        waiting.shed = Some(shed);
+        let to = self.free_below();
+        if to > self.first_offset {
+            self.connection.prepare_cached("DELETE FROM records WHERE spool_offset < ?1")?.execute([to])?;
+            self.first_offset = to;
+        }
+        Ok(())
+    }
+
+    /// What was given up is committed.
+    fn has_shed(&mut self, shed: &Shed) {
+        self.gauge.freed(shed.bytes);
+        for (at, records, events) in &shed.sinks {
+            let sink = &self.sinks[*at];
+            sink.cursor.fetch_max(shed.to, Ordering::AcqRel);
+            self.metrics.sink_shed_records.with_label_values(&[&sink.name]).inc_by(*records);
+            self.metrics.sink_shed_events.with_label_values(&[&sink.name]).inc_by(*events);
+        }
+        self.shed_since_told = self.shed_since_told.saturating_add(shed.sinks.iter().map(|s| s.1).sum());
+        if self.calm.due("shed").is_some() {
+            let records = std::mem::take(&mut self.shed_since_told);
+            let sinks: Vec<_> = shed.sinks.iter().map(|(at, ..)| self.sinks[*at].name.as_str()).collect();
+            tracing::warn!(
+                ?sinks,
+                records,
+                spool_offset = shed.to,
+                "the spool is full: the oldest records of sinks that shed are given up"
+            );
+        }
+    }
+
     fn stage(&mut self, command: Command, waiting: &mut Waiting) -> rusqlite::Result<()> {
         match command {
             Command::Append { record, reply } => {
-                if self.live_bytes.saturating_sub(self.letter_bytes) >= self.config.limits.max_bytes {
+                if !self.gauge.admits(record.kind) && !waiting.room {
                     self.metrics.spool_failures.with_label_values(&["full"]).inc();
                     waiting.appends.push((reply, Err(AppendError::Full)));
                     return Ok(());
@@ -285,6 +394,7 @@ impl Writer {
                 waiting.others.push(reply);
                 self.save_session(&agent, stored.as_deref())
             }
+            Command::CheckpointFailed(error) => Err(error),
             Command::Tick | Command::Close => Ok(()),
         }
     }
@@ -335,7 +445,7 @@ impl Writer {
                 reader::checksum(&checked),
             ])?;
         self.next_offset += 1;
-        self.live_bytes += (record.body.len() + before.len() + 64) as u64;
+        self.gauge.added(limits::record_bytes(record.body.len(), before.len()));
         Ok(Appended { offset, events, repeated: placement.repeats.len() })
     }
 
@@ -394,7 +504,8 @@ impl Writer {
     fn store_cursors(&mut self) -> rusqlite::Result<()> {
         for (at, sink) in self.sinks.iter().enumerate() {
             let now = sink.cursor();
-            if self.stored_cursors[at] != now {
+            // One that gives records up is stored before it moves.
+            if self.stored_cursors[at] < now {
                 self.connection
                     .prepare_cached("UPDATE cursors SET next_offset = ?2 WHERE sink = ?1")?
                     .execute(params![sink.name, now])?;
@@ -473,7 +584,8 @@ impl Writer {
         }
         let free: u64 = self.connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
         let pages: u64 = self.connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
-        if free > u64::from(VACUUM_PAGES) && free > pages / 4 {
+        let worth_it = free > pages / 4 || self.gauge.mark() == Some(Mark::Disk);
+        if free > u64::from(VACUUM_PAGES) && worth_it {
             let mut vacuum =
                 self.connection.prepare_cached(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
             let mut steps = vacuum.query([])?;
@@ -484,7 +596,14 @@ impl Writer {
 
     fn measure(&mut self) -> rusqlite::Result<()> {
         let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
-        self.live_bytes = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
+        let live = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
+        if self.letters_changed {
+            self.count_letters()?;
+        }
+        let used = live.saturating_sub(self.letter_bytes);
+        let notices = self.gauge.measured(used, limits::free_disk(&self.config.directory), Instant::now());
+        notices.iter().for_each(|notice| self.say(notice));
+        self.metrics.spool_fill_ratio.set(self.gauge.ratio());
         let on_disk = schema::file_bytes(&self.path);
         let oldest = self.sinks.iter().map(SinkState::cursor).min().unwrap_or(self.next_offset);
         self.metrics.spool_bytes.set(signed(on_disk));
@@ -494,7 +613,28 @@ impl Writer {
             let lag = self.next_offset.saturating_sub(sink.cursor());
             self.metrics.sink_lag_records.with_label_values(&[&sink.name]).set(signed(lag));
         }
-        if self.letters_changed { self.count_letters() } else { Ok(()) }
+        Ok(())
+    }
+
+    fn say(&self, notice: &Notice) {
+        let path = self.path.display();
+        match notice {
+            Notice::Filling { percent, left } => {
+                let left = left.map(|left| left.as_secs());
+                tracing::warn!(%path, percent, left_secs = left, "the spool is filling up; when it is full, pushes are refused");
+            }
+            Notice::Closed(mark) => {
+                tracing::error!(%path, ?mark, "the spool is full: pushes are refused until it has room, and the gateway signs agents out");
+            }
+            Notice::Opened => tracing::warn!(%path, "the spool has room again: pushes are taken"),
+        }
+    }
+
+    fn disk_is_full(&mut self) {
+        if !self.disk_full {
+            self.disk_full = true;
+            tracing::error!(path = %self.path.display(), "the disk of the spool is full: pushes are refused until there is space");
+        }
     }
 
     fn count_letters(&mut self) -> rusqlite::Result<()> {
@@ -522,12 +662,11 @@ impl Writer {
 
     /// A commit failed. A full disk passes: refuse and go on. Anything else ends the spool.
     fn refuse(&mut self, error: rusqlite::Error, waiting: Waiting) -> rusqlite::Result<()> {
-        let full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+        let full = schema::is_full(&error);
         let verdict = if full { AppendError::Full } else { AppendError::Failed };
         self.metrics.spool_failures.with_label_values(&[if full { "full" } else { "failed" }]).inc();
-        if full && !self.disk_full {
-            self.disk_full = true;
-            tracing::error!(path = %self.path.display(), "the disk of the spool is full: pushes are refused until there is space");
+        if full {
+            self.disk_is_full();
         }
         // What was staged is rolled back, so stored cursors and rows are as before.
         self.reload_stored();
@@ -579,6 +718,10 @@ impl Writer {
             .and_then(|()| self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
         match closed {
             Ok(()) => tracing::info!(path = %self.path.display(), "spool closed"),
+            // What is stored is stored; the next start makes up for the checkpoint.
+            Err(error) if schema::is_full(&error) => {
+                tracing::warn!(path = %self.path.display(), %error, "spool closed on a full disk");
+            }
             Err(error) => {
                 tracing::error!(path = %self.path.display(), %error, "the spool could not be closed cleanly");
                 self.signals.failure.send_replace(Some(error.to_string()));
@@ -598,7 +741,7 @@ impl Waiting {
             Command::DeadLetter { reply, .. }
             | Command::SaveSession { reply, .. }
             | Command::SettleReplay { reply, .. } => self.others.push(reply),
-            Command::Tick | Command::Close => {}
+            Command::Tick | Command::CheckpointFailed(_) | Command::Close => {}
         }
     }
 
