@@ -15,11 +15,15 @@
 //! newer tokens were first seen: that the gateway uses a refreshed token is inferred, not documented, so a token stays
 //! good until a newer one of its agent **has arrived on a push**, and for an overlap after that, and never beyond
 //! its greatest age.
+//!
+//! Besides there are **fixed tokens**: those which other programs gave to the gateway for sessions that we adopted. They
+//! may be shared by many agents, so the body has to say whose push it is, and its agent must be one of the token's.
+//! A fixed token counts as minted at the adoption: once newer tokens of ours were seen it ends like any other.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -167,6 +171,38 @@ impl TokenKey {
     }
 }
 
+/// Whose a token is that was found good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bearer {
+    /// This agent's.
+    Agent(AgentId),
+    /// That of the agents that were adopted with it.
+    Fixed(FixedToken),
+}
+
+/// A fixed token, as a hash: what is looked up tells nothing of what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FixedToken([u8; 32]);
+
+/// Fixed tokens: whose they are and since when, and which one an agent has.
+#[derive(Default)]
+struct FixedTokens {
+    holders: HashMap<FixedToken, HashMap<AgentId, Timestamp>>,
+    by_agent: HashMap<(GatewayName, AgentId), FixedToken>,
+}
+
+impl FixedTokens {
+    fn remove(&mut self, agent: &(GatewayName, AgentId)) {
+        let Some(token) = self.by_agent.remove(agent) else { return };
+        if let Some(holders) = self.holders.get_mut(&token) {
+            holders.remove(&agent.1);
+            if holders.is_empty() {
+                self.holders.remove(&token);
+            }
+        }
+    }
+}
+
 /// Mints and checks callback tokens.
 pub struct Authenticator {
     /// The first key mints; all check.
@@ -175,6 +211,7 @@ pub struct Authenticator {
     clock: Clock,
     /// Per agent: which tokens were seen on pushes, and when first.
     seen: Vec<Mutex<HashMap<(GatewayName, AgentId), Seen>>>,
+    fixed: RwLock<FixedTokens>,
 }
 
 impl fmt::Debug for Authenticator {
@@ -216,7 +253,8 @@ impl Authenticator {
         clock: Clock,
     ) -> Authenticator {
         let keys = std::iter::once(current).chain(previous).collect();
-        Authenticator { keys, rules, clock, seen: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        let seen = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Authenticator { keys, rules, clock, seen, fixed: RwLock::default() }
     }
 
     /// The token of this agent of this gateway for the current period.
@@ -254,10 +292,74 @@ impl Authenticator {
         Ok(parts.agent)
     }
 
+    /// Whose this token is, be it one of ours or a fixed one.
+    ///
+    /// # Errors
+    /// When it is nobody's; the fault says why.
+    pub fn bearer(&self, gateway: &GatewayName, token: &str) -> Result<Bearer, TokenFault> {
+        match self.check(gateway, token) {
+            Ok(agent) => Ok(Bearer::Agent(agent)),
+            Err(fault @ (TokenFault::Malformed | TokenFault::Forged)) => {
+                let token = FixedToken::of(gateway, token);
+                let fixed = self.fixed.read().unwrap_or_else(PoisonError::into_inner);
+                if fixed.holders.contains_key(&token) { Ok(Bearer::Fixed(token)) } else { Err(fault) }
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// The agent of that name, if the push may be its; `None` when it may not.
+    ///
+    /// # Errors
+    /// When the token has been superseded for this agent.
+    pub fn admit(
+        &self,
+        gateway: &GatewayName,
+        bearer: &Bearer,
+        work_no: &str,
+    ) -> Result<Option<AgentId>, TokenFault> {
+        let token = match bearer {
+            Bearer::Agent(agent) => return Ok((agent.as_str() == work_no).then(|| agent.clone())),
+            Bearer::Fixed(token) => token,
+        };
+        let Ok(agent) = AgentId::parse(work_no) else { return Ok(None) };
+        let since = {
+            let fixed = self.fixed.read().unwrap_or_else(PoisonError::into_inner);
+            fixed.holders.get(token).and_then(|holders| holders.get(&agent)).copied()
+        };
+        let Some(since) = since else { return Ok(None) };
+        let seen = self.shard(&agent).lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = seen.get(&(gateway.clone(), agent.clone())).and_then(|seen| seen.superseded_at(since));
+        if newer.is_some_and(|at| self.clock.now().since(at) > self.rules.overlap) {
+            return Err(TokenFault::Superseded);
+        }
+        Ok(Some(agent))
+    }
+
+    /// From now on `token` is good for pushes of this agent too, instead of the fixed one it had before.
+    pub fn accept_fixed(&self, gateway: &GatewayName, agent: &AgentId, token: &SecretString) {
+        let key = (gateway.clone(), agent.clone());
+        let token = FixedToken::of(gateway, token.expose_secret());
+        let mut fixed = self.fixed.write().unwrap_or_else(PoisonError::into_inner);
+        fixed.remove(&key);
+        fixed.holders.entry(token).or_default().insert(agent.clone(), self.clock.now());
+        fixed.by_agent.insert(key, token);
+    }
+
+    /// Takes [`Authenticator::accept_fixed`] back.
+    pub fn revoke_fixed(&self, gateway: &GatewayName, agent: &AgentId) {
+        let mut fixed = self.fixed.write().unwrap_or_else(PoisonError::into_inner);
+        fixed.remove(&(gateway.clone(), agent.clone()));
+    }
+
+    fn shard(&self, agent: &AgentId) -> &Mutex<HashMap<(GatewayName, AgentId), Seen>> {
+        let hash =
+            agent.as_str().bytes().fold(0usize, |h, b| h.wrapping_mul(31).wrapping_add(usize::from(b)));
+        &self.seen[hash % SHARDS]
+    }
+
     fn note(&self, gateway: &GatewayName, parts: &Parts<'_>, now: Timestamp) -> Result<(), TokenFault> {
-        let shard =
-            parts.agent.as_str().bytes().fold(0usize, |h, b| h.wrapping_mul(31).wrapping_add(usize::from(b)));
-        let mut seen = self.seen[shard % SHARDS].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.shard(&parts.agent).lock().unwrap_or_else(PoisonError::into_inner);
         let seen = seen.entry((gateway.clone(), parts.agent.clone())).or_default();
         if seen.superseded_at(parts.minted).is_some_and(|at| now.since(at) > self.rules.overlap) {
             return Err(TokenFault::Superseded);
@@ -271,6 +373,18 @@ impl TokenKey {
     /// Compares in constant time.
     fn matches(&self, gateway: &GatewayName, parts: &Parts<'_>) -> bool {
         self.sign(gateway, parts.time_digits, parts.agent.as_str()).ct_eq(parts.mac).into()
+    }
+}
+
+impl FixedToken {
+    fn of(gateway: &GatewayName, token: &str) -> FixedToken {
+        let hash = Sha256::new()
+            .chain_update(b"ccrelay fixed token\0")
+            .chain_update(gateway.as_str())
+            .chain_update(b"\0")
+            .chain_update(token)
+            .finalize();
+        FixedToken(hash.into())
     }
 }
 
@@ -454,6 +568,47 @@ mod tests {
         );
         let token = ahead.mint(&gateway(), &agent("1001"));
         assert_eq!(authenticator.check(&gateway(), token.expose_secret()), Err(TokenFault::FromFuture));
+    }
+
+    #[test]
+    fn a_fixed_token_is_good_for_those_who_were_adopted_with_it() {
+        let (authenticator, _) = fixture();
+        let fixed = SecretString::from("chosenByThem");
+        authenticator.accept_fixed(&gateway(), &agent("1001"), &fixed);
+        authenticator.accept_fixed(&gateway(), &agent("1002"), &fixed);
+        let bearer = authenticator.bearer(&gateway(), "chosenByThem").unwrap();
+        let admit = |work_no: &str| authenticator.admit(&gateway(), &bearer, work_no);
+        assert_eq!(admit("1001"), Ok(Some(agent("1001"))));
+        assert_eq!(admit("1002"), Ok(Some(agent("1002"))));
+        assert_eq!(admit("1003"), Ok(None));
+        assert_eq!(admit("none"), Ok(None));
+        authenticator.revoke_fixed(&gateway(), &agent("1001"));
+        assert_eq!(admit("1001"), Ok(None));
+        authenticator.accept_fixed(&gateway(), &agent("1002"), &"another one".into());
+        assert_eq!(authenticator.bearer(&gateway(), "chosenByThem"), Err(TokenFault::Malformed));
+        let other = GatewayName::parse("other").unwrap();
+        assert!(authenticator.bearer(&other, "another one").is_err());
+    }
+
+    #[test]
+    fn a_fixed_token_ends_after_the_overlap_once_one_of_ours_was_seen() {
+        let (authenticator, clock) = fixture();
+        authenticator.accept_fixed(&gateway(), &agent("1001"), &"chosenByThem".into());
+        let admit = || {
+            let bearer = authenticator.bearer(&gateway(), "chosenByThem").unwrap();
+            authenticator.admit(&gateway(), &bearer, "1001")
+        };
+        clock.advance(Duration::from_secs(48 * 3600));
+        assert_eq!(admit(), Ok(Some(agent("1001"))), "the gateway has taken none of ours");
+        let ours = authenticator.mint(&gateway(), &agent("1001"));
+        let bearer = authenticator.bearer(&gateway(), ours.expose_secret()).unwrap();
+        assert_eq!(bearer, Bearer::Agent(agent("1001")));
+        assert_eq!(authenticator.admit(&gateway(), &bearer, "1001"), Ok(Some(agent("1001"))));
+        assert_eq!(authenticator.admit(&gateway(), &bearer, "1002"), Ok(None));
+        clock.advance(RULES.overlap);
+        assert_eq!(admit(), Ok(Some(agent("1001"))), "within the overlap");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(admit(), Err(TokenFault::Superseded));
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub const HEARTBEAT_OUTCOMES: &[&str] =
     &["ok", "refused", "session_lost", "switching_over", "timeout", "transport"];
 /// Sign-in outcomes: label `outcome` of `ccrelay_sign_ins_total`.
 pub const SIGN_IN_OUTCOMES: &[&str] =
-    &["ok", "taken_over", "resumed", "refused", "suspended", "timeout", "transport"];
+    &["ok", "taken_over", "resumed", "adopted", "refused", "suspended", "timeout", "transport"];
 /// Why a session was lost: label `reason` of `ccrelay_session_losses_total`.
 pub const SESSION_LOSS_REASONS: &[&str] =
     &["guid_refused", "not_signed_in", "switched_over", "shut_down", "timed_out"];
@@ -218,6 +218,8 @@ metrics! {
     sign_ins: IntCounterVec = "ccrelay_sign_ins_total" ["gateway", "outcome"];
     /// Sessions lost without our doing, by reason.
     session_losses: IntCounterVec = "ccrelay_session_losses_total" ["gateway", "reason"];
+    /// Calls of others passed on with an agent's GUID, by outcome (answered, failed, refused).
+    forwards: IntCounterVec = "ccrelay_forwarded_calls_total" ["gateway", "outcome"];
     /// GUIDs renewed by the gateway.
     guid_changes: IntCounterVec = "ccrelay_guid_changes_total" ["gateway"];
     /// The least number of seconds before the gateway would sign out any agent; the limit itself when all is well.
@@ -309,6 +311,9 @@ impl Inner {
         }
         for reason in SESSION_LOSS_REASONS {
             self.session_losses.with_label_values(&[gateway, *reason]);
+        }
+        for outcome in ["answered", "failed", "refused"] {
+            self.forwards.with_label_values(&[gateway, outcome]);
         }
         self.heartbeat_duration.with_label_values(&[gateway]);
         self.heartbeat_lateness.with_label_values(&[gateway]);

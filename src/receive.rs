@@ -15,13 +15,13 @@ use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, Response};
 use tokio::time::Instant;
 
-use crate::authenticate::Authenticator;
+use crate::authenticate::{Authenticator, Bearer};
 use crate::calm::Calm;
 use crate::clock::Clock;
+use crate::event::GatewayName;
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::RecordKind;
 use crate::event::vocabulary;
-use crate::event::{AgentId, GatewayName};
 use crate::listen::{Handler, Incomer};
 use crate::metrics::Metrics;
 use crate::spool::{AgentKey, AnswerMark, AppendError, Appended, NewRecord, Spool};
@@ -102,11 +102,16 @@ impl PushHandler {
         received_at: crate::clock::Timestamp,
     ) -> Result<Appended, Refusal> {
         let gateway = self.admit(&request)?;
-        let agent_id = self.authenticate(gateway, &request)?;
-        let agent = AgentKey { gateway: gateway.clone(), agent_id };
-        let stored = self.store(request, from, received_at, &agent).await;
-        if stored.is_err() {
-            self.observer.refused(&agent);
+        let bearer = self.authenticate(gateway, &request)?;
+        let mut agent = match &bearer {
+            Bearer::Agent(agent_id) => {
+                Some(AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() })
+            }
+            Bearer::Fixed(_) => None,
+        };
+        let stored = self.store(request, from, received_at, gateway, &bearer, &mut agent).await;
+        if let (Err(_), Some(agent)) = (&stored, &agent) {
+            self.observer.refused(agent);
         }
         stored
     }
@@ -129,27 +134,31 @@ impl PushHandler {
         }
     }
 
-    fn authenticate(&self, gateway: &GatewayName, request: &Request<Incoming>) -> Result<AgentId, Refusal> {
+    fn authenticate(&self, gateway: &GatewayName, request: &Request<Incoming>) -> Result<Bearer, Refusal> {
         let mut tokens = request.headers().get_all(TOKEN_HEADER).iter();
         let token = tokens.next().ok_or(Refusal::TokenMissing)?;
         // Two tokens are none: which of them would be the one that counts?
         let token = tokens.next().is_none().then(|| token.to_str().ok()).flatten();
         let token = token.ok_or(Refusal::Token(crate::authenticate::TokenFault::Malformed))?;
-        self.authenticator.check(gateway, token).map_err(Refusal::Token)
+        self.authenticator.bearer(gateway, token).map_err(Refusal::Token)
     }
 
+    /// Stores the push; `agent` is filled in where only the body says whose it is.
     async fn store(
         &self,
         request: Request<Incoming>,
         from: Incomer,
         received_at: crate::clock::Timestamp,
-        agent: &AgentKey,
+        gateway: &GatewayName,
+        bearer: &Bearer,
+        agent: &mut Option<AgentKey>,
     ) -> Result<Appended, Refusal> {
         let body = self.body(request).await?;
         let envelope = envelope::parse(&body).map_err(Refusal::Envelope)?;
-        if envelope.work_no != agent.agent_id.as_str() {
-            return Err(Refusal::OtherAgent);
-        }
+        let agent_id =
+            self.authenticator.admit(gateway, bearer, &envelope.work_no).map_err(Refusal::Token)?;
+        let agent_id = agent_id.ok_or(Refusal::OtherAgent)?;
+        let agent = &*agent.insert(AgentKey { gateway: gateway.clone(), agent_id });
         let record = NewRecord {
             kind: RecordKind::Push,
             received_at,

@@ -20,26 +20,38 @@ use crate::sink::BoxFuture;
 mod agent;
 pub mod call;
 pub mod config;
+pub mod forward;
 pub mod gateway;
 mod keeper;
+mod mail;
 mod pace;
 pub mod retcode;
 pub mod state;
 mod status;
 
-pub use keeper::Sessions;
+pub use keeper::{AdoptError, Change, RosterError, Sessions};
 pub use status::SessionView;
 
 /// Makes callback tokens. A fresh one goes out with each sign-in and each heartbeat.
 pub trait TokenSource: Send + Sync {
     /// A token for pushes of this agent: at most 50 characters of `[A-Za-z0-9]`.
     fn mint(&self, gateway: &GatewayName, agent_id: &AgentId) -> SecretString;
+
+    /// From now on pushes of this agent with this token of another program are good too, until tokens of ours have
+    /// taken its place. A later one of the same agent replaces it.
+    fn accept(&self, gateway: &GatewayName, agent_id: &AgentId, token: &SecretString);
+
+    /// Takes that back.
+    fn revoke(&self, gateway: &GatewayName, agent_id: &AgentId);
 }
 
 /// Keeps sessions across restarts. Its files hold secrets and are for the daemon's user alone.
 pub trait SessionStore: Send + Sync {
     /// What was saved last, read once at the start of the agent's task.
     fn load(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<StoredSession>;
+
+    /// Agents whose stored session another program signed in: they stand in no roster.
+    fn adopted(&self) -> Vec<(GatewayName, AgentId)>;
 
     /// Saves a session, or with `None` forgets it. May be dropped before it is done when it takes too long; the
     /// outcome is then open, and a later save replaces it.
@@ -74,6 +86,17 @@ pub struct StoredSession {
     /// Three letters T or F: voice, text chat, mail.
     #[serde(default)]
     pub media_type: Option<String>,
+    /// What is known of the program that signed it in, where that was not us.
+    #[serde(default)]
+    pub adopted: Option<StoredAdoption>,
+}
+
+/// The mark of a stored session that another program signed in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoredAdoption {
+    /// The callback token that program gave to the gateway.
+    #[serde(with = "call::secret")]
+    pub token: SecretString,
 }
 
 /// One event of a session's life.

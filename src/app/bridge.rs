@@ -35,6 +35,14 @@ impl TokenSource for TokenBridge {
     fn mint(&self, gateway: &GatewayName, agent_id: &AgentId) -> SecretString {
         self.0.mint(gateway, agent_id)
     }
+
+    fn accept(&self, gateway: &GatewayName, agent_id: &AgentId, token: &SecretString) {
+        self.0.accept_fixed(gateway, agent_id, token);
+    }
+
+    fn revoke(&self, gateway: &GatewayName, agent_id: &AgentId) {
+        self.0.revoke_fixed(gateway, agent_id);
+    }
 }
 
 /// Sessions that survive a restart, in the spool's database.
@@ -63,6 +71,12 @@ impl SessionStore for StoreBridge {
     fn load(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<StoredSession> {
         let agent = AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() };
         self.found.lock().unwrap_or_else(PoisonError::into_inner).remove(&agent)
+    }
+
+    fn adopted(&self) -> Vec<(GatewayName, AgentId)> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let adopted = found.iter().filter(|(_, session)| session.adopted.is_some());
+        adopted.map(|(agent, _)| (agent.gateway.clone(), agent.agent_id.clone())).collect()
     }
 
     fn save<'a>(

@@ -1,24 +1,28 @@
 //! The task of one agent: asks the state machine what to do, makes the call, and tells everybody what came of it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::time::Instant;
 
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::Metrics;
-use crate::session::call::{Answer, Call, CallError, GatewayCalls, Reply, SignInResult, Ticket};
-use crate::session::config::{AgentConfig, GatewayConfig, Skills};
+use crate::session::call::{Answer, Call, CallError, Cookie, GatewayCalls, Reply, SignInResult, Ticket};
+use crate::session::config::{AgentConfig, GatewayConfig, PasswordSource, Skills};
+use crate::session::forward::ForwardError;
+use crate::session::mail::{Adoption, Waiting};
 use crate::session::pace::Pace;
-use crate::session::retcode::{Meaning, Operation, Retcode, meaning};
-use crate::session::state::{Effect, Entry, Input, Machine, Next, Outcome, Resume, Rules};
+use crate::session::retcode::{Meaning, Operation, Retcode, doubts_session, meaning};
+use crate::session::state::{Effect, Entry, Forwarded, Input, Machine, Next, Outcome, Resume, Rules};
 use crate::session::status::{Ring, Shared};
-use crate::session::{Deps, LifecycleEvent, LifecycleKind, StoredSession};
+use crate::session::{Deps, LifecycleEvent, LifecycleKind, StoredAdoption, StoredSession};
 
 /// A password that expires within this many days is worth a warning at each sign-in.
 const PASSWORD_WARNING_DAYS: u32 = 7;
 /// A store that hangs must not cost heartbeats.
-const SAVE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(5);
+const SAVE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What the sessions of one gateway have in common.
 pub(super) struct Gateway {
@@ -35,7 +39,9 @@ pub(super) struct Agent {
     shared: Arc<Shared>,
     machine: Machine,
     /// What proves the session: there while the machine holds one.
-    ticket: Option<Ticket>,
+    ticket: Option<Arc<Ticket>>,
+    /// The token of the program that signed the session in, where that was not us.
+    adopted: Option<SecretString>,
     media_type: Option<String>,
     /// The turn for the next sign-in, once drawn.
     turn: Option<Instant>,
@@ -51,12 +57,7 @@ impl Agent {
         deps: Arc<Deps>,
         shared: Arc<Shared>,
     ) -> Agent {
-        let rules = Rules {
-            heartbeat_interval: gateway.config.heartbeat_interval,
-            sign_out_limit: gateway.config.sign_out_limit,
-            takeover: config.takeover,
-            skills: config.skills != Skills::Ids(Vec::new()),
-        };
+        let rules = rules(&gateway.config, &config);
         Agent {
             config,
             gateway,
@@ -64,6 +65,7 @@ impl Agent {
             shared,
             machine: Machine::new(rules),
             ticket: None,
+            adopted: None,
             media_type: None,
             turn: None,
             failures: 0,
@@ -71,17 +73,23 @@ impl Agent {
         }
     }
 
-    /// Keeps the session until the daemon stops.
+    /// Keeps the session until the daemon stops or the agent leaves the roster.
     pub(super) async fn run(mut self) {
-        let resume = self.load();
-        self.step(Input::Start(resume)).await;
+        self.begin().await;
         loop {
-            let rings: Vec<Ring> = self.shared.bell.take().collect();
-            for ring in rings {
-                self.step(input(ring)).await;
+            for ring in self.shared.bell.take() {
+                match input(ring) {
+                    Some(input) => drop(self.step(input).await),
+                    None => self.take_mail().await,
+                }
+            }
+            if let Some(waiting) = self.next_forward() {
+                self.forward(waiting).await;
+                continue;
             }
             match self.machine.next() {
-                Next::Done => break,
+                Next::Done if self.shared.leaving.load(Ordering::Acquire) => return self.forget().await,
+                Next::Done => return,
                 Next::Rest => self.shared.bell.wait().await,
                 Next::Call(operation, due) => {
                     let due = self.turn(operation, due);
@@ -92,6 +100,85 @@ impl Agent {
                     }
                 }
             }
+        }
+    }
+
+    async fn begin(&mut self) {
+        match self.shared.mail.take_adoption() {
+            Some(adoption) => {
+                self.hold_adopted(adoption);
+                let resume = Resume { silence: Duration::ZERO, skills_set: true, adopted: true };
+                self.step(Input::Start(Some(resume))).await;
+                self.save().await;
+            }
+            None => {
+                let resume = self.load();
+                self.step(Input::Start(resume)).await;
+            }
+        }
+    }
+
+    async fn take_mail(&mut self) {
+        if let Some(config) = self.shared.mail.take_config() {
+            self.configure(config).await;
+        }
+        if let Some(adoption) = self.shared.mail.take_adoption() {
+            self.hold_adopted(adoption);
+            self.step(Input::Adopted).await;
+            self.save().await;
+        }
+    }
+
+    /// Takes another configuration: the session that there is stays.
+    async fn configure(&mut self, config: Arc<AgentConfig>) {
+        let old = std::mem::replace(&mut self.config, config);
+        let new = &self.config;
+        let linkage = old.options.phonelinkage != new.options.phonelinkage;
+        let input = Input::Configured {
+            rules: rules(&self.gateway.config, new),
+            skills: old.skills != new.skills || linkage,
+            sign_in: old.password != new.password
+                || old.options != new.options
+                || old.takeover != new.takeover,
+        };
+        self.step(input).await;
+    }
+
+    fn hold_adopted(&mut self, adoption: Adoption) {
+        self.ticket = Some(Arc::new(adoption.ticket));
+        self.adopted = Some(adoption.token);
+        self.media_type = None;
+        self.shared.status().adopted = true;
+    }
+
+    /// The next call to be passed on, if it can be now. Those that cannot be made at all are told.
+    fn next_forward(&self) -> Option<Waiting> {
+        let now = Instant::now();
+        if !self.machine.holds_session() {
+            self.shared.mail.refuse_forwards(&ForwardError::NoSession);
+        } else if self.machine.may_forward(now) {
+            return self.shared.mail.take_forward(now);
+        }
+        None
+    }
+
+    /// Passes a call on. The session's own next call waits for its end.
+    async fn forward(&mut self, waiting: Waiting) {
+        let Some(ticket) = self.ticket.clone() else { return };
+        self.step(Input::ForwardBegan).await;
+        let forwarded = self.gateway.calls.forward(&waiting.request, &ticket).await;
+        let ended = match (&forwarded.verdict, &forwarded.retcode) {
+            (Ok(_), Some(retcode)) if doubts_session(retcode) => Forwarded::SessionDoubted,
+            (Ok(_), _) => Forwarded::Fine,
+            (Err(error), _) => Forwarded::Unanswered { may_have_arrived: error.may_have_arrived() },
+        };
+        let outcome = if forwarded.verdict.is_ok() { "answered" } else { "failed" };
+        self.metrics().forwards.with_label_values(&[self.gateway().as_str(), outcome]).inc();
+        let renewed = self.renew_ticket(forwarded.guid, forwarded.cookies);
+        drop(waiting.answer.send(forwarded.verdict.map_err(ForwardError::Call)));
+        let saved = self.step(Input::ForwardEnded(ended)).await;
+        if renewed && !saved {
+            self.save().await;
         }
     }
 
@@ -111,10 +198,15 @@ impl Agent {
     fn load(&mut self) -> Option<Resume> {
         let stored = self.deps.store.load(self.gateway(), self.agent_id())?;
         let silence = self.deps.clock.now().since(stored.last_success);
-        let resume = Resume { silence, skills_set: stored.skills_set };
+        let resume = Resume { silence, skills_set: stored.skills_set, adopted: false };
         (silence < self.gateway.config.sign_out_limit).then(|| {
-            self.ticket = Some(stored.ticket);
+            self.ticket = Some(Arc::new(stored.ticket));
             self.media_type = stored.media_type;
+            if let Some(StoredAdoption { token }) = stored.adopted {
+                self.deps.tokens.accept(self.gateway(), self.agent_id(), &token);
+                self.adopted = Some(token);
+                self.shared.status().adopted = true;
+            }
             resume
         })
     }
@@ -156,7 +248,7 @@ impl Agent {
             agent: &self.config,
             password: password.as_ref(),
             token: token.as_ref(),
-            ticket: self.ticket.as_ref().filter(|_| !operation.signs_in()),
+            ticket: self.ticket.as_deref().filter(|_| !operation.signs_in()),
         };
         let answer = self.gateway.calls.call(call).await;
         self.answered(operation, answer, sent).await;
@@ -186,9 +278,6 @@ impl Agent {
         let result = answer.verdict.as_ref().map(|reply| reply.result.clone()).unwrap_or_default();
         let renewed = self.take_ticket(operation, answer, outcome);
         self.take_result(operation, outcome, result);
-        if renewed {
-            self.metrics().guid_changes.with_label_values(&[self.gateway().as_str()]).inc();
-        }
         let saved = self.step(Input::Ended(outcome)).await;
         if renewed && !saved {
             self.save().await;
@@ -216,18 +305,28 @@ impl Agent {
     /// Takes over GUID and cookies; says whether a GUID was renewed.
     fn take_ticket(&mut self, operation: Operation, answer: Answer, outcome: Outcome) -> bool {
         let signed_in = matches!(outcome, Outcome::Answered(Meaning::Ok) | Outcome::PasswordChangeRequired);
-        match (&mut self.ticket, answer.guid) {
-            (ticket, Some(guid)) if operation.signs_in() && signed_in => {
-                *ticket = Some(Ticket::new(guid, answer.cookies));
+        match answer.guid {
+            Some(guid) if operation.signs_in() && signed_in => {
+                self.ticket = Some(Arc::new(Ticket::new(guid, answer.cookies)));
+                self.adopted = None;
                 false
             }
             _ if operation.signs_in() => false,
-            (Some(ticket), guid) => {
-                ticket.set_cookies(answer.cookies);
-                guid.is_some_and(|guid| ticket.set_guid(guid))
-            }
-            (None, _) => false,
+            guid => self.renew_ticket(guid, answer.cookies),
         }
+    }
+
+    fn renew_ticket(&mut self, guid: Option<SecretString>, cookies: Vec<Cookie>) -> bool {
+        let Some(ticket) = self.ticket.as_mut().filter(|_| guid.is_some() || !cookies.is_empty()) else {
+            return false;
+        };
+        let ticket = Arc::make_mut(ticket);
+        ticket.set_cookies(cookies);
+        let renewed = guid.is_some_and(|guid| ticket.set_guid(guid));
+        if renewed {
+            self.metrics().guid_changes.with_label_values(&[self.gateway().as_str()]).inc();
+        }
+        renewed
     }
 
     fn take_result(&mut self, operation: Operation, outcome: Outcome, result: SignInResult) {
@@ -314,6 +413,10 @@ impl Agent {
         let effects = self.machine.step(input, Instant::now());
         let (state, last_ok) = (self.machine.state(), self.machine.last_ok());
         self.shared.publish(state, last_ok, self.deps.clock.now(), self.metrics());
+        if !self.machine.holds_session() {
+            self.ticket = None;
+        }
+        self.shared.publish_ticket(self.ticket.as_ref());
         let save = !effects.is_empty();
         for effect in effects {
             self.take_effect(effect);
@@ -367,7 +470,9 @@ impl Agent {
             Entry::SignedIn => "signed_in",
             Entry::TakenOver => "taken_over",
             Entry::Resumed => "resumed",
+            Entry::Adopted => "adopted",
         };
+        self.shared.status().adopted = self.adopted.is_some();
         self.count_sign_in(if entry == Entry::SignedIn { "ok" } else { how });
         self.last_retcode = None;
         self.shared.session_began(self.media_type.clone());
@@ -385,9 +490,10 @@ impl Agent {
     /// Saves the session as it is, or forgets it where there is none.
     async fn save(&mut self) {
         let session = self.stored();
-        if session.is_none() {
-            self.ticket = None;
-        }
+        self.save_as(session).await;
+    }
+
+    async fn save_as(&self, session: Option<StoredSession>) {
         let save = self.deps.store.save(self.gateway(), self.agent_id(), session);
         let failure = match tokio::time::timeout(SAVE_DEADLINE, save).await {
             Ok(Ok(())) => return,
@@ -402,26 +508,51 @@ impl Agent {
         let silence = Instant::now().saturating_duration_since(self.machine.last_ok()?);
         let millis = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
         Some(StoredSession {
-            ticket: self.ticket.clone()?,
+            ticket: Ticket::clone(self.ticket.as_deref()?),
             last_success: crate::clock::Timestamp(self.deps.clock.now().millis().saturating_sub(millis)),
             skills_set: self.machine.skills_set(),
             media_type: self.media_type.clone(),
+            adopted: self.adopted.clone().map(|token| StoredAdoption { token }),
         })
+    }
+
+    /// The agent has left the roster: nothing of it stays behind.
+    async fn forget(&mut self) {
+        if self.machine.holds_session() {
+            tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(), "session left open");
+            self.journal(LifecycleKind::Ended, "released");
+        }
+        self.save_as(None).await;
+        self.deps.tokens.revoke(self.gateway(), self.agent_id());
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
         self.shared.retire(&self.deps.metrics);
+        self.shared.mail.refuse_forwards(&ForwardError::Ended);
     }
 }
 
-fn input(ring: Ring) -> Input {
-    match ring {
+fn rules(gateway: &GatewayConfig, agent: &AgentConfig) -> Rules {
+    Rules {
+        heartbeat_interval: gateway.heartbeat_interval,
+        sign_out_limit: gateway.sign_out_limit,
+        takeover: agent.takeover,
+        skills: agent.skills != Skills::Ids(Vec::new()),
+        may_sign_in: agent.password != PasswordSource::None,
+    }
+}
+
+/// What a ring is to the machine; `None` when there is mail to be read first.
+fn input(ring: Ring) -> Option<Input> {
+    Some(match ring {
+        Ring::Mail => return None,
+        Ring::TakeOver => Input::TakeOver,
         Ring::ForcedOut => Input::ForcedOut,
         Ring::SignIn => Input::SignIn,
         Ring::SignOut => Input::SignOut,
         Ring::Stop => Input::Stop { sign_out: false },
         Ring::StopAndSignOut => Input::Stop { sign_out: true },
-    }
+    })
 }

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::event::AgentId;
 use crate::session::config::AgentConfig;
+use crate::session::forward::{ForwardAnswer, ForwardRequest};
 use crate::session::retcode::{Operation, Retcode};
 use crate::sink::BoxFuture;
 
@@ -19,6 +20,10 @@ const MOST_COOKIES: usize = 16;
 pub trait GatewayCalls: Send + Sync {
     /// Makes one call and waits for its end, at most for the configured deadline. Never repeats by itself.
     fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Answer>;
+
+    /// Passes on one call of somebody else, with the agent's GUID and cookies and the deadline of a short call. Never
+    /// repeats by itself.
+    fn forward<'a>(&'a self, request: &'a ForwardRequest, ticket: &'a Ticket) -> BoxFuture<'a, Forwarded>;
 }
 
 /// One call of one agent.
@@ -60,6 +65,27 @@ impl Answer {
     #[must_use]
     pub fn failed(error: CallError) -> Answer {
         Answer { guid: None, cookies: Vec::new(), verdict: Err(error) }
+    }
+}
+
+/// What came of a call that was passed on.
+#[derive(Debug, Clone)]
+pub struct Forwarded {
+    /// A new GUID, when there was one.
+    pub guid: Option<SecretString>,
+    /// Cookies that were set.
+    pub cookies: Vec<Cookie>,
+    /// The answer, whatever its status, or why there is none.
+    pub verdict: Result<ForwardAnswer, CallError>,
+    /// The retcode in the answer's body, where there is one.
+    pub retcode: Option<Retcode>,
+}
+
+impl Forwarded {
+    /// An answer with nothing but an error.
+    #[must_use]
+    pub fn failed(error: CallError) -> Forwarded {
+        Forwarded { guid: None, cookies: Vec::new(), verdict: Err(error), retcode: None }
     }
 }
 
@@ -177,15 +203,20 @@ impl fmt::Debug for Cookie {
 }
 
 /// Secrets inside the session store, whose files only we can read.
-mod secret {
+pub(super) mod secret {
     use secrecy::{ExposeSecret, SecretString};
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::session) fn serialize<S: Serializer>(
+        secret: &SecretString,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(secret.expose_secret())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+    pub(in crate::session) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<SecretString, D::Error> {
         Ok(SecretString::from(String::deserialize(deserializer)?))
     }
 }

@@ -53,7 +53,7 @@ pub struct GatewayConfig {
 }
 
 /// An agent, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "fields are documented on RawAgent")]
 pub struct AgentConfig {
     pub gateway: GatewayName,
@@ -66,7 +66,7 @@ pub struct AgentConfig {
 }
 
 /// The sign-in options that we pass on without reading them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "fields are documented on RawAgent")]
 pub struct SignInOptions {
     pub phone_number: String,
@@ -91,6 +91,8 @@ pub enum PasswordSource {
     File(PathBuf),
     /// A value that was given at the start.
     Fixed(SecretString),
+    /// There is none: the agent's session is one that another program signed in.
+    None,
 }
 
 /// Which skill queues an agent enters after sign-in.
@@ -141,6 +143,21 @@ pub fn validate(gateways: Vec<RawGateway>, agents: Vec<RawAgent>, problems: &mut
     config
 }
 
+impl AgentConfig {
+    /// An agent of whom we know only that another program signed it in.
+    #[must_use]
+    pub fn adopted(gateway: GatewayName, id: AgentId) -> AgentConfig {
+        AgentConfig {
+            gateway,
+            id,
+            password: PasswordSource::None,
+            skills: Skills::Ids(Vec::new()),
+            takeover: false,
+            options: SignInOptions::default(),
+        }
+    }
+}
+
 impl Skills {
     /// The ids as `resetskill` wants them: `1;2;3`.
     #[must_use]
@@ -161,15 +178,19 @@ pub enum PasswordError {
     /// Longer than any gateway takes.
     #[error("the password is longer than 256 characters")]
     TooLong,
+    /// There is none.
+    #[error("no password is configured")]
+    None,
 }
 
 impl PasswordSource {
     /// The password. Line ends after it are not part of it. Blocks for the time of a small read.
     ///
     /// # Errors
-    /// When the file cannot be read or holds more than a password.
+    /// When there is none, or the file cannot be read or holds more than a password.
     pub fn read(&self) -> Result<SecretString, PasswordError> {
         let secret = match self {
+            PasswordSource::None => return Err(PasswordError::None),
             PasswordSource::Fixed(secret) => secret.clone(),
             PasswordSource::File(path) => {
                 let text = SecretString::from(std::fs::read_to_string(path)?);
@@ -180,11 +201,27 @@ impl PasswordSource {
     }
 }
 
+impl PartialEq for PasswordSource {
+    fn eq(&self, other: &PasswordSource) -> bool {
+        match (self, other) {
+            (PasswordSource::File(one), PasswordSource::File(other)) => one == other,
+            (PasswordSource::Fixed(one), PasswordSource::Fixed(other)) => {
+                one.expose_secret() == other.expose_secret()
+            }
+            (PasswordSource::None, PasswordSource::None) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for PasswordSource {}
+
 impl fmt::Debug for PasswordSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PasswordSource::File(path) => write!(f, "File({})", path.display()),
             PasswordSource::Fixed(_) => f.write_str("Fixed([redacted])"),
+            PasswordSource::None => f.write_str("None"),
         }
     }
 }

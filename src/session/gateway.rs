@@ -20,8 +20,9 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use crate::session::call::{Answer, Call, CallError, GatewayCalls, Reply};
+use crate::session::call::{Answer, Call, CallError, Forwarded, GatewayCalls, Reply, Ticket};
 use crate::session::config::GatewayConfig;
+use crate::session::forward::{ForwardAnswer, ForwardRequest};
 use crate::session::retcode::Operation;
 use crate::sink::BoxFuture;
 
@@ -30,6 +31,8 @@ pub mod wire;
 
 /// Answers are a few hundred bytes; what is longer is not one.
 const BODY_LIMIT_BYTES: usize = 64 * 1024;
+/// Answers that are passed on may be lists of agents or skills.
+const FORWARDED_LIMIT_BYTES: usize = 256 * 1024;
 /// Connections are dropped before the gateway drops them: its servers do so after 20 s and more.
 const POOL_IDLE: Duration = Duration::from_secs(15);
 /// Idle connections kept: with heartbeats spread, a few dozen carry thousands of agents.
@@ -105,6 +108,18 @@ impl GatewayClient {
             Err(error) => Answer::failed(CallError::Broken(chain(&error))),
         }
     }
+
+    async fn pass_on(&self, request: &ForwardRequest, ticket: &Ticket) -> Forwarded {
+        let request = match self.wire.forward(request, ticket) {
+            Ok(request) => request,
+            Err(error) => return Forwarded::failed(CallError::Unreachable(error.to_string())),
+        };
+        match self.http.request(request).await {
+            Ok(response) => read_forwarded(response).await,
+            Err(error) if error.is_connect() => Forwarded::failed(CallError::Unreachable(chain(&error))),
+            Err(error) => Forwarded::failed(CallError::Broken(chain(&error))),
+        }
+    }
 }
 
 impl GatewayCalls for GatewayClient {
@@ -120,6 +135,17 @@ impl GatewayCalls for GatewayClient {
             };
             let answer = timeout_at(deadline, self.exchange(call)).await;
             answer.unwrap_or_else(|_elapsed| Answer::failed(CallError::TimedOut))
+        })
+    }
+
+    fn forward<'a>(&'a self, request: &'a ForwardRequest, ticket: &'a Ticket) -> BoxFuture<'a, Forwarded> {
+        Box::pin(async move {
+            let deadline = Instant::now() + self.call_deadline;
+            let Ok(Ok(_permit)) = timeout_at(deadline, self.calls.acquire()).await else {
+                return Forwarded::failed(CallError::Unreachable("too many calls wait for answers".into()));
+            };
+            let forwarded = timeout_at(deadline, self.pass_on(request, ticket)).await;
+            forwarded.unwrap_or_else(|_elapsed| Forwarded::failed(CallError::TimedOut))
         })
     }
 }
@@ -140,6 +166,34 @@ async fn read(response: Response<Incoming>) -> Answer {
         answer.verdict = read_body(body).await;
     }
     answer
+}
+
+/// An answer for somebody else: whatever its status, it is passed back.
+async fn read_forwarded(response: Response<Incoming>) -> Forwarded {
+    let (head, body) = response.into_parts();
+    let mut headers = Answer::failed(CallError::Status(head.status.as_u16()));
+    if head.status.is_success() {
+        take_headers(&mut headers, &head.headers);
+    }
+    let verdict = match Limited::new(body, FORWARDED_LIMIT_BYTES).collect().await {
+        Ok(body) => Ok(ForwardAnswer {
+            status: head.status.as_u16(),
+            content_type: head
+                .headers
+                .get(http::header::CONTENT_TYPE)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned),
+            body: body.to_bytes(),
+        }),
+        Err(error) => Err(CallError::Broken(format!("cannot read the answer: {error}"))),
+    };
+    let reply = verdict.as_ref().ok().and_then(|answer| wire::reply(&answer.body).ok());
+    Forwarded {
+        guid: headers.guid,
+        cookies: headers.cookies,
+        verdict,
+        retcode: reply.map(|reply| reply.retcode),
+    }
 }
 
 fn take_headers(answer: &mut Answer, headers: &HeaderMap) {

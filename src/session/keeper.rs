@@ -1,9 +1,16 @@
-//! All sessions: starts their tasks, finds them by agent, and looks over their budgets.
+//! All sessions: starts their tasks, finds them by agent, and looks over their budgets. Agents come and go while the
+//! daemon runs.
+//!
+//! Invariant: an agent has one task at most. One that comes back while its old task still signs out waits for that.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -11,9 +18,11 @@ use tokio_util::task::TaskTracker;
 use crate::event::{AgentId, GatewayName};
 use crate::session::Deps;
 use crate::session::agent::{Agent, Gateway};
-use crate::session::call::GatewayCalls;
+use crate::session::call::{GatewayCalls, Ticket};
 use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
+use crate::session::forward::{ForwardAnswer, ForwardError, ForwardRequest};
 use crate::session::gateway::{self, GatewayError};
+use crate::session::mail::{Adoption, Waiting};
 use crate::session::pace::Pace;
 use crate::session::status::{Ring, SessionView, Shared};
 
@@ -21,8 +30,12 @@ use crate::session::status::{Ring, SessionView, Shared};
 const BUDGET_INTERVAL: Duration = Duration::from_secs(2);
 /// No session that is resumed has been silent for longer: the largest limit that can be configured.
 const LONGEST_PAST: Duration = Duration::from_secs(3600);
-
-type ByAgent = HashMap<AgentId, Arc<Shared>>;
+/// How long a call that is to be passed on may wait for its session: longer than a heartbeat that fails.
+const FORWARD_PATIENCE: Duration = Duration::from_secs(20);
+/// A fixed token that can be guessed lets anybody push.
+const SHORTEST_FIXED_TOKEN: usize = 8;
+/// Gateways take 50 characters; older ones of other programs may be longer.
+const LONGEST_FIXED_TOKEN: usize = 256;
 
 /// Handle to all sessions; cloning is cheap.
 #[derive(Clone)]
@@ -33,19 +46,72 @@ pub struct Sessions {
 struct Inner {
     gateways: HashMap<GatewayName, Kept>,
     tasks: TaskTracker,
+    /// Tasks run here, whichever runtime adds an agent.
+    runtime: Handle,
     stop: CancellationToken,
     failed: CancellationToken,
     deps: Arc<Deps>,
+    epoch: Instant,
 }
 
 /// The sessions of one gateway.
 struct Kept {
     gateway: Arc<Gateway>,
-    agents: ByAgent,
+    agents: RwLock<HashMap<AgentId, Slot>>,
+}
+
+/// One agent of the roster.
+struct Slot {
+    config: Arc<AgentConfig>,
+    shared: Arc<Shared>,
+    /// What comes when the task that is leaving has ended.
+    next: Option<Box<Next>>,
+}
+
+struct Next {
+    config: Arc<AgentConfig>,
+    adoption: Option<Adoption>,
+}
+
+/// What became of an agent that was put into the roster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It is new: it is being signed in.
+    Added,
+    /// It has another configuration now.
+    Changed,
+    /// It was there like that.
+    Unchanged,
+}
+
+/// An agent that cannot be put into the roster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RosterError {
+    /// No gateway has this name.
+    #[error("no gateway has this name")]
+    UnknownGateway,
+    /// The daemon stops.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+/// A session that cannot be adopted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AdoptError {
+    /// The agent cannot be put into the roster.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
+    /// The GUID is empty or no header could carry it.
+    #[error("the GUID must be visible ASCII")]
+    Guid,
+    /// The token is too short, too long, or no header could carry it.
+    #[error("the token must be visible ASCII of {SHORTEST_FIXED_TOKEN} to {LONGEST_FIXED_TOKEN} characters")]
+    Token,
 }
 
 impl Sessions {
-    /// Starts one task per agent. Must be called within a tokio runtime.
+    /// Starts one task per agent, and for each session that was adopted in an earlier run. Must be called within a
+    /// tokio runtime.
     ///
     /// # Errors
     /// When the client of a gateway cannot be set up.
@@ -68,23 +134,155 @@ impl Sessions {
             let pace = Pace::new(config.sign_in_rate_per_sec);
             let name = config.name.clone();
             let gateway = Arc::new(Gateway { config, calls, pace });
-            gateways.insert(name, Kept { gateway, agents: HashMap::new() });
+            gateways.insert(name, Kept { gateway, agents: RwLock::default() });
         }
-        let mut inner = Inner {
+        let now = Instant::now();
+        let inner = Arc::new(Inner {
             gateways,
             tasks: TaskTracker::new(),
+            runtime: Handle::current(),
             stop: CancellationToken::new(),
             failed: CancellationToken::new(),
             deps: Arc::new(deps),
-        };
-        let now = Instant::now();
-        let epoch = now.checked_sub(LONGEST_PAST).unwrap_or(now);
-        for agent in config.agents {
-            inner.add(agent, epoch);
+            epoch: now.checked_sub(LONGEST_PAST).unwrap_or(now),
+        });
+        let sessions = Sessions { inner };
+        let adopted = sessions.inner.deps.store.adopted().into_iter();
+        let adopted = adopted.map(|(gateway, id)| AgentConfig::adopted(gateway, id));
+        // The configured ones come first: an adopted agent that is configured too keeps its configuration.
+        for agent in config.agents.into_iter().chain(adopted) {
+            if let Some(kept) = sessions.inner.gateways.get(&agent.gateway) {
+                let mut agents = kept.write();
+                if !agents.contains_key(&agent.id) {
+                    sessions.inner.begin(kept, &mut agents, Arc::new(agent), None);
+                }
+            }
         }
-        let sessions = Sessions { inner: Arc::new(inner) };
         sessions.inner.tasks.spawn(look_over(sessions.clone()));
         Ok(sessions)
+    }
+
+    /// Adds an agent, which is then signed in, or changes the one that is there: its session stays, other skill queues
+    /// are entered at once, and what concerns the sign-in counts from the next one on. A suspended agent whose
+    /// sign-in is configured differently now is tried again.
+    ///
+    /// # Errors
+    /// When its gateway does not exist or the daemon stops.
+    pub fn put(&self, config: AgentConfig) -> Result<Change, RosterError> {
+        let kept = self.inner.gateways.get(&config.gateway).ok_or(RosterError::UnknownGateway)?;
+        let mut agents = kept.write();
+        if self.inner.stop.is_cancelled() {
+            return Err(RosterError::Stopping);
+        }
+        let config = Arc::new(config);
+        match agents.get_mut(&config.id) {
+            None => {
+                self.inner.begin(kept, &mut agents, config, None);
+                Ok(Change::Added)
+            }
+            Some(slot) if slot.is_leaving() => {
+                slot.next = Some(Box::new(Next { config, adoption: None }));
+                Ok(Change::Added)
+            }
+            Some(slot) if slot.config == config => Ok(Change::Unchanged),
+            Some(slot) => {
+                slot.config = config.clone();
+                slot.shared.mail.put_config(config);
+                slot.shared.bell.ring(Ring::Mail);
+                Ok(Change::Changed)
+            }
+        }
+    }
+
+    /// Takes an agent out of the roster: it is signed out and forgotten. `false` when there is no such agent.
+    pub fn remove(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
+        self.leave(gateway, agent_id, Ring::StopAndSignOut)
+    }
+
+    /// Takes an agent out of the roster and leaves its session open at the gateway, for another program to keep it;
+    /// the gateway ends it after the sign-out limit. `false` when there is no such agent.
+    pub fn release(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
+        self.leave(gateway, agent_id, Ring::Stop)
+    }
+
+    /// Takes over a session that another program signed in: keeps it alive, accepts pushes with the token which that
+    /// program gave to the gateway, and lets tokens of ours take its place with the first heartbeat. An agent that is
+    /// in the roster keeps its configuration; another one has no password, so that it is suspended with the reason
+    /// `adopted_session_lost` when the session is lost. It survives a restart within the sign-out limit.
+    ///
+    /// # Errors
+    /// When GUID or token are none, the gateway does not exist or the daemon stops.
+    pub fn adopt(
+        &self,
+        gateway: &GatewayName,
+        agent_id: &AgentId,
+        ticket: Ticket,
+        token: SecretString,
+    ) -> Result<(), AdoptError> {
+        let visible = |text: &SecretString| text.expose_secret().bytes().all(|byte| byte.is_ascii_graphic());
+        let length = token.expose_secret().len();
+        if !visible(&token) || !(SHORTEST_FIXED_TOKEN..=LONGEST_FIXED_TOKEN).contains(&length) {
+            return Err(AdoptError::Token);
+        }
+        if ticket.guid.expose_secret().is_empty() || !visible(&ticket.guid) {
+            return Err(AdoptError::Guid);
+        }
+        let kept = self.inner.gateways.get(gateway).ok_or(RosterError::UnknownGateway)?;
+        let mut agents = kept.write();
+        if self.inner.stop.is_cancelled() {
+            return Err(RosterError::Stopping.into());
+        }
+        self.inner.deps.tokens.accept(gateway, agent_id, &token);
+        let adoption = Adoption { ticket, token };
+        let alone = || Arc::new(AgentConfig::adopted(gateway.clone(), agent_id.clone()));
+        match agents.get_mut(agent_id) {
+            None => self.inner.begin(kept, &mut agents, alone(), Some(adoption)),
+            Some(slot) if slot.is_leaving() => {
+                let config = slot.next.take().map_or_else(alone, |next| next.config);
+                slot.next = Some(Box::new(Next { config, adoption: Some(adoption) }));
+            }
+            Some(slot) => {
+                slot.shared.mail.put_adoption(adoption);
+                slot.shared.bell.ring(Ring::Mail);
+            }
+        }
+        Ok(())
+    }
+
+    /// GUID and cookies of an agent's session as they are now, for callers who may know them.
+    #[must_use]
+    pub fn ticket(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<Arc<Ticket>> {
+        self.with(gateway, agent_id, Shared::ticket)?
+    }
+
+    /// Passes one call on to the gateway with the agent's GUID and cookies, between the session's own calls, of which
+    /// a due heartbeat goes first. At most [`crate::session::forward::FORWARD_QUEUE`] calls wait per agent.
+    ///
+    /// # Errors
+    /// When the call is not made, or no answer comes; the error says whether the gateway may have seen it.
+    pub async fn forward(
+        &self,
+        gateway: &GatewayName,
+        agent_id: &AgentId,
+        request: ForwardRequest,
+    ) -> Result<ForwardAnswer, ForwardError> {
+        let (answer, receiver) = oneshot::channel();
+        let waiting = Waiting { request, until: Instant::now() + FORWARD_PATIENCE, answer };
+        let put = self.with(gateway, agent_id, |shared| {
+            shared.ticket().ok_or(ForwardError::NoSession)?;
+            shared.mail.put_forward(waiting)?;
+            shared.bell.ring(Ring::Mail);
+            Ok(())
+        });
+        let result = match put.unwrap_or(Err(ForwardError::UnknownAgent)) {
+            Ok(()) => receiver.await.unwrap_or(Err(ForwardError::Ended)),
+            Err(error) => Err(error),
+        };
+        if matches!(result, Err(ForwardError::NoSession | ForwardError::QueueFull | ForwardError::Expired)) {
+            let refused = self.inner.deps.metrics.forwards.with_label_values(&[gateway.as_str(), "refused"]);
+            refused.inc();
+        }
+        result
     }
 
     /// An event says that this agent was signed out: its session asks the gateway now. Unknown agents are ignored.
@@ -97,6 +295,12 @@ impl Sessions {
         self.ring(gateway, agent_id, Ring::SignIn)
     }
 
+    /// Signs an agent in that is signed out or suspended, and this once forces out whoever is signed in in its place,
+    /// whatever `takeover` says; `false` when there is no such agent.
+    pub fn take_over(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
+        self.ring(gateway, agent_id, Ring::TakeOver)
+    }
+
     /// Signs an agent out until a person signs it in again; `false` when there is no such agent.
     pub fn sign_out(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
         self.ring(gateway, agent_id, Ring::SignOut)
@@ -104,23 +308,24 @@ impl Sessions {
 
     /// Notes whether a push of this agent was answered with success; the gateway counts failures too.
     pub fn note_push(&self, gateway: &GatewayName, agent_id: &AgentId, ok: bool) {
-        if let Some(shared) = self.find(gateway, agent_id) {
-            shared.note_push(ok, Instant::now());
-        }
+        self.with(gateway, agent_id, |shared| shared.note_push(ok, Instant::now()));
     }
 
     /// One session as it is now.
     #[must_use]
     pub fn view(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<SessionView> {
-        self.find(gateway, agent_id).map(|shared| shared.view(Instant::now()))
+        self.with(gateway, agent_id, |shared| shared.view(Instant::now()))
     }
 
     /// All sessions as they are now, in no order.
     #[must_use]
     pub fn list(&self) -> Vec<SessionView> {
         let now = Instant::now();
-        let agents = self.inner.gateways.values().flat_map(|kept| kept.agents.values());
-        agents.map(|shared| shared.view(now)).collect()
+        let mut views = Vec::new();
+        for kept in self.inner.gateways.values() {
+            views.extend(kept.read().values().map(|slot| slot.shared.view(now)));
+        }
+        views
     }
 
     /// Cancelled when a session's task ended unasked: a mistake in the program, and a reason to stop the daemon.
@@ -136,24 +341,55 @@ impl Sessions {
         for kept in self.inner.gateways.values() {
             let sign_out = sign_out || kept.gateway.config.sign_out_on_stop;
             let ring = if sign_out { Ring::StopAndSignOut } else { Ring::Stop };
-            for shared in kept.agents.values() {
-                shared.bell.ring(ring);
+            for slot in kept.read().values() {
+                slot.shared.bell.ring(ring);
             }
         }
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
     }
 
-    fn ring(&self, gateway: &GatewayName, agent_id: &AgentId, ring: Ring) -> bool {
-        let found = self.find(gateway, agent_id);
-        if let Some(shared) = found {
-            shared.bell.ring(ring);
+    fn leave(&self, gateway: &GatewayName, agent_id: &AgentId, ring: Ring) -> bool {
+        let Some(kept) = self.inner.gateways.get(gateway) else { return false };
+        let mut agents = kept.write();
+        let Some(slot) = agents.get_mut(agent_id) else { return false };
+        if slot.is_leaving() {
+            // Whoever was to come back does not, and there is nobody else to leave.
+            return slot.next.take().is_some();
         }
-        found.is_some()
+        slot.shared.leaving.store(true, Ordering::Release);
+        slot.shared.bell.ring(ring);
+        true
     }
 
-    fn find(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<&Arc<Shared>> {
-        self.inner.gateways.get(gateway)?.agents.get(agent_id)
+    fn ring(&self, gateway: &GatewayName, agent_id: &AgentId, ring: Ring) -> bool {
+        self.with(gateway, agent_id, |shared| shared.bell.ring(ring)).is_some()
+    }
+
+    fn with<T>(
+        &self,
+        gateway: &GatewayName,
+        agent_id: &AgentId,
+        then: impl FnOnce(&Shared) -> T,
+    ) -> Option<T> {
+        let agents = self.inner.gateways.get(gateway)?.read();
+        agents.get(agent_id).map(|slot| then(&slot.shared))
+    }
+}
+
+impl Kept {
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<AgentId, Slot>> {
+        self.agents.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<AgentId, Slot>> {
+        self.agents.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    fn is_leaving(&self) -> bool {
+        self.shared.leaving.load(Ordering::Acquire)
     }
 }
 
@@ -164,37 +400,63 @@ impl std::fmt::Debug for Sessions {
 }
 
 impl Inner {
-    /// Starts the task of one agent; the configuration has checked that its gateway exists.
-    fn add(&mut self, config: AgentConfig, epoch: Instant) {
-        let Some(kept) = self.gateways.get_mut(&config.gateway) else { return };
+    /// Starts the task of one agent.
+    fn begin(
+        self: &Arc<Self>,
+        kept: &Kept,
+        agents: &mut HashMap<AgentId, Slot>,
+        config: Arc<AgentConfig>,
+        adoption: Option<Adoption>,
+    ) {
         let shared = Arc::new(Shared::new(
             config.gateway.clone(),
             config.id.clone(),
             kept.gateway.config.sign_out_limit,
-            epoch,
+            self.epoch,
             self.deps.clock.now(),
             &self.deps.metrics,
         ));
-        kept.agents.insert(config.id.clone(), shared.clone());
-        let agent = Agent::new(Arc::new(config), kept.gateway.clone(), self.deps.clone(), shared);
-        let guard = EndGuard { stop: self.stop.clone(), failed: self.failed.clone() };
-        self.tasks.spawn(async move {
+        if let Some(adoption) = adoption {
+            shared.mail.put_adoption(adoption);
+        }
+        let slot = Slot { config: config.clone(), shared: shared.clone(), next: None };
+        agents.insert(config.id.clone(), slot);
+        let agent = Agent::new(config, kept.gateway.clone(), self.deps.clone(), shared.clone());
+        let guard = EndGuard { inner: self.clone(), shared };
+        let task = async move {
             let _guard = guard;
             agent.run().await;
-        });
+        };
+        self.tasks.spawn_on(task, &self.runtime);
+    }
+
+    /// The task of an agent that was leaving has ended: the agent is gone, or comes back.
+    fn left(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let Some(kept) = self.gateways.get(&shared.gateway) else { return };
+        let mut agents = kept.write();
+        let Some(slot) = agents.remove(&shared.agent_id) else { return };
+        if let Some(next) = slot.next.filter(|_| !self.stop.is_cancelled()) {
+            if let Some(adoption) = &next.adoption {
+                self.deps.tokens.accept(&shared.gateway, &shared.agent_id, &adoption.token);
+            }
+            self.begin(kept, &mut agents, next.config, next.adoption);
+        }
     }
 }
 
 /// Notices a task that ends while nobody has asked it to, be it by a panic.
 struct EndGuard {
-    stop: CancellationToken,
-    failed: CancellationToken,
+    inner: Arc<Inner>,
+    shared: Arc<Shared>,
 }
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
-        if !self.stop.is_cancelled() {
-            self.failed.cancel();
+        let leaving = self.shared.leaving.load(Ordering::Acquire);
+        if leaving && !std::thread::panicking() {
+            self.inner.left(&self.shared);
+        } else if !self.inner.stop.is_cancelled() {
+            self.inner.failed.cancel();
         }
     }
 }
@@ -214,7 +476,7 @@ async fn look_over(sessions: Sessions) {
 impl Sessions {
     fn export_budgets(&self, now: Instant) {
         for (name, kept) in &self.inner.gateways {
-            let least = kept.agents.values().filter_map(|shared| shared.budget(now)).min();
+            let least = kept.read().values().filter_map(|slot| slot.shared.budget(now)).min();
             let least = least.unwrap_or(kept.gateway.config.sign_out_limit);
             let gauge = self.inner.deps.metrics.sign_out_budget.with_label_values(&[name.as_str()]);
             gauge.set(least.as_secs_f64());

@@ -181,6 +181,8 @@ pub enum Suspension {
     SignInRefused,
     /// Heartbeats were refused as malformed for as long as the gateway waits.
     HeartbeatRefused,
+    /// A session that another program signed in is gone, and there is no password to sign in anew with.
+    AdoptedSessionLost,
 }
 
 impl Suspension {
@@ -199,6 +201,7 @@ impl Suspension {
             Suspension::NotReplaceable => "not_replaceable",
             Suspension::SignInRefused => "sign_in_refused",
             Suspension::HeartbeatRefused => "heartbeat_refused",
+            Suspension::AdoptedSessionLost => "adopted_session_lost",
         }
     }
 }
@@ -241,6 +244,13 @@ pub fn meaning(operation: Operation, retcode: &Retcode) -> Meaning {
             Operation::Logout => at_logout(class),
         },
     }
+}
+
+/// Whether the answer to a call that we passed on says that the session is gone. It is not believed by itself: the
+/// session's own heartbeat finds out.
+#[must_use]
+pub fn doubts_session(retcode: &Retcode) -> bool {
+    retcode.class() == Some(Class::AuthLost)
 }
 
 fn at_sign_in(operation: Operation, class: Option<Class>, code: &str) -> Meaning {

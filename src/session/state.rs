@@ -3,7 +3,7 @@
 //! Invariants:
 //! - One call in flight per agent, ever: [`Machine::next`] offers none while one is unanswered. So no sign-in meets
 //!   an unanswered sign-out, nor the reverse.
-//! - A suspended session makes no call until a person asks for it.
+//! - A suspended session makes no call until a person asks for it, be it by a changed password or sign-in option.
 //! - Each lost session is followed by one sign-in per back-off step; the back-off begins anew only after a session
 //!   that lasted, so that two programs fighting over an agent do so calmly.
 //! - Whether a session lives is for the gateway to say: an event that announces its end, or a silence of ours, leads
@@ -42,7 +42,7 @@ const SIGN_OUT_TRIES: u32 = 3;
 const SIGN_OUT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the machine must know of the configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Rules {
     /// Time between heartbeats.
     pub heartbeat_interval: Duration,
@@ -52,6 +52,8 @@ pub struct Rules {
     pub takeover: bool,
     /// Enter skill queues after sign-in.
     pub skills: bool,
+    /// There is a password. Without one a session that another program signed in can be kept, and nothing more.
+    pub may_sign_in: bool,
 }
 
 /// Where a session is in its life.
@@ -87,7 +89,7 @@ impl State {
 }
 
 /// What happens to a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Input {
     /// Begin, with what an earlier run left.
     Start(Option<Resume>),
@@ -99,8 +101,25 @@ pub enum Input {
     ForcedOut,
     /// A person wants the agent signed in.
     SignIn,
+    /// A person wants the agent signed in, and whoever is in its place forced out, this once.
+    TakeOver,
     /// A person wants the agent signed out.
     SignOut,
+    /// Another program has signed the agent in and leaves the session to us. Given between calls only.
+    Adopted,
+    /// The configuration of the agent has changed.
+    Configured {
+        /// What it now asks for.
+        rules: Rules,
+        /// The skill queues are others.
+        skills: bool,
+        /// Something of the sign-in is different: a person's word that a suspended session may try again.
+        sign_in: bool,
+    },
+    /// A call of somebody else is passed on now.
+    ForwardBegan,
+    /// That call has ended.
+    ForwardEnded(Forwarded),
     /// The daemon stops.
     Stop {
         /// Sign out first; else the session is left open for the next run.
@@ -108,13 +127,29 @@ pub enum Input {
     },
 }
 
-/// A session of an earlier run, not older than the sign-out limit.
+/// How a call that was passed on ended, as far as it concerns the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarded {
+    /// Whatever came of it, the session has no part in it.
+    Fine,
+    /// The answer says that the session is gone.
+    SessionDoubted,
+    /// Without an answer.
+    Unanswered {
+        /// Whether the gateway may have got it.
+        may_have_arrived: bool,
+    },
+}
+
+/// A session of an earlier run, not older than the sign-out limit, or of another program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resume {
     /// Time since its last heartbeat.
     pub silence: Duration,
     /// Whether it had entered its skill queues.
     pub skills_set: bool,
+    /// Another program has signed it in just now.
+    pub adopted: bool,
 }
 
 /// How a call ended.
@@ -161,6 +196,8 @@ pub enum Entry {
     TakenOver,
     /// It was still there after a restart.
     Resumed,
+    /// Another program has signed it in, and it is there.
+    Adopted,
 }
 
 /// What is wrong with a session that lives.
@@ -205,6 +242,13 @@ enum Wish {
     Stopped { sign_out: bool },
 }
 
+/// A call that is unanswered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InFlight {
+    Call(Operation),
+    Forward,
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct Machine {
@@ -212,13 +256,15 @@ pub struct Machine {
     state: State,
     wish: Wish,
     /// The unanswered call and when it was sent.
-    in_flight: Option<(Operation, Instant)>,
+    in_flight: Option<(InFlight, Instant)>,
     /// The session, while there is one.
     held: Option<Held>,
     /// When the next sign-in or sign-out is due, where there is one to make.
     due: Option<Instant>,
     /// The next sign-in forces.
     force: bool,
+    /// A person has said that whoever is in the agent's place may be forced out, once.
+    take_over: bool,
     sign_in_backoff: Backoff,
     /// Sign-ins in a row that were refused without a clear reason.
     doubtful: u32,
@@ -243,6 +289,7 @@ impl Machine {
             held: None,
             due: None,
             force: false,
+            take_over: false,
             sign_in_backoff: Backoff::new(SIGN_IN_FIRST, SIGN_IN_MOST),
             doubtful: 0,
             sign_out_tries: 0,
@@ -307,6 +354,13 @@ impl Machine {
         }
     }
 
+    /// Whether a call of somebody else may be passed on now: there is a session, and none of its own calls is due.
+    #[must_use]
+    pub fn may_forward(&self, now: Instant) -> bool {
+        let idle = matches!(self.next(), Next::Call(_, due) if due > now);
+        idle && self.state == State::Active && self.held.is_some()
+    }
+
     /// Takes one input and says what the world is to know.
     pub fn step(&mut self, input: Input, now: Instant) -> Vec<Effect> {
         match input {
@@ -319,6 +373,14 @@ impl Machine {
                 }
             }
             Input::SignIn => self.wish_signed_in(now),
+            Input::TakeOver => {
+                self.take_over = self.held.is_none();
+                self.wish_signed_in(now);
+            }
+            Input::Adopted => self.adopted(now),
+            Input::Configured { rules, skills, sign_in } => self.configured(rules, skills, sign_in, now),
+            Input::ForwardBegan => self.in_flight = Some((InFlight::Forward, now)),
+            Input::ForwardEnded(forwarded) => self.forward_ended(forwarded, now),
             Input::SignOut if !matches!(self.wish, Wish::Stopped { .. }) => self.wish = Wish::SignedOut,
             Input::SignOut => {}
             Input::Stop { sign_out } => self.wish = Wish::Stopped { sign_out },
@@ -331,12 +393,49 @@ impl Machine {
         self.wish = Wish::SignedIn;
         let limit = self.rules.sign_out_limit;
         let Some(resume) = resume.filter(|resume| resume.silence < limit) else { return };
+        if resume.adopted {
+            return self.adopted(now);
+        }
         let remaining = limit - resume.silence;
         let skills = if resume.skills_set { SkillsState::Done } else { self.skills_due(now) };
         self.held = Some(Held::resumed(now, resume.silence, remaining, skills));
         // A GUID that came just before the last run ended may not have been saved.
         self.ours_until = Some(now + remaining + SILENCE_MARGIN);
         self.state = State::Recovering;
+    }
+
+    /// A session that another program signed in: whoever did that has also seen to its skill queues. Whether it is
+    /// there a heartbeat finds out at once.
+    fn adopted(&mut self, now: Instant) {
+        if self.in_flight.is_some() || matches!(self.wish, Wish::Stopped { .. }) {
+            return;
+        }
+        self.wish = Wish::SignedIn;
+        self.held = Some(Held::adopted(now));
+        self.state = State::Recovering;
+        (self.due, self.after_sign_out, self.ours_until) = (None, None, None);
+        self.sign_in_backoff.reset();
+    }
+
+    fn configured(&mut self, rules: Rules, skills: bool, sign_in: bool, now: Instant) {
+        self.rules = rules;
+        if let Some(held) = self.held.as_mut().filter(|_| skills) {
+            held.skills_changed(now);
+        }
+        if sign_in && matches!(self.state, State::Suspended(_)) {
+            self.wish_signed_in(now);
+        }
+    }
+
+    /// What a call that was passed on says of the session is for a heartbeat to find out.
+    fn forward_ended(&mut self, forwarded: Forwarded, now: Instant) {
+        let Some((InFlight::Forward, _)) = self.in_flight else { return };
+        self.in_flight = None;
+        match (forwarded, &mut self.held) {
+            (Forwarded::SessionDoubted, Some(held)) => held.doubt(now),
+            (Forwarded::Unanswered { may_have_arrived: true }, _) => self.may_be_ours_from(now),
+            _ => {}
+        }
     }
 
     fn wish_signed_in(&mut self, now: Instant) {
@@ -356,16 +455,17 @@ impl Machine {
 
     fn began(&mut self, operation: Operation, now: Instant) {
         debug_assert!(self.in_flight.is_none(), "two calls in flight");
-        self.in_flight = Some((operation, now));
+        self.in_flight = Some((InFlight::Call(operation), now));
         if let (Operation::Handshake, Some(held)) = (operation, &mut self.held) {
             held.heartbeat_sent();
         }
     }
 
     fn ended(&mut self, outcome: Outcome, now: Instant) {
-        let Some((operation, sent)) = self.in_flight.take() else { return };
+        let Some((InFlight::Call(operation), sent)) = self.in_flight else { return };
+        self.in_flight = None;
         if let Outcome::Unanswered { may_have_arrived: true } = outcome {
-            self.ours_until = Some(now + self.rules.sign_out_limit + SILENCE_MARGIN);
+            self.may_be_ours_from(now);
         }
         match operation {
             Operation::Login | Operation::ForceLogin => self.sign_in_ended(operation, outcome, sent, now),
@@ -381,6 +481,11 @@ impl Machine {
             return;
         }
         match (self.wish, self.state) {
+            (Wish::SignedIn, State::SignedOut | State::SigningIn | State::Recovering)
+                if self.held.is_none() && !self.rules.may_sign_in =>
+            {
+                self.suspend(Suspension::AdoptedSessionLost);
+            }
             (Wish::SignedIn, State::SignedOut) => self.begin_sign_in(State::SigningIn, now),
             (Wish::SignedIn, State::SigningOut) if self.after_sign_out.is_none() => self.stay(now),
             (Wish::SignedIn, _) => {}
@@ -415,7 +520,9 @@ impl Machine {
                 self.after_sign_out = Some(Suspension::PasswordChangeRequired);
                 self.begin_sign_out(now);
             }
-            Outcome::Answered(Meaning::SignedIn) if self.rules.takeover || self.may_be_ours(now) => {
+            Outcome::Answered(Meaning::SignedIn)
+                if self.rules.takeover || self.take_over || self.may_be_ours(now) =>
+            {
                 self.force = true;
                 self.due = Some(now);
             }
@@ -439,6 +546,11 @@ impl Machine {
         self.due = Some(now + self.sign_in_backoff.next_wait());
     }
 
+    /// A call without an answer may have left a session, or a GUID, that we do not know.
+    fn may_be_ours_from(&mut self, now: Instant) {
+        self.ours_until = Some(now + self.rules.sign_out_limit + SILENCE_MARGIN);
+    }
+
     fn may_be_ours(&self, now: Instant) -> bool {
         self.ours_until.is_some_and(|until| now <= until)
     }
@@ -450,6 +562,7 @@ impl Machine {
         self.due = None;
         self.doubtful = 0;
         self.ours_until = None;
+        self.take_over = false;
     }
 
     fn skills_due(&self, now: Instant) -> SkillsState {
@@ -478,8 +591,8 @@ impl Machine {
 
     fn heartbeat_succeeded(&mut self, sent: Instant, now: Instant) {
         let Some(held) = &mut self.held else { return };
-        if held.resumed {
-            self.effects.push(Effect::Started(Entry::Resumed));
+        if let Some(entry) = held.unconfirmed {
+            self.effects.push(Effect::Started(entry));
         }
         held.heartbeat_succeeded(sent, now, self.rules.heartbeat_interval);
         if sent.saturating_duration_since(held.since) >= self.rules.heartbeat_interval {
@@ -597,6 +710,7 @@ impl Machine {
     fn suspend(&mut self, suspension: Suspension) {
         self.held = None;
         self.due = None;
+        self.take_over = false;
         self.state = State::Suspended(suspension);
         self.effects.push(Effect::Suspended(suspension));
     }

@@ -1,7 +1,7 @@
 //! What the rest of the daemon sees of a session, and how it wakes the session's task. Cheap enough for each push.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -11,6 +11,8 @@ use tokio::time::Instant;
 use crate::clock::Timestamp;
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::Metrics;
+use crate::session::call::Ticket;
+use crate::session::mail::Mailbox;
 use crate::session::retcode::Retcode;
 use crate::session::state::State;
 
@@ -37,6 +39,8 @@ pub struct SessionView {
     pub media_type: Option<String>,
     /// Days until the password expires, as of the sign-in.
     pub password_days_left: Option<u32>,
+    /// Another program signed it in.
+    pub adopted: bool,
 }
 
 /// Shared between a session's task and everybody else.
@@ -45,6 +49,9 @@ pub(super) struct Shared {
     pub(super) gateway: GatewayName,
     pub(super) agent_id: AgentId,
     pub(super) bell: Bell,
+    pub(super) mail: Mailbox,
+    /// The agent was taken out of the roster: its task ends, and that is no failure.
+    pub(super) leaving: AtomicBool,
     sign_out_limit: Duration,
     /// Times below are milliseconds since this, plus one; zero is "none".
     epoch: Instant,
@@ -65,6 +72,9 @@ pub(super) struct Status {
     pub(super) last_heartbeat: Option<Timestamp>,
     pub(super) media_type: Option<String>,
     pub(super) password_days_left: Option<u32>,
+    pub(super) adopted: bool,
+    /// What proves the session, for those who may know it.
+    ticket: Option<Arc<Ticket>>,
 }
 
 impl Shared {
@@ -87,11 +97,15 @@ impl Shared {
             last_heartbeat: None,
             media_type: None,
             password_days_left: None,
+            adopted: false,
+            ticket: None,
         };
         Shared {
             gateway,
             agent_id,
             bell: Bell::default(),
+            mail: Mailbox::default(),
+            leaving: AtomicBool::new(false),
             sign_out_limit,
             epoch,
             last_ok: AtomicU64::new(0),
@@ -118,6 +132,16 @@ impl Shared {
         }
     }
 
+    /// Publishes what proves the session, or that there is none.
+    pub(super) fn publish_ticket(&self, ticket: Option<&Arc<Ticket>>) {
+        self.status().ticket = ticket.cloned();
+    }
+
+    /// What proves the session, where there is one.
+    pub(super) fn ticket(&self) -> Option<Arc<Ticket>> {
+        self.status().ticket.clone()
+    }
+
     /// A new session: what was wrong with the one before is past.
     pub(super) fn session_began(&self, media_type: Option<String>) {
         self.push_failing_since.store(0, Ordering::Relaxed);
@@ -129,7 +153,11 @@ impl Shared {
 
     /// Takes the session out of the gauge, when its task has ended.
     pub(super) fn retire(&self, metrics: &Metrics) {
-        let state = self.status().state.as_str();
+        let state = {
+            let mut status = self.status();
+            status.ticket = None;
+            status.state.as_str()
+        };
         metrics.sessions.with_label_values(&[self.gateway.as_str(), state]).dec();
         self.last_ok.store(0, Ordering::Relaxed);
     }
@@ -172,6 +200,7 @@ impl Shared {
             last_heartbeat: status.last_heartbeat,
             media_type: status.media_type.clone(),
             password_days_left: status.password_days_left,
+            adopted: status.adopted,
         }
     }
 
@@ -197,19 +226,28 @@ pub(super) enum Ring {
     SignOut = 4,
     Stop = 8,
     StopAndSignOut = 16,
+    TakeOver = 32,
+    Mail = 64,
 }
 
 impl Ring {
-    pub(super) const ALL: [Ring; 5] =
-        [Ring::ForcedOut, Ring::SignIn, Ring::SignOut, Ring::Stop, Ring::StopAndSignOut];
+    pub(super) const ALL: [Ring; 7] = [
+        Ring::ForcedOut,
+        Ring::Mail,
+        Ring::SignIn,
+        Ring::TakeOver,
+        Ring::SignOut,
+        Ring::Stop,
+        Ring::StopAndSignOut,
+    ];
 }
 
 impl Bell {
     pub(super) fn ring(&self, ring: Ring) {
         // Of sign-in and sign-out the later wish counts.
         let revoked = match ring {
-            Ring::SignIn => Ring::SignOut as u8,
-            Ring::SignOut => Ring::SignIn as u8,
+            Ring::SignIn | Ring::TakeOver => Ring::SignOut as u8,
+            Ring::SignOut => Ring::SignIn as u8 | Ring::TakeOver as u8,
             _ => 0,
         };
         let update = |rung: u8| Some((rung & !revoked) | ring as u8);

@@ -7,6 +7,8 @@ use super::*;
 
 mod fake;
 mod model;
+mod passing_on;
+mod roster;
 
 use fake::{Scene, Script, agent, main_gateway, view};
 

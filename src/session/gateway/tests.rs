@@ -219,3 +219,29 @@ async fn a_bundle_without_certificates_is_refused_at_the_start() {
     gateway.ca_file = Some(empty.path().with_extension("missing"));
     assert!(matches!(GatewayClient::new(&gateway), Err(GatewayError::CaFile { .. })));
 }
+
+#[tokio::test]
+async fn a_call_is_passed_on_with_guid_and_cookies_and_its_answer_is_passed_back_whatever_its_status() {
+    let answer = "HTTP/1.1 409 Conflict\r\nContent-Type: application/json\r\nContent-Length: 22\r\n\r\n\
+        {\"retcode\": \"100-006\"}";
+    let server = Server::start(&["localhost"], answer).await;
+    let (gateway, _) = server.configs(same);
+    let client = GatewayClient::new(&gateway).unwrap();
+    let cookies = vec![crate::session::call::Cookie { name: "route".into(), value: "n1".into() }];
+    let ticket = Ticket::new("guid-secret".into(), cookies);
+    let path = "/voicecall/291/callout?x=1";
+    let request =
+        ForwardRequest::new(http::Method::PUT, path, Some("text/plain".into()), Bytes::from_static(b"{}"));
+    let forwarded = client.forward(&request.unwrap(), &ticket).await;
+    let answer = forwarded.verdict.unwrap();
+    assert_eq!((answer.status, answer.content_type.as_deref()), (409, Some("application/json")));
+    assert_eq!(&answer.body[..], br#"{"retcode": "100-006"}"#);
+    assert_eq!(forwarded.retcode.unwrap().as_str(), "100-006");
+    let sent = server.requests.lock().unwrap().join("").to_ascii_lowercase();
+    assert!(sent.starts_with("put /agentgateway/resource/voicecall/291/callout?x=1 http/1.1\r\n"), "{sent}");
+    for part in
+        ["guid: guid-secret\r\n", "cookie: route=n1\r\n", "content-type: text/plain\r\n", "\r\n\r\n{}"]
+    {
+        assert!(sent.contains(part), "{part} in {sent}");
+    }
+}

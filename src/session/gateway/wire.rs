@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::session::call::{Call, CallError, Cookie, Reply, SignInResult, Ticket};
 use crate::session::config::{GatewayConfig, SignInOptions, Skills};
+use crate::session::forward::ForwardRequest;
 use crate::session::retcode::{Operation, Retcode};
 
 /// The answer header with a new GUID.
@@ -66,6 +67,28 @@ impl Wire {
             request = request.header(SERVICE_TOKEN, sensitive(token.expose_secret())?);
         }
         request.body(Full::new(self.body(call)))
+    }
+
+    /// A call of somebody else with the agent's GUID and cookies.
+    pub(super) fn forward(
+        &self,
+        forward: &ForwardRequest,
+        ticket: &Ticket,
+    ) -> Result<Request<Full<Bytes>>, http::Error> {
+        let uri = format!("{}{}", self.base, forward.path());
+        let mut request = Request::builder().method(forward.method()).uri(uri);
+        request = match forward.content_type() {
+            Some(content_type) => request.header(CONTENT_TYPE, content_type),
+            None => request.header(CONTENT_TYPE, JSON),
+        };
+        if forward.body().is_empty() && forward.method() != Method::GET {
+            request = request.header(CONTENT_LENGTH, "0");
+        }
+        request = request.header(GUID, sensitive(ticket.guid.expose_secret())?);
+        if !ticket.cookies.is_empty() {
+            request = request.header(COOKIE, sensitive(&cookies(ticket))?);
+        }
+        request.body(Full::new(forward.body().clone()))
     }
 
     fn body(&self, call: Call<'_>) -> Bytes {

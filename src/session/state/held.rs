@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::backoff::{Backoff, jitter};
+use crate::session::state::Entry;
 
 /// A failed heartbeat is repeated within seconds: at least eight tries with their deadlines fit into the limit.
 const REPEAT_FIRST: Duration = Duration::from_secs(1);
@@ -49,8 +50,8 @@ pub(super) struct Held {
     repeat: Backoff,
     pub(super) skills: SkillsState,
     skills_backoff: Backoff,
-    /// Taken over from an earlier run and not yet confirmed.
-    pub(super) resumed: bool,
+    /// Of an earlier run or another program, and not yet confirmed; and what it is once it is.
+    pub(super) unconfirmed: Option<Entry>,
     /// The token was refused: the next heartbeat goes without.
     pub(super) omit_token: bool,
     /// A consumer was told that the session is in danger.
@@ -71,7 +72,12 @@ impl Held {
     pub(super) fn resumed(now: Instant, silence: Duration, remaining: Duration, skills: SkillsState) -> Held {
         let last_ok = now.checked_sub(silence).unwrap_or(now);
         let first = now + jitter(RESUME_SPREAD.min(remaining / 4));
-        Held { resumed: true, ..Held::new(now, last_ok, first, skills) }
+        Held { unconfirmed: Some(Entry::Resumed), ..Held::new(now, last_ok, first, skills) }
+    }
+
+    /// A session that another program signed in; when, we cannot know.
+    pub(super) fn adopted(now: Instant) -> Held {
+        Held { unconfirmed: Some(Entry::Adopted), ..Held::new(now, now, now, SkillsState::Done) }
     }
 
     fn new(since: Instant, last_ok: Instant, first_heartbeat: Instant, skills: SkillsState) -> Held {
@@ -83,7 +89,7 @@ impl Held {
             repeat: Backoff::new(REPEAT_FIRST, REPEAT_MOST),
             skills,
             skills_backoff: Backoff::new(SKILLS_FIRST, SKILLS_MOST),
-            resumed: false,
+            unconfirmed: None,
             omit_token: false,
             degraded: false,
             shut_down: false,
@@ -104,7 +110,7 @@ impl Held {
     pub(super) fn heartbeat_succeeded(&mut self, sent: Instant, now: Instant, interval: Duration) {
         self.last_ok = sent;
         self.repeat.reset();
-        self.resumed = false;
+        self.unconfirmed = None;
         self.omit_token = false;
         self.degraded = false;
         if let Some(late) = now.checked_duration_since(self.slot) {
@@ -128,6 +134,11 @@ impl Held {
     /// session, so it is never believed by itself.
     pub(super) fn check(&mut self, now: Instant) {
         self.shut_down = true;
+        self.doubt(now);
+    }
+
+    /// Another call says that the session has ended: ask the gateway now.
+    pub(super) fn doubt(&mut self, now: Instant) {
         let soonest = now.max(self.last_ok + CHECK_SPACING);
         self.next_heartbeat = self.next_heartbeat.min(soonest);
     }
@@ -135,6 +146,12 @@ impl Held {
     /// Whether an event announced the end that the gateway has now confirmed.
     pub(super) fn end_was_announced(&self) -> bool {
         self.shut_down
+    }
+
+    /// Other skill queues are wanted: enter those.
+    pub(super) fn skills_changed(&mut self, now: Instant) {
+        self.skills = SkillsState::Due(now);
+        self.skills_backoff.reset();
     }
 
     /// Entering the skill queues failed for now.

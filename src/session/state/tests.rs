@@ -11,7 +11,13 @@ const LOST_ANSWER: Outcome = Outcome::Unanswered { may_have_arrived: true };
 const UNREACHABLE: Outcome = Outcome::Unanswered { may_have_arrived: false };
 
 fn rules(takeover: bool) -> Rules {
-    Rules { heartbeat_interval: Duration::from_secs(30), sign_out_limit: LIMIT, takeover, skills: true }
+    Rules {
+        heartbeat_interval: Duration::from_secs(30),
+        sign_out_limit: LIMIT,
+        takeover,
+        skills: true,
+        may_sign_in: true,
+    }
 }
 
 /// A machine and the time.
@@ -410,7 +416,7 @@ fn stopping_leaves_the_session_open_or_signs_out_and_never_hangs() {
 
 #[test]
 fn a_resumed_session_is_checked_first_and_signed_in_only_when_refused() {
-    let resume = Resume { silence: Duration::from_secs(100), skills_set: true };
+    let resume = Resume { silence: Duration::from_secs(100), skills_set: true, adopted: false };
     let mut bench = Bench::new(false);
     bench.input(Input::Start(Some(resume)));
     assert_eq!(bench.state(), State::Recovering);
@@ -424,7 +430,7 @@ fn a_resumed_session_is_checked_first_and_signed_in_only_when_refused() {
     bench.answer(ForceLogin, Meaning::Ok);
 
     let mut bench = Bench::new(false);
-    bench.input(Input::Start(Some(Resume { silence: LIMIT, skills_set: true })));
+    bench.input(Input::Start(Some(Resume { silence: LIMIT, skills_set: true, adopted: false })));
     assert_eq!(bench.answer(Login, Meaning::Ok), Duration::ZERO);
 }
 

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use crate::clock::{Clock, Timestamp};
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::Metrics;
-use crate::session::call::{Answer, Call, CallError, GatewayCalls, Reply, SignInResult};
+use crate::session::call::{Answer, Call, CallError, Forwarded, GatewayCalls, Reply, SignInResult, Ticket};
 use crate::session::config::{AgentConfig, GatewayConfig, RawAgent, RawGateway, SessionsConfig, validate};
+use crate::session::forward::{ForwardAnswer, ForwardRequest};
 use crate::session::retcode::{Operation, Retcode};
 use crate::session::{
     Deps, Journal, LifecycleEvent, SessionStore, SessionView, Sessions, StoreError, StoredSession,
@@ -60,6 +61,10 @@ struct State {
     seen: Vec<Seen>,
     violations: Vec<String>,
     guids: u32,
+    /// What the next calls that are passed on do.
+    forwards: VecDeque<Script>,
+    forwarded: Vec<(String, Instant)>,
+    passwords: Vec<String>,
 }
 
 /// The gateway.
@@ -79,8 +84,32 @@ impl FakeGateway {
         self.state.lock().unwrap().always.push((operation, script));
     }
 
+    /// The next call that is passed on does that.
+    pub(super) fn forward_once(&self, script: Script) {
+        self.state.lock().unwrap().forwards.push_back(script);
+    }
+
+    /// Passwords of all sign-ins.
+    pub(super) fn passwords(&self) -> Vec<String> {
+        self.state.lock().unwrap().passwords.clone()
+    }
+
+    /// Paths of the calls that were passed on.
+    pub(super) fn forwarded(&self) -> Vec<(String, Instant)> {
+        self.state.lock().unwrap().forwarded.clone()
+    }
+
+    /// Another program signs in as this agent and tells the GUID.
+    pub(super) fn sign_in_elsewhere(&self, agent: &str, guid: &str) {
+        let now = Instant::now();
+        let desk =
+            Desk { guid: Some(guid.into()), last_heard: Some(now), guid_since: Some(now), ..Desk::default() };
+        self.state.lock().unwrap().desks.insert(agent.into(), desk);
+    }
+
     pub(super) fn heal(&self) {
         let mut state = self.state.lock().unwrap();
+        state.forwards.clear();
         state.always.clear();
         state.script.clear();
     }
@@ -142,6 +171,7 @@ impl State {
         if call.operation.signs_in() && (call.password.is_none() || call.token.is_none()) {
             self.violations.push("sign-in without password or token".into());
         }
+        self.passwords.extend(call.password.map(|password| password.expose_secret().to_owned()));
         self.seen.push(Seen {
             operation: call.operation,
             at: now,
@@ -227,12 +257,60 @@ impl GatewayCalls for FakeGateway {
             answer
         })
     }
+
+    fn forward<'a>(&'a self, request: &'a ForwardRequest, ticket: &'a Ticket) -> BoxFuture<'a, Forwarded> {
+        Box::pin(async move {
+            // Calls of these tests end with the agent's id.
+            let path = request.path().path().to_owned();
+            let agent = path.rsplit('/').next().unwrap_or_default().to_owned();
+            let script = {
+                let mut state = self.state.lock().unwrap();
+                let desk = state.desks.entry(agent.clone()).or_default();
+                if std::mem::replace(&mut desk.in_flight, true) {
+                    state.violations.push(format!("agent {agent}: a call passed on while one is in flight"));
+                }
+                state.forwarded.push((path, Instant::now()));
+                state.forwards.pop_front()
+            };
+            let lost = matches!(script, Some(Script::AnswerLost | Script::RequestLost));
+            tokio::time::sleep(if lost { Duration::from_secs(8) } else { Duration::from_millis(50) }).await;
+            let mut state = self.state.lock().unwrap();
+            let guid = format!("guid-{}", state.guids + 1);
+            let desk = state.desks.entry(agent).or_default();
+            desk.in_flight = false;
+            let known = desk.guid.as_deref() == Some(ticket.guid.expose_secret());
+            match script {
+                Some(Script::Code(code)) => forwarded(code, None),
+                Some(Script::Unreachable) => Forwarded::failed(CallError::Unreachable("refused".into())),
+                Some(Script::AnswerLost | Script::RequestLost) => Forwarded::failed(CallError::TimedOut),
+                Some(Script::PasswordChange) | None if !known => forwarded("100-006", None),
+                // This script stands for an answer that renews the GUID.
+                Some(Script::PasswordChange) => {
+                    (desk.guid, desk.guid_since) = (Some(guid.clone()), Some(Instant::now()));
+                    state.guids += 1;
+                    forwarded("0", Some(guid))
+                }
+                None => forwarded("0", None),
+            }
+        })
+    }
+}
+
+fn forwarded(code: &str, guid: Option<String>) -> Forwarded {
+    let body = serde_json::json!({ "message": "", "retcode": code }).to_string();
+    Forwarded {
+        guid: guid.map(SecretString::from),
+        cookies: Vec::new(),
+        verdict: Ok(ForwardAnswer { status: 200, content_type: None, body: body.into() }),
+        retcode: Some(Retcode::new(code)),
+    }
 }
 
 /// Tokens, store and journal in memory.
 #[derive(Default)]
 pub(super) struct World {
     tokens: Mutex<u32>,
+    pub(super) fixed: Mutex<HashMap<String, String>>,
     pub(super) stored: Mutex<HashMap<String, StoredSession>>,
     pub(super) journal: Mutex<Vec<(String, LifecycleEvent)>>,
 }
@@ -243,9 +321,24 @@ impl TokenSource for World {
         *tokens += 1;
         format!("token{agent_id}n{tokens}").into()
     }
+
+    fn accept(&self, _gateway: &GatewayName, agent_id: &AgentId, token: &SecretString) {
+        let token = token.expose_secret().to_owned();
+        self.fixed.lock().unwrap().insert(agent_id.as_str().into(), token);
+    }
+
+    fn revoke(&self, _gateway: &GatewayName, agent_id: &AgentId) {
+        self.fixed.lock().unwrap().remove(agent_id.as_str());
+    }
 }
 
 impl SessionStore for World {
+    fn adopted(&self) -> Vec<(GatewayName, AgentId)> {
+        let stored = self.stored.lock().unwrap();
+        let adopted = stored.iter().filter(|(_, session)| session.adopted.is_some());
+        adopted.map(|(id, _)| (main_gateway(), agent(id))).collect()
+    }
+
     fn load(&self, _gateway: &GatewayName, agent_id: &AgentId) -> Option<StoredSession> {
         self.stored.lock().unwrap().get(agent_id.as_str()).cloned()
     }

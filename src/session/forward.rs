@@ -1,0 +1,216 @@
+//! Calls of others passed on with an agent's GUID: which are let through, and what comes of one.
+//!
+//! A session's own calls (sign-in, sign-out, heartbeat and the like) are not passed on: made behind the session's
+//! back they would break its order.
+
+use bytes::Bytes;
+use http::Method;
+use http::uri::PathAndQuery;
+use thiserror::Error;
+
+use crate::session::call::CallError;
+
+/// Calls that wait for one agent's session. More are refused, so that one caller cannot fill the memory.
+pub const FORWARD_QUEUE: usize = 8;
+/// The largest body we pass on: call data has 16 KiB, messages less.
+pub const FORWARD_BODY_BYTES: usize = 64 * 1024;
+
+/// What stands after `onlineagent/{agentid}/` in the session's own calls.
+const OWN_CALLS: [&str; 8] = [
+    "forcelogin",
+    "loginex",
+    "logout",
+    "forcelogout",
+    "forcelogoutwithreason",
+    "handshake",
+    "heartbeat",
+    "updateguid",
+];
+
+/// One call to be passed on to the gateway, checked.
+#[derive(Debug, Clone)]
+pub struct ForwardRequest {
+    method: Method,
+    path: PathAndQuery,
+    content_type: Option<String>,
+    body: Bytes,
+}
+
+/// What the gateway answered.
+#[derive(Debug, Clone)]
+pub struct ForwardAnswer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The header of that name.
+    pub content_type: Option<String>,
+    /// The body as it came.
+    pub body: Bytes,
+}
+
+/// A call that is not passed on, or that no answer came to.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ForwardError {
+    /// The path is none that is passed on.
+    #[error("the path must begin with a slash and be a plain one below the gateway's base URL")]
+    Path,
+    /// The method is none of the gateway's.
+    #[error("only GET, POST, PUT and DELETE are passed on")]
+    Method,
+    /// The body is too large.
+    #[error("the body has more than {FORWARD_BODY_BYTES} bytes")]
+    TooLarge,
+    /// The call belongs to the session.
+    #[error("this call is the session's own")]
+    OwnCall,
+    /// There is no such agent.
+    #[error("no such agent")]
+    UnknownAgent,
+    /// The agent is not signed in.
+    #[error("the agent is not signed in")]
+    NoSession,
+    /// Too many calls wait for this agent's session.
+    #[error("too many calls wait for this agent")]
+    QueueFull,
+    /// The session had no time for it before its deadline; the gateway has not seen it.
+    #[error("the session had no time for it before the deadline")]
+    Expired,
+    /// The call was made and failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The session ended before an answer came; the gateway may have done what was asked.
+    #[error("the session ended before an answer came")]
+    Ended,
+}
+
+impl ForwardRequest {
+    /// Checks a call. `path` comes after the gateway's base URL, with its query: `/voicecall/291/answer?callid=7`.
+    ///
+    /// # Errors
+    /// When it is not one to be passed on.
+    pub fn new(
+        method: Method,
+        path: &str,
+        content_type: Option<String>,
+        body: Bytes,
+    ) -> Result<ForwardRequest, ForwardError> {
+        if !matches!(method, Method::GET | Method::POST | Method::PUT | Method::DELETE) {
+            return Err(ForwardError::Method);
+        }
+        if body.len() > FORWARD_BODY_BYTES {
+            return Err(ForwardError::TooLarge);
+        }
+        let parsed: PathAndQuery = path.parse().map_err(|_| ForwardError::Path)?;
+        check_path(&method, parsed.path())?;
+        Ok(ForwardRequest { method, path: parsed, content_type, body })
+    }
+
+    /// The method.
+    #[must_use]
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// Path and query below the gateway's base URL.
+    #[must_use]
+    pub fn path(&self) -> &PathAndQuery {
+        &self.path
+    }
+
+    /// The type of the body, where one was given.
+    #[must_use]
+    pub fn content_type(&self) -> Option<&str> {
+        self.content_type.as_deref()
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+}
+
+/// Servers read paths differently, so only those are let through that can be read in one way.
+fn check_path(method: &Method, path: &str) -> Result<(), ForwardError> {
+    let segments: Vec<&str> = path.strip_prefix('/').ok_or(ForwardError::Path)?.split('/').collect();
+    let plain = |segment: &&str| {
+        let known = segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~:,@+$*".contains(&byte));
+        known && !segment.is_empty() && !segment.bytes().all(|byte| byte == b'.')
+    };
+    if !segments.iter().all(plain) {
+        return Err(ForwardError::Path);
+    }
+    let is = |segment: &str, name: &str| segment.eq_ignore_ascii_case(name);
+    match &segments[..] {
+        [root, _agent] if is(root, "onlineagent") && method == Method::PUT => Err(ForwardError::OwnCall),
+        [root, _agent, name, ..] if is(root, "onlineagent") && OWN_CALLS.iter().any(|own| is(name, own)) => {
+            Err(ForwardError::OwnCall)
+        }
+        [root, account] if is(root, "onlineagent") && is(account, "loginbyaccount") => {
+            Err(ForwardError::OwnCall)
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(method: &Method, path: &str) -> Result<(), ForwardError> {
+        ForwardRequest::new(method.clone(), path, None, Bytes::new()).map(drop)
+    }
+
+    #[test]
+    fn calls_of_the_gateways_documents_are_let_through() {
+        for (method, path) in [
+            (Method::POST, "/onlineagent/291/saybusy?reason=200&prolong=true"),
+            (Method::PUT, "/voicecall/291/callout"),
+            (Method::DELETE, "/voicecall/291/release"),
+            (Method::GET, "/onlineagent/291/agentstatus"),
+            (Method::POST, "/voicecall/291/dropcall/1471585949-12"),
+            (Method::POST, "/voicecall/291/seconddial/12*"),
+            (Method::POST, "/onlineagent/291/resetskill/false?skillid=1;2;3"),
+        ] {
+            assert_eq!(check(&method, path), Ok(()), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_sessions_own_calls_are_refused_however_they_are_spelt() {
+        for (method, path) in [
+            (Method::PUT, "/onlineagent/291"),
+            (Method::PUT, "/OnlineAgent/291/forceLogin"),
+            (Method::DELETE, "/onlineagent/291/logout?x=1"),
+            (Method::DELETE, "/onlineagent/291/forcelogoutwithreason/3"),
+            (Method::POST, "/onlineagent/291/handshake"),
+            (Method::PUT, "/onlineagent/291/updateGuid"),
+            (Method::PUT, "/onlineagent/loginbyaccount"),
+        ] {
+            assert_eq!(check(&method, path), Err(ForwardError::OwnCall), "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_that_could_be_read_in_two_ways_are_refused() {
+        for path in [
+            "voicecall/291/answer",
+            "//voicecall/291",
+            "/voicecall/../onlineagent/291/logout",
+            "/voicecall/%2e%2e/x",
+            "/onlineagent/291/log%6fut",
+            "/onlineagent/291/logout;x=1",
+            "/onlineagent//291",
+            "/voicecall/291/",
+            "/voicecall\\291",
+            "https://elsewhere.example/x",
+            "/x y",
+            "",
+        ] {
+            assert_eq!(check(&Method::GET, path), Err(ForwardError::Path), "{path}");
+        }
+        assert_eq!(check(&Method::PATCH, "/voicecall/291/answer"), Err(ForwardError::Method));
+        let large = Bytes::from(vec![b'x'; FORWARD_BODY_BYTES + 1]);
+        let refused = ForwardRequest::new(Method::POST, "/x", None, large);
+        assert_eq!(refused.map(drop), Err(ForwardError::TooLarge));
+    }
+}

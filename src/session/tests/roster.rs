@@ -1,0 +1,245 @@
+//! Agents that come, change and go while the daemon runs, and sessions that other programs signed in.
+
+use super::config::{AgentConfig, PasswordSource, SignInOptions, Skills};
+use super::fake::{Scene, Script, agent, main_gateway, view};
+use super::retcode::Operation::{ForceLogin, Handshake, Login, Logout, ResetSkill};
+use super::*;
+
+fn config(id: &str) -> AgentConfig {
+    AgentConfig {
+        gateway: main_gateway(),
+        id: agent(id),
+        password: PasswordSource::Fixed("pass".into()),
+        skills: Skills::All,
+        takeover: false,
+        options: SignInOptions { phone_number: "70004".into(), ..SignInOptions::default() },
+    }
+}
+
+fn ticket(guid: &str) -> call::Ticket {
+    call::Ticket::new(guid.into(), Vec::new())
+}
+
+fn state(sessions: &Sessions, id: &str) -> Option<&'static str> {
+    sessions.view(&main_gateway(), &agent(id)).map(|view| view.state)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_added_is_signed_in_and_one_that_is_removed_is_signed_out_and_forgotten() {
+    let scene = Scene::with(&[], |_, _| {});
+    let sessions = scene.start();
+    assert_eq!(sessions.put(config("501")), Ok(Change::Added));
+    scene.pass(20).await;
+    assert_eq!(state(&sessions, "501"), Some("active"));
+    assert_eq!(sessions.put(config("501")), Ok(Change::Unchanged));
+    assert!(sessions.remove(&main_gateway(), &agent("501")));
+    assert!(!sessions.remove(&main_gateway(), &agent("501")), "it is leaving already");
+    scene.pass(5).await;
+    assert_eq!(state(&sessions, "501"), None);
+    assert!(!scene.gateway.is_signed_in("501"));
+    assert!(scene.world.stored.lock().unwrap().is_empty());
+    assert_eq!(scene.reasons(), ["signed_in", "signed_out"]);
+    let gauges: i64 = crate::metrics::SESSION_STATES
+        .iter()
+        .map(|state| scene.metrics.sessions.with_label_values(&["main", *state]).get())
+        .sum();
+    assert_eq!(gauges, 0);
+    assert!(!sessions.failed().is_cancelled(), "leaving is no failure");
+    assert!(!sessions.remove(&main_gateway(), &agent("501")));
+    let other = AgentConfig { gateway: GatewayName::parse("other").unwrap(), ..config("501") };
+    assert_eq!(sessions.put(other), Err(RosterError::UnknownGateway));
+    sessions.shutdown(false).await;
+    assert_eq!(sessions.put(config("501")), Err(RosterError::Stopping));
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_comes_back_while_it_leaves_has_never_two_tasks() {
+    let scene = Scene::with(&[], |_, _| {});
+    let sessions = scene.start();
+    sessions.put(config("501")).unwrap();
+    scene.pass(20).await;
+    scene.gateway.once(Logout, Script::RequestLost);
+    assert!(sessions.remove(&main_gateway(), &agent("501")));
+    scene.pass(2).await;
+    assert_eq!(sessions.put(config("501")), Ok(Change::Added));
+    assert_eq!(state(&sessions, "501"), Some("signing_out"));
+    scene.pass(20).await;
+    assert_eq!(state(&sessions, "501"), Some("active"));
+    let calls: Vec<_> = scene.gateway.operations().into_iter().filter(|call| *call != Handshake).collect();
+    assert_eq!(calls, [Login, ResetSkill, Logout, Logout, Login, ResetSkill]);
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_configuration_costs_no_session() {
+    let scene = Scene::with(&[], |_, _| {});
+    let sessions = scene.start();
+    sessions.put(config("501")).unwrap();
+    scene.pass(20).await;
+    let mut changed = config("501");
+    changed.options.phone_number = "70005".into();
+    changed.password = PasswordSource::Fixed("another".into());
+    assert_eq!(sessions.put(changed.clone()), Ok(Change::Changed));
+    scene.pass(100).await;
+    assert_eq!((scene.gateway.count(Login), scene.gateway.count(ResetSkill)), (1, 1));
+    changed.skills = Skills::Ids(vec![7]);
+    assert_eq!(sessions.put(changed), Ok(Change::Changed));
+    scene.pass(2).await;
+    assert_eq!((scene.gateway.count(Login), scene.gateway.count(ResetSkill)), (1, 2));
+    scene.gateway.throw_out("501");
+    scene.pass(60).await;
+    assert_eq!(scene.gateway.passwords(), ["pass", "another"], "the next sign-in has the new one");
+    assert_eq!(state(&sessions, "501"), Some("active"));
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_agent_is_tried_again_when_its_sign_in_is_changed_and_not_for_less() {
+    let scene = Scene::with(&[], |_, _| {});
+    let sessions = scene.start();
+    scene.gateway.always(Login, Script::Code("100-004"));
+    sessions.put(config("501")).unwrap();
+    scene.pass(20).await;
+    assert_eq!(state(&sessions, "501"), Some("suspended"));
+    scene.gateway.heal();
+    let mut changed = config("501");
+    changed.skills = Skills::Ids(Vec::new());
+    sessions.put(changed.clone()).unwrap();
+    scene.pass(100).await;
+    assert_eq!(scene.gateway.operations(), [Login], "other skill queues are no other password");
+    changed.password = PasswordSource::Fixed("another".into());
+    sessions.put(changed).unwrap();
+    scene.pass(10).await;
+    assert_eq!(state(&sessions, "501"), Some("active"));
+    assert_eq!(scene.gateway.count(Login), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adopted_session_is_kept_alive_with_tokens_of_ours_and_survives_a_restart() {
+    let scene = Scene::with(&[], |_, _| {});
+    let sessions = scene.start();
+    scene.gateway.sign_in_elsewhere("601", "their-guid");
+    sessions.adopt(&main_gateway(), &agent("601"), ticket("their-guid"), "theirToken".into()).unwrap();
+    assert_eq!(scene.world.fixed.lock().unwrap()["601"], "theirToken");
+    scene.pass(100).await;
+    let view = sessions.view(&main_gateway(), &agent("601")).unwrap();
+    assert!(view.state == "active" && view.adopted, "{view:?}");
+    assert!(scene.gateway.operations().iter().all(|call| *call == Handshake));
+    assert!(scene.gateway.seen()[0].token.as_ref().unwrap().starts_with("token601"));
+    let held = sessions.ticket(&main_gateway(), &agent("601")).unwrap();
+    assert_ne!(secrecy::ExposeSecret::expose_secret(&held.guid), "their-guid", "it was renewed");
+    sessions.shutdown(false).await;
+    assert!(sessions.ticket(&main_gateway(), &agent("601")).is_none());
+    scene.world.fixed.lock().unwrap().clear();
+    scene.pass(60).await;
+    let sessions = scene.start();
+    scene.pass(20).await;
+    let view = sessions.view(&main_gateway(), &agent("601")).unwrap();
+    assert!(view.state == "active" && view.adopted, "{view:?}");
+    assert_eq!(scene.world.fixed.lock().unwrap()["601"], "theirToken");
+    assert_eq!(scene.reasons(), ["adopted", "resumed"]);
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_adopted_session_waits_for_a_person_unless_there_is_a_password() {
+    let scene = Scene::with(&[], |_, _| {});
+    let sessions = scene.start();
+    scene.gateway.sign_in_elsewhere("601", "their-guid");
+    sessions.adopt(&main_gateway(), &agent("601"), ticket("their-guid"), "theirToken".into()).unwrap();
+    scene.pass(20).await;
+    scene.gateway.throw_out("601");
+    scene.pass(40).await;
+    let lost = sessions.view(&main_gateway(), &agent("601")).unwrap();
+    assert_eq!((lost.state, lost.reason), ("suspended", Some("adopted_session_lost")));
+    assert!(scene.gateway.operations().iter().all(|call| *call == Handshake), "no sign-in of ours");
+    sessions.sign_in(&main_gateway(), &agent("601"));
+    sessions.take_over(&main_gateway(), &agent("601"));
+    scene.pass(100).await;
+    assert_eq!(state(&sessions, "601"), Some("suspended"));
+    assert_eq!(scene.gateway.count(Login) + scene.gateway.count(ForceLogin), 0);
+    // The program signs in anew and tells us.
+    scene.gateway.sign_in_elsewhere("601", "their-second");
+    sessions.adopt(&main_gateway(), &agent("601"), ticket("their-second"), "theirSecond".into()).unwrap();
+    scene.pass(10).await;
+    assert_eq!(state(&sessions, "601"), Some("active"));
+    // With a password the agent is signed in again like any other.
+    assert_eq!(sessions.put(config("601")), Ok(Change::Changed));
+    scene.gateway.throw_out("601");
+    scene.pass(60).await;
+    let back = sessions.view(&main_gateway(), &agent("601")).unwrap();
+    assert!(back.state == "active" && !back.adopted, "{back:?}");
+    assert_eq!(scene.gateway.count(Login), 1);
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guid_that_the_gateway_does_not_know_is_found_out_at_once() {
+    let scene = Scene::with(&[], |_, _| {});
+    let sessions = scene.start();
+    sessions.adopt(&main_gateway(), &agent("601"), ticket("invented"), "theirToken".into()).unwrap();
+    scene.pass(2).await;
+    let view = sessions.view(&main_gateway(), &agent("601")).unwrap();
+    assert_eq!((view.state, view.reason), ("suspended", Some("adopted_session_lost")));
+    assert_eq!(view.retcode.unwrap().as_str(), "100-006");
+    assert!(scene.world.stored.lock().unwrap().is_empty());
+    for (guid, token, error) in [
+        ("", "theirToken", AdoptError::Guid),
+        ("two words", "theirToken", AdoptError::Guid),
+        ("guid", "short", AdoptError::Token),
+        ("guid", "with a space", AdoptError::Token),
+    ] {
+        let result = sessions.adopt(&main_gateway(), &agent("602"), ticket(guid), token.into());
+        assert_eq!(result, Err(error), "{guid} {token}");
+    }
+    assert_eq!(state(&sessions, "602"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_session_stays_open_at_the_gateway() {
+    let scene = Scene::with(&[], |_, _| {});
+    let sessions = scene.start();
+    scene.gateway.sign_in_elsewhere("601", "their-guid");
+    sessions.adopt(&main_gateway(), &agent("601"), ticket("their-guid"), "theirToken".into()).unwrap();
+    scene.pass(20).await;
+    assert!(sessions.release(&main_gateway(), &agent("601")));
+    scene.pass(2).await;
+    assert_eq!(state(&sessions, "601"), None);
+    assert!(scene.gateway.is_signed_in("601"));
+    assert!(scene.world.stored.lock().unwrap().is_empty());
+    assert!(scene.world.fixed.lock().unwrap().is_empty());
+    assert_eq!(scene.reasons(), ["adopted", "released"]);
+    assert!(!sessions.failed().is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_person_may_take_over_once_without_takeover() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    scene.gateway.occupy("291");
+    scene.pass(40).await;
+    assert_eq!(view(&sessions).reason, Some("signed_in_elsewhere"));
+    assert!(sessions.take_over(&main_gateway(), &agent("291")));
+    scene.pass(10).await;
+    assert_eq!(view(&sessions).state, "active");
+    assert_eq!(scene.gateway.count(ForceLogin), 1);
+    scene.gateway.occupy("291");
+    scene.pass(100).await;
+    assert_eq!(view(&sessions).reason, Some("signed_in_elsewhere"), "once is once");
+    assert_eq!(scene.gateway.count(ForceLogin), 1);
+    scene.gateway.check();
+}
+
+#[test]
+fn agents_can_be_added_from_another_runtime() {
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let (home, other) = (runtime(), runtime());
+    let scene = Scene::with(&[], |_, _| {});
+    let sessions = home.block_on(async { scene.start() });
+    other.block_on(async { sessions.put(config("501")) }).unwrap();
+    home.block_on(scene.pass(10));
+    assert_eq!(state(&sessions, "501"), Some("active"));
+}
