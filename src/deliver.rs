@@ -24,7 +24,7 @@ use crate::event::Event;
 use crate::event::normalise;
 use crate::metrics::Metrics;
 use crate::route::TopicTemplate;
-use crate::sink::{Ack, DeliveryError, Disposition, Message, Sink};
+use crate::sink::{Ack, DeliveryError, Disposition, Message, Purpose, Sink};
 use crate::spool::{DeadLetter, ReadRecord, Record, Replay, Replayed, Spool, SpoolReader};
 
 /// Every reason of failures that are the worker's own, whatever the sink.
@@ -322,7 +322,8 @@ impl Worker {
         let last = events.len().saturating_sub(1);
         for (index, event) in events.into_iter().enumerate() {
             let topic = self.config.topic.render(&event);
-            let message = Some(Message { event: Arc::new(event), topic });
+            let purpose = if replay.is_some() { Purpose::Replay } else { Purpose::Delivery };
+            let message = Some(Message { event: Arc::new(event), topic, purpose });
             let ends_record = index == last;
             flow.waiting.push_back(Waiting { offset, ends_record, received_at, message, replay });
         }

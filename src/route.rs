@@ -114,6 +114,19 @@ impl TopicTemplate {
         }
     }
 
+    /// Whether it is the same topic for every event.
+    #[must_use]
+    pub fn is_fixed(&self) -> bool {
+        self.fixed.is_some()
+    }
+
+    /// Whether each agent has one topic, and no other agent has it.
+    #[must_use]
+    pub fn is_of_one_agent(&self) -> bool {
+        let has = |part: Part| self.parts.contains(&part);
+        has(Part::Gateway) && has(Part::Agent) && !has(Part::Category) && !has(Part::Type)
+    }
+
     /// The topic of this event.
     #[must_use]
     pub fn render(&self, event: &Event) -> Arc<str> {

@@ -33,6 +33,19 @@ pub struct Message {
     pub event: Arc<Event>,
     /// Where to: a Kafka topic or an MQTT topic, already checked by the route.
     pub topic: Arc<str>,
+    /// Why it is sent.
+    pub purpose: Purpose,
+}
+
+/// Why a message is sent.
+#[derive(Debug, Clone, Default)]
+pub enum Purpose {
+    /// The event has its turn.
+    #[default]
+    Delivery,
+    /// The event was set aside and is delivered after all: later ones of its agent may have gone before it, so it says
+    /// nothing of how things stand now.
+    Replay,
 }
 
 /// What the worker must do about a failed delivery. In a configuration `retry`, `dead_letter` or `stop`.

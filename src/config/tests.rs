@@ -182,7 +182,7 @@ fn numbers_out_of_range_are_refused_before_clocks_overflow() {
          [token]\nmax_age_secs = 0\n[spool]\nmax_bytes = 0\nrepeat_soonest_millis = 200000\n\
          [shutdown]\ngrace_secs = 9223372036854775807\n{GATEWAY}call_deadline_secs = 60\nsign_in_rate_per_sec = 4294967296\n\
          [sinks.a]\nwindow = 0\nstall_timeout_secs = 9223372036854775807\n[sinks.a.jsonl]\npath = '-'\n\
-         [sinks.m.mqtt]\nurl = 'mqtt://a'\nmax_in_flight = 70000\nqos = 2\n"
+         [sinks.m.mqtt]\nurl = 'mqtt://a'\nmax_in_flight = 70000\nqos = 3\n"
     );
     assert_mistakes(
         &text,

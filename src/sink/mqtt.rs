@@ -1,23 +1,35 @@
-//! MQTT 5 with quality of service 1: a PUBACK with a reason below 0x80 is the ack.
+//! MQTT 5 or 3.1.1. With quality of service 1 a PUBACK with a reason below 0x80 is the ack, with 2 the PUBCOMP; with 0
+//! there is none, and what was written to the socket counts as delivered.
 //!
-//! A connection lives once. Whatever ends it, every message without a PUBACK fails, the sink takes nothing more, and
+//! A connection lives once. Whatever ends it, every message without its ack fails, the sink takes nothing more, and
 //! the worker resets it and publishes again from its cursor, always with a clean start: neither the broker's session
 //! nor the client library's memory is relied on. Within a connection messages go in the order of the calls.
+//!
+//! The last state of each agent and the relay's own status can be retained by the broker. A state is part of its event:
+//! the event's ack waits for both, and both go again after a failure.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
+use rumqttc::v5::mqttbytes::v5::Publish;
+use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
+use tokio::sync::oneshot;
+
+use crate::sink::{Ack, BoxFuture, DeliveryError, Disposition, Message, Purpose, Sink};
 
 mod client;
 mod config;
 mod encode;
 mod failure;
 mod in_flight;
+mod protocol;
+mod v4;
+mod v5;
 mod watchdog;
 
 use client::Connection;
-pub use config::{MqttConfig, MqttOptions};
+pub use config::{MqttConfig, MqttOnErrorOptions, MqttOptions, Version};
+use in_flight::Outcome;
 
 /// Every reason of this sink's [`DeliveryError`]s.
 pub const REASONS: &[&str] = &[
@@ -36,6 +48,8 @@ pub const REASONS: &[&str] = &[
     "topic_invalid",
 ];
 
+/// From the name's lookup to CONNACK.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a clean end may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -48,24 +62,69 @@ pub struct MqttSink {
 }
 
 impl MqttSink {
-    /// A sink that connects at its first publish.
+    /// A sink that connects at its first publish, or with its worker where the relay's status is retained.
     #[must_use]
     pub fn new(name: &str, config: MqttConfig) -> MqttSink {
         MqttSink { name: name.into(), config, connection: None }
     }
 
-    async fn send(&mut self, message: &Message) -> Result<Ack, DeliveryError> {
-        let publish = encode::encode(message, self.config.encoding)?;
+    fn connection(&mut self) -> &Connection {
         let (name, config) = (&self.name, &self.config);
-        let connection = self.connection.get_or_insert_with(|| Connection::open(name, config));
-        let outcome = connection.send(publish).await?;
-        Ok(Box::pin(async { outcome.await.unwrap_or_else(|_| Err(client::ended())) }))
+        self.connection.get_or_insert_with(|| Connection::open(name, config))
+    }
+
+    async fn send(&mut self, message: &Message) -> Result<Ack, DeliveryError> {
+        let on_error = |error| self.config.on_error.of_message(error);
+        let publish = encode::encode(message, &self.config).map_err(on_error)?;
+        let state = self.state(message).map_err(on_error)?;
+        let connection = self.connection();
+        let event = connection.send(publish).await?;
+        let Some(state) = state else { return Ok(Box::pin(outcome(event))) };
+        let state = connection.send(state).await?;
+        Ok(Box::pin(async { worse(outcome(event).await, outcome(state).await) }))
+    }
+
+    /// The agent's state, where it is retained and the event has its turn and has changed it.
+    fn state(&self, message: &Message) -> Result<Option<Publish>, DeliveryError> {
+        let event = &*message.event;
+        let news = event.data.agent.changed && matches!(message.purpose, Purpose::Delivery);
+        match &self.config.state_topic {
+            Some(topic) if news => encode::state(event, &topic.render(event), &self.config).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// What becomes of one publish.
+async fn outcome(receiver: oneshot::Receiver<Outcome>) -> Outcome {
+    receiver.await.unwrap_or_else(|_| Err(client::ended()))
+}
+
+/// What becomes of an event and the state that goes with it. Whatever makes either of them go again decides.
+fn worse(event: Outcome, state: Outcome) -> Outcome {
+    match (event, state) {
+        (Ok(()), Ok(())) => Ok(()),
+        (Err(error), Err(state)) if error.disposition == Disposition::DeadLetter => {
+            Err(if state.disposition == Disposition::DeadLetter { error } else { state })
+        }
+        (Err(error), _) => Err(error),
+        (Ok(()), Err(error)) => {
+            let detail = format!("the event was delivered, its agent's state was not: {}", error.detail);
+            Err(DeliveryError { detail, ..error })
+        }
     }
 }
 
 impl Sink for MqttSink {
     fn publish<'a>(&'a mut self, message: &'a Message) -> BoxFuture<'a, Result<Ack, DeliveryError>> {
         Box::pin(self.send(message))
+    }
+
+    fn flush(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
+        if self.config.retains_status() {
+            self.connection();
+        }
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
@@ -85,5 +144,40 @@ impl Sink for MqttSink {
                 drop(tokio::time::timeout(CLOSE_TIMEOUT, connection.close()).await);
             }
         })
+    }
+}
+
+/// How both halves of the library make their connections: every publish is a write of its own, and waiting for company
+/// would cost 40 ms.
+fn network() -> NetworkOptions {
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    network.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
+    network
+}
+
+/// TLS, where it is wanted.
+fn transport(config: &MqttConfig) -> Result<Option<Transport>, DeliveryError> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let tls = files.load().map_err(|error| DeliveryError::retry("tls", error))?;
+    Ok(Some(Transport::tls_with_config(TlsConfiguration::Rustls(tls))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_ends_as_the_worse_of_itself_and_its_state() {
+        use Disposition::{DeadLetter, Retry};
+        let dead = || Err(DeliveryError::dead_letter("not_authorised", "x"));
+        let retry = || Err(DeliveryError::retry("connection", "x"));
+        let disposition =
+            |event, state| worse(event, state).err().map(|error: DeliveryError| error.disposition);
+        assert_eq!(disposition(Ok(()), Ok(())), None);
+        assert_eq!(disposition(Ok(()), dead()), Some(DeadLetter));
+        assert_eq!(disposition(dead(), Ok(())), Some(DeadLetter));
+        assert_eq!(disposition(dead(), retry()), Some(Retry));
+        assert_eq!(disposition(retry(), dead()), Some(Retry));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Message;
+use super::{Message, Purpose};
 use crate::clock::Timestamp;
 use crate::event::{AgentId, Event, EventData, GatewayName};
 
@@ -24,5 +24,5 @@ pub(super) fn message(agent: &str, sequence: u64) -> Message {
             AgentId::parse("1001").expect("an id"),
         ),
     };
-    Message { event: Arc::new(event), topic: "events".into() }
+    Message { event: Arc::new(event), topic: "events".into(), purpose: Purpose::default() }
 }

@@ -6,32 +6,33 @@
 //! - acks are tied to packet ids in the order of sending ([`InFlight`]);
 //! - a watchdog beside `poll` ends a connection on which the broker has fallen silent ([`Watchdog`]);
 //! - `poll` is not dropped half-way while the connection lasts: a packet could be lost between state and socket.
+//!
+//! Where the relay's status is retained, the task connects again by itself while nothing is to be sent: there is nothing
+//! that could be lost, and the status would stay `offline` until the next event.
 
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, Publish};
-use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, Incoming, MqttOptions};
-use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport};
-use secrecy::ExposeSecret;
+use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::config::MqttConfig;
-use super::encode::check_size;
-use super::failure::{classify, oldest_too_large};
-use super::in_flight::{InFlight, Outcome, resolve};
+use super::config::{MqttConfig, Version};
+use super::encode::{self, OFFLINE, ONLINE, check_size};
+use super::in_flight::{InFlight, Outcome, Waiter, resolve};
+use super::protocol::{Broken, Client, Limits, Notice, Protocol};
+use super::v4::V4;
+use super::v5::V5;
 use super::watchdog::Watchdog;
-use crate::sink::DeliveryError;
+use crate::sink::{DeliveryError, Disposition};
 
-/// From the name's lookup to CONNACK.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the watchdog looks.
 const WATCHDOG_TICK: Duration = Duration::from_millis(500);
 /// How many queued messages are taken up at once.
 const BATCH: usize = 64;
+/// Between tries to connect while there is nothing to send.
+const IDLE_RETRY: Duration = Duration::from_secs(1);
 
 /// The sink's end of a connection. Dropping it ends the task, and so every ack that waits.
 pub(super) struct Connection {
@@ -51,8 +52,12 @@ impl Connection {
     pub(super) fn open(sink: &Arc<str>, config: &MqttConfig) -> Connection {
         let (jobs, queue) = mpsc::channel(usize::from(config.max_in_flight));
         let failure = Arc::new(OnceLock::new());
-        let link = Link { sink: sink.clone(), config: config.clone(), queue, in_flight: InFlight::default() };
-        let task = tokio::task::spawn(link.run(failure.clone()));
+        let in_flight = InFlight::new(config.on_error.clone());
+        let link = Link { sink: sink.clone(), config: config.clone(), queue, open: true, in_flight };
+        let task = match config.version {
+            Version::V5 => tokio::task::spawn(link.run::<V5>(failure.clone())),
+            Version::V311 => tokio::task::spawn(link.run::<V4>(failure.clone())),
+        };
         Connection { jobs, failure, task }
     }
 
@@ -96,13 +101,31 @@ struct Link {
     sink: Arc<str>,
     config: MqttConfig,
     queue: mpsc::Receiver<Job>,
+    /// The queue has a sender.
+    open: bool,
     in_flight: InFlight,
 }
 
+/// What one connection keeps beside its messages.
+struct Watch {
+    limits: Limits,
+    watchdog: Watchdog,
+    ticker: Interval,
+    /// What the broker is to retain as the relay's status before DISCONNECT.
+    goodbye: Option<Publish>,
+}
+
 impl Link {
-    async fn run(mut self, failure: Arc<OnceLock<DeliveryError>>) {
-        let error = self.carry().await.err().unwrap_or_else(ended);
-        tracing::debug!(sink = &*self.sink, %error, "the MQTT connection has ended");
+    async fn run<P: Protocol>(mut self, failure: Arc<OnceLock<DeliveryError>>) {
+        let error = loop {
+            let Err(error) = self.carry::<P>().await else { break ended() };
+            tracing::debug!(sink = &*self.sink, %error, "the MQTT connection has ended");
+            if !self.is_idle() || error.disposition == Disposition::Stop {
+                break error;
+            }
+            self.in_flight = InFlight::new(self.config.on_error.clone());
+            tokio::time::sleep(IDLE_RETRY).await;
+        };
         // First the reason, then the end of the queue: whoever finds the queue closed finds the reason.
         drop(failure.set(error.clone()));
         self.queue.close();
@@ -112,160 +135,110 @@ impl Link {
         }
     }
 
+    /// Whether the connection was there for the relay's status alone, and is to be there again.
+    fn is_idle(&self) -> bool {
+        let wanted = self.open && !self.queue.is_closed() && self.config.status_topic(&self.sink).is_some();
+        wanted && self.queue.is_empty() && self.in_flight.only_status()
+    }
+
     /// Carries messages until the queue has ended and all is confirmed, or the connection fails.
-    async fn carry(&mut self) -> Result<(), DeliveryError> {
-        let options = library_options(&self.sink, &self.config)?;
-        let (client, mut eventloop) = AsyncClient::new(options, self.config.max_in_flight.into());
-        let limits = connect(&mut eventloop, &self.config).await?;
+    async fn carry<P: Protocol>(&mut self) -> Result<(), DeliveryError> {
+        let (client, mut library) = P::new(&self.sink, &self.config)?;
+        let limits = library.connect(&self.config).await?;
         tracing::info!(sink = &*self.sink, window = limits.window, "connected to the MQTT broker");
-        let keep_alive = eventloop.options.keep_alive();
-        let mut watchdog = Watchdog::new(keep_alive, self.config.stall_timeout);
         let mut ticker = tokio::time::interval(WATCHDOG_TICK);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut open = true;
+        let watchdog = Watchdog::new(library.keep_alive(), self.config.stall_timeout);
+        let mut watch = Watch { limits, watchdog, ticker, goodbye: None };
+        if let Some(topic) = self.config.status_topic(&self.sink) {
+            self.in_flight.push(Waiter::Status);
+            client.publish(encode::status(&topic, ONLINE))?;
+            watch.goodbye = Some(encode::status(&topic, OFFLINE));
+        }
         loop {
-            let polled = self
-                .next_event(&client, &mut eventloop, &limits, &mut watchdog, &mut ticker, &mut open)
-                .await?;
-            match polled {
-                Ok(Event::Outgoing(Outgoing::Disconnect)) => return Ok(()),
-                Ok(event) => {
-                    watchdog.note(&event);
-                    self.in_flight.note(&event)?;
+            match self.next(&client, &mut library, &mut watch).await? {
+                Ok(Notice::Left) => return Ok(()),
+                Ok(notice) => {
+                    watch.watchdog.note(&notice);
+                    self.in_flight.note(notice)?;
                 }
-                Err(error) => return Err(self.last_words(&mut eventloop, &error)),
+                Err(broken) => return Err(self.last_words(library.rest(), broken)),
             }
         }
     }
 
-    /// Polls the event loop for one event, taking up messages and watching the time meanwhile.
-    async fn next_event(
+    /// Waits for one notice of the library, taking up messages and watching the time meanwhile.
+    async fn next<P: Protocol>(
         &mut self,
-        client: &AsyncClient,
-        eventloop: &mut EventLoop,
-        limits: &Limits,
-        watchdog: &mut Watchdog,
-        ticker: &mut Interval,
-        open: &mut bool,
-    ) -> Result<Result<Event, ConnectionError>, DeliveryError> {
-        let mut poll = pin!(eventloop.poll());
+        client: &P::Client,
+        library: &mut P,
+        watch: &mut Watch,
+    ) -> Result<Result<Notice, Broken>, DeliveryError> {
+        let mut next = pin!(library.next());
         let mut batch = Vec::new();
         loop {
-            let room = self.room(limits);
-            if !*open && self.in_flight.is_empty() {
-                // It cannot be full, as nothing is in flight; a second DISCONNECT would not be sent.
-                drop(client.try_disconnect());
+            let room = self.room(&watch.limits)?;
+            if !self.open && self.in_flight.is_empty() {
+                match watch.goodbye.take() {
+                    Some(publish) => {
+                        self.in_flight.push(Waiter::Status);
+                        client.publish(publish)?;
+                    }
+                    None => client.disconnect(),
+                }
             }
             tokio::select! {
-                polled = &mut poll => return Ok(polled),
-                taken = self.queue.recv_many(&mut batch, room), if *open && room > 0 => {
-                    *open = taken > 0;
+                notice = &mut next => return Ok(notice),
+                taken = self.queue.recv_many(&mut batch, room), if self.open && room > 0 => {
+                    self.open = taken > 0;
                     if self.in_flight.is_empty() {
-                        watchdog.start();
+                        watch.watchdog.start();
                     }
                     for job in batch.drain(..) {
-                        self.hand_over(client, limits, job)?;
+                        self.hand_over(client, &watch.limits, job)?;
                     }
                 }
-                _ = ticker.tick() => watchdog.check(&self.in_flight)?,
+                _ = watch.ticker.tick() => watch.watchdog.check(&self.in_flight)?,
             }
         }
     }
 
     /// How many messages may be handed over now. The window begins at one and grows with each answer: a broker that
     /// closes the connection over one message, its answer lost with it, thus meets that message alone before long.
-    fn room(&self, limits: &Limits) -> usize {
-        let window = limits.window.min(1 + self.in_flight.answered());
-        window.saturating_sub(self.in_flight.len()).min(BATCH)
+    fn room(&self, limits: &Limits) -> Result<usize, DeliveryError> {
+        let Some(window) = limits.window.checked_sub(self.in_flight.leaked()).filter(|window| *window > 0)
+        else {
+            let detail = "so many messages were refused that the client library takes no more";
+            return Err(DeliveryError::retry("client", detail));
+        };
+        let window = window.min(1 + self.in_flight.answered());
+        Ok(window.saturating_sub(self.in_flight.len()).min(BATCH))
     }
 
-    fn hand_over(&mut self, client: &AsyncClient, limits: &Limits, job: Job) -> Result<(), DeliveryError> {
+    fn hand_over(&mut self, client: &impl Client, limits: &Limits, job: Job) -> Result<(), DeliveryError> {
         let Job { publish, ack } = job;
         if let Some(Err(error)) = limits.packet_bytes.map(|limit| check_size(&publish, limit)) {
-            resolve(ack, Err(error));
-            return Ok(());
+            let error = self.config.on_error.of_message(error);
+            resolve(ack, Err(error.clone()));
+            return if error.disposition == Disposition::DeadLetter { Ok(()) } else { Err(error) };
         }
-        self.in_flight.push(ack);
-        let Publish { topic, payload, properties, .. } = publish;
-        let topic = String::from_utf8_lossy(&topic);
-        // The library's queue is as long as the largest window.
-        client
-            .try_publish_with_properties(
-                topic,
-                QoS::AtLeastOnce,
-                false,
-                payload,
-                properties.unwrap_or_default(),
-            )
-            .map_err(|error| DeliveryError::retry("client", error.to_string()))
+        self.in_flight.push(Waiter::Ack(ack));
+        client.publish(publish)
     }
 
     /// What the broker confirmed just before the end is confirmed.
-    fn last_words(&mut self, eventloop: &mut EventLoop, error: &ConnectionError) -> DeliveryError {
-        for event in std::mem::take(&mut eventloop.state.events) {
-            if let Err(error) = self.in_flight.note(&event) {
+    fn last_words(&mut self, rest: Vec<Notice>, broken: Broken) -> DeliveryError {
+        for notice in rest {
+            // What is called written may have met its end on the way to the socket.
+            if !matches!(notice, Notice::Written(0))
+                && let Err(error) = self.in_flight.note(notice)
+            {
                 return error;
             }
         }
-        if oldest_too_large(error) {
+        if broken.oldest_too_large {
             self.in_flight.fail_oldest(DeliveryError::dead_letter("too_large", "the broker refused it"));
         }
-        classify(error)
-    }
-}
-
-fn library_options(sink: &str, config: &MqttConfig) -> Result<MqttOptions, DeliveryError> {
-    let client_id = config.client_id.clone().unwrap_or_else(|| format!("ccrelay-{sink}"));
-    let mut options = MqttOptions::new(client_id, &config.host, config.port);
-    options
-        .set_clean_start(true)
-        .set_keep_alive(config.keep_alive)
-        .set_connection_timeout(CONNECT_TIMEOUT.as_secs())
-        .set_outgoing_inflight_upper_limit(config.max_in_flight);
-    if let Some((username, password)) = &config.login {
-        let password = password.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
-        options.set_credentials(username, password);
-    }
-    if let Some(files) = &config.tls {
-        let tls = files.load().map_err(|error| DeliveryError::retry("tls", error))?;
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
-    }
-    let mut network = NetworkOptions::new();
-    // Every publish is a write of its own; waiting for company would cost 40 ms.
-    network.set_tcp_nodelay(true);
-    options.set_network_options(network);
-    Ok(options)
-}
-
-/// What the broker allows.
-struct Limits {
-    window: usize,
-    packet_bytes: Option<usize>,
-}
-
-async fn connect(eventloop: &mut EventLoop, config: &MqttConfig) -> Result<Limits, DeliveryError> {
-    let properties = match eventloop.poll().await {
-        Ok(Event::Incoming(Incoming::ConnAck(ConnAck { properties, .. }))) => properties,
-        Ok(event) => return Err(DeliveryError::retry("protocol", format!("{event:?} in place of CONNACK"))),
-        Err(error) => return Err(classify(&error)),
-    };
-    let properties = properties.as_ref();
-    if properties.and_then(|properties| properties.max_qos) == Some(0) {
-        return Err(DeliveryError::retry("refused", "the broker offers no quality of service 1"));
-    }
-    if eventloop.options.keep_alive().is_zero() {
-        // The broker wants no pings (server keep-alive 0), and the library would send them without a pause.
-        eventloop.options.set_keep_alive(config.keep_alive);
-    }
-    Ok(limits(properties, config))
-}
-
-fn limits(properties: Option<&ConnAckProperties>, config: &MqttConfig) -> Limits {
-    let receive_max = properties.and_then(|properties| properties.receive_max).unwrap_or(u16::MAX);
-    let theirs = properties.and_then(|properties| properties.max_packet_size);
-    let packet_bytes = [theirs, config.max_packet_bytes].into_iter().flatten().min();
-    Limits {
-        window: usize::from(receive_max.min(config.max_in_flight)),
-        packet_bytes: packet_bytes.and_then(|bytes| usize::try_from(bytes).ok()),
+        self.config.on_error.of_connection(broken.error)
     }
 }

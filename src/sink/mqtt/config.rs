@@ -8,11 +8,15 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use secrecy::SecretString;
-use serde::Deserialize;
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer};
 use url::Url;
 
 use crate::config::Problems;
+use crate::route::{TopicRules, TopicTemplate};
+use crate::sink::Disposition;
 use crate::sink::encoding::Encoding;
+use crate::sink::on_error::OnError;
 use crate::sink::secret::read_secret;
 
 /// Often enough that a dead broker is noticed within half a minute (one and a half of these).
@@ -23,6 +27,8 @@ const LEAST_KEEP_ALIVE_SECS: u16 = 5;
 const STALL_TIMEOUT_SECS: u64 = 60;
 /// Enough to fill a link of 50 ms at 20,000 messages a second; brokers often allow less and say so.
 const MAX_IN_FLIGHT: u16 = 1000;
+/// What the status topic has a placeholder for.
+const CLIENT_ID: &str = "{client_id}";
 const MQTT_PORT: u16 = 1883;
 const MQTTS_PORT: u16 = 8883;
 
@@ -32,6 +38,8 @@ const MQTTS_PORT: u16 = 8883;
 pub struct MqttOptions {
     /// `mqtt://host:port` or `mqtts://host:port`. Required.
     pub url: String,
+    /// Version of the protocol: `5` or `"3.1.1"`.
+    pub version: Version,
     /// Client id; `ccrelay-<sink>` when absent. Two relays at one broker need two.
     pub client_id: Option<String>,
     /// User name.
@@ -46,22 +54,138 @@ pub struct MqttOptions {
     pub client_key_file: Option<PathBuf>,
     /// Interval of pings.
     pub keep_alive_secs: u16,
-    /// Quality of service; 1 is the one there is.
+    /// Quality of service: 0, 1 or 2.
     pub qos: u8,
-    /// CloudEvents content mode: `binary` (user properties) or `structured`.
-    pub encoding: Encoding,
+    /// How long the broker may keep the session of a connection that is gone.
+    pub session_expiry_secs: u32,
+    /// CloudEvents content mode: `binary` (user properties) or `structured`. MQTT 3.1.1 has the latter only.
+    pub encoding: Option<Encoding>,
+    /// Where the relay's own status is retained; nowhere when absent.
+    pub status_topic: Option<String>,
+    /// Where the last state of each agent is retained; nowhere when absent.
+    pub state_topic: Option<String>,
     /// Messages sent and not yet confirmed; the broker's receive maximum lowers it.
     pub max_in_flight: u16,
     /// Without any confirmation for so long, with messages in flight, the connection is given up.
     pub stall_timeout_secs: u64,
     /// Larger packets are set aside; for brokers that close the connection instead of naming their limit.
     pub max_packet_bytes: Option<u32>,
+    /// What errors lead to that are of one message.
+    pub on_error: MqttOnErrorOptions,
+}
+
+/// The section `on_error` as it is written.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MqttOnErrorOptions {
+    /// The message is larger than the broker or `max_packet_bytes` allows.
+    pub too_large: Disposition,
+    /// The user may not publish to the topic, or is refused altogether.
+    pub not_authorised: Disposition,
+    /// The broker has no room, or has had too much.
+    pub quota: Disposition,
+    /// No topic can have this name.
+    pub topic_invalid: Disposition,
+    /// The broker finds fault with the payload.
+    pub payload_refused: Disposition,
+}
+
+impl Default for MqttOnErrorOptions {
+    /// A quota is a matter of time; the rest is a matter of the message.
+    fn default() -> MqttOnErrorOptions {
+        MqttOnErrorOptions {
+            too_large: Disposition::DeadLetter,
+            not_authorised: Disposition::DeadLetter,
+            quota: Disposition::Retry,
+            topic_invalid: Disposition::DeadLetter,
+            payload_refused: Disposition::DeadLetter,
+        }
+    }
+}
+
+impl MqttOnErrorOptions {
+    fn choices(self) -> OnError {
+        OnError::new([
+            ("too_large", self.too_large),
+            ("not_authorised", self.not_authorised),
+            ("quota", self.quota),
+            ("topic_invalid", self.topic_invalid),
+            ("payload_refused", self.payload_refused),
+        ])
+    }
+}
+
+/// Version of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Version {
+    /// MQTT 5.
+    #[default]
+    V5,
+    /// MQTT 3.1.1.
+    V311,
+}
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Version, D::Error> {
+        struct Versions;
+        impl Visitor<'_> for Versions {
+            type Value = Version;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("5 or \"3.1.1\"")
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Version, E> {
+                match number {
+                    5 => Ok(Version::V5),
+                    _ => Err(E::invalid_value(de::Unexpected::Unsigned(number), &self)),
+                }
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Version, E> {
+                self.visit_u64(u64::try_from(number).unwrap_or_default())
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Version, E> {
+                match text {
+                    "5" => Ok(Version::V5),
+                    "3.1.1" => Ok(Version::V311),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Versions)
+    }
+}
+
+/// Quality of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "these are the standard's words")]
+pub(super) enum Quality {
+    /// 0: a message is confirmed when it was written to the socket, which promises nothing.
+    AtMostOnce,
+    /// 1: by PUBACK.
+    AtLeastOnce,
+    /// 2: by PUBCOMP.
+    ExactlyOnce,
+}
+
+impl Quality {
+    fn of(level: u8) -> Option<Quality> {
+        [Quality::AtMostOnce, Quality::AtLeastOnce, Quality::ExactlyOnce].get(usize::from(level)).copied()
+    }
+
+    /// As a number.
+    pub(super) fn level(self) -> u8 {
+        self as u8
+    }
 }
 
 impl Default for MqttOptions {
     fn default() -> MqttOptions {
         MqttOptions {
             url: String::new(),
+            version: Version::default(),
             client_id: None,
             username: None,
             password_file: None,
@@ -70,10 +194,14 @@ impl Default for MqttOptions {
             client_key_file: None,
             keep_alive_secs: KEEP_ALIVE_SECS,
             qos: 1,
-            encoding: Encoding::default(),
+            session_expiry_secs: 0,
+            encoding: None,
+            status_topic: None,
+            state_topic: None,
             max_in_flight: MAX_IN_FLIGHT,
             stall_timeout_secs: STALL_TIMEOUT_SECS,
             max_packet_bytes: None,
+            on_error: MqttOnErrorOptions::default(),
         }
     }
 }
@@ -84,13 +212,45 @@ pub struct MqttConfig {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) tls: Option<TlsFiles>,
-    pub(super) client_id: Option<String>,
+    pub(super) version: Version,
+    client_id: Option<String>,
     pub(super) login: Option<(String, Option<SecretString>)>,
     pub(super) keep_alive: Duration,
+    pub(super) qos: Quality,
+    pub(super) session_expiry_secs: u32,
     pub(super) encoding: Encoding,
+    status_topic: Option<String>,
+    pub(super) state_topic: Option<TopicTemplate>,
     pub(super) max_in_flight: u16,
     pub(super) stall_timeout: Duration,
     pub(super) max_packet_bytes: Option<u32>,
+    pub(super) on_error: OnError,
+}
+
+impl MqttConfig {
+    pub(super) fn client_id(&self, sink: &str) -> String {
+        self.client_id.clone().unwrap_or_else(|| format!("ccrelay-{sink}"))
+    }
+
+    /// Where the relay's status is retained.
+    pub(super) fn status_topic(&self, sink: &str) -> Option<String> {
+        self.status_topic.as_ref().map(|topic| topic.replace(CLIENT_ID, &self.client_id(sink)))
+    }
+
+    /// Whether the relay's status is retained.
+    pub(super) fn retains_status(&self) -> bool {
+        self.status_topic.is_some()
+    }
+
+    /// Whether anything is to be retained by the broker.
+    pub(super) fn retains(&self) -> bool {
+        self.status_topic.is_some() || self.state_topic.is_some()
+    }
+
+    /// How long the library's queue must be: the window, and the relay's status.
+    pub(super) fn queue(&self) -> usize {
+        usize::from(self.max_in_flight) + 2
+    }
 }
 
 /// Where the certificates are. They are read anew for each connection, so that renewed ones come into use.
@@ -145,12 +305,20 @@ impl MqttOptions {
         let key = |name: &str| format!("{key_prefix}.{name}");
         let address = problems.check(&key("url"), address(&self.url));
         let tls = address.as_ref().and_then(|address| self.tls_files(address, key_prefix, problems));
-        if self.qos != 1 {
-            problems.add(
-                key("qos"),
-                "must be 1: 0 has no confirmation, and after a lost connection 2 repeats messages just as 1 does",
-            );
+        let qos = Quality::of(self.qos);
+        if qos.is_none() {
+            problems.add(key("qos"), "must be 0, 1 or 2");
         }
+        let encoding = self.encoding(&key("encoding"), problems);
+        if self.version == Version::V311 && self.session_expiry_secs > 0 {
+            problems.add(key("session_expiry_secs"), "has no meaning in MQTT 3.1.1");
+        }
+        let status_topic = self.status_topic.as_deref().filter(|topic| !topic.is_empty());
+        let status_topic =
+            status_topic.and_then(|topic| problems.check(&key("status_topic"), status_topic_of(topic)));
+        let state_topic = self.state_topic.as_deref().filter(|topic| !topic.is_empty());
+        let state_topic =
+            state_topic.and_then(|topic| problems.check(&key("state_topic"), state_topic_of(topic)));
         if self.keep_alive_secs < LEAST_KEEP_ALIVE_SECS {
             problems.add(key("keep_alive_secs"), format!("must be at least {LEAST_KEEP_ALIVE_SECS}"));
         }
@@ -175,14 +343,31 @@ impl MqttOptions {
             host: address.host,
             port: address.port,
             tls,
+            version: self.version,
             client_id: self.client_id,
             login: self.username.map(|username| (username, password)),
             keep_alive: Duration::from_secs(self.keep_alive_secs.into()),
-            encoding: self.encoding,
+            qos: qos?,
+            session_expiry_secs: self.session_expiry_secs,
+            encoding,
+            status_topic,
+            state_topic,
             max_in_flight: self.max_in_flight,
             stall_timeout: Duration::from_secs(self.stall_timeout_secs),
             max_packet_bytes: self.max_packet_bytes,
+            on_error: self.on_error.choices(),
         })
+    }
+
+    fn encoding(&self, key: &str, problems: &mut Problems) -> Encoding {
+        match (self.version, self.encoding) {
+            (Version::V5, encoding) => encoding.unwrap_or_default(),
+            (Version::V311, None | Some(Encoding::Structured)) => Encoding::Structured,
+            (Version::V311, Some(Encoding::Binary)) => {
+                problems.add(key, "must be structured with MQTT 3.1.1, which has no user properties");
+                Encoding::Structured
+            }
+        }
     }
 
     fn tls_files(&self, address: &Address, prefix: &str, problems: &mut Problems) -> Option<TlsFiles> {
@@ -214,6 +399,25 @@ impl MqttOptions {
     }
 }
 
+/// A topic that is the same for everything that happens, but for the client id.
+fn status_topic_of(text: &str) -> Result<String, String> {
+    let sample = TopicTemplate::parse(&text.replace(CLIENT_ID, "id"), TopicRules::Mqtt);
+    match sample {
+        Ok(topic) if topic.is_fixed() => Ok(text.to_owned()),
+        Ok(_) => Err("the only placeholder here is {client_id}".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A topic of its own for each agent: what is retained there is one agent's.
+fn state_topic_of(text: &str) -> Result<TopicTemplate, String> {
+    let topic = TopicTemplate::parse(text, TopicRules::Mqtt).map_err(|error| error.to_string())?;
+    match topic.is_of_one_agent() {
+        true => Ok(topic),
+        false => Err("must hold {gateway} and {agent}, and neither {category} nor {type}".to_owned()),
+    }
+}
+
 struct Address {
     host: String,
     port: u16,
@@ -239,10 +443,10 @@ fn address(text: &str) -> Result<Address, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<MqttConfig, Vec<String>> {
+    pub(in crate::sink::mqtt) fn parse(text: &str) -> Result<MqttConfig, Vec<String>> {
         let options: MqttOptions = toml::from_str(text).map_err(|e| vec![e.to_string()])?;
         let mut problems = Problems::default();
         let config = options.validate("sinks.mqtt", &mut problems);
@@ -267,7 +471,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_reported_with_its_key() {
-        let text = "url = 'mqtts://broker'\nqos = 2\nkeep_alive_secs = 4\nmax_in_flight = 0\nclient_id = ''\n\
+        let text = "url = 'mqtts://broker'\nqos = 3\nkeep_alive_secs = 4\nmax_in_flight = 0\nclient_id = ''\n\
                     password_file = '/nonexistent/password'\nclient_key_file = '/nonexistent/key'";
         let found = parse(text).unwrap_err();
         let names = [
@@ -282,6 +486,38 @@ mod tests {
         for name in names {
             let key = format!("sinks.mqtt.{name}: ");
             assert!(found.iter().any(|f| f.starts_with(&key)), "{key} is missing in {found:#?}");
+        }
+    }
+
+    #[test]
+    fn the_version_decides_what_else_can_be_asked_for() {
+        assert_eq!(parse("url = 'mqtt://b'\nversion = 5").unwrap().encoding, Encoding::Binary);
+        let older = parse("url = 'mqtt://b'\nversion = '3.1.1'").unwrap();
+        assert_eq!((older.version, older.encoding), (Version::V311, Encoding::Structured));
+        let text = "url = 'mqtt://b'\nversion = '3.1.1'\nencoding = 'binary'\nsession_expiry_secs = 1";
+        let found = parse(text).unwrap_err();
+        assert!(found[0].starts_with("sinks.mqtt.encoding: must be structured"), "{found:?}");
+        assert!(found[1].starts_with("sinks.mqtt.session_expiry_secs: "), "{found:?}");
+        for version in ["4", "-5", "'3.1'", "true"] {
+            let found = parse(&format!("url = 'mqtt://b'\nversion = {version}")).unwrap_err();
+            assert!(found[0].contains("5 or \"3.1.1\""), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_retained_has_a_topic_of_its_own() {
+        let config = parse("url = 'mqtt://b'\nstatus_topic = 'r/{client_id}/s'\nclient_id = 'x'").unwrap();
+        assert_eq!(config.status_topic("sink").as_deref(), Some("r/x/s"));
+        let config = parse("url = 'mqtt://b'\nstatus_topic = 'r/{client_id}'\nstate_topic = ''").unwrap();
+        assert_eq!(config.status_topic("wall").as_deref(), Some("r/ccrelay-wall"));
+        assert!(config.state_topic.is_none());
+        for line in ["status_topic = 'r/{agent}'", "status_topic = 'r/#'", "status_topic = 'r/{x}'"] {
+            let found = parse(&format!("url = 'mqtt://b'\n{line}")).unwrap_err();
+            assert!(found[0].starts_with("sinks.mqtt.status_topic: "), "{found:?}");
+        }
+        for line in ["'state'", "'{agent}'", "'{gateway}/{agent}/{type}'", "'{gateway}/{agent}/+'"] {
+            let found = parse(&format!("url = 'mqtt://b'\nstate_topic = {line}")).unwrap_err();
+            assert!(found[0].starts_with("sinks.mqtt.state_topic: "), "{found:?}");
         }
     }
 

@@ -1,27 +1,99 @@
-//! An event as an MQTT 5 publish, after the MQTT protocol binding of CloudEvents 1.0.
+//! An event as an MQTT publish, after the MQTT protocol binding of CloudEvents 1.0, and an agent's state as a retained one.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Publish, PublishProperties};
+use serde::Serialize;
 
+use super::config::{MqttConfig, Version};
+use crate::event::Event;
 use crate::event::cloudevent;
+use crate::event::data::{AgentData, Moment};
+use crate::event::state::AgentState;
 use crate::sink::encoding::{CLOUDEVENTS_JSON, Encoding, JSON};
 use crate::sink::{DeliveryError, Message};
 
 /// A string of MQTT has a length of two bytes.
 const LONGEST_TOPIC: usize = u16::MAX as usize;
 /// A remaining length of MQTT has 28 bits; with some room for the header before it.
-const LARGEST_PACKET: usize = (1 << 28) - 16;
+pub(super) const LARGEST_PACKET: usize = (1 << 28) - 16;
 
-pub(super) fn encode(message: &Message, encoding: Encoding) -> Result<Publish, DeliveryError> {
+/// The relay's status while it is connected, and when it is not.
+pub(super) const ONLINE: &str = "online";
+pub(super) const OFFLINE: &str = "offline";
+
+/// The event.
+pub(super) fn encode(message: &Message, config: &MqttConfig) -> Result<Publish, DeliveryError> {
     check_topic(&message.topic)?;
-    let (properties, payload) = match encoding {
+    let (properties, payload) = match config.encoding {
         Encoding::Binary => (binary_properties(message), cloudevent::data(&message.event)),
         Encoding::Structured => (content_type(CLOUDEVENTS_JSON), cloudevent::structured(&message.event)),
     };
-    let publish = Publish::new(&*message.topic, QoS::AtLeastOnce, Bytes::from(payload), Some(properties));
+    finish(&message.topic, payload, properties, config)
+}
+
+/// The agent's state after the event, to be retained at `topic`. Of an agent that is signed out nothing is retained: an
+/// empty payload clears the topic.
+pub(super) fn state(event: &Event, topic: &str, config: &MqttConfig) -> Result<Publish, DeliveryError> {
+    check_topic(topic)?;
+    let payload = match event.data.agent.state {
+        AgentState::SignedOut => Vec::new(),
+        _ => serde_json::to_vec(&StateDocument::of(event))
+            .map_err(|error| DeliveryError::dead_letter("client", error.to_string()))?,
+    };
+    let publish = finish(topic, payload, content_type(JSON), config)?;
+    Ok(Publish { retain: true, ..publish })
+}
+
+/// What the relay says of itself.
+pub(super) fn status(topic: &str, status: &'static str) -> Publish {
+    let publish = Publish::new(topic, QoS::AtLeastOnce, Bytes::from_static(status.as_bytes()), None);
+    Publish { retain: true, ..publish }
+}
+
+fn finish(
+    topic: &str,
+    payload: Vec<u8>,
+    properties: PublishProperties,
+    config: &MqttConfig,
+) -> Result<Publish, DeliveryError> {
+    // Properties came with MQTT 5.
+    let properties = (config.version == Version::V5).then_some(properties);
+    let publish = Publish::new(topic, config.qos.into(), Bytes::from(payload), properties);
     check_size(&publish, LARGEST_PACKET)?;
     Ok(publish)
+}
+
+/// The topic as text, which it was.
+pub(super) fn topic(publish: &Publish) -> Cow<'_, str> {
+    String::from_utf8_lossy(&publish.topic)
+}
+
+/// An agent's state as it is retained: a published contract, members are only ever added.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StateDocument<'a> {
+    #[serde(flatten)]
+    agent: &'a AgentData,
+    /// The event that led to it.
+    event_id: &'a str,
+    event_type: &'a str,
+    sequence: u64,
+    time: Moment,
+}
+
+impl StateDocument<'_> {
+    fn of(event: &Event) -> StateDocument<'_> {
+        StateDocument {
+            agent: &event.data.agent,
+            event_id: &event.id,
+            event_type: event.event_type,
+            sequence: event.sequence,
+            time: Moment(event.time),
+        }
+    }
 }
 
 /// Whether `publish` will be at most `limit` bytes on the wire: the client library would drop the connection.
@@ -63,13 +135,15 @@ fn check_topic(topic: &str) -> Result<(), DeliveryError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::tests::parse;
     use super::*;
     use crate::sink::testing::message;
 
     #[test]
     fn a_packet_over_the_limit_is_set_aside_and_one_within_is_not() {
-        for encoding in [Encoding::Binary, Encoding::Structured] {
-            let publish = encode(&message("101", 1), encoding).unwrap();
+        for encoding in ["binary", "structured"] {
+            let config = parse(&format!("url = 'mqtt://b'\nencoding = '{encoding}'")).unwrap();
+            let publish = encode(&message("101", 1), &config).unwrap();
             let mut wire = bytes::BytesMut::new();
             Publish { pkid: 7, ..publish.clone() }.write(&mut wire).unwrap();
             assert_eq!(check_size(&publish, wire.len() - 1).unwrap_err().reason, "too_large");
@@ -80,8 +154,30 @@ mod tests {
     #[test]
     fn topics_that_no_broker_takes_are_set_aside() {
         for topic in ["", "a/+", "#", "a\0b", &"x".repeat(65_536)] {
+            let config = parse("url = 'mqtt://b'").unwrap();
             let message = Message { topic: topic.into(), ..message("101", 1) };
-            assert_eq!(encode(&message, Encoding::Binary).unwrap_err().reason, "topic_invalid");
+            assert_eq!(encode(&message, &config).unwrap_err().reason, "topic_invalid");
+            assert_eq!(state(&message.event, topic, &config).unwrap_err().reason, "topic_invalid");
         }
+    }
+
+    #[test]
+    fn what_is_retained_of_an_agent_is_its_state_and_where_that_comes_from_or_nothing() {
+        let config = parse("url = 'mqtt://b'\nqos = 2").unwrap();
+        let mut event = (*message("1001", 7).event).clone();
+        event.data.agent.state = AgentState::Ready;
+        event.data.agent.since = Some(Moment(event.time));
+        let publish = state(&event, "state", &config).unwrap();
+        assert!(publish.retain && publish.qos == QoS::ExactlyOnce);
+        let document: serde_json::Value = serde_json::from_slice(&publish.payload).unwrap();
+        let expected = serde_json::json!({
+            "id": "1001", "gateway": "main", "state": "ready", "since": "2026-07-20T06:42:02.590Z",
+            "previousState": "unknown", "changed": false,
+            "eventId": "1001-7", "eventType": "ccrelay.call.ringing", "sequence": 7, "time": "2026-07-20T06:42:02.590Z",
+        });
+        assert_eq!(document, expected);
+        event.data.agent.state = AgentState::SignedOut;
+        let publish = state(&event, "state", &config).unwrap();
+        assert!(publish.retain && publish.payload.is_empty());
     }
 }

@@ -3,7 +3,10 @@
 use std::error::Error;
 
 use rumqttc::v5::mqttbytes::Error as WireError;
-use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode, PubAck, PubAckReason};
+use rumqttc::v5::mqttbytes::v5::{
+    ConnectReturnCode, DisconnectReasonCode, PubAck, PubAckReason, PubComp, PubCompReason, PubRec,
+    PubRecReason,
+};
 use rumqttc::v5::{ConnectionError, StateError};
 
 use crate::sink::DeliveryError;
@@ -13,12 +16,42 @@ const PACKET_TOO_LARGE: u8 = 0x95;
 
 /// Sorts a PUBACK: reasons below 0x80 are confirmations.
 pub(super) fn classify_ack(ack: &PubAck) -> Result<(), DeliveryError> {
-    use PubAckReason as Reason;
-    let detail = || {
-        let text = ack.properties.as_ref().and_then(|properties| properties.reason_string.as_deref());
-        format!("the broker answered {:?} {}", ack.reason, text.unwrap_or_default())
+    let text = ack.properties.as_ref().and_then(|properties| properties.reason_string.as_deref());
+    sort(ack.reason, text)
+}
+
+/// Sorts a PUBREC in the same way; a reason of 0x80 or more ends the exchange.
+pub(super) fn classify_pubrec(answer: &PubRec) -> Result<(), DeliveryError> {
+    use PubRecReason as From;
+    let reason = match answer.reason {
+        From::Success => PubAckReason::Success,
+        From::NoMatchingSubscribers => PubAckReason::NoMatchingSubscribers,
+        From::UnspecifiedError => PubAckReason::UnspecifiedError,
+        From::ImplementationSpecificError => PubAckReason::ImplementationSpecificError,
+        From::NotAuthorized => PubAckReason::NotAuthorized,
+        From::TopicNameInvalid => PubAckReason::TopicNameInvalid,
+        From::PacketIdentifierInUse => PubAckReason::PacketIdentifierInUse,
+        From::QuotaExceeded => PubAckReason::QuotaExceeded,
+        From::PayloadFormatInvalid => PubAckReason::PayloadFormatInvalid,
     };
-    match ack.reason {
+    let text = answer.properties.as_ref().and_then(|properties| properties.reason_string.as_deref());
+    sort(reason, text)
+}
+
+/// Sorts a PUBCOMP. A broker that does not know the id has forgotten the message in the middle of the exchange.
+pub(super) fn classify_pubcomp(answer: &PubComp) -> Result<(), DeliveryError> {
+    match answer.reason {
+        PubCompReason::Success => Ok(()),
+        PubCompReason::PacketIdentifierNotFound => {
+            Err(DeliveryError::retry("refused", "the broker answered PacketIdentifierNotFound"))
+        }
+    }
+}
+
+fn sort(reason: PubAckReason, text: Option<&str>) -> Result<(), DeliveryError> {
+    use PubAckReason as Reason;
+    let detail = || format!("the broker answered {reason:?} {}", text.unwrap_or_default());
+    match reason {
         Reason::Success | Reason::NoMatchingSubscribers => Ok(()),
         Reason::NotAuthorized => Err(DeliveryError::dead_letter("not_authorised", detail())),
         Reason::TopicNameInvalid => Err(DeliveryError::dead_letter("topic_invalid", detail())),
@@ -43,6 +76,30 @@ pub(super) fn classify(error: &ConnectionError) -> DeliveryError {
         )
         | ConnectionError::Io(_)
         | ConnectionError::Timeout(_) => "connection",
+        ConnectionError::Tls(_) => "tls",
+        _ => "protocol",
+    };
+    DeliveryError::retry(reason, chain(error))
+}
+
+/// The same for MQTT 3.1.1.
+pub(super) fn classify_v4(error: &rumqttc::ConnectionError) -> DeliveryError {
+    use rumqttc::ConnectReturnCode as Code;
+    use rumqttc::mqttbytes::Error as WireError;
+    use rumqttc::{ConnectionError, StateError};
+    let reason = match error {
+        ConnectionError::ConnectionRefused(Code::BadUserNamePassword | Code::NotAuthorized) => {
+            "not_authorised"
+        }
+        ConnectionError::ConnectionRefused(Code::ServiceUnavailable) => "connection",
+        ConnectionError::ConnectionRefused(_) => "refused",
+        ConnectionError::MqttState(StateError::AwaitPingResp | StateError::CollisionTimeout)
+        | ConnectionError::FlushTimeout => "stalled",
+        ConnectionError::MqttState(
+            StateError::ConnectionAborted | StateError::Io(_) | StateError::Deserialization(WireError::Io(_)),
+        )
+        | ConnectionError::Io(_)
+        | ConnectionError::NetworkTimeout => "connection",
         ConnectionError::Tls(_) => "tls",
         _ => "protocol",
     };
@@ -83,7 +140,7 @@ fn disconnected(code: DisconnectReasonCode) -> &'static str {
 }
 
 /// The error with its causes, which some of its variants leave out.
-fn chain(error: &ConnectionError) -> String {
+fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -119,6 +176,29 @@ mod tests {
             let error = classify_ack(&PubAck { pkid: 1, reason, properties: None }).unwrap_err();
             assert_eq!((error.disposition, error.reason), (disposition, label));
         }
+    }
+
+    #[test]
+    fn the_exchange_of_quality_of_service_2_is_sorted_at_both_steps() {
+        let pubrec = |reason| classify_pubrec(&PubRec { pkid: 1, reason, properties: None });
+        assert!(pubrec(PubRecReason::Success).is_ok() && pubrec(PubRecReason::NoMatchingSubscribers).is_ok());
+        let refused = pubrec(PubRecReason::NotAuthorized).unwrap_err();
+        assert_eq!((refused.disposition, refused.reason), (DeadLetter, "not_authorised"));
+        let later = pubrec(PubRecReason::QuotaExceeded).unwrap_err();
+        assert_eq!((later.disposition, later.reason), (Retry, "quota"));
+        let pubcomp = |reason| classify_pubcomp(&PubComp { pkid: 1, reason, properties: None });
+        assert!(pubcomp(PubCompReason::Success).is_ok());
+        assert_eq!(pubcomp(PubCompReason::PacketIdentifierNotFound).unwrap_err().disposition, Retry);
+    }
+
+    #[test]
+    fn connections_of_mqtt_3_1_1_end_in_a_retry_that_says_why() {
+        use rumqttc::{ConnectReturnCode, ConnectionError, StateError};
+        let refused = ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized);
+        assert_eq!(classify_v4(&refused).reason, "not_authorised");
+        assert_eq!(classify_v4(&ConnectionError::FlushTimeout).reason, "stalled");
+        assert_eq!(classify_v4(&ConnectionError::MqttState(StateError::AwaitPingResp)).reason, "stalled");
+        assert_eq!(classify_v4(&ConnectionError::NetworkTimeout).reason, "connection");
     }
 
     #[test]

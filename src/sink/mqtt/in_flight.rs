@@ -1,35 +1,71 @@
-//! Acks of the messages that rumqttc has taken, tied to packet ids: `Outgoing(Publish(id))` events come in the order in
-//! which the messages were handed over, and each names the id that the PUBACK will bear.
+//! Acks of the messages that rumqttc has taken, tied to packet ids: [`Notice::Written`] comes in the order in which the
+//! messages were handed over, and each names the id that the broker's answer will bear.
 
 use std::collections::{HashMap, VecDeque};
 
-use rumqttc::Outgoing;
-use rumqttc::v5::{Event, Incoming};
 use tokio::sync::oneshot;
 
-use super::failure::classify_ack;
+use super::protocol::Notice;
+use crate::sink::on_error::OnError;
 use crate::sink::{DeliveryError, Disposition};
 
 /// What an ack resolves to.
 pub(super) type Outcome = Result<(), DeliveryError>;
 
-#[derive(Default)]
+/// Who waits for the end of a message.
+pub(super) enum Waiter {
+    /// The worker.
+    Ack(oneshot::Sender<Outcome>),
+    /// Nobody: it is the relay's own status.
+    Status,
+}
+
+/// From the oldest message that is not answered to the newest. Its length is what the window limits: were it only the
+/// number of unanswered ones, answers out of order could let a packet id come round while its last use is not over,
+/// which the library does not survive.
 pub(super) struct InFlight {
-    /// Handed over and not yet on the wire, in order.
-    queued: VecDeque<oneshot::Sender<Outcome>>,
-    /// On the wire, by packet id, with its number in the order of sending.
-    sent: HashMap<u16, (u64, oneshot::Sender<Outcome>)>,
-    sent_total: u64,
+    entries: VecDeque<Entry>,
+    /// Number of the first entry.
+    first: u64,
+    /// How many entries, from the first, are on the wire.
+    written: usize,
+    numbers: HashMap<u16, u64>,
     answered: usize,
+    leaked: usize,
+    on_error: OnError,
+}
+
+struct Entry {
+    /// `None` once answered.
+    waiter: Option<Waiter>,
+    /// PUBREC has come.
+    received: bool,
 }
 
 impl InFlight {
+    pub(super) fn new(on_error: OnError) -> InFlight {
+        InFlight {
+            entries: VecDeque::new(),
+            first: 0,
+            written: 0,
+            numbers: HashMap::new(),
+            answered: 0,
+            leaked: 0,
+            on_error,
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.queued.len() + self.sent.len()
+        self.entries.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.entries.is_empty()
+    }
+
+    /// Whether the worker waits for none of them.
+    pub(super) fn only_status(&self) -> bool {
+        !self.entries.iter().any(|entry| matches!(entry.waiter, Some(Waiter::Ack(_))))
     }
 
     /// How many messages the broker has answered.
@@ -37,50 +73,97 @@ impl InFlight {
         self.answered
     }
 
-    /// Remembers the ack of a message that is handed over now.
-    pub(super) fn push(&mut self, ack: oneshot::Sender<Outcome>) {
-        self.queued.push_back(ack);
+    /// How many the library counts as in flight for ever.
+    pub(super) fn leaked(&self) -> usize {
+        self.leaked
     }
 
-    /// Learns from an event of the library. An error ends the connection.
-    pub(super) fn note(&mut self, event: &Event) -> Result<(), DeliveryError> {
-        match event {
-            Event::Outgoing(Outgoing::Publish(id)) => {
-                let Some(ack) = self.queued.pop_front() else { return Ok(()) };
-                self.sent_total += 1;
-                if self.sent.insert(*id, (self.sent_total, ack)).is_some() {
-                    return Err(DeliveryError::retry("protocol", format!("packet id {id} is in use twice")));
+    /// Remembers who waits for a message that is handed over now.
+    pub(super) fn push(&mut self, waiter: Waiter) {
+        self.entries.push_back(Entry { waiter: Some(waiter), received: false });
+    }
+
+    /// Learns what happened. An error ends the connection.
+    pub(super) fn note(&mut self, notice: Notice) -> Result<(), DeliveryError> {
+        match notice {
+            Notice::Written(0) => {
+                self.written += 1;
+                self.end(self.first + self.written as u64 - 1, Ok(()))
+            }
+            Notice::Written(id) => {
+                self.written += 1;
+                match self.numbers.insert(id, self.first + self.written as u64 - 1) {
+                    None => Ok(()),
+                    Some(_) => {
+                        Err(DeliveryError::retry("protocol", format!("packet id {id} is in use twice")))
+                    }
                 }
             }
-            Event::Incoming(Incoming::PubAck(answer)) => {
-                let Some((_, ack)) = self.sent.remove(&answer.pkid) else { return Ok(()) };
-                self.answered += 1;
-                let outcome = classify_ack(answer);
-                resolve(ack, outcome.clone());
-                // After a message that must go again none may go on.
-                return outcome.or_else(|error| match error.disposition {
-                    Disposition::DeadLetter => Ok(()),
-                    Disposition::Retry | Disposition::Stop => Err(error),
-                });
+            Notice::Received(id) => {
+                if let Some(entry) = self.numbers.get(&id).copied().and_then(|number| self.entry(number)) {
+                    entry.received = true;
+                }
+                Ok(())
             }
-            _ => {}
+            Notice::Answered { id, outcome, leaked } => {
+                self.leaked += usize::from(leaked);
+                let Some(number) = self.numbers.remove(&id) else { return Ok(()) };
+                self.end(number, outcome.map_err(|error| self.on_error.of_message(error)))
+            }
+            Notice::Heard | Notice::Left | Notice::Sent => Ok(()),
         }
-        Ok(())
     }
 
-    /// Fails the message that was sent first.
+    fn entry(&mut self, number: u64) -> Option<&mut Entry> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.entries.get_mut(index)
+    }
+
+    /// After a message that must go again none may go on, so that is an error.
+    fn end(&mut self, number: u64, outcome: Outcome) -> Result<(), DeliveryError> {
+        let waiter = self.entry(number).and_then(|entry| entry.waiter.take());
+        self.answered += 1;
+        while self.entries.front().is_some_and(|entry| entry.waiter.is_none()) {
+            self.entries.pop_front();
+            self.first += 1;
+            self.written = self.written.saturating_sub(1);
+        }
+        match waiter {
+            Some(Waiter::Ack(ack)) => {
+                resolve(ack, outcome.clone());
+                outcome.or_else(|error| match error.disposition {
+                    Disposition::DeadLetter => Ok(()),
+                    Disposition::Retry | Disposition::Stop => Err(error),
+                })
+            }
+            Some(Waiter::Status) => {
+                if let Err(error) = outcome {
+                    tracing::warn!(%error, reason = error.reason, "the broker does not take the relay's status");
+                }
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Fails the first message on the wire that the broker has not answered in any way.
     pub(super) fn fail_oldest(&mut self, error: DeliveryError) {
-        let oldest = self.sent.iter().min_by_key(|(_, (number, _))| *number).map(|(id, _)| *id);
-        if let Some((_, ack)) = oldest.and_then(|id| self.sent.remove(&id)) {
-            resolve(ack, Err(error));
+        let on_the_wire = self.entries.iter_mut().take(self.written);
+        let mut unanswered = on_the_wire.filter(|entry| entry.waiter.is_some() && !entry.received);
+        if let Some(Waiter::Ack(ack)) = unanswered.next().and_then(|entry| entry.waiter.take()) {
+            resolve(ack, Err(self.on_error.of_message(error)));
         }
     }
 
     /// Fails all.
     pub(super) fn fail(&mut self, error: &DeliveryError) {
-        let sent = self.sent.drain().map(|(_, (_, ack))| ack);
-        for ack in sent.chain(self.queued.drain(..)) {
-            resolve(ack, Err(error.clone()));
+        self.numbers.clear();
+        self.first += self.entries.len() as u64;
+        self.written = 0;
+        for entry in self.entries.drain(..) {
+            if let Some(Waiter::Ack(ack)) = entry.waiter {
+                resolve(ack, Err(error.clone()));
+            }
         }
     }
 }
@@ -92,34 +175,83 @@ pub(super) fn resolve(ack: oneshot::Sender<Outcome>, outcome: Outcome) {
 
 #[cfg(test)]
 mod tests {
-    use rumqttc::v5::mqttbytes::v5::{PubAck, PubAckReason};
-
     use super::*;
 
-    fn answer(pkid: u16, reason: PubAckReason) -> Event {
-        Event::Incoming(Incoming::PubAck(PubAck { pkid, reason, properties: None }))
+    fn pushed(in_flight: &mut InFlight, count: usize) -> Vec<oneshot::Receiver<Outcome>> {
+        (0..count)
+            .map(|_| {
+                let (ack, outcome) = oneshot::channel();
+                in_flight.push(Waiter::Ack(ack));
+                outcome
+            })
+            .collect()
+    }
+
+    fn answered(id: u16, outcome: Outcome) -> Notice {
+        Notice::Answered { id, outcome, leaked: false }
     }
 
     #[test]
     fn acks_follow_packet_ids_whatever_the_order_of_answers() {
-        let mut in_flight = InFlight::default();
-        let mut outcomes: Vec<_> = (0..3)
-            .map(|_| {
-                let (ack, outcome) = oneshot::channel();
-                in_flight.push(ack);
-                outcome
-            })
-            .collect();
+        let mut in_flight = InFlight::new(OnError::default());
+        let mut outcomes = pushed(&mut in_flight, 3);
         for id in [7, 8, 9] {
-            in_flight.note(&Event::Outgoing(Outgoing::Publish(id))).unwrap();
+            in_flight.note(Notice::Written(id)).unwrap();
         }
-        in_flight.note(&answer(9, PubAckReason::NoMatchingSubscribers)).unwrap();
-        in_flight.note(&answer(8, PubAckReason::NotAuthorized)).unwrap();
+        in_flight.note(answered(9, Ok(()))).unwrap();
+        let refused = DeliveryError::dead_letter("not_authorised", "");
+        in_flight.note(answered(8, Err(refused))).unwrap();
         assert!(outcomes[2].try_recv().unwrap().is_ok());
         assert_eq!(outcomes[1].try_recv().unwrap().unwrap_err().disposition, Disposition::DeadLetter);
         assert!(outcomes[0].try_recv().is_err());
-        assert!(in_flight.note(&answer(7, PubAckReason::QuotaExceeded)).is_err());
+        assert_eq!(in_flight.len(), 3, "the oldest holds the window");
+        assert!(in_flight.note(answered(7, Err(DeliveryError::retry("quota", "")))).is_err());
         assert_eq!(outcomes[0].try_recv().unwrap().unwrap_err().reason, "quota");
+        assert!(in_flight.is_empty());
+    }
+
+    #[test]
+    fn a_packet_id_that_comes_round_too_early_ends_the_connection() {
+        let mut in_flight = InFlight::new(OnError::default());
+        let _outcomes = pushed(&mut in_flight, 2);
+        in_flight.note(Notice::Written(1)).unwrap();
+        in_flight.note(Notice::Received(1)).unwrap();
+        assert_eq!(in_flight.note(Notice::Written(1)).unwrap_err().reason, "protocol");
+    }
+
+    #[test]
+    fn without_quality_of_service_what_is_written_is_confirmed() {
+        let mut in_flight = InFlight::new(OnError::default());
+        let mut outcomes = pushed(&mut in_flight, 2);
+        in_flight.note(Notice::Written(0)).unwrap();
+        assert!(outcomes[0].try_recv().unwrap().is_ok());
+        assert!(outcomes[1].try_recv().is_err());
+        assert_eq!(in_flight.len(), 1);
+    }
+
+    #[test]
+    fn the_oldest_unanswered_message_is_one_without_a_pubrec() {
+        let mut in_flight = InFlight::new(OnError::default());
+        let mut outcomes = pushed(&mut in_flight, 3);
+        for id in [1, 2] {
+            in_flight.note(Notice::Written(id)).unwrap();
+        }
+        in_flight.note(Notice::Received(1)).unwrap();
+        in_flight.fail_oldest(DeliveryError::dead_letter("too_large", ""));
+        assert_eq!(outcomes[1].try_recv().unwrap().unwrap_err().reason, "too_large");
+        in_flight.fail(&DeliveryError::retry("connection", ""));
+        for index in [0, 2] {
+            assert_eq!(outcomes[index].try_recv().unwrap().unwrap_err().reason, "connection");
+        }
+    }
+
+    #[test]
+    fn the_relays_own_status_fails_nothing() {
+        let mut in_flight = InFlight::new(OnError::default());
+        in_flight.push(Waiter::Status);
+        assert!(in_flight.only_status() && !in_flight.is_empty());
+        in_flight.note(Notice::Written(1)).unwrap();
+        in_flight.note(answered(1, Err(DeliveryError::retry("quota", "")))).unwrap();
         assert!(in_flight.is_empty());
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use rumqttc::v5::{Event, Incoming};
 use tokio::time::Instant;
 
 use super::in_flight::InFlight;
+use super::protocol::Notice;
 use crate::sink::DeliveryError;
 
 pub(super) struct Watchdog {
@@ -29,12 +29,15 @@ impl Watchdog {
         self.confirmed = Instant::now();
     }
 
-    pub(super) fn note(&mut self, event: &Event) {
-        if let Event::Incoming(packet) = event {
-            self.heard = Instant::now();
-            if matches!(packet, Incoming::PubAck(_)) {
+    pub(super) fn note(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Received(_) | Notice::Answered { .. } => {
+                self.heard = Instant::now();
                 self.confirmed = self.heard;
             }
+            Notice::Heard => self.heard = Instant::now(),
+            Notice::Written(0) => self.confirmed = Instant::now(),
+            Notice::Written(_) | Notice::Left | Notice::Sent => {}
         }
     }
 
@@ -54,27 +57,30 @@ impl Watchdog {
 
 #[cfg(test)]
 mod tests {
+    use super::super::in_flight::Waiter;
     use super::*;
+    use crate::sink::on_error::OnError;
 
     #[tokio::test(start_paused = true)]
     async fn silence_ends_a_connection_after_one_and_a_half_keep_alives() {
         let watchdog = Watchdog::new(Duration::from_secs(10), Duration::from_secs(60));
         tokio::time::advance(Duration::from_secs(15)).await;
-        assert!(watchdog.check(&InFlight::default()).is_ok());
+        let nothing = InFlight::new(OnError::default());
+        assert!(watchdog.check(&nothing).is_ok());
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(watchdog.check(&InFlight::default()).unwrap_err().reason, "stalled");
+        assert_eq!(watchdog.check(&nothing).unwrap_err().reason, "stalled");
     }
 
     #[tokio::test(start_paused = true)]
     async fn pings_do_not_stand_in_for_confirmations() {
         let mut watchdog = Watchdog::new(Duration::from_secs(100), Duration::from_secs(60));
-        let mut in_flight = InFlight::default();
+        let mut in_flight = InFlight::new(OnError::default());
         tokio::time::advance(Duration::from_secs(70)).await;
         assert!(watchdog.check(&in_flight).is_ok());
         watchdog.start();
-        in_flight.push(tokio::sync::oneshot::channel().0);
+        in_flight.push(Waiter::Ack(tokio::sync::oneshot::channel().0));
         tokio::time::advance(Duration::from_secs(59)).await;
-        watchdog.note(&Event::Incoming(Incoming::PingResp(rumqttc::v5::mqttbytes::v5::PingResp)));
+        watchdog.note(&Notice::Heard);
         assert!(watchdog.check(&in_flight).is_ok());
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(watchdog.check(&in_flight).unwrap_err().reason, "stalled");

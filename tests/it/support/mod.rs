@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ccrelay::clock::Timestamp;
 use ccrelay::event::{AgentId, Event, EventData, GatewayName};
-use ccrelay::sink::Message;
+use ccrelay::sink::{Message, Purpose};
 
 pub(crate) mod certificates;
 pub(crate) mod in_process;
@@ -52,7 +52,7 @@ pub(crate) fn event(agent: &str, sequence: u64) -> Event {
 pub(crate) fn padded(topic: &str, agent: &str, sequence: u64, bytes: usize) -> Message {
     let mut event = event(agent, sequence);
     event.source.push_str(&"x".repeat(bytes));
-    Message { event: Arc::new(event), topic: topic.into() }
+    Message { event: Arc::new(event), topic: topic.into(), purpose: Purpose::default() }
 }
 
 /// A message to `topic`.

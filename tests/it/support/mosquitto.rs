@@ -1,6 +1,7 @@
 //! Mosquitto, and a subscriber that collects what comes.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -140,9 +141,21 @@ pub(crate) struct Subscriber {
 impl Subscriber {
     /// Subscribes and waits until the broker has agreed.
     pub(crate) async fn start(port: u16, filter: &str) -> Subscriber {
+        Subscriber::start_as(&format!("subscriber-{port}"), port, filter).await
+    }
+
+    /// The same for one that the broker has never seen.
+    pub(crate) async fn newcomer(port: u16, filter: &str) -> Subscriber {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("newcomer-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        Subscriber::start_as(&name, port, filter).await
+    }
+
+    async fn start_as(name: &str, port: u16, filter: &str) -> Subscriber {
         let received = Arc::new(Mutex::new(Vec::new()));
         let (subscribed_tx, subscribed) = watch::channel(0);
-        let task = tokio::task::spawn(collect(port, filter.to_owned(), received.clone(), subscribed_tx));
+        let task = collect(name.to_owned(), port, filter.to_owned(), received.clone(), subscribed_tx);
+        let task = tokio::task::spawn(task);
         let subscriber = Subscriber { received, subscribed, task };
         subscriber.subscribed(1).await;
         subscriber
@@ -176,12 +189,13 @@ impl Drop for Subscriber {
 }
 
 async fn collect(
+    name: String,
     port: u16,
     filter: String,
     received: Arc<Mutex<Vec<Publish>>>,
     subscribed: watch::Sender<usize>,
 ) {
-    let mut options = MqttOptions::new(format!("subscriber-{port}"), "127.0.0.1", port);
+    let mut options = MqttOptions::new(name, "127.0.0.1", port);
     options.set_clean_start(false).set_session_expiry_interval(Some(3600));
     options.set_max_packet_size(Some(1 << 20)).set_keep_alive(Duration::from_secs(5));
     let (client, mut eventloop) = AsyncClient::new(options, 100);

@@ -1,0 +1,85 @@
+//! What [`Link`](super::client) needs of the client library, whose halves for MQTT 5 and 3.1.1 have the same shape and
+//! no type in common.
+
+use std::future::Future;
+use std::time::Duration;
+
+use rumqttc::v5::mqttbytes::v5::Publish;
+
+use super::config::MqttConfig;
+use super::in_flight::Outcome;
+use crate::sink::DeliveryError;
+
+/// One half of the client library: its event loop.
+pub(super) trait Protocol: Send + Sized {
+    /// What takes messages on behalf of the event loop.
+    type Client: Client;
+
+    /// Makes both; nothing connects yet.
+    fn new(sink: &str, config: &MqttConfig) -> Result<(Self::Client, Self), DeliveryError>;
+
+    /// From the name's lookup to CONNACK.
+    fn connect(&mut self, config: &MqttConfig) -> impl Future<Output = Result<Limits, DeliveryError>> + Send;
+
+    /// The interval of pings, as agreed with the broker.
+    fn keep_alive(&self) -> Duration;
+
+    /// What happens next.
+    ///
+    /// # Cancel safety
+    /// Must not be dropped while the connection is to go on: a packet could be lost between state and socket.
+    fn next(&mut self) -> impl Future<Output = Result<Notice, Broken>> + Send;
+
+    /// What the broker had said before the connection broke.
+    fn rest(&mut self) -> Vec<Notice>;
+}
+
+/// What takes messages on behalf of an event loop, whose queue is as long as the largest window.
+pub(super) trait Client: Send + Sync {
+    fn publish(&self, publish: Publish) -> Result<(), DeliveryError>;
+
+    /// Asks for DISCONNECT. It cannot fail while nothing is in flight; a second one would not be sent.
+    fn disconnect(&self);
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub(super) enum Notice {
+    /// The next message was written to the socket, under this packet id; 0 with quality of service 0.
+    Written(u16),
+    /// The broker has the message and the exchange goes on (PUBREC).
+    Received(u16),
+    /// The exchange is over.
+    Answered {
+        /// The packet id.
+        id: u16,
+        /// How it ended.
+        outcome: Outcome,
+        /// The library counts the message as in flight for ever.
+        leaked: bool,
+    },
+    /// The broker said something else, such as that it lives.
+    Heard,
+    /// DISCONNECT was written.
+    Left,
+    /// Something else was written.
+    Sent,
+}
+
+/// The end of a connection.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) error: DeliveryError,
+    /// The broker refused the oldest message that it owes an answer for as too large, in a way the library cannot read.
+    /// Answers come in the order of the messages (MQTT-4.6.0-2).
+    pub(super) oldest_too_large: bool,
+}
+
+/// What the broker allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Messages in flight.
+    pub(super) window: usize,
+    /// Bytes of a packet.
+    pub(super) packet_bytes: Option<usize>,
+}

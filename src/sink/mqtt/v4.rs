@@ -1,0 +1,115 @@
+//! MQTT 3.1.1, by the library's half for it. Its acks have no reasons: a broker that refuses a message either says
+//! nothing of it or closes the connection.
+
+use std::time::Duration;
+
+use rumqttc::v5::mqttbytes::QoS as QoS5;
+use rumqttc::v5::mqttbytes::v5::Publish;
+use rumqttc::{AsyncClient, Event, EventLoop, Incoming, LastWill, MqttOptions, Outgoing, QoS};
+use secrecy::ExposeSecret;
+
+use super::config::{MqttConfig, Quality};
+use super::encode::{self, LARGEST_PACKET, OFFLINE};
+use super::failure::classify_v4;
+use super::protocol::{Broken, Client, Limits, Notice, Protocol};
+use super::{network, transport};
+use crate::sink::DeliveryError;
+
+/// What comes from a broker to one that subscribes to nothing is small.
+const LARGEST_INCOMING: usize = 64 * 1024;
+
+/// Messages in flight with quality of service 2. A broker that holds a message until PUBREL has a limit, which this version
+/// gives it no way to tell, and closes the connection beyond it: this is Mosquitto's, the smallest we know.
+const EXACTLY_ONCE_WINDOW: u16 = 20;
+
+/// The event loop for MQTT 3.1.1.
+pub(super) struct V4(EventLoop);
+
+impl Protocol for V4 {
+    type Client = AsyncClient;
+
+    fn new(sink: &str, config: &MqttConfig) -> Result<(AsyncClient, V4), DeliveryError> {
+        let mut options = MqttOptions::new(config.client_id(sink), &config.host, config.port);
+        options
+            .set_clean_session(true)
+            .set_keep_alive(config.keep_alive)
+            .set_inflight(config.max_in_flight)
+            .set_max_packet_size(LARGEST_INCOMING, LARGEST_PACKET);
+        if let Some((username, password)) = &config.login {
+            let password = password.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
+            options.set_credentials(username, password);
+        }
+        if let Some(transport) = transport(config)? {
+            options.set_transport(transport);
+        }
+        if let Some(topic) = config.status_topic(sink) {
+            options.set_last_will(LastWill::new(topic, OFFLINE, QoS::AtLeastOnce, true));
+        }
+        let (client, mut eventloop) = AsyncClient::new(options, config.queue());
+        eventloop.set_network_options(network());
+        Ok((client, V4(eventloop)))
+    }
+
+    async fn connect(&mut self, config: &MqttConfig) -> Result<Limits, DeliveryError> {
+        match self.0.poll().await {
+            Ok(Event::Incoming(Incoming::ConnAck(_))) => Ok(Limits {
+                window: usize::from(window(config)),
+                packet_bytes: config.max_packet_bytes.and_then(|bytes| usize::try_from(bytes).ok()),
+            }),
+            Ok(event) => Err(DeliveryError::retry("protocol", format!("{event:?} in place of CONNACK"))),
+            Err(error) => Err(config.on_error.of_connection(classify_v4(&error))),
+        }
+    }
+
+    fn keep_alive(&self) -> Duration {
+        self.0.mqtt_options.keep_alive()
+    }
+
+    async fn next(&mut self) -> Result<Notice, Broken> {
+        match self.0.poll().await {
+            Ok(event) => Ok(notice(&event)),
+            Err(error) => Err(Broken { error: classify_v4(&error), oldest_too_large: false }),
+        }
+    }
+
+    fn rest(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.0.state.events).iter().map(notice).collect()
+    }
+}
+
+impl Client for AsyncClient {
+    fn publish(&self, publish: Publish) -> Result<(), DeliveryError> {
+        let qos = match publish.qos {
+            QoS5::AtMostOnce => QoS::AtMostOnce,
+            QoS5::AtLeastOnce => QoS::AtLeastOnce,
+            QoS5::ExactlyOnce => QoS::ExactlyOnce,
+        };
+        let topic = encode::topic(&publish).into_owned();
+        self.try_publish(topic, qos, publish.retain, publish.payload)
+            .map_err(|error| DeliveryError::retry("client", error.to_string()))
+    }
+
+    fn disconnect(&self) {
+        drop(self.try_disconnect());
+    }
+}
+
+fn window(config: &MqttConfig) -> u16 {
+    match config.qos {
+        Quality::ExactlyOnce => config.max_in_flight.min(EXACTLY_ONCE_WINDOW),
+        Quality::AtMostOnce | Quality::AtLeastOnce => config.max_in_flight,
+    }
+}
+
+fn notice(event: &Event) -> Notice {
+    let answered = |id| Notice::Answered { id, outcome: Ok(()), leaked: false };
+    match event {
+        Event::Outgoing(Outgoing::Publish(id)) => Notice::Written(*id),
+        Event::Outgoing(Outgoing::Disconnect) => Notice::Left,
+        Event::Outgoing(_) => Notice::Sent,
+        Event::Incoming(Incoming::PubAck(ack)) => answered(ack.pkid),
+        Event::Incoming(Incoming::PubRec(answer)) => Notice::Received(answer.pkid),
+        Event::Incoming(Incoming::PubComp(answer)) => answered(answer.pkid),
+        Event::Incoming(_) => Notice::Heard,
+    }
+}
