@@ -3,7 +3,7 @@
 //!
 //! - **In** (`listen` -> here -> `api`): pages for everybody, the API for who has a token (`tokens`).
 //! - **Routes** (`routes`): one table; `openapi.json` beside it says the same, and a test compares them.
-//! - **Answers** (`agents`, `status`, `fault`): JSON; failures as `{"error":{"code","message"}}`.
+//! - **Answers** (`agents`, `letters`, `status`, `fault`): JSON; failures as `{"error":{"code","message"}}`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 mod agents;
 mod api;
 mod fault;
+mod letters;
 mod routes;
 #[cfg(test)]
 mod schema;

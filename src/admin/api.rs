@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::fault::{Fault, answer};
 use super::routes::{self, Access, Endpoint, Found, Params, Route};
 use super::tokens::{Caller, Scope, TokenFile};
-use super::{Readiness, agents, status};
+use super::{Readiness, agents, letters, status};
 use crate::calm::Calm;
 use crate::event::GatewayName;
 use crate::listen::Incomer;
@@ -243,6 +243,13 @@ async fn dispatch(call: Call<'_>) -> Answer {
         Endpoint::Agent => agents::show(&call),
         Endpoint::SignIn => agents::sign_in(&call),
         Endpoint::SignOut => agents::sign_out(&call),
+        Endpoint::DeadLetters => letters::list(&call).await,
+        Endpoint::DeadLetter => letters::show(&call).await,
+        Endpoint::Export => letters::export(&call).await,
+        Endpoint::ReplayOne => letters::replay_one(&call).await,
+        Endpoint::Replay => letters::replay(&call).await,
+        Endpoint::DiscardOne => letters::discard_one(&call).await,
+        Endpoint::Discard => letters::discard(&call).await,
     }
 }
 

@@ -46,6 +46,12 @@ impl Fault {
         Fault::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 
+    /// Something of ours failed; what it was goes to the log, not to the caller.
+    pub(super) fn internal(what: &'static str, error: &dyn fmt::Display) -> Fault {
+        tracing::error!(%error, "{what}");
+        Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", what)
+    }
+
     pub(super) fn response(self) -> Response<Full<Bytes>> {
         let body = serde_json::json!({ "error": { "code": self.code, "message": self.message } });
         let mut response = json(self.status, &body);
@@ -79,5 +85,12 @@ pub(super) fn answer(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Nothing to say.
+pub(super) fn no_content() -> Response<Full<Bytes>> {
+    let mut response = answer(StatusCode::NO_CONTENT, "application/json", Bytes::new());
+    response.headers_mut().remove(header::CONTENT_TYPE);
     response
 }

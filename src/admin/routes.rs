@@ -28,6 +28,13 @@ pub(super) enum Endpoint {
     Agent,
     SignIn,
     SignOut,
+    DeadLetters,
+    DeadLetter,
+    Export,
+    ReplayOne,
+    Replay,
+    DiscardOne,
+    Discard,
 }
 
 /// One method on one path.
@@ -44,7 +51,7 @@ const fn route(method: Method, path: &'static str, access: Access, endpoint: End
     Route { method, path, access, endpoint }
 }
 
-/// All of them.
+/// All of them. Where two match a path, the first counts.
 pub(super) const ROUTES: &[Route] = &[
     route(Method::GET, "/openapi.json", Access::Open, Endpoint::OpenApi),
     route(Method::GET, "/status", Access::Read, Endpoint::Status),
@@ -53,6 +60,13 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::GET, "/agents/{gateway}/{agent}", Access::Read, Endpoint::Agent),
     route(Method::POST, "/agents/{gateway}/{agent}/sign-in", Access::Admin, Endpoint::SignIn),
     route(Method::POST, "/agents/{gateway}/{agent}/sign-out", Access::Admin, Endpoint::SignOut),
+    route(Method::GET, "/dead-letters", Access::Read, Endpoint::DeadLetters),
+    route(Method::GET, "/dead-letters/export", Access::Read, Endpoint::Export),
+    route(Method::POST, "/dead-letters/replay", Access::Admin, Endpoint::Replay),
+    route(Method::POST, "/dead-letters/discard", Access::Admin, Endpoint::Discard),
+    route(Method::GET, "/dead-letters/{id}", Access::Read, Endpoint::DeadLetter),
+    route(Method::DELETE, "/dead-letters/{id}", Access::Admin, Endpoint::DiscardOne),
+    route(Method::POST, "/dead-letters/{id}/replay", Access::Admin, Endpoint::ReplayOne),
 ];
 
 /// What stood in a path where its route has names.

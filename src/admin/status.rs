@@ -42,6 +42,7 @@ struct SinkState {
     lag_records: i64,
     in_flight: i64,
     delivered: u64,
+    dead_letters: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -104,6 +105,7 @@ fn sink_states(call: &Call<'_>) -> Vec<SinkState> {
             lag_records: metrics.sink_lag_records.with_label_values(label).get(),
             in_flight: metrics.sink_in_flight.with_label_values(label).get(),
             delivered: metrics.sink_delivered.with_label_values(label).get(),
+            dead_letters: metrics.dead_letters.with_label_values(label).get(),
             sink,
         }
     };

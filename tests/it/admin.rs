@@ -2,5 +2,6 @@
 
 mod agents;
 mod client;
+mod letters;
 mod scene;
 mod tokens;

@@ -70,11 +70,11 @@ impl TestRelay {
         TestRelay::with_all(|folder| text(folder, callback, token)).await
     }
 
-    /// With further keys of `[operations]`; they are told where files are.
+    /// With further keys of `[operations]`, and tables after them; they are told where files are.
     pub(crate) async fn with_operations(keys: impl FnOnce(&Path) -> String) -> TestRelay {
         TestRelay::with_all(|folder| {
-            let keys = format!("[operations]\n{}", keys(folder));
-            text(folder, "", "").replace("[operations]\n", &keys)
+            let listen = "[operations]\nlisten = '127.0.0.1:0'\n";
+            text(folder, "", "").replace(listen, &format!("{listen}{}", keys(folder)))
         })
         .await
     }
@@ -112,6 +112,11 @@ impl TestRelay {
     /// The authority of the certificates.
     pub(crate) fn ca_file(&self) -> &Path {
         &self.ca
+    }
+
+    /// The relay's spool.
+    pub(crate) fn spool(&self) -> &Spool {
+        &self.spool
     }
 
     /// Records stored so far.

@@ -1,0 +1,114 @@
+//! Dead letters by API, of a relay in this process: its spool is told which events to set aside.
+
+use std::os::unix::fs::PermissionsExt;
+
+use ccrelay::clock::Timestamp;
+use ccrelay::spool::DeadLetter;
+use serde_json::Value;
+
+use super::client::Client;
+use super::scene::ADMIN;
+use crate::support::in_process::{TestRelay, good};
+use crate::support::{DEADLINE, eventually};
+
+/// A relay with the sink `file`, and a second one that never gets anywhere, so that records stay.
+async fn relay_with(letters: u64) -> (TestRelay, Client) {
+    let relay = TestRelay::with_operations(|folder| {
+        let tokens = folder.join("tokens");
+        std::fs::write(&tokens, format!("crm {ADMIN}\n")).expect("the folder can be written");
+        std::fs::set_permissions(&tokens, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+        format!(
+            "admin_tokens_file = '{}'\n[sinks.stuck.mqtt]\nurl = 'mqtt://127.0.0.1:1'\n",
+            tokens.display()
+        )
+    })
+    .await;
+    for n in 0..letters {
+        let offset = relay.stored();
+        let answer = relay.push("1001", good("1001")).await;
+        assert_eq!(answer.retcode(), "0");
+        let letter = DeadLetter {
+            sink: "file".to_owned(),
+            spool_offset: offset,
+            event_id: format!("{}-{offset}-0", relay.spool().id()),
+            topic: "ccrelay.events".to_owned(),
+            reason: if n % 2 == 0 { "too_large" } else { "topic" }.to_owned(),
+            detail: "a test said so".to_owned(),
+            at: Timestamp(1_784_529_722_590),
+            attempts: 1,
+        };
+        relay.spool().dead_letter(letter).await.expect("it is set aside");
+    }
+    let client = Client { address: relay.operations, token: Some(ADMIN.to_owned()) };
+    (relay, client)
+}
+
+async fn ids(client: &Client, query: &str) -> (Vec<u64>, Option<String>) {
+    let page = client.get(&format!("/api/v1/dead-letters{query}")).await.json();
+    let letters = page["dead_letters"].as_array().expect("a list").iter();
+    (letters.map(|l| l["id"].as_u64().expect("a number")).collect(), page["next"].as_str().map(str::to_owned))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_shown_and_exported() {
+    let (relay, client) = relay_with(4).await;
+    assert_eq!(ids(&client, "").await, (vec![1, 2, 3, 4], None));
+    assert_eq!(ids(&client, "?reason=topic&sink=file").await, (vec![2, 4], None));
+    assert_eq!(ids(&client, "?sink=stuck").await, (vec![], None));
+    assert_eq!(ids(&client, "?since=2100-01-01T00:00:00Z").await, (vec![], None));
+    assert_eq!(ids(&client, "?limit=3").await, (vec![1, 2, 3], Some("3".to_owned())));
+    assert_eq!(ids(&client, "?limit=3&after=3").await, (vec![4], None));
+    assert_eq!(client.get("/api/v1/dead-letters?since=yesterday").await.status, 400);
+
+    let shown = client.get("/api/v1/dead-letters/2").await.json();
+    assert_eq!(shown["deadLetter"]["reason"], "topic");
+    assert_eq!(shown["record"]["body"]["workNo"], "1001");
+    assert_eq!(shown["events"][0]["id"], shown["deadLetter"]["eventId"]);
+    assert_eq!(client.get("/api/v1/dead-letters/77").await.status, 404);
+    assert_eq!(client.get("/api/v1/dead-letters/x").await.status, 404);
+
+    let export = client.get("/api/v1/dead-letters/export?limit=3").await;
+    assert!(export.has("ccrelay-next: 3"), "{export:?}");
+    let lines: Vec<Value> = export.text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    assert_eq!(lines.len(), 3);
+    assert!(lines.iter().all(|line| line["event"]["id"] == line["deadLetter"]["eventId"]));
+    let rest = client.get("/api/v1/dead-letters/export?after=3").await;
+    assert!(rest.text.lines().count() == 1 && !rest.head.contains("ccrelay-next"), "{rest:?}");
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_delivered_again_or_discarded_when_the_api_is_told_which() {
+    let (relay, client) = relay_with(4).await;
+    for action in ["replay", "discard"] {
+        for query in ["", "?all=yes", "?all=true&sink=file", "?id=1"] {
+            let path = format!("/api/v1/dead-letters/{action}{query}");
+            assert_eq!(client.post(&path).await.status, 400, "{path}");
+        }
+    }
+    let published = |id: &str| relay.published().iter().filter(|event| event["id"] == id).count();
+    let first = client.get("/api/v1/dead-letters/1").await.json();
+    let id = first["deadLetter"]["eventId"].as_str().expect("an id").to_owned();
+    eventually("the first delivery", DEADLINE, || async { (published(&id) == 1).then_some(()) }).await;
+
+    let reply = client.post("/api/v1/dead-letters/1/replay").await;
+    assert_eq!((reply.status, reply.json()["replaying"].as_u64()), (202, Some(1)));
+    eventually("the letter's delivery", DEADLINE, || async {
+        (published(&id) == 2 && ids(&client, "").await.0 == [2, 3, 4]).then_some(())
+    })
+    .await;
+    assert_eq!(client.post("/api/v1/dead-letters/1/replay").await.status, 404);
+
+    assert_eq!(client.call("DELETE", "/api/v1/dead-letters/2", "").await.status, 204);
+    assert_eq!(client.call("DELETE", "/api/v1/dead-letters/2", "").await.status, 404);
+    let reply = client.post("/api/v1/dead-letters/discard?reason=too_large").await;
+    assert_eq!(reply.json()["discarded"], 1);
+    assert_eq!(ids(&client, "").await.0, [4]);
+    let reply = client.post("/api/v1/dead-letters/replay?all=true").await;
+    assert_eq!(reply.json()["replaying"], 1);
+    eventually("an end of dead letters", DEADLINE, || async {
+        ids(&client, "").await.0.is_empty().then_some(())
+    })
+    .await;
+    relay.stop().await;
+}
