@@ -244,6 +244,7 @@ fn worker(
         window: sink.window,
         stall_timeout: sink.stall_timeout,
         topic: sink.topic.clone(),
+        dead_letter_topic: sink.dead_letter_topic.clone(),
     };
     let reader = spool.reader(&sink.name)?;
     Ok(Worker::new(config, client, spool.clone(), reader, metrics.clone(), clock.clone(), stop))

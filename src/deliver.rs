@@ -1,12 +1,13 @@
 //! Delivery: one worker per sink reads the spool from the sink's cursor, normalises, routes and publishes, and moves the
 //! cursor when the far end has **confirmed** everything below it.
 //!
-//! - A bounded window of unconfirmed events; a sink that is behind reads on from disk.
+//! - A window of unconfirmed events, bounded in number and in bytes; a sink that is behind reads on from disk.
 //! - Whatever goes wrong in passing ends the same way: the client is made anew and everything from the cursor on is
 //!   published again, in order, with the same ids. So order holds and nothing is skipped; a consumer may see an
 //!   event again, never for the first time after a later one of the same agent.
 //! - Silence counts as failure: confirmations that do not come within the stall time-out mean a new client.
-//! - What can never be delivered is set aside durably before the cursor passes it.
+//! - What can never be delivered is set aside durably before the cursor passes it. Where a topic for copies is configured
+//!   the cursor also waits for the copy, unless that can never go either.
 //! - Dead letters that a person wants delivered again come between records, with the ids they have. They are late by
 //!   nature; among themselves they keep the order of the requests. The spool keeps them until they are confirmed.
 
@@ -20,12 +21,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::clock::{Clock, Timestamp};
-use crate::event::Event;
 use crate::event::normalise;
+use crate::event::{Event, EventData};
 use crate::metrics::Metrics;
 use crate::route::TopicTemplate;
-use crate::sink::{Ack, DeliveryError, Disposition, Message, Purpose, Sink};
+use crate::sink::{Ack, CopyNote, DeliveryError, Disposition, Message, Purpose, Sink};
 use crate::spool::{DeadLetter, ReadRecord, Record, Replay, Replayed, Spool, SpoolReader};
+
+mod meter;
+mod tries;
+
+use meter::{Copied, Meter, State};
+use tries::Tries;
 
 /// Every reason of failures that are the worker's own, whatever the sink.
 pub const REASONS: &[&str] = &["dead_letter_storage", "spool", "stalled", "unreadable"];
@@ -34,6 +41,12 @@ pub const REASONS: &[&str] = &["dead_letter_storage", "spool", "stalled", "unrea
 const READ_RECORDS: usize = 512;
 /// Bytes of bodies read from the spool at a time, about.
 const READ_BYTES: usize = 1 << 20;
+/// Bytes of the contents of events in flight, about; one event may always go. Clients hold copies of their own.
+const WINDOW_BYTES: usize = 16 << 20;
+/// The reason of events that are larger than the far end allows, whatever the sink.
+const TOO_LARGE: &str = "too_large";
+/// What an event weighs beside its content.
+const EVENT_BYTES: usize = 1024;
 /// Dead letters read at a time, to be delivered again.
 const READ_REPLAYS: usize = 64;
 /// The first wait after a failure.
@@ -52,6 +65,8 @@ pub struct DeliverConfig {
     pub stall_timeout: Duration,
     /// Where events go.
     pub topic: TopicTemplate,
+    /// Where copies of events go that were set aside; nowhere when absent.
+    pub dead_letter_topic: Option<TopicTemplate>,
 }
 
 /// Feeds one sink.
@@ -60,10 +75,11 @@ pub struct Worker {
     sink: Box<dyn Sink>,
     spool: Spool,
     reader: SpoolReader,
-    metrics: Metrics,
+    meter: Meter,
     clock: Clock,
     stop: CancellationToken,
     backoff: Backoff,
+    tries: Tries,
 }
 
 impl std::fmt::Debug for Worker {
@@ -100,6 +116,8 @@ struct InFlight {
     received_at: Timestamp,
     message: Option<Message>,
     replay: Option<ReplayOf>,
+    /// The event was set aside, and what is in flight is its copy.
+    copy: bool,
     ack: Ack,
 }
 
@@ -125,6 +143,10 @@ struct Flow {
     next: u64,
     /// The newest request to deliver a dead letter again that was read.
     replayed_to: u64,
+    /// The offset after the newest record of which anything was handed over.
+    published_to: u64,
+    /// Bytes of what is in flight, about.
+    bytes: usize,
     waiting: VecDeque<Waiting>,
     in_flight: VecDeque<InFlight>,
     /// Something could not be handed over: nothing more is, so that nothing overtakes it.
@@ -145,13 +167,15 @@ impl Worker {
         stop: CancellationToken,
     ) -> Worker {
         let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-        Worker { config, sink, spool, reader, metrics, clock, stop, backoff }
+        let meter = Meter::new(&config.sink, metrics);
+        let tries = Tries::default();
+        Worker { config, sink, spool, reader, meter, clock, stop, backoff, tries }
     }
 
     /// Delivers until the stop, then waits for what is in flight and closes the sink.
     pub async fn run(mut self) {
         loop {
-            self.set_state(if self.backoff.tries() == 0 { 1 } else { 0 });
+            self.meter.state(if self.backoff.tries() == 0 { State::Delivering } else { State::Retrying });
             match self.deliver().await {
                 Ended::Stopped => break,
                 Ended::Retry(error) => {
@@ -160,8 +184,8 @@ impl Worker {
                     }
                 }
                 Ended::Broken(error) => {
-                    self.count_failure(&error);
-                    self.set_state(-1);
+                    self.meter.failed(&error);
+                    self.meter.state(State::Stopped);
                     tracing::error!(sink = %self.config.sink, reason = error.reason, %error, "this sink has stopped and waits for a person; the others go on");
                     self.stop.cancelled().await;
                     break;
@@ -175,10 +199,10 @@ impl Worker {
     /// A new client, after a wait. False when the daemon stops.
     async fn recover(&mut self, error: &DeliveryError) -> bool {
         let sink = self.config.sink.clone();
-        self.count_failure(error);
-        self.set_state(0);
-        self.metrics.sink_retries.with_label_values(&[&sink, error.reason]).inc();
-        self.metrics.sink_in_flight.with_label_values(&[&sink]).set(0);
+        self.meter.failed(error);
+        self.meter.state(State::Retrying);
+        self.meter.retried(error);
+        self.meter.in_flight(0);
         let wait = self.backoff.next_wait();
         tracing::warn!(%sink, reason = error.reason, %error, attempt = self.backoff.tries(), wait_secs = wait.as_secs_f64(), spool_offset = self.reader.cursor(), "delivery failed; trying again from the cursor");
         if let Err(error) = self.sink.reset().await {
@@ -194,6 +218,8 @@ impl Worker {
         let mut flow = Flow {
             next: self.reader.cursor(),
             replayed_to: 0,
+            published_to: 0,
+            bytes: 0,
             waiting: VecDeque::new(),
             in_flight: VecDeque::new(),
             blocked: false,
@@ -201,9 +227,9 @@ impl Worker {
         };
         let mut end = self.spool.end();
         loop {
-            match self.advance(&mut flow, &mut end).await {
-                Ok(()) => {}
-                Err(ended) => return ended,
+            if let Err(ended) = self.advance(&mut flow, &mut end).await {
+                self.tries.life_ended(self.reader.cursor(), flow.published_to);
+                return ended;
             }
         }
     }
@@ -219,7 +245,7 @@ impl Worker {
             self.settle(flow, result).await?;
         }
         let stopping = self.stop.is_cancelled();
-        let room = flow.in_flight.len() < self.config.window && !stopping && !flow.blocked;
+        let room = flow.has_room(self.config.window) && !stopping;
         if room && flow.waiting.is_empty() {
             let more = *end.borrow_and_update() > flow.next;
             if self.reader.replay_to() > flow.replayed_to {
@@ -368,12 +394,15 @@ impl Worker {
         };
         let stored = self.spool.settle_replay(letter, outcome).await;
         stored.map_err(|error| DeliveryError::retry("dead_letter_storage", error.to_string()))?;
-        self.metrics.replays.with_label_values(&[sink, name]).inc();
+        self.meter.replayed(name);
         Ok(())
     }
 
     async fn publish(&mut self, flow: &mut Flow, waiting: Waiting) -> Result<(), Ended> {
         let Waiting { offset, ends_record, received_at, message, replay } = waiting;
+        if replay.is_none() {
+            flow.published_to = flow.published_to.max(offset + 1);
+        }
         let ack: Ack = match &message {
             None => Box::pin(std::future::ready(Ok(()))),
             Some(message) => match self.sink.publish(message).await {
@@ -389,8 +418,10 @@ impl Worker {
         if flow.in_flight.is_empty() {
             flow.last_progress = Instant::now();
         }
-        flow.in_flight.push_back(InFlight { offset, ends_record, received_at, message, replay, ack });
-        self.show_in_flight(flow);
+        flow.bytes += message.as_ref().map_or(0, weight);
+        let copy = false;
+        flow.in_flight.push_back(InFlight { offset, ends_record, received_at, message, replay, copy, ack });
+        self.meter.in_flight(flow.in_flight.len());
         Ok(())
     }
 
@@ -400,17 +431,26 @@ impl Worker {
         let (ends_record, offset, replay) = (front.ends_record, front.offset, front.replay);
         let mut again = None;
         match result {
+            Ok(()) if front.copy => self.meter.copied(Copied::Confirmed),
             Ok(()) => self.count_success(front),
+            Err(error) if error.disposition == Disposition::DeadLetter && front.copy => {
+                self.meter.failed(&error);
+                self.meter.copied(Copied::GivenUp);
+                tracing::warn!(sink = %self.config.sink, spool_offset = offset, reason = error.reason, %error, "the copy of a dead letter is given up; the dead letter itself is stored");
+            }
             Err(error)
                 if error.disposition == Disposition::DeadLetter && replay.is_some_and(|r| !r.whole) =>
             {
-                self.count_failure(&error);
+                self.meter.failed(&error);
                 again = Some(error);
             }
             Err(error) if error.disposition == Disposition::DeadLetter => {
-                self.count_failure(&error);
-                let letter = self.letter_of(front, error);
+                self.meter.failed(&error);
+                let (copy, letter) = (self.copy_of(front, &error), self.letter_of(front, error));
                 self.set_aside(letter).await?;
+                if let Some(copy) = copy {
+                    return self.publish_copy(flow, copy).await;
+                }
             }
             Err(error) => return Err(error.into()),
         }
@@ -419,9 +459,10 @@ impl Worker {
             None if ends_record => self.reader.confirm(offset + 1),
             _ => {}
         }
-        flow.in_flight.pop_front();
+        let settled = flow.in_flight.pop_front().and_then(|front| front.message);
+        flow.bytes = flow.bytes.saturating_sub(settled.as_ref().map_or(0, weight));
         flow.last_progress = Instant::now();
-        self.show_in_flight(flow);
+        self.meter.in_flight(flow.in_flight.len());
         Ok(())
     }
 
@@ -431,16 +472,42 @@ impl Worker {
         }
         if self.backoff.tries() > 0 {
             self.backoff.reset();
-            self.set_state(1);
+            self.meter.state(State::Delivering);
             tracing::info!(sink = %self.config.sink, spool_offset = event.offset, "delivering again");
         }
-        if event.replay.is_some() {
-            self.metrics.sink_delivered.with_label_values(&[&self.config.sink]).inc();
-            return;
+        let live = event.replay.is_none();
+        self.meter.delivered(live.then(|| self.clock.now().since(event.received_at).as_secs_f64()));
+    }
+
+    /// The copy of an event that is being set aside, where copies are wanted. What was too large goes without its content.
+    fn copy_of(&self, event: &InFlight, error: &DeliveryError) -> Option<Message> {
+        let (topic, message) = (self.config.dead_letter_topic.as_ref()?, event.message.as_ref()?);
+        let note = CopyNote {
+            reason: error.reason,
+            topic: message.topic.clone(),
+            sink: self.config.sink.as_str().into(),
+            at: self.clock.now(),
+        };
+        let mut copied = message.event.clone();
+        if error.reason == TOO_LARGE {
+            let event = Arc::make_mut(&mut copied);
+            let empty = EventData::new(event.gateway.clone(), event.agent_id.clone());
+            event.data = EventData { agent: event.data.agent.clone(), ..empty };
         }
-        let took = self.clock.now().since(event.received_at).as_secs_f64();
-        self.metrics.sink_delivered.with_label_values(&[&self.config.sink]).inc();
-        self.metrics.sink_delivery_duration.with_label_values(&[&self.config.sink]).observe(took);
+        let topic = topic.render(&copied);
+        Some(Message { event: copied, topic, purpose: Purpose::Copy(Arc::new(note)) })
+    }
+
+    /// Publishes the copy of the event in front, which keeps its place: the cursor waits for both.
+    async fn publish_copy(&mut self, flow: &mut Flow, copy: Message) -> Result<(), Ended> {
+        let published = self.sink.publish(&copy).await;
+        flow.blocked |= published.as_ref().is_err_and(|error| error.disposition != Disposition::DeadLetter);
+        if let Some(front) = flow.in_flight.front_mut() {
+            front.copy = true;
+            front.ack = published.unwrap_or_else(|error| Box::pin(std::future::ready(Err(error))));
+        }
+        flow.last_progress = Instant::now();
+        Ok(())
     }
 
     /// The letter of an event that can never go.
@@ -454,7 +521,7 @@ impl Worker {
             reason: error.reason.to_owned(),
             detail: error.detail,
             at: self.clock.now(),
-            attempts: 1,
+            attempts: self.tries.of(event.offset),
         }
     }
 
@@ -492,22 +559,23 @@ impl Worker {
         tracing::error!(%sink, spool_offset = letter.spool_offset, event_id = letter.event_id, topic = letter.topic, reason, error = letter.detail, "an event cannot be delivered and is set aside");
         let stored = self.spool.dead_letter(letter).await;
         stored.map_err(|error| DeliveryError::retry("dead_letter_storage", error.to_string()))?;
-        self.metrics.sink_dead_letters.with_label_values(&[sink, reason]).inc();
+        self.meter.set_aside(&reason);
         Ok(())
     }
+}
 
-    fn count_failure(&self, error: &DeliveryError) {
-        self.metrics.sink_failures.with_label_values(&[self.config.sink.as_str(), error.reason]).inc();
+impl Flow {
+    /// Whether one more event may be in flight.
+    fn has_room(&self, window: usize) -> bool {
+        !self.blocked && self.in_flight.len() < window && self.bytes < WINDOW_BYTES
     }
+}
 
-    fn show_in_flight(&self, flow: &Flow) {
-        let count = i64::try_from(flow.in_flight.len()).unwrap_or(i64::MAX);
-        self.metrics.sink_in_flight.with_label_values(&[&self.config.sink]).set(count);
-    }
-
-    fn set_state(&self, state: i64) {
-        self.metrics.sink_state.with_label_values(&[&self.config.sink]).set(state);
-    }
+/// Bytes that an event takes up in flight, about: its content is held verbatim.
+fn weight(message: &Message) -> usize {
+    let raw = &message.event.data.raw;
+    let content = [&raw.content, &raw.event].into_iter().flatten().map(|json| json.as_str().len());
+    content.sum::<usize>() + EVENT_BYTES
 }
 
 #[cfg(test)]

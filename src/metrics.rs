@@ -201,6 +201,8 @@ metrics! {
     sink_shed_records: IntCounterVec = "ccrelay_sink_shed_records_total" ["sink"];
     /// Events in those records; one that was on its way at that moment may have arrived all the same.
     sink_shed_events: IntCounterVec = "ccrelay_sink_shed_events_total" ["sink"];
+    /// Copies of events that were set aside, published to the sink's dead letter topic, by outcome (confirmed, given_up).
+    sink_dead_letter_copies: IntCounterVec = "ccrelay_sink_dead_letter_copies_total" ["sink", "outcome"];
     /// Records between the sink's cursor and the end of the spool.
     sink_lag_records: IntGaugeVec = "ccrelay_sink_lag_records" ["sink"];
     /// State of the sink: 1 delivering, 0 retrying, -1 stopped and waiting for a person.
@@ -291,6 +293,9 @@ impl Inner {
         }
         for outcome in ["delivered", "failed"] {
             self.replays.with_label_values(&[sink, outcome]);
+        }
+        for outcome in ["confirmed", "given_up"] {
+            self.sink_dead_letter_copies.with_label_values(&[sink, outcome]);
         }
         for reason in reasons.iter().chain(crate::deliver::REASONS) {
             for counter in [&self.sink_retries, &self.sink_failures, &self.sink_dead_letters] {

@@ -2,6 +2,7 @@
 //! **confirmed** it. A sink keeps nothing: the spool is the only retry store, so after any doubt the worker
 //! calls [`Sink::reset`] and publishes again from its cursor.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +10,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::event::Event;
+use crate::clock::Timestamp;
+use crate::event::{Event, cloudevent};
 
 pub mod encoding;
 pub mod jsonl;
@@ -46,6 +48,47 @@ pub enum Purpose {
     /// The event was set aside and is delivered after all: later ones of its agent may have gone before it, so it says
     /// nothing of how things stand now.
     Replay,
+    /// The event was set aside, and this is its copy for those who watch for that.
+    Copy(Arc<CopyNote>),
+}
+
+/// What a copy says beside its event.
+#[derive(Debug, Clone)]
+pub struct CopyNote {
+    /// Why the event was set aside, as a short name.
+    pub reason: &'static str,
+    /// The topic that the event was for.
+    pub topic: Arc<str>,
+    /// The sink that refused it.
+    pub sink: Arc<str>,
+    /// When it was set aside.
+    pub at: Timestamp,
+}
+
+impl Message {
+    /// The context attributes of the event, and those of the copy if it is one.
+    #[must_use]
+    pub fn attributes(&self) -> Vec<(&'static str, Cow<'_, str>)> {
+        let mut attributes = cloudevent::attributes(&self.event);
+        attributes.extend(self.notes());
+        attributes
+    }
+
+    /// The whole event in the JSON format of CloudEvents.
+    #[must_use]
+    pub fn structured(&self) -> Vec<u8> {
+        cloudevent::structured_with(&self.event, &self.notes())
+    }
+
+    fn notes(&self) -> Vec<(&'static str, Cow<'_, str>)> {
+        let Purpose::Copy(note) = &self.purpose else { return Vec::new() };
+        vec![
+            ("ccrelaydeadletterreason", Cow::Borrowed(note.reason)),
+            ("ccrelaydeadlettertopic", Cow::Borrowed(&*note.topic)),
+            ("ccrelaydeadlettersink", Cow::Borrowed(&*note.sink)),
+            ("ccrelaydeadlettertime", Cow::Owned(note.at.to_string())),
+        ]
+    }
 }
 
 /// What the worker must do about a failed delivery. In a configuration `retry`, `dead_letter` or `stop`.

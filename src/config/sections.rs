@@ -201,6 +201,7 @@ pub enum LogFormat {
 #[serde(deny_unknown_fields, default)]
 struct RawSink {
     topic: Option<String>,
+    dead_letter_topic: Option<String>,
     from: StartFrom,
     when_full: WhenFull,
     window: usize,
@@ -221,6 +222,7 @@ impl Default for RawSink {
     fn default() -> RawSink {
         RawSink {
             topic: None,
+            dead_letter_topic: None,
             from: StartFrom::default(),
             when_full: WhenFull::default(),
             window: WINDOW,
@@ -330,6 +332,8 @@ pub struct SinkConfig {
     pub stall_timeout: Duration,
     /// Where events go.
     pub topic: TopicTemplate,
+    /// Where copies of events go that were set aside; nowhere when absent.
+    pub dead_letter_topic: Option<TopicTemplate>,
     /// Of which kind it is.
     pub kind: SinkKind,
 }
@@ -556,6 +560,13 @@ impl RawSink {
         };
         let topic = TopicTemplate::parse(self.topic.as_deref().unwrap_or(default_topic), rules);
         let topic = problems.check(&format!("{key}.topic"), topic);
+        let copies_key = format!("{key}.dead_letter_topic");
+        let copies = self.dead_letter_topic.filter(|text| !text.is_empty());
+        if copies.is_some() && rules == TopicRules::Free {
+            problems.add(&copies_key, "has no meaning here: a file has no topics");
+        }
+        let dead_letter_topic =
+            copies.and_then(|text| problems.check(&copies_key, TopicTemplate::parse(&text, rules)));
         Some(SinkConfig {
             name,
             from: self.from,
@@ -563,6 +574,7 @@ impl RawSink {
             window: self.window,
             stall_timeout: Duration::from_secs(self.stall_timeout_secs),
             topic: topic?,
+            dead_letter_topic,
             kind: kind?,
         })
     }

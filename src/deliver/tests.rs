@@ -33,6 +33,11 @@ struct Seen {
     id: String,
     agent: String,
     sequence: u64,
+    topic: String,
+    /// What it is a copy for.
+    copy: Option<(&'static str, String)>,
+    /// Bytes of what the gateway said.
+    content: usize,
 }
 
 #[derive(Default)]
@@ -57,7 +62,13 @@ impl Sink for FakeSink {
         let mut book = self.book.lock().unwrap();
         let event = &message.event;
         let (agent, sequence) = (event.agent_id.to_string(), event.sequence);
-        let seen = Seen { life: book.resets, id: event.id.clone(), agent, sequence };
+        let copy = match &message.purpose {
+            Purpose::Copy(note) => Some((note.reason, note.topic.to_string())),
+            Purpose::Delivery | Purpose::Replay => None,
+        };
+        let content = event.data.raw.content.as_ref().map_or(0, |content| content.as_str().len());
+        let (id, topic) = (event.id.clone(), message.topic.to_string());
+        let seen = Seen { life: book.resets, id, agent, sequence, topic, copy, content };
         let before = book.seen.iter().filter(|other| other.id == seen.id).count();
         let verdict = (self.script)(&seen, before);
         book.seen.push(seen);
@@ -95,6 +106,8 @@ struct Bench {
     threads: SpoolThreads,
     metrics: Metrics,
     stop: CancellationToken,
+    /// Copies of dead letters are wanted.
+    copies: bool,
 }
 
 /// A worker that runs.
@@ -159,7 +172,7 @@ impl Bench {
             when_full: WhenFull::Block,
         });
         let (spool, threads) = Spool::open(config, &sinks, metrics.clone(), Clock::system()).unwrap();
-        Bench { folder, spool, threads, metrics, stop: CancellationToken::new() }
+        Bench { folder, spool, threads, metrics, stop: CancellationToken::new(), copies: false }
     }
 
     /// Closes the spool; its folder stays.
@@ -183,7 +196,9 @@ impl Bench {
         script: impl FnMut(&Seen, usize) -> Verdict + Send + 'static,
     ) -> Running {
         let topic = TopicTemplate::parse("events.{agent}", TopicRules::Free).unwrap();
-        let config = DeliverConfig { sink: sink.to_owned(), window, stall_timeout, topic };
+        let copies = TopicTemplate::parse("copies", TopicRules::Free).unwrap();
+        let dead_letter_topic = self.copies.then_some(copies);
+        let config = DeliverConfig { sink: sink.to_owned(), window, stall_timeout, topic, dead_letter_topic };
         let book = Arc::<Mutex<Book>>::default();
         let fake = FakeSink { book: book.clone(), script: Box::new(script) };
         let reader = self.spool.reader(sink).unwrap();
@@ -194,7 +209,12 @@ impl Bench {
 
     /// Stores a push of `events` events. Gives their ids.
     async fn push(&self, agent: &str, events: usize) -> Vec<String> {
-        let event = r#"{"eventType":"AgentState_Ready","content":null}"#;
+        self.push_with(agent, events, "null").await
+    }
+
+    /// The same with this content in each event.
+    async fn push_with(&self, agent: &str, events: usize, content: &str) -> Vec<String> {
+        let event = &*format!(r#"{{"eventType":"AgentState_Ready","content":{content}}}"#);
         let list = vec![event; events].join(",");
         let record = NewRecord {
             kind: RecordKind::Push,
@@ -333,6 +353,99 @@ async fn what_can_never_go_is_set_aside_and_the_rest_goes_on() {
     assert!(letters.iter().all(|l| l.sink == "one" && l.topic == "events.1001" && l.reason == "too_large"));
     assert_eq!(bench.counted(&bench.metrics.sink_dead_letters, "too_large"), 2);
     assert_eq!(bench.metrics.sink_delivered.with_label_values(&["one"]).get(), 3);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cursor_waits_for_the_copy_of_a_dead_letter_and_the_copy_is_tried_like_an_event() {
+    let mut bench = Bench::open();
+    bench.copies = true;
+    let ids = bench.push_singles(3).await;
+    let second = ids[1].clone();
+    let mut tries = 0;
+    let running = bench.start("one", move |seen, _| match &seen.copy {
+        None if seen.id == second => Verdict::Fail(DeliveryError::dead_letter("not_authorised", "")),
+        None => Verdict::Confirm,
+        Some(_) => {
+            tries += 1;
+            if tries == 1 { Verdict::Fail(DeliveryError::retry("connection", "")) } else { Verdict::Hold }
+        }
+    });
+    let copies =
+        |book: &Book| book.seen.iter().filter(|seen| seen.copy.is_some()).cloned().collect::<Vec<_>>();
+    until("two tries of the copy", || copies(&running.book()).len() == 2).await;
+    assert_eq!(bench.spool.dead_letters().unwrap().len(), 1, "stored once, and before the copy is confirmed");
+    assert_eq!((bench.cursor("one"), running.book().resets), (2, 1));
+    running.confirm(0);
+    bench.cursor_at("one", 4).await;
+    for copy in copies(&running.book()) {
+        assert_eq!((copy.id.as_str(), copy.topic.as_str()), (ids[1].as_str(), "copies"));
+        assert_eq!(copy.copy, Some(("not_authorised", "events.1001".to_owned())));
+    }
+    assert_eq!(bench.counted(&bench.metrics.sink_dead_letter_copies, "confirmed"), 1);
+    assert_eq!(bench.spool.dead_letters().unwrap()[0].attempts, 2);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_can_never_go_is_counted_and_given_up_and_of_a_large_event_it_has_no_content() {
+    let mut bench = Bench::open();
+    bench.copies = true;
+    bench.push_with("1001", 1, r#"{"text":"a long story"}"#).await;
+    bench.push_singles(1).await;
+    let running = bench.start("one", move |seen, _| match seen.sequence {
+        0 => Verdict::Refuse(DeliveryError::dead_letter("too_large", "")),
+        _ => Verdict::Confirm,
+    });
+    bench.cursor_at("one", 3).await;
+    let seen = running.book().seen.clone();
+    let copies: Vec<_> = seen.iter().filter(|seen| seen.copy.is_some()).collect();
+    assert_eq!((copies.len(), copies[0].content), (1, 0));
+    assert!(seen[0].content > 0);
+    assert_eq!(bench.counted(&bench.metrics.sink_dead_letter_copies, "given_up"), 1);
+    assert_eq!(bench.counted(&bench.metrics.sink_dead_letters, "too_large"), 1);
+    assert_eq!((bench.spool.dead_letters().unwrap().len(), running.book().resets), (1, 0));
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_says_how_often_it_was_tried() {
+    let bench = Bench::open();
+    let ids = bench.push_singles(2).await;
+    let first = ids[0].clone();
+    bench.start("one", move |seen, before| match seen.id == first {
+        true if before < 2 => Verdict::Fail(DeliveryError::retry("connection", "")),
+        true => Verdict::Fail(DeliveryError::dead_letter("too_large", "")),
+        false => Verdict::Confirm,
+    });
+    bench.cursor_at("one", 3).await;
+    assert_eq!(bench.spool.dead_letters().unwrap()[0].attempts, 3);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn huge_events_fill_the_window_by_their_bytes_and_small_ones_by_their_number() {
+    let bench = Bench::open();
+    let story = format!("\"{}\"", "x".repeat(1_000_000));
+    for _ in 0..40 {
+        bench.push_with("1001", 1, &story).await;
+    }
+    bench.push("1001", 2000).await;
+    let running = bench.start_with("one", 1000, Duration::from_secs(30), |_, _| Verdict::Hold);
+    // In a window of 16 MiB there is room for a seventeenth, and not for more.
+    for confirmed in 0..40 {
+        let huge = (confirmed + 17).min(40);
+        running.published(huge).await;
+        if huge < 40 {
+            assert_eq!(running.book().seen.len(), huge, "the window is full");
+        }
+        running.confirm(confirmed);
+    }
+    running.published(1040).await;
+    bench.cursor_at("one", 41).await;
+    let in_flight = bench.metrics.sink_in_flight.with_label_values(&["one"]);
+    until("a full window", || in_flight.get() == 1000).await;
+    assert_eq!(running.book().seen.len(), 1040);
     bench.close().await;
 }
 

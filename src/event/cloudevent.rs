@@ -24,7 +24,13 @@ const USUAL_LENGTH: usize = 1536;
 /// The whole event in the JSON format.
 #[must_use]
 pub fn structured(event: &Event) -> Vec<u8> {
-    to_json(&Structured(event))
+    structured_with(event, &[])
+}
+
+/// The same with further extension attributes.
+#[must_use]
+pub fn structured_with(event: &Event, extensions: &[(&'static str, Cow<'_, str>)]) -> Vec<u8> {
+    to_json(&Structured { event, extensions })
 }
 
 /// The context attributes by their names without a prefix, always in this order. `datacontenttype` is not among them:
@@ -54,11 +60,14 @@ pub fn data(event: &Event) -> Vec<u8> {
     to_json(&event.data)
 }
 
-struct Structured<'a>(&'a Event);
+struct Structured<'a> {
+    event: &'a Event,
+    extensions: &'a [(&'static str, Cow<'a, str>)],
+}
 
 impl Serialize for Structured<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let event = self.0;
+        let Structured { event, extensions } = self;
         let mut map = serializer.serialize_map(None)?;
         for (name, value) in attributes(event) {
             match name {
@@ -66,6 +75,9 @@ impl Serialize for Structured<'_> {
                 "ccrelayrepeat" => map.serialize_entry(name, &event.repeat)?,
                 _ => map.serialize_entry(name, &value)?,
             }
+        }
+        for (name, value) in *extensions {
+            map.serialize_entry(name, value)?;
         }
         map.serialize_entry("datacontenttype", DATA_CONTENT_TYPE)?;
         map.serialize_entry("data", &event.data)?;

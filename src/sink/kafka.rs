@@ -92,7 +92,7 @@ impl KafkaSink {
         let Some(client) = &self.client else {
             return Err(DeliveryError::retry("client", "there is no client"));
         };
-        let encoded = encode::encode(&message.event, self.config.encoding);
+        let encoded = encode::encode(message, self.config.encoding);
         let key = message.event.agent_id.as_str();
         loop {
             let progress = client.progress().notified();

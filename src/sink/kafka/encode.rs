@@ -3,6 +3,7 @@
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::event::{Event, cloudevent};
+use crate::sink::Message;
 use crate::sink::encoding::{CLOUDEVENTS_JSON, Encoding, JSON};
 
 /// Room for the attributes of binary mode; it grows by itself.
@@ -17,27 +18,25 @@ pub(super) struct Encoded {
     pub(super) timestamp: i64,
 }
 
-pub(super) fn encode(event: &Event, encoding: Encoding) -> Encoded {
+pub(super) fn encode(message: &Message, encoding: Encoding) -> Encoded {
     let (headers, payload) = match encoding {
-        Encoding::Binary => (binary_headers(event), cloudevent::data(event)),
+        Encoding::Binary => (binary_headers(message), cloudevent::data(&message.event)),
         Encoding::Structured => {
             let headers = OwnedHeaders::new_with_capacity(1);
-            (with(headers, "content-type", CLOUDEVENTS_JSON), cloudevent::structured(event))
+            (with(headers, "content-type", CLOUDEVENTS_JSON), message.structured())
         }
     };
-    Encoded { headers, payload, timestamp: timestamp(event) }
+    Encoded { headers, payload, timestamp: timestamp(&message.event) }
 }
 
-fn binary_headers(event: &Event) -> OwnedHeaders {
+fn binary_headers(message: &Message) -> OwnedHeaders {
     let mut headers = with(OwnedHeaders::new_with_capacity(HEADERS), "content-type", JSON);
     let mut key = String::with_capacity(32);
-    for (name, value) in cloudevent::attributes(event) {
-        if name != "datacontenttype" {
-            key.clear();
-            key.push_str("ce_");
-            key.push_str(name);
-            headers = with(headers, &key, &value);
-        }
+    for (name, value) in message.attributes() {
+        key.clear();
+        key.push_str("ce_");
+        key.push_str(name);
+        headers = with(headers, &key, &value);
     }
     headers
 }

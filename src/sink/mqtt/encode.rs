@@ -29,7 +29,7 @@ pub(super) fn encode(message: &Message, config: &MqttConfig) -> Result<Publish, 
     check_topic(&message.topic)?;
     let (properties, payload) = match config.encoding {
         Encoding::Binary => (binary_properties(message), cloudevent::data(&message.event)),
-        Encoding::Structured => (content_type(CLOUDEVENTS_JSON), cloudevent::structured(&message.event)),
+        Encoding::Structured => (content_type(CLOUDEVENTS_JSON), message.structured()),
     };
     finish(&message.topic, payload, properties, config)
 }
@@ -107,11 +107,8 @@ pub(super) fn check_size(publish: &Publish, limit: usize) -> Result<(), Delivery
 }
 
 fn binary_properties(message: &Message) -> PublishProperties {
-    let user_properties = cloudevent::attributes(&message.event)
-        .into_iter()
-        .filter(|(name, _)| *name != "datacontenttype")
-        .map(|(name, value)| (name.to_owned(), value.into_owned()))
-        .collect();
+    let user_properties =
+        message.attributes().into_iter().map(|(name, value)| (name.to_owned(), value.into_owned())).collect();
     PublishProperties { user_properties, ..content_type(JSON) }
 }
 
