@@ -224,6 +224,8 @@ metrics! {
     forwards: IntCounterVec = "ccrelay_forwarded_calls_total" ["gateway", "outcome"];
     /// GUIDs renewed by the gateway.
     guid_changes: IntCounterVec = "ccrelay_guid_changes_total" ["gateway"];
+    /// Which address of the gateway calls go to (main, backup-1, ...): 1 at the one in use.
+    gateway_active_url: IntGaugeVec = "ccrelay_gateway_active_url" ["gateway", "which"];
     /// The least number of seconds before the gateway would sign out any agent; the limit itself when all is well.
     sign_out_budget: GaugeVec = "ccrelay_sign_out_budget_seconds" ["gateway"];
 }
@@ -323,6 +325,7 @@ impl Inner {
         self.heartbeat_duration.with_label_values(&[gateway]);
         self.heartbeat_lateness.with_label_values(&[gateway]);
         self.guid_changes.with_label_values(&[gateway]);
+        self.gateway_active_url.with_label_values(&[gateway, "main"]);
         self.sign_out_budget.with_label_values(&[gateway]);
     }
 }

@@ -39,8 +39,13 @@ const PASSWORD_LENGTH: usize = 256;
 pub struct GatewayConfig {
     pub name: GatewayName,
     pub base_url: Url,
+    pub backup_base_urls: Vec<Url>,
     pub ca_file: Option<PathBuf>,
+    pub crl_file: Option<PathBuf>,
     pub tls_server_name: Option<String>,
+    pub verify_server_name: bool,
+    /// Our own certificate and its key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
     pub callback_uri: String,
     pub heartbeat_interval: Duration,
     pub sign_out_limit: Duration,
@@ -50,6 +55,15 @@ pub struct GatewayConfig {
     pub sign_in_rate_per_sec: u32,
     pub dangerously_trust_all: bool,
     pub sign_out_on_stop: bool,
+}
+
+impl GatewayConfig {
+    /// All base URLs without their last slash, the main one first.
+    #[must_use]
+    pub fn bases(&self) -> Vec<String> {
+        let urls = std::iter::once(&self.base_url).chain(&self.backup_base_urls);
+        urls.map(|url| url.as_str().trim_end_matches('/').to_owned()).collect()
+    }
 }
 
 /// An agent, checked.

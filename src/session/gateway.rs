@@ -1,8 +1,9 @@
 //! The HTTP client for one gateway: one pooled client over TLS for all its agents, a deadline for each call, and
 //! answers read leniently.
 //!
-//! What a call looks like on the wire stands in [`wire`]; this file is about getting it there and back. A call is
-//! never repeated here: whether it may be is for the session's state machine to say.
+//! What a call looks like on the wire stands in [`wire`], which address it goes to in `addresses`; this file is about
+//! getting it there and back. A call is never repeated here: whether it may be is for the session's state machine to
+//! say.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,14 +21,19 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
+use crate::metrics::Metrics;
 use crate::session::call::{Answer, Call, CallError, Forwarded, GatewayCalls, Reply, Ticket};
 use crate::session::config::GatewayConfig;
 use crate::session::forward::{ForwardAnswer, ForwardRequest};
 use crate::session::retcode::Operation;
 use crate::sink::BoxFuture;
 
+mod addresses;
 mod tls;
+mod verify;
 pub mod wire;
+
+use addresses::{Addresses, is_absence};
 
 /// Answers are a few hundred bytes; what is longer is not one.
 const BODY_LIMIT_BYTES: usize = 64 * 1024;
@@ -45,30 +51,81 @@ const SIGN_INS_AT_A_TIME: usize = 64;
 /// A gateway that cannot be set up.
 #[derive(Debug, Error)]
 pub enum GatewayError {
-    /// The bundle of authorities cannot be read.
-    #[error("cannot read the authorities in {path}")]
-    CaFile {
+    /// A file of certificates, keys or revocations cannot be read.
+    #[error("cannot read {path}")]
+    Unreadable {
+        /// The configuration key that names it.
+        key: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
         #[source]
         source: rustls_pki_types::pem::Error,
     },
-    /// The bundle holds no certificate that can be used.
-    #[error("no usable certificate in {0}")]
-    NoCertificate(PathBuf),
+    /// A file holds nothing of what it is for.
+    #[error("no {what} in {path}")]
+    Nothing {
+        /// The configuration key that names it.
+        key: &'static str,
+        /// What was looked for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A certificate of an authority cannot be used.
+    #[error("a certificate in {path} is not that of an authority")]
+    CaCertificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// A list of revocations cannot be used.
+    #[error("cannot use a list of revocations in {path}")]
+    InvalidCrl {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The client's key does not go with its certificate, or is none.
+    #[error("cannot use the key in {path} with the client's certificate")]
+    ClientKey {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
     /// The name for the certificate check is not one.
     #[error("{0} is not a name a certificate can have")]
     ServerName(String),
     /// The TLS library refuses the configuration.
     #[error("cannot set up TLS")]
-    Tls(#[from] rustls::Error),
+    Tls(#[source] rustls::Error),
+}
+
+impl GatewayError {
+    /// The key of `[[gateways]]` that is to blame.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        match self {
+            GatewayError::Unreadable { key, .. } | GatewayError::Nothing { key, .. } => key,
+            GatewayError::CaCertificate { .. } | GatewayError::Tls(_) => "ca_file",
+            GatewayError::InvalidCrl { .. } => "crl_file",
+            GatewayError::ClientKey { .. } => "client_key_file",
+            GatewayError::ServerName(_) => "tls_server_name",
+        }
+    }
 }
 
 /// The client of one gateway.
 pub struct GatewayClient {
     http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     wire: wire::Wire,
+    addresses: Arc<Addresses>,
     call_deadline: Duration,
     sign_in_deadline: Duration,
     calls: Semaphore,
@@ -76,20 +133,25 @@ pub struct GatewayClient {
 }
 
 impl GatewayClient {
-    /// Sets up the client; connects to nothing yet.
+    /// Sets up the client; connects to nothing yet. With metrics it says which address it uses.
     ///
     /// # Errors
-    /// When the authorities cannot be read or TLS cannot be set up.
-    pub fn new(config: &GatewayConfig) -> Result<GatewayClient, GatewayError> {
+    /// When a file cannot be used or TLS cannot be set up.
+    pub fn new(config: &GatewayConfig, metrics: Option<&Metrics>) -> Result<GatewayClient, GatewayError> {
         let connector = tls::connector(config)?;
         let http = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(POOL_SIZE)
             .pool_timer(TokioTimer::new())
             .build(connector);
+        let mut addresses = Addresses::new(config.name.clone(), config.bases());
+        if let Some(metrics) = metrics {
+            addresses.show(metrics);
+        }
         Ok(GatewayClient {
             http,
             wire: wire::Wire::new(config),
+            addresses: Arc::new(addresses),
             call_deadline: config.call_deadline,
             sign_in_deadline: config.sign_in_deadline,
             calls: Semaphore::new(CALLS_AT_A_TIME),
@@ -97,28 +159,44 @@ impl GatewayClient {
         })
     }
 
-    async fn exchange(&self, call: Call<'_>) -> Answer {
-        let request = match self.wire.request(call) {
+    async fn exchange(&self, call: Call<'_>, base: &str) -> Answer {
+        let request = match self.wire.request(call, base) {
             Ok(request) => request,
             Err(error) => return Answer::failed(CallError::Unreachable(error.to_string())),
         };
         match self.http.request(request).await {
             Ok(response) => read(response).await,
-            Err(error) if error.is_connect() => Answer::failed(CallError::Unreachable(chain(&error))),
-            Err(error) => Answer::failed(CallError::Broken(chain(&error))),
+            Err(error) => Answer::failed(unanswered(&error)),
         }
     }
 
-    async fn pass_on(&self, request: &ForwardRequest, ticket: &Ticket) -> Forwarded {
-        let request = match self.wire.forward(request, ticket) {
+    async fn pass_on(&self, request: &ForwardRequest, ticket: &Ticket, base: &str) -> Forwarded {
+        let request = match wire::Wire::forward(request, ticket, base) {
             Ok(request) => request,
             Err(error) => return Forwarded::failed(CallError::Unreachable(error.to_string())),
         };
         match self.http.request(request).await {
             Ok(response) => read_forwarded(response).await,
-            Err(error) if error.is_connect() => Forwarded::failed(CallError::Unreachable(chain(&error))),
-            Err(error) => Forwarded::failed(CallError::Broken(chain(&error))),
+            Err(error) => Forwarded::failed(unanswered(&error)),
         }
+    }
+
+    /// Asks the main address whether it is back, where calls go to a backup and it is time to. Beside the call that is
+    /// at hand, which must not wait for an address that may hang.
+    fn probe_when_due(&self) {
+        let Some(base) = self.addresses.probe(Instant::now()) else { return };
+        let request = match wire::probe(base) {
+            Ok(request) => request,
+            Err(error) => return tracing::debug!(%error, "the main address cannot be asked"),
+        };
+        let (http, addresses, deadline) = (self.http.clone(), self.addresses.clone(), self.call_deadline);
+        tokio::spawn(async move {
+            let answer = tokio::time::timeout(deadline, http.request(request)).await;
+            // Any answer will do; nothing is asked for.
+            let answered = matches!(&answer, Ok(Ok(response))
+                if !is_absence(&CallError::Status(response.status().as_u16())));
+            addresses.probed(answered, Instant::now());
+        });
     }
 }
 
@@ -133,8 +211,12 @@ impl GatewayCalls for GatewayClient {
             let Ok(Ok(_permit)) = timeout_at(deadline, semaphore.acquire()).await else {
                 return Answer::failed(CallError::Unreachable("too many calls wait for answers".into()));
             };
-            let answer = timeout_at(deadline, self.exchange(call)).await;
-            answer.unwrap_or_else(|_elapsed| Answer::failed(CallError::TimedOut))
+            self.probe_when_due();
+            let address = self.addresses.active();
+            let answer = timeout_at(deadline, self.exchange(call, address.base)).await;
+            let answer = answer.unwrap_or_else(|_elapsed| Answer::failed(CallError::TimedOut));
+            self.addresses.note(address, &answer.verdict, Instant::now());
+            answer
         })
     }
 
@@ -144,10 +226,22 @@ impl GatewayCalls for GatewayClient {
             let Ok(Ok(_permit)) = timeout_at(deadline, self.calls.acquire()).await else {
                 return Forwarded::failed(CallError::Unreachable("too many calls wait for answers".into()));
             };
-            let forwarded = timeout_at(deadline, self.pass_on(request, ticket)).await;
-            forwarded.unwrap_or_else(|_elapsed| Forwarded::failed(CallError::TimedOut))
+            self.probe_when_due();
+            let address = self.addresses.active();
+            let forwarded = timeout_at(deadline, self.pass_on(request, ticket, address.base)).await;
+            let forwarded = forwarded.unwrap_or_else(|_elapsed| Forwarded::failed(CallError::TimedOut));
+            let outcome = match &forwarded.verdict {
+                Ok(answer) => Err(CallError::Status(answer.status)),
+                Err(error) => Err(error.clone()),
+            };
+            self.addresses.note::<()>(address, &outcome, Instant::now());
+            forwarded
         })
     }
+}
+
+fn unanswered(error: &hyper_util::client::legacy::Error) -> CallError {
+    if error.is_connect() { CallError::Unreachable(chain(error)) } else { CallError::Broken(chain(error)) }
 }
 
 impl std::fmt::Debug for GatewayClient {
@@ -220,12 +314,20 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The client behind the trait, as sessions want it.
+/// The client behind the trait, as sessions want it. Says loudly what is not checked.
 ///
 /// # Errors
 /// As [`GatewayClient::new`].
-pub fn connect(config: &GatewayConfig) -> Result<Arc<dyn GatewayCalls>, GatewayError> {
-    Ok(Arc::new(GatewayClient::new(config)?))
+pub fn connect(config: &GatewayConfig, metrics: &Metrics) -> Result<Arc<dyn GatewayCalls>, GatewayError> {
+    let gateway = &config.name;
+    if config.dangerously_trust_all {
+        tracing::warn!(%gateway, "dangerously_trust_all: whoever answers is believed to be the gateway, and gets \
+            agents' passwords");
+    } else if !config.verify_server_name {
+        tracing::warn!(%gateway, "verify_server_name = false: any certificate of the authorities in ca_file is \
+            believed to be the gateway's");
+    }
+    Ok(Arc::new(GatewayClient::new(config, Some(metrics))?))
 }
 
 #[cfg(test)]

@@ -116,7 +116,8 @@ impl Sessions {
     /// # Errors
     /// When the client of a gateway cannot be set up.
     pub fn start(config: SessionsConfig, deps: Deps) -> Result<Sessions, GatewayError> {
-        Sessions::start_with(config, deps, gateway::connect)
+        let metrics = deps.metrics.clone();
+        Sessions::start_with(config, deps, |config| gateway::connect(config, &metrics))
     }
 
     /// As [`Sessions::start`], with another way to reach gateways.

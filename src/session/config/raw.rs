@@ -13,12 +13,15 @@ use super::{
 };
 use crate::config::Problems;
 use crate::event::{AgentId, GatewayName};
-use crate::session::gateway::{GatewayClient, GatewayError};
+use crate::session::gateway::GatewayClient;
 
 /// Limits of the gateway's documents.
 const CALLBACK_URI_LENGTH: usize = 200;
 const PHONE_LENGTH: usize = 24;
 const SKILL_IDS_LENGTH: usize = 4000;
+/// Each is a label in a metric; gateways come in pairs.
+const MOST_BACKUPS: usize = 8;
+
 /// `[[gateways]]` as it stands in the file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,10 +30,22 @@ pub struct RawGateway {
     pub name: String,
     /// `https://host:8043/agentgateway/resource`.
     pub base_url: String,
+    /// Other addresses of it, for when that one cannot be reached.
+    #[serde(default)]
+    pub backup_base_urls: Vec<String>,
     /// PEM bundle of the authorities that sign the gateway's certificate.
     pub ca_file: Option<PathBuf>,
+    /// PEM file of lists of revoked certificates.
+    pub crl_file: Option<PathBuf>,
     /// The name the certificate is checked against, where it is not the host of `base_url`.
     pub tls_server_name: Option<String>,
+    /// Check the name in the certificate; the rest of it is checked in any case.
+    #[serde(default = "yes")]
+    pub verify_server_name: bool,
+    /// PEM file of our own certificate, where the gateway asks for one.
+    pub client_cert_file: Option<PathBuf>,
+    /// PEM file of its key.
+    pub client_key_file: Option<PathBuf>,
     /// The address the gateway pushes to: ours, as the gateway sees it.
     pub callback_uri: String,
     /// Seconds between heartbeats.
@@ -59,6 +74,9 @@ pub struct RawGateway {
     pub sign_out_on_stop: bool,
 }
 
+fn yes() -> bool {
+    true
+}
 fn heartbeat_interval_secs() -> u64 {
     HEARTBEAT_INTERVAL_SECS
 }
@@ -144,11 +162,16 @@ impl RawGateway {
     /// Checks one gateway; mistakes are noted under `key`.
     pub fn validate(self, key: &str, problems: &mut Problems) -> Option<GatewayConfig> {
         let name = problems.check(&format!("{key}.name"), GatewayName::parse(&self.name));
-        let base_url = self.check_base_url(key, problems);
+        let base_url = self.check_url(&format!("{key}.base_url"), &self.base_url, problems);
+        let backup_base_urls = self.check_backups(key, problems);
+        let client_certificate = self.check_client_certificate(key, problems);
         self.check_callback_uri(key, problems);
         self.check_times(key, problems);
         if self.ca_file.is_none() && !self.dangerously_trust_all {
             problems.add(format!("{key}.ca_file"), "needed to check the gateway's certificate");
+        }
+        if self.crl_file.is_some() && self.dangerously_trust_all {
+            problems.add(format!("{key}.crl_file"), "is of no use with dangerously_trust_all");
         }
         if self.sign_in_rate_per_sec == 0 {
             problems.add(format!("{key}.sign_in_rate_per_sec"), "must be at least 1");
@@ -156,8 +179,12 @@ impl RawGateway {
         let config = GatewayConfig {
             name: name?,
             base_url: base_url?,
+            backup_base_urls,
             ca_file: self.ca_file,
+            crl_file: self.crl_file,
             tls_server_name: self.tls_server_name,
+            verify_server_name: self.verify_server_name,
+            client_certificate,
             callback_uri: self.callback_uri,
             heartbeat_interval: Duration::from_secs(self.heartbeat_interval_secs),
             sign_out_limit: Duration::from_secs(self.sign_out_limit_secs),
@@ -172,17 +199,48 @@ impl RawGateway {
         Some(config)
     }
 
-    fn check_base_url(&self, key: &str, problems: &mut Problems) -> Option<Url> {
-        let key = format!("{key}.base_url");
-        let url = problems.check(&key, Url::parse(&self.base_url))?;
+    fn check_url(&self, key: &str, text: &str, problems: &mut Problems) -> Option<Url> {
+        let url = problems.check(key, Url::parse(text))?;
         let plain = url.scheme() == "http" && self.dangerously_trust_all;
         if url.scheme() != "https" && !plain {
-            problems.add(&key, "must begin with https:// (http:// needs dangerously_trust_all)");
+            problems.add(key, "must begin with https:// (http:// needs dangerously_trust_all)");
         }
         if url.host().is_none() || url.query().is_some() || !url.username().is_empty() {
-            problems.add(&key, "must be a host with a path, without user, query or fragment");
+            problems.add(key, "must be a host with a path, without user, query or fragment");
         }
         Some(url)
+    }
+
+    fn check_backups(&self, key: &str, problems: &mut Problems) -> Vec<Url> {
+        let key = format!("{key}.backup_base_urls");
+        if self.backup_base_urls.len() > MOST_BACKUPS {
+            problems.add(&key, format!("has more than {MOST_BACKUPS} addresses"));
+        }
+        let mut seen = vec![self.base_url.trim_end_matches('/')];
+        let mut urls = Vec::new();
+        for (index, text) in self.backup_base_urls.iter().enumerate() {
+            let key = format!("{key}[{index}]");
+            if seen.contains(&text.trim_end_matches('/')) {
+                problems.add(&key, "this address stands here twice, or is base_url");
+            }
+            seen.push(text.trim_end_matches('/'));
+            urls.extend(self.check_url(&key, text, problems));
+        }
+        urls
+    }
+
+    fn check_client_certificate(&self, key: &str, problems: &mut Problems) -> Option<(PathBuf, PathBuf)> {
+        match (self.client_cert_file.clone(), self.client_key_file.clone()) {
+            (Some(cert), Some(key)) => return Some((cert, key)),
+            (Some(_), None) if !problems.suspect(&format!("{key}.client_key_file")) => {
+                problems.add(format!("{key}.client_key_file"), "is required with client_cert_file");
+            }
+            (None, Some(_)) if !problems.suspect(&format!("{key}.client_cert_file")) => {
+                problems.add(format!("{key}.client_cert_file"), "is required with client_key_file");
+            }
+            _ => {}
+        }
+        None
     }
 
     fn check_callback_uri(&self, key: &str, problems: &mut Problems) {
@@ -232,18 +290,14 @@ impl RawGateway {
     }
 }
 
-/// Tries out what the certificate of the gateway is checked with.
+/// Tries out what the certificates of the gateway and our own are checked with.
 fn check_trust(config: &GatewayConfig, key: &str, problems: &mut Problems) {
     if problems.suspect(&format!("{key}.ca_file")) {
         return;
     }
-    let Err(error) = GatewayClient::new(config) else { return };
-    let name = match &error {
-        GatewayError::ServerName(_) => "tls_server_name",
-        _ => "ca_file",
-    };
+    let Err(error) = GatewayClient::new(config, None) else { return };
     let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
-    problems.add(format!("{key}.{name}"), format!("{error}{cause}"));
+    problems.add(format!("{key}.{}", error.key()), format!("{error}{cause}"));
 }
 
 impl RawAgent {

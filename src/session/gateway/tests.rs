@@ -1,6 +1,7 @@
 //! The client against a small real TLS server that answers with prepared bytes.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,11 +12,22 @@ use super::*;
 use crate::session::call::Ticket;
 use crate::session::config::{AgentConfig, RawAgent, RawGateway, validate};
 
+mod backup;
+mod trust;
+
 /// Answers every request with the same bytes and keeps what was asked.
 struct Server {
     port: u16,
     ca_file: tempfile::NamedTempFile,
-    requests: Arc<Mutex<Vec<String>>>,
+    state: Arc<ServerState>,
+}
+
+struct ServerState {
+    acceptor: TlsAcceptor,
+    answer: &'static str,
+    requests: Mutex<Vec<String>>,
+    /// Every connection is closed as soon as it is made or used.
+    absent: AtomicBool,
 }
 
 /// Bytes that mean: never answer.
@@ -33,18 +45,36 @@ impl Server {
             .with_no_client_auth()
             .with_single_cert(vec![made.cert.der().clone()], key)
             .unwrap();
+        Server::with(config, &made.cert.pem(), answer).await
+    }
+
+    async fn with(config: rustls::ServerConfig, ca: &str, answer: &'static str) -> Server {
         let ca_file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(ca_file.path(), made.cert.pem()).unwrap();
+        std::fs::write(ca_file.path(), ca).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), answer, requests.clone()));
-        Server { port, ca_file, requests }
+        let state = Arc::new(ServerState {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            answer,
+            requests: Mutex::default(),
+            absent: AtomicBool::new(false),
+        });
+        tokio::spawn(serve(listener, state.clone()));
+        Server { port, ca_file, state }
+    }
+
+    fn base_url(&self) -> String {
+        format!("https://localhost:{}/agentgateway/resource", self.port)
+    }
+
+    /// All that was asked so far, in small letters.
+    fn requests(&self) -> String {
+        self.state.requests.lock().unwrap().join("").to_ascii_lowercase()
     }
 
     fn configs(&self, change: impl Fn(&mut RawGateway)) -> (GatewayConfig, AgentConfig) {
         let mut gateway: RawGateway = serde_json::from_value(serde_json::json!({
-            "name": "main", "base_url": format!("https://localhost:{}/agentgateway/resource", self.port),
+            "name": "main", "base_url": self.base_url(),
             "ca_file": self.ca_file.path(), "callback_uri": "https://relay.example/push/main",
         }))
         .unwrap();
@@ -61,45 +91,42 @@ impl Server {
 
     async fn ask(&self, operation: Operation, change: impl Fn(&mut RawGateway)) -> Answer {
         let (gateway, agent) = self.configs(change);
-        let client = GatewayClient::new(&gateway).unwrap();
-        let (password, token) = ("pass-secret".into(), "TokenSecret".into());
-        let ticket = Ticket::new("guid-secret".into(), Vec::new());
-        let call = Call {
-            operation,
-            agent: &agent,
-            password: Some(&password),
-            token: Some(&token),
-            ticket: (!operation.signs_in()).then_some(&ticket),
-        };
-        client.call(call).await
+        ask(&GatewayClient::new(&gateway, None).unwrap(), &agent, operation).await
     }
 }
 
-async fn serve(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    answer: &'static str,
-    requests: Arc<Mutex<Vec<String>>>,
-) {
+async fn ask(client: &GatewayClient, agent: &AgentConfig, operation: Operation) -> Answer {
+    let (password, token) = ("pass-secret".into(), "TokenSecret".into());
+    let ticket = Ticket::new("guid-secret".into(), Vec::new());
+    let call = Call {
+        operation,
+        agent,
+        password: Some(&password),
+        token: Some(&token),
+        ticket: (!operation.signs_in()).then_some(&ticket),
+    };
+    client.call(call).await
+}
+
+async fn serve(listener: TcpListener, state: Arc<ServerState>) {
     while let Ok((socket, _)) = listener.accept().await {
-        tokio::spawn(converse(socket, acceptor.clone(), answer, requests.clone()));
+        tokio::spawn(converse(socket, state.clone()));
     }
 }
 
-async fn converse(
-    socket: TcpStream,
-    acceptor: TlsAcceptor,
-    answer: &'static str,
-    requests: Arc<Mutex<Vec<String>>>,
-) {
-    let Ok(mut stream) = acceptor.accept(socket).await else { return };
+async fn converse(socket: TcpStream, state: Arc<ServerState>) {
+    let absent = || state.absent.load(Ordering::SeqCst);
+    if absent() {
+        return;
+    }
+    let Ok(mut stream) = state.acceptor.accept(socket).await else { return };
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read) = stream.read(&mut buffer).await {
-        if read == 0 {
+        if read == 0 || absent() {
             return;
         }
-        requests.lock().unwrap().push(String::from_utf8_lossy(&buffer[..read]).into_owned());
-        if answer != SILENCE && stream.write_all(answer.as_bytes()).await.is_err() {
+        state.requests.lock().unwrap().push(String::from_utf8_lossy(&buffer[..read]).into_owned());
+        if state.answer != SILENCE && stream.write_all(state.answer.as_bytes()).await.is_err() {
             return;
         }
     }
@@ -118,7 +145,7 @@ async fn guid_and_cookies_are_taken_in_any_case_and_position() {
     let cookies: Vec<_> =
         answer.cookies.iter().map(|cookie| (cookie.name.as_str(), cookie.value.expose_secret())).collect();
     assert_eq!(cookies, [("route", "n1"), ("lb", "2")]);
-    let request = server.requests.lock().unwrap().join("").to_ascii_lowercase();
+    let request = server.requests();
     assert!(request.starts_with("put /agentgateway/resource/onlineagent/291 http/1.1\r\n"), "{request}");
     assert!(request.contains("content-type: application/json; charset=utf-8\r\n"), "{request}");
     assert!(!request.contains("guid:"), "{request}");
@@ -130,7 +157,7 @@ async fn empty_guids_are_ignored_and_a_later_one_counts() {
     let server = Server::start(&["localhost"], answer).await;
     let answer = server.ask(Operation::Handshake, same).await;
     assert_eq!(answer.guid.unwrap().expose_secret(), "b");
-    let request = server.requests.lock().unwrap().join("").to_ascii_lowercase();
+    let request = server.requests();
     assert!(request.contains("guid: guid-secret\r\n") && request.contains("service_token: tokensecret\r\n"));
     assert!(request.contains("content-length: 0\r\n"), "{request}");
 }
@@ -215,9 +242,12 @@ async fn a_bundle_without_certificates_is_refused_at_the_start() {
     let empty = tempfile::NamedTempFile::new().unwrap();
     let (mut gateway, _) = server.configs(same);
     gateway.ca_file = Some(empty.path().to_owned());
-    assert!(GatewayClient::new(&gateway).is_err());
+    assert!(GatewayClient::new(&gateway, None).is_err());
     gateway.ca_file = Some(empty.path().with_extension("missing"));
-    assert!(matches!(GatewayClient::new(&gateway), Err(GatewayError::CaFile { .. })));
+    assert!(matches!(
+        GatewayClient::new(&gateway, None),
+        Err(GatewayError::Unreadable { key: "ca_file", .. })
+    ));
 }
 
 #[tokio::test]
@@ -226,7 +256,7 @@ async fn a_call_is_passed_on_with_guid_and_cookies_and_its_answer_is_passed_back
         {\"retcode\": \"100-006\"}";
     let server = Server::start(&["localhost"], answer).await;
     let (gateway, _) = server.configs(same);
-    let client = GatewayClient::new(&gateway).unwrap();
+    let client = GatewayClient::new(&gateway, None).unwrap();
     let cookies = vec![crate::session::call::Cookie { name: "route".into(), value: "n1".into() }];
     let ticket = Ticket::new("guid-secret".into(), cookies);
     let path = "/voicecall/291/callout?x=1";
@@ -237,7 +267,7 @@ async fn a_call_is_passed_on_with_guid_and_cookies_and_its_answer_is_passed_back
     assert_eq!((answer.status, answer.content_type.as_deref()), (409, Some("application/json")));
     assert_eq!(&answer.body[..], br#"{"retcode": "100-006"}"#);
     assert_eq!(forwarded.retcode.unwrap().as_str(), "100-006");
-    let sent = server.requests.lock().unwrap().join("").to_ascii_lowercase();
+    let sent = server.requests();
     assert!(sent.starts_with("put /agentgateway/resource/voicecall/291/callout?x=1 http/1.1\r\n"), "{sent}");
     for part in
         ["guid: guid-secret\r\n", "cookie: route=n1\r\n", "content-type: text/plain\r\n", "\r\n\r\n{}"]

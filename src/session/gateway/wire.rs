@@ -30,21 +30,17 @@ const MESSAGE_LENGTH: usize = 200;
 /// What all requests to one gateway have in common.
 #[derive(Debug)]
 pub(super) struct Wire {
-    /// `base_url` without its last slash.
-    base: String,
     callback_uri: String,
 }
 
 impl Wire {
     pub(super) fn new(config: &GatewayConfig) -> Wire {
-        Wire {
-            base: config.base_url.as_str().trim_end_matches('/').to_owned(),
-            callback_uri: config.callback_uri.clone(),
-        }
+        Wire { callback_uri: config.callback_uri.clone() }
     }
 
-    pub(super) fn request(&self, call: Call<'_>) -> Result<Request<Full<Bytes>>, http::Error> {
-        let agent = format!("{}/onlineagent/{}", self.base, call.agent_id());
+    /// The request of a call; `base` is a base URL without its last slash.
+    pub(super) fn request(&self, call: Call<'_>, base: &str) -> Result<Request<Full<Bytes>>, http::Error> {
+        let agent = format!("{base}/onlineagent/{}", call.agent_id());
         let (method, uri) = match call.operation {
             Operation::Login => (Method::PUT, agent),
             Operation::ForceLogin => (Method::PUT, format!("{agent}/forcelogin")),
@@ -71,11 +67,11 @@ impl Wire {
 
     /// A call of somebody else with the agent's GUID and cookies.
     pub(super) fn forward(
-        &self,
         forward: &ForwardRequest,
         ticket: &Ticket,
+        base: &str,
     ) -> Result<Request<Full<Bytes>>, http::Error> {
-        let uri = format!("{}{}", self.base, forward.path());
+        let uri = format!("{base}{}", forward.path());
         let mut request = Request::builder().method(forward.method()).uri(uri);
         request = match forward.content_type() {
             Some(content_type) => request.header(CONTENT_TYPE, content_type),
@@ -99,6 +95,11 @@ impl Wire {
         // The body is strings, numbers and booleans: there is nothing in it that cannot be written.
         serde_json::to_vec(&body).map(Bytes::from).unwrap_or_default()
     }
+}
+
+/// A request that asks for nothing, to see whether anybody answers.
+pub(super) fn probe(base: &str) -> Result<Request<Full<Bytes>>, http::Error> {
+    Request::get(base).body(Full::default())
 }
 
 /// `resetskill/{autoflag}?skillid=1;2&phonelinkage=0`; the ids go with raw semicolons, as the gateway's sample does.

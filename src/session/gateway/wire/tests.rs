@@ -39,7 +39,7 @@ fn request(operation: Operation, agent: serde_json::Value) -> Request<Full<Bytes
         token: Some(&token),
         ticket: (!operation.signs_in()).then_some(&ticket),
     };
-    Wire::new(&gateway).request(call).unwrap()
+    Wire::new(&gateway).request(call, &gateway.bases()[0]).unwrap()
 }
 
 async fn body(request: Request<Full<Bytes>>) -> Value {

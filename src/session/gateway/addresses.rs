@@ -1,0 +1,265 @@
+//! The addresses of one gateway: the main one, and those that take over while it cannot be reached.
+//!
+//! All agents of a gateway move together, since a session lives where it was signed in. Only failures on the way
+//! count: whoever answers with a retcode is there. Invariants: a call that was sent to one address says nothing about
+//! another; one success ends a row of failures; there is always exactly one active address.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus::IntGauge;
+use tokio::time::Instant;
+
+use crate::event::GatewayName;
+use crate::metrics::Metrics;
+use crate::session::call::CallError;
+
+/// Nothing but failures for so long, and so many of them: a lost packet or a slow call moves nobody, and of the 120 s
+/// of the gateway most are left. (The guide's own client counts eight failures, which one agent takes a minute for and
+/// thousands a moment.)
+const SWITCH_AFTER: Duration = Duration::from_secs(5);
+const SWITCH_FAILURES: u32 = 3;
+/// How often the main address is asked while a backup is in use, and how many answers in a row lead back: a gateway
+/// that is being started answers and fails by turns.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
+
+/// How long a failing address is borne, and how often one that failed is asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) switch_after: Duration,
+    pub(super) probe_interval: Duration,
+}
+
+/// The addresses of one gateway and which of them is in use.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    gateway: GatewayName,
+    /// Base URLs without their last slash; the first is the main one.
+    bases: Vec<String>,
+    patience: Patience,
+    /// 1 at the active one; none in a client that only tries out a configuration.
+    gauges: Vec<IntGauge>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    active: usize,
+    /// When the row of failures began and how long it is.
+    failing: Option<(Instant, u32)>,
+    next_probe: Option<Instant>,
+    /// Answers of the main address in a row.
+    good_probes: u32,
+}
+
+/// The address that one call is sent to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Address<'a> {
+    pub(super) base: &'a str,
+    index: usize,
+}
+
+/// How an address is called in logs and metrics.
+pub(super) fn which(index: usize) -> String {
+    if index == 0 { "main".to_owned() } else { format!("backup-{index}") }
+}
+
+impl Addresses {
+    pub(super) fn new(gateway: GatewayName, bases: Vec<String>) -> Addresses {
+        let patience = Patience { switch_after: SWITCH_AFTER, probe_interval: PROBE_INTERVAL };
+        Addresses::with_patience(gateway, bases, patience)
+    }
+
+    pub(super) fn with_patience(gateway: GatewayName, bases: Vec<String>, patience: Patience) -> Addresses {
+        let state = State { active: 0, failing: None, next_probe: None, good_probes: 0 };
+        Addresses { gateway, bases, patience, gauges: Vec::new(), state: Mutex::new(state) }
+    }
+
+    /// From now on the metric says which address is in use.
+    pub(super) fn show(&mut self, metrics: &Metrics) {
+        let gauge =
+            |index| metrics.gateway_active_url.with_label_values(&[self.gateway.as_str(), &which(index)]);
+        self.gauges = (0..self.bases.len()).map(gauge).collect();
+        self.publish(self.lock().active);
+    }
+
+    /// Where calls go now.
+    pub(super) fn active(&self) -> Address<'_> {
+        let index = self.lock().active;
+        Address { base: &self.bases[index], index }
+    }
+
+    /// The main address, when it is time to ask it whether it is back; each time is given to one caller only.
+    pub(super) fn probe(&self, now: Instant) -> Option<&str> {
+        let mut state = self.lock();
+        let due = state.next_probe.is_some_and(|due| due <= now);
+        if due {
+            state.next_probe = Some(now + self.patience.probe_interval);
+        }
+        due.then(|| self.bases[0].as_str())
+    }
+
+    /// Notes whether the main address answered when asked.
+    pub(super) fn probed(&self, answered: bool, now: Instant) {
+        let mut state = self.lock();
+        state.good_probes = if answered { state.good_probes + 1 } else { 0 };
+        if state.active != 0 && state.good_probes >= PROBES {
+            self.switch(&mut state, 0, "the main address answers again", now);
+        }
+    }
+
+    /// Notes how a call to this address ended.
+    pub(super) fn note<T>(&self, address: Address<'_>, outcome: &Result<T, CallError>, now: Instant) {
+        if self.bases.len() == 1 {
+            return;
+        }
+        let mut state = self.lock();
+        if address.index != state.active {
+            return;
+        }
+        if !outcome.as_ref().err().is_some_and(is_absence) {
+            state.failing = None;
+            return;
+        }
+        let (since, failures) = state.failing.unwrap_or((now, 0));
+        state.failing = Some((since, failures + 1));
+        if failures + 1 >= SWITCH_FAILURES
+            && now.saturating_duration_since(since) >= self.patience.switch_after
+        {
+            let next = (state.active + 1) % self.bases.len();
+            self.switch(&mut state, next, "calls fail", now);
+        }
+    }
+
+    fn switch(&self, state: &mut State, to: usize, reason: &'static str, now: Instant) {
+        let (from, to_name) = (which(state.active), which(to));
+        tracing::warn!(gateway = %self.gateway, from, to = to_name, reason,
+            "calls go to another address of the gateway");
+        let next_probe = (to != 0).then(|| now + self.patience.probe_interval);
+        *state = State { active: to, failing: None, next_probe, good_probes: 0 };
+        self.publish(to);
+    }
+
+    fn publish(&self, active: usize) {
+        for (index, gauge) in self.gauges.iter().enumerate() {
+            gauge.set(i64::from(index == active));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether nobody is there who could answer. The three statuses are what a balancer says in that case.
+pub(super) fn is_absence(error: &CallError) -> bool {
+    match error {
+        CallError::Unreachable(_) | CallError::TimedOut | CallError::Broken(_) => true,
+        CallError::Status(status) => (502..=504).contains(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses() -> Addresses {
+        let bases = vec!["https://a".to_owned(), "https://b".to_owned()];
+        Addresses::new(GatewayName::parse("main").unwrap(), bases)
+    }
+
+    fn failed() -> Result<(), CallError> {
+        Err(CallError::TimedOut)
+    }
+
+    fn fail_until_switched(addresses: &Addresses, from: Instant) -> Instant {
+        let address = addresses.active();
+        for second in 0..=5 {
+            addresses.note(address, &failed(), from + Duration::from_secs(second));
+        }
+        from + SWITCH_AFTER
+    }
+
+    #[test]
+    fn seconds_of_nothing_but_failures_move_the_calls_to_the_backup() {
+        let (addresses, start) = (addresses(), Instant::now());
+        let at = |secs| start + Duration::from_secs(secs);
+        for second in 0..5 {
+            addresses.note(addresses.active(), &failed(), at(second));
+        }
+        assert_eq!(addresses.active().base, "https://a");
+        addresses.note(addresses.active(), &failed(), at(5));
+        assert_eq!(addresses.active().base, "https://b");
+    }
+
+    #[test]
+    fn many_failures_within_a_moment_and_few_over_minutes_move_nobody() {
+        let (addresses, start) = (addresses(), Instant::now());
+        for _ in 0..10_000 {
+            addresses.note(addresses.active(), &failed(), start);
+        }
+        addresses.note(addresses.active(), &Ok(()), start);
+        addresses.note(addresses.active(), &failed(), start);
+        addresses.note(addresses.active(), &failed(), start + Duration::from_secs(60));
+        assert_eq!(addresses.active().base, "https://a");
+    }
+
+    #[test]
+    fn whoever_answers_is_there_whatever_the_answer() {
+        let (addresses, start) = (addresses(), Instant::now());
+        for second in 0..60 {
+            let now = start + Duration::from_secs(second);
+            addresses.note(addresses.active(), &failed(), now);
+            addresses.note(addresses.active(), &Err::<(), _>(CallError::Status(404)), now);
+        }
+        assert_eq!(addresses.active().base, "https://a");
+    }
+
+    #[test]
+    fn late_failures_of_the_address_before_do_not_count_against_the_one_in_use() {
+        let (addresses, start) = (addresses(), Instant::now());
+        let old = addresses.active();
+        let switched = fail_until_switched(&addresses, start);
+        for second in 0..30 {
+            addresses.note(old, &failed(), switched + Duration::from_secs(second));
+        }
+        assert_eq!(addresses.active().base, "https://b");
+    }
+
+    #[test]
+    fn a_backup_that_fails_leads_back_to_the_main_address() {
+        let (addresses, start) = (addresses(), Instant::now());
+        let switched = fail_until_switched(&addresses, start);
+        assert_eq!(addresses.active().base, "https://b");
+        fail_until_switched(&addresses, switched);
+        assert_eq!(addresses.active().base, "https://a");
+    }
+
+    #[test]
+    fn three_answers_in_a_row_lead_back_and_one_caller_asks_at_a_time() {
+        let (addresses, start) = (addresses(), Instant::now());
+        assert_eq!(addresses.probe(start), None);
+        let mut now = fail_until_switched(&addresses, start);
+        for answered in [true, true, false, true, true, true] {
+            assert_eq!(addresses.active().base, "https://b");
+            assert_eq!(addresses.probe(now), None);
+            now += PROBE_INTERVAL;
+            assert_eq!(addresses.probe(now), Some("https://a"));
+            addresses.probed(answered, now);
+        }
+        assert_eq!(addresses.active().base, "https://a");
+        assert_eq!(addresses.probe(now + PROBE_INTERVAL), None);
+    }
+
+    #[test]
+    fn the_metric_names_exactly_one_address() {
+        let metrics = Metrics::new(["main"], []).unwrap();
+        let mut addresses = addresses();
+        addresses.show(&metrics);
+        let value = |which| metrics.gateway_active_url.with_label_values(&["main", which]).get();
+        assert_eq!((value("main"), value("backup-1")), (1, 0));
+        fail_until_switched(&addresses, Instant::now());
+        assert_eq!((value("main"), value("backup-1")), (0, 1));
+    }
+}

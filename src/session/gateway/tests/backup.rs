@@ -1,0 +1,70 @@
+//! Two servers of one gateway, one of them away by turns.
+
+use super::super::addresses::Patience;
+use super::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"retcode\":\"0\"}";
+const REFUSED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n{\"retcode\":\"100-007\"}";
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A client of both that is quick to give up, and an agent.
+fn client(main: &Server, backup: &Server) -> (GatewayClient, AgentConfig) {
+    let both = tempfile::NamedTempFile::new().unwrap();
+    let bundle = [&main.ca_file, &backup.ca_file].map(|file| std::fs::read_to_string(file.path()).unwrap());
+    std::fs::write(both.path(), bundle.concat()).unwrap();
+    let (gateway, agent) = main.configs(|gateway| {
+        gateway.ca_file = Some(both.path().to_owned());
+        gateway.backup_base_urls = vec![backup.base_url()];
+    });
+    let mut client = GatewayClient::new(&gateway, None).unwrap();
+    let millis = Duration::from_millis;
+    let patience = Patience { switch_after: millis(200), probe_interval: millis(100) };
+    let bases = vec![main.base_url(), backup.base_url()];
+    client.addresses = Arc::new(Addresses::with_patience(gateway.name, bases, patience));
+    (client, agent)
+}
+
+/// Makes calls until this server has got one, and fails when that takes too long.
+async fn call_until_reached(client: &GatewayClient, agent: &AgentConfig, server: &Server) {
+    let before = server.requests().len();
+    let deadline = Instant::now() + DEADLINE;
+    while !server.requests()[before..].contains("/handshake") {
+        assert!(Instant::now() < deadline, "the calls do not reach the other address");
+        drop(ask(client, agent, Operation::Handshake).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn calls_go_to_the_backup_while_the_main_address_is_away_and_come_back_with_it() {
+    let (main, backup) = (Server::start(&["localhost"], OK).await, Server::start(&["localhost"], OK).await);
+    let (client, agent) = client(&main, &backup);
+    assert!(ask(&client, &agent, Operation::Handshake).await.verdict.is_ok());
+    assert_eq!(backup.requests(), "");
+
+    main.state.absent.store(true, Ordering::SeqCst);
+    call_until_reached(&client, &agent, &backup).await;
+    main.state.absent.store(false, Ordering::SeqCst);
+    call_until_reached(&client, &agent, &main).await;
+    // What led back are questions without a secret.
+    assert!(main.requests().contains("get /agentgateway/resource http/1.1\r\nhost: localhost"));
+
+    main.state.absent.store(true, Ordering::SeqCst);
+    call_until_reached(&client, &agent, &backup).await;
+    backup.state.absent.store(true, Ordering::SeqCst);
+    main.state.absent.store(false, Ordering::SeqCst);
+    call_until_reached(&client, &agent, &main).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_refuses_everything_is_there_and_keeps_its_calls() {
+    let main = Server::start(&["localhost"], REFUSED).await;
+    let backup = Server::start(&["localhost"], OK).await;
+    let (client, agent) = client(&main, &backup);
+    for _ in 0..20 {
+        let answer = ask(&client, &agent, Operation::Handshake).await;
+        assert_eq!(answer.verdict.unwrap().retcode.as_str(), "100-007");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(backup.requests(), "");
+}
