@@ -31,6 +31,8 @@ pub(crate) struct Faults {
     pub(crate) quiet_without_broker: Duration,
     /// Pushes that failed in that time.
     pub(crate) failed_in_quiet: u64,
+    /// Stops by SIGTERM that did not end with exit code 0.
+    pub(crate) unclean_stops: u32,
 }
 
 #[derive(Debug, Default)]
@@ -113,9 +115,10 @@ impl Run<'_> {
         match fault {
             Fault::Killed | Fault::Stopped => {
                 memory.now(0);
-                match fault {
-                    Fault::Killed => relay.kill9().await,
-                    _ => relay.stop().await,
+                if fault == Fault::Killed {
+                    relay.kill9().await;
+                } else if relay.stop().await != 0 {
+                    self.faults.lock().expect("no lane panicked").unclean_stops += 1;
                 }
                 tokio::time::sleep(length).await;
                 relay.start().await;

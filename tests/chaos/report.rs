@@ -32,6 +32,7 @@ impl Report {
         row("agents", self.agents);
         row("minutes of load", format!("{:.1}", self.length.as_secs_f64() / 60.0));
         self.print_faults();
+        row("stops of the relay with an exit code not 0", self.faults.unclean_stops);
         row("events made by the gateway", total.events);
         row("events acknowledged to it", self.in_kafka.acknowledged);
         let per_second = self.in_kafka.acknowledged as f64 / self.length.as_secs_f64();
@@ -92,6 +93,9 @@ impl Report {
         let total = &self.statistics.total;
         if !total.sign_outs.is_empty() || total.sign_ins != self.agents {
             mistakes.push(format!("sign-outs {:?}, {} sign-ins", total.sign_outs, total.sign_ins));
+        }
+        if self.faults.unclean_stops > 0 {
+            mistakes.push(format!("{} stops of the relay ended with an error", self.faults.unclean_stops));
         }
         if self.faults.failed_in_quiet > 0 {
             let failed = self.faults.failed_in_quiet;

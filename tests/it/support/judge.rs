@@ -39,6 +39,19 @@ impl Arrival {
         Arrival { attributes, data: publish.payload.to_vec() }
     }
 
+    /// From a line of a jsonl sink.
+    pub(crate) fn from_json_line(line: &str) -> Arrival {
+        let members: HashMap<String, Box<RawValue>> =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let text =
+            |value: &RawValue| serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned());
+        let attributes = members.iter().filter(|(name, _)| *name != "data" && *name != "datacontenttype");
+        Arrival {
+            attributes: attributes.map(|(name, value)| (name.clone(), text(value))).collect(),
+            data: members["data"].get().as_bytes().to_vec(),
+        }
+    }
+
     pub(crate) fn attribute(&self, name: &str) -> &str {
         self.attributes.get(name).map_or("", String::as_str)
     }

@@ -18,7 +18,8 @@ log=$1; shift
 "$@" </dev/null >>"$log" 2>&1 &
 child=$!
 echo $child
-if ! read -r _; then kill -9 $child; wait $child 2>/dev/null; rm -rf "$0"; fi 2>/dev/null
+if read -r _; then wait $child; exit; fi 2>/dev/null
+{ kill -9 $child; wait $child; rm -rf "$0"; } 2>/dev/null
 "#;
 
 pub(crate) struct Process {
@@ -69,17 +70,22 @@ impl Process {
         assert!(self.is_alive(), "{} has ended:\n{}", self.name, self.log_tail());
     }
 
-    /// Ends it by `signal`, keeping its folder.
-    pub(crate) async fn end(mut self, signal: Signal) {
+    /// Ends it by `signal`, keeping its folder. Gives its exit code, 128 more than the signal if that ended it.
+    pub(crate) async fn end(self, signal: Signal) -> i32 {
         self.signal(signal);
-        eventually("the end of a broker", Duration::from_secs(30), || async {
+        self.ended(Duration::from_secs(30)).await
+    }
+
+    /// Waits until it has ended, keeping its folder. Gives its exit code.
+    pub(crate) async fn ended(mut self, within: Duration) -> i32 {
+        eventually(&format!("the end of {}", self.name), within, || async {
             (!self.is_alive()).then_some(())
         })
         .await;
         if let Some(mut pipe) = self.keeper.stdin.take() {
             pipe.write_all(b"keep the folder\n").expect("the keeper reads");
         }
-        self.keeper.wait().expect("the keeper ends");
+        self.keeper.wait().expect("the keeper ends").code().expect("the keeper is not killed")
     }
 
     pub(crate) fn log_tail(&self) -> String {

@@ -1,7 +1,7 @@
 //! The real binary with a configuration of a test's own, and what its metrics say.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -169,8 +169,14 @@ impl Relay {
         self.process.take().expect("the relay is running").end(Signal::SIGKILL).await;
     }
 
-    pub(crate) async fn stop(&mut self) {
-        self.process.take().expect("the relay is running").end(Signal::SIGTERM).await;
+    /// Gives the exit code.
+    pub(crate) async fn stop(&mut self) -> i32 {
+        self.process.take().expect("the relay is running").end(Signal::SIGTERM).await
+    }
+
+    /// Waits until it has ended by itself, and gives the exit code.
+    pub(crate) async fn ended(&mut self, within: Duration) -> i32 {
+        self.process.take().expect("the relay is running").ended(within).await
     }
 
     /// The sum of all series whose name and labels begin with `series`.
@@ -178,14 +184,20 @@ impl Relay {
         self.probe().metric(series).await.expect("the operations listener answers")
     }
 
-    /// Waits until every sink has confirmed everything that is stored.
+    /// Waits until every sink has confirmed everything that is stored. The gauges are set a few times a second, so they
+    /// must say so for longer than that.
     pub(crate) async fn delivered(&self, within: Duration) {
-        eventually("delivery of everything that is stored", within, || async {
-            let lag =
-                self.metric("ccrelay_sink_lag_records{").await + self.metric("ccrelay_sink_in_flight{").await;
-            (lag == 0.0).then_some(())
-        })
-        .await;
+        const BEATS: Duration = Duration::from_secs(1);
+        let begin = Instant::now();
+        let mut since = begin;
+        while since.elapsed() < BEATS {
+            assert!(begin.elapsed() < within, "not everything was delivered in {within:?}:\n{}", self.log());
+            let lag = self.metric("ccrelay_sink_lag_records{").await;
+            if lag + self.metric("ccrelay_sink_in_flight{").await > 0.0 {
+                since = Instant::now();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
