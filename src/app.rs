@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::tokens::TokenFile;
@@ -159,15 +160,17 @@ impl Relay {
     pub async fn run(self) -> anyhow::Result<()> {
         self.lifecycle.stopping().cancelled().await;
         self.readiness.set(false, &self.metrics);
-        let grace = self.config.shutdown_grace;
-        // Signing out, where it is configured, still brings pushes; so the listener ends after the sessions.
-        let sessions = tokio::time::timeout(grace, self.sessions.shutdown(false)).await;
-        if sessions.is_err() {
+        let (began, grace) = (Instant::now(), self.config.shutdown_grace);
+        let cut_off = self.lifecycle.cut_off();
+        // Signing out, where it is configured, still brings pushes; so the listener ends after the sessions. A part of
+        // the grace period is left for it and the sinks.
+        let sessions = tokio::time::timeout(grace * 3 / 4, self.sessions.shutdown(false));
+        if !matches!(cut_off.run_until_cancelled(sessions).await, Some(Ok(()))) {
             tracing::warn!(grace_secs = grace.as_secs(), "not all sessions ended in time");
         }
         self.receiving.cancel();
         self.delivering.cancel();
-        let clean = self.lifecycle.drained(grace).await;
+        let clean = self.lifecycle.drained(grace.saturating_sub(began.elapsed())).await;
         self.spool.close().await;
         let threads = self.threads;
         tokio::task::spawn_blocking(move || threads.join()).await.context("closing the spool")?;

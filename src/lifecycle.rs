@@ -37,6 +37,12 @@ impl Lifecycle {
         self.soft.clone()
     }
 
+    /// Cancelled when the stop itself must come to an end: by a second signal, or when the grace period is over.
+    #[must_use]
+    pub fn cut_off(&self) -> CancellationToken {
+        self.hard.clone()
+    }
+
     /// Stops the daemon in good order.
     pub fn stop(&self) {
         self.soft.cancel();
