@@ -70,6 +70,21 @@ pub const SIGN_IN_OUTCOMES: &[&str] =
 /// Why a session was lost: label `reason` of `ccrelay_session_losses_total`.
 pub const SESSION_LOSS_REASONS: &[&str] =
     &["guid_refused", "not_signed_in", "switched_over", "shut_down", "timed_out"];
+/// What can be wrong with a session that lives: label `reason` of `ccrelay_sessions_degraded`.
+pub const SESSION_DEGRADATIONS: &[&str] =
+    &["heartbeats_failing", "skills_refused", "sign_out_refused", "no_pushes"];
+/// Bounds of the sign-out budget: label `le` of `ccrelay_sign_out_budget_agents`. All sessions are within the last.
+pub const BUDGET_BOUNDS: &[(&str, u64)] = &[
+    ("0", 0),
+    ("10", 10),
+    ("20", 20),
+    ("30", 30),
+    ("45", 45),
+    ("60", 60),
+    ("90", 90),
+    ("120", 120),
+    ("+Inf", u64::MAX),
+];
 /// Event categories: label `category` of `ccrelay_events_total`; `Category::as_str` gives one of these.
 pub const EVENT_CATEGORIES: &[&str] = &[
     "agent-state",
@@ -226,6 +241,12 @@ metrics! {
     guid_changes: IntCounterVec = "ccrelay_guid_changes_total" ["gateway"];
     /// Which address of the gateway calls go to (main, backup-1, ...): 1 at the one in use.
     gateway_active_url: IntGaugeVec = "ccrelay_gateway_active_url" ["gateway", "which"];
+    /// Age of the oldest GUID of a session; the gateway lets one die at GUIDTIMEOUT, 120 s by default.
+    guid_oldest_age: GaugeVec = "ccrelay_guid_oldest_age_seconds" ["gateway"];
+    /// Sessions that live and have something wrong with them, by reason.
+    sessions_degraded: IntGaugeVec = "ccrelay_sessions_degraded" ["gateway", "reason"];
+    /// Agents that the gateway would sign out within so many seconds (le) unless it hears of them.
+    sign_out_budget_agents: IntGaugeVec = "ccrelay_sign_out_budget_agents" ["gateway", "le"];
     /// The least number of seconds before the gateway would sign out any agent; the limit itself when all is well.
     sign_out_budget: GaugeVec = "ccrelay_sign_out_budget_seconds" ["gateway"];
 }
@@ -326,6 +347,13 @@ impl Inner {
         self.heartbeat_lateness.with_label_values(&[gateway]);
         self.guid_changes.with_label_values(&[gateway]);
         self.gateway_active_url.with_label_values(&[gateway, "main"]);
+        for reason in SESSION_DEGRADATIONS {
+            self.sessions_degraded.with_label_values(&[gateway, *reason]);
+        }
+        for (bound, _) in BUDGET_BOUNDS {
+            self.sign_out_budget_agents.with_label_values(&[gateway, *bound]);
+        }
+        self.guid_oldest_age.with_label_values(&[gateway]);
         self.sign_out_budget.with_label_values(&[gateway]);
     }
 }

@@ -81,6 +81,9 @@ pub struct StoredSession {
     pub ticket: call::Ticket,
     /// When the gateway last heard of the session.
     pub last_success: Timestamp,
+    /// When its GUID came, where that is known.
+    #[serde(default)]
+    pub guid_taken: Option<Timestamp>,
     /// Whether the agent is in its skill queues.
     pub skills_set: bool,
     /// Three letters T or F: voice, text chat, mail.

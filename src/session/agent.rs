@@ -15,8 +15,10 @@ use crate::session::forward::ForwardError;
 use crate::session::mail::{Adoption, Waiting};
 use crate::session::pace::Pace;
 use crate::session::retcode::{Meaning, Operation, Retcode, doubts_session, meaning};
-use crate::session::state::{Effect, Entry, Forwarded, Input, Machine, Next, Outcome, Resume, Rules};
-use crate::session::status::{Ring, Shared};
+use crate::session::state::{
+    Degradation, Effect, Entry, Forwarded, Input, Machine, Next, Outcome, Resume, Rules,
+};
+use crate::session::status::{Ring, Shared, Times};
 use crate::session::{Deps, LifecycleEvent, LifecycleKind, StoredAdoption, StoredSession};
 
 /// A password that expires within this many days is worth a warning at each sign-in.
@@ -29,6 +31,15 @@ pub(super) struct Gateway {
     pub(super) config: GatewayConfig,
     pub(super) calls: Arc<dyn GatewayCalls>,
     pub(super) pace: Pace,
+}
+
+/// What a task begins with.
+#[derive(Default)]
+pub(super) struct Start {
+    /// What an earlier run left.
+    pub(super) stored: Option<Box<StoredSession>>,
+    /// How long it may wait to be looked after, among all that were left.
+    pub(super) delay: Duration,
 }
 
 /// The task's own state.
@@ -74,8 +85,8 @@ impl Agent {
     }
 
     /// Keeps the session until the daemon stops or the agent leaves the roster.
-    pub(super) async fn run(mut self) {
-        self.begin().await;
+    pub(super) async fn run(mut self, start: Start) {
+        self.begin(start).await;
         loop {
             for ring in self.shared.bell.take() {
                 match input(ring) {
@@ -103,16 +114,22 @@ impl Agent {
         }
     }
 
-    async fn begin(&mut self) {
+    async fn begin(&mut self, start: Start) {
         match self.shared.mail.take_adoption() {
             Some(adoption) => {
                 self.hold_adopted(adoption);
-                let resume = Resume { silence: Duration::ZERO, skills_set: true, adopted: true };
+                let resume = Resume {
+                    silence: Duration::ZERO,
+                    skills_set: true,
+                    adopted: true,
+                    guid_age: None,
+                    delay: Duration::ZERO,
+                };
                 self.step(Input::Start(Some(resume))).await;
                 self.save().await;
             }
             None => {
-                let resume = self.load();
+                let resume = start.stored.and_then(|stored| self.resume(*stored, start.delay));
                 self.step(Input::Start(resume)).await;
             }
         }
@@ -195,10 +212,11 @@ impl Agent {
     }
 
     /// The session of an earlier run, if the gateway may still know it.
-    fn load(&mut self) -> Option<Resume> {
-        let stored = self.deps.store.load(self.gateway(), self.agent_id())?;
-        let silence = self.deps.clock.now().since(stored.last_success);
-        let resume = Resume { silence, skills_set: stored.skills_set, adopted: false };
+    fn resume(&mut self, stored: StoredSession, delay: Duration) -> Option<Resume> {
+        let now = self.deps.clock.now();
+        let silence = now.since(stored.last_success);
+        let guid_age = stored.guid_taken.map(|taken| now.since(taken));
+        let resume = Resume { silence, skills_set: stored.skills_set, adopted: false, guid_age, delay };
         (silence < self.gateway.config.sign_out_limit).then(|| {
             self.ticket = Some(Arc::new(stored.ticket));
             self.media_type = stored.media_type;
@@ -242,6 +260,9 @@ impl Agent {
         let with_token = operation.signs_in() || self.machine.wants_token();
         let token = with_token.then(|| self.deps.tokens.mint(self.gateway(), self.agent_id()));
         let sent = Instant::now();
+        if operation.signs_in() {
+            self.shared.sign_in_began();
+        }
         self.step(Input::Began(operation)).await;
         let call = Call {
             operation,
@@ -324,6 +345,8 @@ impl Agent {
         ticket.set_cookies(cookies);
         let renewed = guid.is_some_and(|guid| ticket.set_guid(guid));
         if renewed {
+            // What is to be done about it comes with the answer's own step.
+            drop(self.machine.step(Input::GuidRenewed, Instant::now()));
             self.metrics().guid_changes.with_label_values(&[self.gateway().as_str()]).inc();
         }
         renewed
@@ -411,8 +434,8 @@ impl Agent {
     /// One step of the machine and what follows from it. Says whether that included saving the session.
     async fn step(&mut self, input: Input) -> bool {
         let effects = self.machine.step(input, Instant::now());
-        let (state, last_ok) = (self.machine.state(), self.machine.last_ok());
-        self.shared.publish(state, last_ok, self.deps.clock.now(), self.metrics());
+        let times = Times { last_ok: self.machine.last_ok(), guid_since: self.machine.guid_since() };
+        self.shared.publish(self.machine.state(), times, self.deps.clock.now(), self.metrics());
         if !self.machine.holds_session() {
             self.ticket = None;
         }
@@ -432,15 +455,13 @@ impl Agent {
             Effect::Started(entry) => self.started(entry),
             Effect::Kept => {
                 let now = self.deps.clock.now();
-                let mut status = self.shared.status();
-                status.last_heartbeat = Some(now);
-                if status.reason == Some("heartbeats_failing") {
-                    status.reason = None;
-                }
+                self.shared.status().last_heartbeat = Some(now);
+                self.shared.clear_degraded(Degradation::HeartbeatsFailing);
             }
-            Effect::SkillsSet => {}
+            Effect::SkillsSet => self.shared.clear_degraded(Degradation::SkillsRefused),
             Effect::Degraded(degradation) => {
                 let reason = degradation.as_str();
+                self.shared.set_degraded(degradation);
                 tracing::warn!(gateway = %self.gateway(), agent_id = %self.agent_id(), reason, "session degraded");
                 self.journal(LifecycleKind::Degraded, reason);
             }
@@ -475,7 +496,8 @@ impl Agent {
         self.shared.status().adopted = self.adopted.is_some();
         self.count_sign_in(if entry == Entry::SignedIn { "ok" } else { how });
         self.last_retcode = None;
-        self.shared.session_began(self.media_type.clone());
+        let fresh = matches!(entry, Entry::SignedIn | Entry::TakenOver);
+        self.shared.session_began(self.media_type.clone(), fresh.then(Instant::now));
         tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(), how, "session started");
         self.journal(LifecycleKind::Started, how);
     }
@@ -505,11 +527,15 @@ impl Agent {
     }
 
     fn stored(&self) -> Option<StoredSession> {
-        let silence = Instant::now().saturating_duration_since(self.machine.last_ok()?);
-        let millis = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+        let (now, clock) = (Instant::now(), self.deps.clock.now());
+        let at = |time: Instant| {
+            let ago = now.saturating_duration_since(time).as_millis();
+            crate::clock::Timestamp(clock.millis().saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)))
+        };
         Some(StoredSession {
             ticket: Ticket::clone(self.ticket.as_deref()?),
-            last_success: crate::clock::Timestamp(self.deps.clock.now().millis().saturating_sub(millis)),
+            last_success: at(self.machine.last_ok()?),
+            guid_taken: self.machine.guid_since().map(at),
             skills_set: self.machine.skills_set(),
             media_type: self.media_type.clone(),
             adopted: self.adopted.clone().map(|token| StoredAdoption { token }),
@@ -538,6 +564,7 @@ fn rules(gateway: &GatewayConfig, agent: &AgentConfig) -> Rules {
     Rules {
         heartbeat_interval: gateway.heartbeat_interval,
         sign_out_limit: gateway.sign_out_limit,
+        guid_interval: gateway.guid_interval,
         takeover: agent.takeover,
         skills: agent.skills != Skills::Ids(Vec::new()),
         may_sign_in: agent.password != PasswordSource::None,

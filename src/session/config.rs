@@ -21,6 +21,11 @@ pub use raw::{RawAgent, RawGateway, RawSkills};
 pub const HEARTBEAT_INTERVAL_SECS: u64 = 30;
 /// `EVENT_PUSH_HANDSHAKE_MAXTIME` and `EVENT_PUSH_FAIL_TOTALTIME` of the gateway, both 120 s by default.
 pub const SIGN_OUT_LIMIT_SECS: u64 = 120;
+/// `GUIDINTERVAL` of the gateway, 60 s by default. A GUID that is not renewed dies at `GUIDTIMEOUT`, twice that.
+pub const GUID_INTERVAL_SECS: u64 = 60;
+/// The events of a sign-in come within a second, and the gateway repeats a failed push after 10 s: a minute without
+/// any is no delay.
+pub const PUSH_SILENCE_LIMIT_SECS: u64 = 60;
 /// A heartbeat is a lookup for the gateway. A deadline of 8 s leaves eight tries and more within the limit.
 pub const CALL_DEADLINE_SECS: u64 = 8;
 /// A sign-in goes through telephony and media servers; cutting it short leaves a session nobody knows of.
@@ -49,6 +54,8 @@ pub struct GatewayConfig {
     pub callback_uri: String,
     pub heartbeat_interval: Duration,
     pub sign_out_limit: Duration,
+    pub guid_interval: Duration,
+    pub push_silence_limit: Duration,
     pub call_deadline: Duration,
     pub sign_in_deadline: Duration,
     pub connect_deadline: Duration,

@@ -11,13 +11,13 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event::{AgentId, GatewayName};
 use crate::session::Deps;
-use crate::session::agent::{Agent, Gateway};
+use crate::session::agent::{Agent, Gateway, Start};
 use crate::session::call::{GatewayCalls, Ticket};
 use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
 use crate::session::forward::{ForwardAnswer, ForwardError, ForwardRequest};
@@ -26,8 +26,8 @@ use crate::session::mail::{Adoption, Waiting};
 use crate::session::pace::Pace;
 use crate::session::status::{Ring, SessionView, Shared};
 
-/// How often the least budget is looked for: often enough for an alert, at a millisecond per 100,000 agents.
-const BUDGET_INTERVAL: Duration = Duration::from_secs(2);
+/// Sessions of an earlier run are all checked within this long: those first whose GUID is the nearest to its end.
+const RESUME_SPREAD: Duration = Duration::from_secs(5);
 /// No session that is resumed has been silent for longer: the largest limit that can be configured.
 const LONGEST_PAST: Duration = Duration::from_secs(3600);
 /// How long a call that is to be passed on may wait for its session: longer than a heartbeat that fails.
@@ -36,6 +36,8 @@ const FORWARD_PATIENCE: Duration = Duration::from_secs(20);
 const SHORTEST_FIXED_TOKEN: usize = 8;
 /// Gateways take 50 characters; older ones of other programs may be longer.
 const LONGEST_FIXED_TOKEN: usize = 256;
+
+mod watch;
 
 /// Handle to all sessions; cloning is cheap.
 #[derive(Clone)]
@@ -151,15 +153,8 @@ impl Sessions {
         let adopted = sessions.inner.deps.store.adopted().into_iter();
         let adopted = adopted.map(|(gateway, id)| AgentConfig::adopted(gateway, id));
         // The configured ones come first: an adopted agent that is configured too keeps its configuration.
-        for agent in config.agents.into_iter().chain(adopted) {
-            if let Some(kept) = sessions.inner.gateways.get(&agent.gateway) {
-                let mut agents = kept.write();
-                if !agents.contains_key(&agent.id) {
-                    sessions.inner.begin(kept, &mut agents, Arc::new(agent), None);
-                }
-            }
-        }
-        sessions.inner.tasks.spawn(look_over(sessions.clone()));
+        sessions.inner.begin_all(config.agents.into_iter().chain(adopted));
+        sessions.inner.tasks.spawn(watch::look_over(sessions.clone()));
         Ok(sessions)
     }
 
@@ -178,7 +173,8 @@ impl Sessions {
         let config = Arc::new(config);
         match agents.get_mut(&config.id) {
             None => {
-                self.inner.begin(kept, &mut agents, config, None);
+                let start = self.inner.start(&config);
+                self.inner.begin(kept, &mut agents, config, None, start);
                 Ok(Change::Added)
             }
             Some(slot) if slot.is_leaving() => {
@@ -237,7 +233,7 @@ impl Sessions {
         let adoption = Adoption { ticket, token };
         let alone = || Arc::new(AgentConfig::adopted(gateway.clone(), agent_id.clone()));
         match agents.get_mut(agent_id) {
-            None => self.inner.begin(kept, &mut agents, alone(), Some(adoption)),
+            None => self.inner.begin(kept, &mut agents, alone(), Some(adoption), Start::default()),
             Some(slot) if slot.is_leaving() => {
                 let config = slot.next.take().map_or_else(alone, |next| next.config);
                 slot.next = Some(Box::new(Next { config, adoption: Some(adoption) }));
@@ -401,6 +397,41 @@ impl std::fmt::Debug for Sessions {
 }
 
 impl Inner {
+    /// Starts the tasks of all agents. Sessions of an earlier run are checked one after the other, that with the oldest
+    /// GUID first.
+    fn begin_all(self: &Arc<Self>, agents: impl Iterator<Item = AgentConfig>) {
+        let mut starts: Vec<_> = agents
+            .map(|agent| {
+                let start = self.start(&agent);
+                let taken =
+                    start.stored.as_ref().map(|stored| stored.guid_taken.unwrap_or(stored.last_success));
+                (taken, agent, start)
+            })
+            .collect();
+        starts.sort_by_key(|(taken, ..)| *taken);
+        let resumed = starts.iter().filter(|(taken, ..)| taken.is_some()).count();
+        let step = RESUME_SPREAD / u32::try_from(resumed.max(1)).unwrap_or(u32::MAX);
+        let mut place = Duration::ZERO;
+        for (taken, agent, mut start) in starts {
+            if taken.is_some() {
+                start.delay = place;
+                place += step;
+            }
+            if let Some(kept) = self.gateways.get(&agent.gateway) {
+                let mut agents = kept.write();
+                if !agents.contains_key(&agent.id) {
+                    self.begin(kept, &mut agents, Arc::new(agent), None, start);
+                }
+            }
+        }
+    }
+
+    /// What an earlier run left of this agent's session.
+    fn start(&self, config: &AgentConfig) -> Start {
+        let stored = self.deps.store.load(&config.gateway, &config.id);
+        Start { stored: stored.map(Box::new), delay: Duration::ZERO }
+    }
+
     /// Starts the task of one agent.
     fn begin(
         self: &Arc<Self>,
@@ -408,6 +439,7 @@ impl Inner {
         agents: &mut HashMap<AgentId, Slot>,
         config: Arc<AgentConfig>,
         adoption: Option<Adoption>,
+        start: Start,
     ) {
         let shared = Arc::new(Shared::new(
             config.gateway.clone(),
@@ -426,7 +458,7 @@ impl Inner {
         let guard = EndGuard { inner: self.clone(), shared };
         let task = async move {
             let _guard = guard;
-            agent.run().await;
+            agent.run(start).await;
         };
         self.tasks.spawn_on(task, &self.runtime);
     }
@@ -440,7 +472,7 @@ impl Inner {
             if let Some(adoption) = &next.adoption {
                 self.deps.tokens.accept(&shared.gateway, &shared.agent_id, &adoption.token);
             }
-            self.begin(kept, &mut agents, next.config, next.adoption);
+            self.begin(kept, &mut agents, next.config, next.adoption, Start::default());
         }
     }
 }
@@ -458,29 +490,6 @@ impl Drop for EndGuard {
             self.inner.left(&self.shared);
         } else if !self.inner.stop.is_cancelled() {
             self.inner.failed.cancel();
-        }
-    }
-}
-
-/// Exports the least budget of each gateway until the daemon stops.
-async fn look_over(sessions: Sessions) {
-    let mut ticks = tokio::time::interval(BUDGET_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = sessions.inner.stop.cancelled() => return,
-            now = ticks.tick() => sessions.export_budgets(now),
-        }
-    }
-}
-
-impl Sessions {
-    fn export_budgets(&self, now: Instant) {
-        for (name, kept) in &self.inner.gateways {
-            let least = kept.read().values().filter_map(|slot| slot.shared.budget(now)).min();
-            let least = least.unwrap_or(kept.gateway.config.sign_out_limit);
-            let gauge = self.inner.deps.metrics.sign_out_budget.with_label_values(&[name.as_str()]);
-            gauge.set(least.as_secs_f64());
         }
     }
 }

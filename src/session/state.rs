@@ -48,6 +48,8 @@ pub struct Rules {
     pub heartbeat_interval: Duration,
     /// Silence after which the gateway signs an agent out.
     pub sign_out_limit: Duration,
+    /// Age at which the gateway renews a GUID on the next heartbeat.
+    pub guid_interval: Duration,
     /// Force in where somebody is signed in.
     pub takeover: bool,
     /// Enter skill queues after sign-in.
@@ -116,6 +118,8 @@ pub enum Input {
         /// Something of the sign-in is different: a person's word that a suspended session may try again.
         sign_in: bool,
     },
+    /// The answer at hand has brought a new GUID. Comes before what else that answer says.
+    GuidRenewed,
     /// A call of somebody else is passed on now.
     ForwardBegan,
     /// That call has ended.
@@ -150,6 +154,10 @@ pub struct Resume {
     pub skills_set: bool,
     /// Another program has signed it in just now.
     pub adopted: bool,
+    /// Age of its GUID, where it is known.
+    pub guid_age: Option<Duration>,
+    /// Its place among all that are resumed: its first heartbeat waits so long, if it can.
+    pub delay: Duration,
 }
 
 /// How a call ended.
@@ -209,9 +217,19 @@ pub enum Degradation {
     SkillsRefused,
     /// A sign-out was refused, for instance in a call: the session stays.
     SignOutRefused,
+    /// No push has come since the sign-in, which causes events. Found out by those who see pushes, not by the machine.
+    NoPushes,
 }
 
 impl Degradation {
+    /// All of them.
+    pub const ALL: [Degradation; 4] = [
+        Degradation::HeartbeatsFailing,
+        Degradation::SkillsRefused,
+        Degradation::SignOutRefused,
+        Degradation::NoPushes,
+    ];
+
     /// A short name for logs, events and the admin API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -219,6 +237,7 @@ impl Degradation {
             Degradation::HeartbeatsFailing => "heartbeats_failing",
             Degradation::SkillsRefused => "skills_refused",
             Degradation::SignOutRefused => "sign_out_refused",
+            Degradation::NoPushes => "no_pushes",
         }
     }
 }
@@ -330,6 +349,12 @@ impl Machine {
         self.held.as_ref().map(|held| held.last_ok)
     }
 
+    /// When the session's GUID came, where that is known.
+    #[must_use]
+    pub fn guid_since(&self) -> Option<Instant> {
+        self.held.as_ref().and_then(|held| held.guid_since)
+    }
+
     /// What to do now.
     #[must_use]
     pub fn next(&self) -> Next {
@@ -377,6 +402,11 @@ impl Machine {
                 self.take_over = self.held.is_none();
                 self.wish_signed_in(now);
             }
+            Input::GuidRenewed => {
+                if let Some(held) = &mut self.held {
+                    held.guid_since = Some(now);
+                }
+            }
             Input::Adopted => self.adopted(now),
             Input::Configured { rules, skills, sign_in } => self.configured(rules, skills, sign_in, now),
             Input::ForwardBegan => self.in_flight = Some((InFlight::Forward, now)),
@@ -397,8 +427,11 @@ impl Machine {
             return self.adopted(now);
         }
         let remaining = limit - resume.silence;
+        // A GUID lives for twice the interval: one that is near its end cannot wait for its place.
+        let guid_left = resume.guid_age.map(|age| (self.rules.guid_interval * 2).saturating_sub(age));
+        let first = resume.delay.min(remaining.min(guid_left.unwrap_or(remaining)) / 4);
         let skills = if resume.skills_set { SkillsState::Done } else { self.skills_due(now) };
-        self.held = Some(Held::resumed(now, resume.silence, remaining, skills));
+        self.held = Some(Held::resumed(now, resume, now + first, skills));
         // A GUID that came just before the last run ended may not have been saved.
         self.ours_until = Some(now + remaining + SILENCE_MARGIN);
         self.state = State::Recovering;
@@ -594,7 +627,7 @@ impl Machine {
         if let Some(entry) = held.unconfirmed {
             self.effects.push(Effect::Started(entry));
         }
-        held.heartbeat_succeeded(sent, now, self.rules.heartbeat_interval);
+        held.heartbeat_succeeded(sent, now, &self.rules);
         if sent.saturating_duration_since(held.since) >= self.rules.heartbeat_interval {
             self.sign_in_backoff.reset();
         }

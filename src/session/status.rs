@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::session::call::Ticket;
 use crate::session::mail::Mailbox;
 use crate::session::retcode::Retcode;
-use crate::session::state::State;
+use crate::session::state::{Degradation, State};
 
 /// A session as the admin API shows it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -41,6 +41,38 @@ pub struct SessionView {
     pub password_days_left: Option<u32>,
     /// Another program signed it in.
     pub adopted: bool,
+    /// Seconds since its GUID came; `None` without a session, or where that is not known.
+    pub guid_age_secs: Option<f64>,
+    /// Everything that is wrong with a session that lives.
+    pub degraded: Vec<&'static str>,
+}
+
+/// Times of a session that its task publishes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Times {
+    /// When the gateway last heard of it.
+    pub(super) last_ok: Option<Instant>,
+    /// When its GUID came.
+    pub(super) guid_since: Option<Instant>,
+}
+
+/// What is wrong with a session that lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Degradations(u8);
+
+impl Degradations {
+    fn bit(degradation: Degradation) -> u8 {
+        match degradation {
+            Degradation::HeartbeatsFailing => 1,
+            Degradation::SkillsRefused => 2,
+            Degradation::SignOutRefused => 4,
+            Degradation::NoPushes => 8,
+        }
+    }
+
+    pub(super) fn contains(self, degradation: Degradation) -> bool {
+        self.0 & Degradations::bit(degradation) != 0
+    }
 }
 
 /// Shared between a session's task and everybody else.
@@ -57,6 +89,14 @@ pub(super) struct Shared {
     epoch: Instant,
     /// When the gateway last heard of the session.
     last_ok: AtomicU64,
+    /// When its GUID came.
+    guid_since: AtomicU64,
+    /// When an agent was signed in of whom no push has come yet; zero when one has come, or none need come.
+    push_awaited_since: AtomicU64,
+    /// A push came while there was no session: it may belong to a sign-in that is not answered yet.
+    pushed: AtomicBool,
+    /// Bits of [`Degradations`].
+    degraded: AtomicU8,
     /// When the first of an unbroken row of failed pushes came.
     push_failing_since: AtomicU64,
     status: Mutex<Status>,
@@ -109,6 +149,10 @@ impl Shared {
             sign_out_limit,
             epoch,
             last_ok: AtomicU64::new(0),
+            guid_since: AtomicU64::new(0),
+            push_awaited_since: AtomicU64::new(0),
+            pushed: AtomicBool::new(false),
+            degraded: AtomicU8::new(0),
             push_failing_since: AtomicU64::new(0),
             status: Mutex::new(status),
         }
@@ -119,8 +163,14 @@ impl Shared {
     }
 
     /// Publishes where the session is; the gauge moves with it.
-    pub(super) fn publish(&self, state: State, last_ok: Option<Instant>, now: Timestamp, metrics: &Metrics) {
-        self.last_ok.store(last_ok.map_or(0, |time| self.stamp(time)), Ordering::Relaxed);
+    pub(super) fn publish(&self, state: State, times: Times, now: Timestamp, metrics: &Metrics) {
+        let stamp = |time: Option<Instant>| time.map_or(0, |time| self.stamp(time));
+        self.last_ok.store(stamp(times.last_ok), Ordering::Relaxed);
+        self.guid_since.store(stamp(times.guid_since), Ordering::Relaxed);
+        if times.last_ok.is_none() {
+            self.push_awaited_since.store(0, Ordering::Relaxed);
+            self.degraded.store(0, Ordering::Relaxed);
+        }
         let mut status = self.status();
         if status.state != state {
             let gauge =
@@ -142,9 +192,15 @@ impl Shared {
         self.status().ticket.clone()
     }
 
-    /// A new session: what was wrong with the one before is past.
-    pub(super) fn session_began(&self, media_type: Option<String>) {
+    /// A new session: what was wrong with the one before is past. One that was signed in causes events, so that pushes
+    /// are awaited from then on.
+    pub(super) fn session_began(&self, media_type: Option<String>, signed_in: Option<Instant>) {
         self.push_failing_since.store(0, Ordering::Relaxed);
+        // Its first push may have come before the answer to the sign-in.
+        let pushed = self.pushed.swap(false, Ordering::AcqRel);
+        let awaited = signed_in.filter(|_| !pushed).map_or(0, |time| self.stamp(time));
+        self.push_awaited_since.store(awaited, Ordering::Relaxed);
+        self.degraded.store(0, Ordering::Relaxed);
         let mut status = self.status();
         status.reason = None;
         status.retcode = None;
@@ -165,12 +221,59 @@ impl Shared {
     /// Notes whether a push of this agent was answered with success. A row of failures costs the session after the
     /// same limit as silence; one success ends the row.
     pub(super) fn note_push(&self, ok: bool, now: Instant) {
+        if self.last_ok.load(Ordering::Relaxed) == 0 {
+            self.pushed.store(true, Ordering::Release);
+        }
+        if self.push_awaited_since.load(Ordering::Relaxed) != 0 {
+            self.push_awaited_since.store(0, Ordering::Relaxed);
+            self.clear_degraded(Degradation::NoPushes);
+        }
         let failing = self.push_failing_since.load(Ordering::Relaxed) != 0;
         match (ok, failing) {
             (true, true) => self.push_failing_since.store(0, Ordering::Relaxed),
             (false, false) => self.push_failing_since.store(self.stamp(now), Ordering::Relaxed),
             _ => {}
         }
+    }
+
+    /// A sign-in is sent: pushes from now on may be its.
+    pub(super) fn sign_in_began(&self) {
+        self.pushed.store(false, Ordering::Release);
+    }
+
+    /// Something is wrong with the session. Says whether that is new.
+    pub(super) fn set_degraded(&self, degradation: Degradation) -> bool {
+        let before = self.degraded.fetch_or(Degradations::bit(degradation), Ordering::Relaxed);
+        !Degradations(before).contains(degradation)
+    }
+
+    /// It is not wrong any more.
+    pub(super) fn clear_degraded(&self, degradation: Degradation) {
+        let before = self.degraded.fetch_and(!Degradations::bit(degradation), Ordering::Relaxed);
+        if Degradations(before).contains(degradation) {
+            let mut status = self.status();
+            if status.reason == Some(degradation.as_str()) {
+                status.reason = None;
+            }
+        }
+    }
+
+    pub(super) fn degradations(&self) -> Degradations {
+        Degradations(self.degraded.load(Ordering::Relaxed))
+    }
+
+    /// Whether pushes have been awaited for longer than `limit` and nobody was told yet.
+    pub(super) fn falls_silent(&self, limit: Duration, now: Instant) -> bool {
+        let since = self.push_awaited_since.load(Ordering::Relaxed);
+        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let silent = since != 0 && self.stamp(now).saturating_sub(since) >= limit;
+        silent && self.set_degraded(Degradation::NoPushes)
+    }
+
+    /// How old the session's GUID is.
+    pub(super) fn guid_age(&self, now: Instant) -> Option<Duration> {
+        let since = self.guid_since.load(Ordering::Relaxed);
+        (since != 0).then(|| Duration::from_millis(self.stamp(now).saturating_sub(since)))
     }
 
     /// Time before the gateway would sign the agent out, for silence or for failed pushes; `None` without a session.
@@ -201,6 +304,12 @@ impl Shared {
             media_type: status.media_type.clone(),
             password_days_left: status.password_days_left,
             adopted: status.adopted,
+            guid_age_secs: self.guid_age(now).map(|age| age.as_secs_f64()),
+            degraded: Degradation::ALL
+                .into_iter()
+                .filter(|one| self.degradations().contains(*one))
+                .map(Degradation::as_str)
+                .collect(),
         }
     }
 
@@ -283,6 +392,10 @@ mod tests {
         Shared::new(gateway, agent, Duration::from_secs(120), now, Timestamp(0), metrics)
     }
 
+    fn heard(at: Instant) -> Times {
+        Times { last_ok: Some(at), guid_since: None }
+    }
+
     #[test]
     fn the_budget_is_the_lesser_of_silence_and_push_failure() {
         let metrics = Metrics::new(["main"], []).unwrap();
@@ -290,17 +403,17 @@ mod tests {
         let at = |secs| start + Duration::from_secs(secs);
         let shared = shared(&metrics, start);
         assert_eq!(shared.budget(at(0)), None);
-        shared.publish(State::Active, Some(at(10)), Timestamp(0), &metrics);
+        shared.publish(State::Active, heard(at(10)), Timestamp(0), &metrics);
         assert_eq!(shared.budget(at(10)), Some(Duration::from_secs(120)));
         assert_eq!(shared.budget(at(40)), Some(Duration::from_secs(90)));
         shared.note_push(false, at(20));
         shared.note_push(false, at(30));
-        shared.publish(State::Active, Some(at(40)), Timestamp(0), &metrics);
+        shared.publish(State::Active, heard(at(40)), Timestamp(0), &metrics);
         assert_eq!(shared.budget(at(50)), Some(Duration::from_secs(90)));
         shared.note_push(true, at(50));
         assert_eq!(shared.budget(at(50)), Some(Duration::from_secs(110)));
         assert_eq!(shared.budget(at(1000)), Some(Duration::ZERO));
-        shared.publish(State::Recovering, None, Timestamp(0), &metrics);
+        shared.publish(State::Recovering, Times::default(), Timestamp(0), &metrics);
         assert_eq!(shared.budget(at(1000)), None);
     }
 
@@ -310,8 +423,8 @@ mod tests {
         let shared = shared(&metrics, Instant::now());
         let count = |state: &str| metrics.sessions.with_label_values(&["main", state]).get();
         assert_eq!((count("signed_out"), count("active")), (1, 0));
-        shared.publish(State::Active, None, Timestamp(0), &metrics);
-        shared.publish(State::Active, None, Timestamp(0), &metrics);
+        shared.publish(State::Active, Times::default(), Timestamp(0), &metrics);
+        shared.publish(State::Active, Times::default(), Timestamp(0), &metrics);
         assert_eq!((count("signed_out"), count("active")), (0, 1));
         shared.retire(&metrics);
         assert_eq!((count("signed_out"), count("active")), (0, 0));

@@ -8,8 +8,9 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{
-    AgentConfig, CALL_DEADLINE_SECS, CONNECT_DEADLINE_SECS, GatewayConfig, HEARTBEAT_INTERVAL_SECS,
-    PasswordSource, SIGN_IN_DEADLINE_SECS, SIGN_IN_RATE_PER_SEC, SIGN_OUT_LIMIT_SECS, SignInOptions, Skills,
+    AgentConfig, CALL_DEADLINE_SECS, CONNECT_DEADLINE_SECS, GUID_INTERVAL_SECS, GatewayConfig,
+    HEARTBEAT_INTERVAL_SECS, PUSH_SILENCE_LIMIT_SECS, PasswordSource, SIGN_IN_DEADLINE_SECS,
+    SIGN_IN_RATE_PER_SEC, SIGN_OUT_LIMIT_SECS, SignInOptions, Skills,
 };
 use crate::config::Problems;
 use crate::event::{AgentId, GatewayName};
@@ -54,6 +55,12 @@ pub struct RawGateway {
     /// Seconds of silence after which the gateway throws an agent out.
     #[serde(default = "sign_out_limit_secs")]
     pub sign_out_limit_secs: u64,
+    /// Seconds after which the gateway renews a GUID on the next heartbeat.
+    #[serde(default = "guid_interval_secs")]
+    pub guid_interval_secs: u64,
+    /// Seconds after a sign-in by which a push must have come.
+    #[serde(default = "push_silence_limit_secs")]
+    pub push_silence_limit_secs: u64,
     /// Seconds a heartbeat or another short call may take.
     #[serde(default = "call_deadline_secs")]
     pub call_deadline_secs: u64,
@@ -82,6 +89,12 @@ fn heartbeat_interval_secs() -> u64 {
 }
 fn sign_out_limit_secs() -> u64 {
     SIGN_OUT_LIMIT_SECS
+}
+fn guid_interval_secs() -> u64 {
+    GUID_INTERVAL_SECS
+}
+fn push_silence_limit_secs() -> u64 {
+    PUSH_SILENCE_LIMIT_SECS
 }
 fn call_deadline_secs() -> u64 {
     CALL_DEADLINE_SECS
@@ -188,6 +201,8 @@ impl RawGateway {
             callback_uri: self.callback_uri,
             heartbeat_interval: Duration::from_secs(self.heartbeat_interval_secs),
             sign_out_limit: Duration::from_secs(self.sign_out_limit_secs),
+            guid_interval: Duration::from_secs(self.guid_interval_secs),
+            push_silence_limit: Duration::from_secs(self.push_silence_limit_secs),
             call_deadline: Duration::from_secs(self.call_deadline_secs),
             sign_in_deadline: Duration::from_secs(self.sign_in_deadline_secs),
             connect_deadline: Duration::from_secs(self.connect_deadline_secs),
@@ -261,6 +276,8 @@ impl RawGateway {
         let seconds = [
             ("heartbeat_interval_secs", self.heartbeat_interval_secs),
             ("sign_out_limit_secs", self.sign_out_limit_secs),
+            ("guid_interval_secs", self.guid_interval_secs),
+            ("push_silence_limit_secs", self.push_silence_limit_secs),
             ("call_deadline_secs", self.call_deadline_secs),
             ("sign_in_deadline_secs", self.sign_in_deadline_secs),
             ("connect_deadline_secs", self.connect_deadline_secs),

@@ -1,11 +1,16 @@
 //! A session that the gateway gave us: when its heartbeats are due and how long it lasts without one.
+//!
+//! Heartbeats keep slots, and the slots keep step with the GUID: the gateway renews a GUID on the first heartbeat after
+//! `guid_interval`, so a heartbeat a moment before that age would leave it to the next one, half a minute later. A
+//! daemon that is killed then and returns within seconds would meet a dead GUID. So a slot shortly before that age
+//! moves to it, and no slot lies beyond it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::backoff::{Backoff, jitter};
-use crate::session::state::Entry;
+use crate::session::state::{Entry, Resume, Rules};
 
 /// A failed heartbeat is repeated within seconds: at least eight tries with their deadlines fit into the limit.
 const REPEAT_FIRST: Duration = Duration::from_secs(1);
@@ -13,8 +18,10 @@ const REPEAT_MOST: Duration = Duration::from_secs(4);
 /// The first heartbeat follows soon, so that a session that is not one is found out at once.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(2);
 const FIRST_SPREAD: Duration = Duration::from_secs(3);
-/// Sessions of an earlier run are all checked at once; spread over this long.
-const RESUME_SPREAD: Duration = Duration::from_secs(5);
+/// How long after the age at which the gateway renews a GUID the heartbeat is due that fetches the new one.
+const GUID_MARGIN: Duration = Duration::from_secs(1);
+/// A slot that lies before that by less than this part of the interval moves to it.
+const GUID_PULL_DIVISOR: u32 = 4;
 /// Heartbeats keep their slots, each late by up to a tenth of the interval, so that agents do not march in step.
 const JITTER_DIVISOR: u32 = 10;
 /// Skill queues that cannot be entered for the moment: calls stay away meanwhile, so soon, then calmer.
@@ -42,6 +49,8 @@ pub(super) struct Held {
     pub(super) since: Instant,
     /// When the last heartbeat that succeeded (or the sign-in) was sent: from then on the gateway counts silence.
     pub(super) last_ok: Instant,
+    /// When the GUID came; unknown for one that another program gave us.
+    pub(super) guid_since: Option<Instant>,
     /// When the next heartbeat is due.
     pub(super) next_heartbeat: Instant,
     /// The slot of the fixed schedule that `next_heartbeat` belongs to.
@@ -65,14 +74,15 @@ pub(super) struct Held {
 impl Held {
     /// A session that was just given.
     pub(super) fn signed_in(sent: Instant, now: Instant, skills: SkillsState) -> Held {
-        Held::new(now, sent, now + FIRST_HEARTBEAT + jitter(FIRST_SPREAD), skills)
+        let first = now + FIRST_HEARTBEAT + jitter(FIRST_SPREAD);
+        Held { guid_since: Some(now), ..Held::new(now, sent, first, skills) }
     }
 
-    /// A session of an earlier run, last heard of `silence` ago, with `remaining` left.
-    pub(super) fn resumed(now: Instant, silence: Duration, remaining: Duration, skills: SkillsState) -> Held {
-        let last_ok = now.checked_sub(silence).unwrap_or(now);
-        let first = now + jitter(RESUME_SPREAD.min(remaining / 4));
-        Held { unconfirmed: Some(Entry::Resumed), ..Held::new(now, last_ok, first, skills) }
+    /// A session of an earlier run.
+    pub(super) fn resumed(now: Instant, resume: Resume, first: Instant, skills: SkillsState) -> Held {
+        let last_ok = now.checked_sub(resume.silence).unwrap_or(now);
+        let guid_since = resume.guid_age.and_then(|age| now.checked_sub(age));
+        Held { guid_since, unconfirmed: Some(Entry::Resumed), ..Held::new(now, last_ok, first, skills) }
     }
 
     /// A session that another program signed in; when, we cannot know.
@@ -84,6 +94,7 @@ impl Held {
         Held {
             since,
             last_ok,
+            guid_since: None,
             next_heartbeat: first_heartbeat,
             slot: first_heartbeat,
             repeat: Backoff::new(REPEAT_FIRST, REPEAT_MOST),
@@ -107,7 +118,8 @@ impl Held {
     }
 
     /// A heartbeat succeeded: on to the next slot after `now`.
-    pub(super) fn heartbeat_succeeded(&mut self, sent: Instant, now: Instant, interval: Duration) {
+    pub(super) fn heartbeat_succeeded(&mut self, sent: Instant, now: Instant, rules: &Rules) {
+        let interval = rules.heartbeat_interval;
         self.last_ok = sent;
         self.repeat.reset();
         self.unconfirmed = None;
@@ -118,6 +130,14 @@ impl Held {
             self.slot += interval.saturating_mul(u32::try_from(slots).unwrap_or(u32::MAX));
         }
         self.next_heartbeat = self.slot + jitter(interval / JITTER_DIVISOR);
+        // One that is past did not bring a new GUID: then the gateway's are static, or it keeps another time.
+        let renewal = self.guid_since.map(|since| since + rules.guid_interval + GUID_MARGIN);
+        if let Some(renewal) = renewal.filter(|renewal| *renewal > now)
+            && self.next_heartbeat + interval / GUID_PULL_DIVISOR > renewal
+        {
+            self.slot = renewal;
+            self.next_heartbeat = renewal;
+        }
         if self.shut_down && !self.checking {
             self.next_heartbeat = now + CHECK_SPACING;
         } else {

@@ -14,6 +14,7 @@ fn rules(takeover: bool) -> Rules {
     Rules {
         heartbeat_interval: Duration::from_secs(30),
         sign_out_limit: LIMIT,
+        guid_interval: Duration::from_secs(60),
         takeover,
         skills: true,
         may_sign_in: true,
@@ -416,7 +417,13 @@ fn stopping_leaves_the_session_open_or_signs_out_and_never_hangs() {
 
 #[test]
 fn a_resumed_session_is_checked_first_and_signed_in_only_when_refused() {
-    let resume = Resume { silence: Duration::from_secs(100), skills_set: true, adopted: false };
+    let resume = Resume {
+        silence: Duration::from_secs(100),
+        skills_set: true,
+        adopted: false,
+        guid_age: None,
+        delay: Duration::ZERO,
+    };
     let mut bench = Bench::new(false);
     bench.input(Input::Start(Some(resume)));
     assert_eq!(bench.state(), State::Recovering);
@@ -430,7 +437,13 @@ fn a_resumed_session_is_checked_first_and_signed_in_only_when_refused() {
     bench.answer(ForceLogin, Meaning::Ok);
 
     let mut bench = Bench::new(false);
-    bench.input(Input::Start(Some(Resume { silence: LIMIT, skills_set: true, adopted: false })));
+    bench.input(Input::Start(Some(Resume {
+        silence: LIMIT,
+        skills_set: true,
+        adopted: false,
+        guid_age: None,
+        delay: Duration::ZERO,
+    })));
     assert_eq!(bench.answer(Login, Meaning::Ok), Duration::ZERO);
 }
 

@@ -22,6 +22,8 @@ use crate::session::{
 use crate::sink::BoxFuture;
 
 pub(super) const LIMIT: Duration = Duration::from_secs(120);
+/// `GUIDTIMEOUT`: a GUID that was not renewed is dead.
+const GUID_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a scripted call does instead of what the gateway would do by itself.
 #[derive(Debug, Clone)]
@@ -36,6 +38,8 @@ pub(super) enum Script {
     Unreachable,
     /// Signs in and demands another password.
     PasswordChange,
+    /// Does what was asked, and takes 5 s for it.
+    Slow,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +52,7 @@ struct Desk {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
+    pub(super) agent: String,
     pub(super) operation: Operation,
     pub(super) at: Instant,
     pub(super) token: Option<String>,
@@ -65,6 +70,8 @@ struct State {
     forwards: VecDeque<Script>,
     forwarded: Vec<(String, Instant)>,
     passwords: Vec<String>,
+    /// As with `AUTHMODE=1`: GUIDs last as long as their sessions.
+    static_guids: bool,
 }
 
 /// The gateway.
@@ -87,6 +94,10 @@ impl FakeGateway {
     /// The next call that is passed on does that.
     pub(super) fn forward_once(&self, script: Script) {
         self.state.lock().unwrap().forwards.push_back(script);
+    }
+
+    pub(super) fn keep_guids(&self) {
+        self.state.lock().unwrap().static_guids = true;
     }
 
     /// Passwords of all sign-ins.
@@ -173,6 +184,7 @@ impl State {
         }
         self.passwords.extend(call.password.map(|password| password.expose_secret().to_owned()));
         self.seen.push(Seen {
+            agent: call.agent_id().as_str().to_owned(),
             operation: call.operation,
             at: now,
             token: call.token.map(|token| token.expose_secret().to_owned()),
@@ -203,13 +215,23 @@ impl State {
         match &desk.guid {
             None => return answer("100-006", None),
             guid if *guid != held => return answer("000-003", None),
+            Some(_)
+                if !self.static_guids
+                    && desk.guid_since.is_some_and(|since| now.duration_since(since) >= GUID_TIMEOUT) =>
+            {
+                return answer("000-003", None);
+            }
             Some(_) => {}
         }
         match call.operation {
             Operation::Logout => desk.guid = None,
             Operation::Handshake => {
                 desk.last_heard = Some(now);
-                if desk.guid_since.is_some_and(|since| now.duration_since(since) >= Duration::from_secs(60)) {
+                if !self.static_guids
+                    && desk
+                        .guid_since
+                        .is_some_and(|since| now.duration_since(since) >= Duration::from_secs(60))
+                {
                     self.guids += 1;
                     (desk.guid, desk.guid_since) = (Some(format!("guid-{}", self.guids)), Some(now));
                     return answer("0", desk.guid.clone());
@@ -218,6 +240,15 @@ impl State {
             _ => {}
         }
         answer("0", None)
+    }
+}
+
+/// How long a call takes.
+fn took(script: Option<&Script>) -> Duration {
+    match script {
+        Some(Script::AnswerLost | Script::RequestLost) => Duration::from_secs(8),
+        Some(Script::Slow) => Duration::from_secs(5),
+        _ => Duration::from_millis(50),
     }
 }
 
@@ -231,11 +262,10 @@ impl GatewayCalls for FakeGateway {
     fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Answer> {
         Box::pin(async move {
             let script = self.state.lock().unwrap().arrive(&call);
-            let lost = matches!(script, Some(Script::AnswerLost | Script::RequestLost));
-            tokio::time::sleep(if lost { Duration::from_secs(8) } else { Duration::from_millis(50) }).await;
+            tokio::time::sleep(took(script.as_ref())).await;
             let mut state = self.state.lock().unwrap();
             let answer = match script {
-                None => state.act(&call),
+                None | Some(Script::Slow) => state.act(&call),
                 Some(Script::Code(code)) => answer(code, None),
                 Some(Script::AnswerLost) => {
                     state.act(&call);
@@ -272,8 +302,7 @@ impl GatewayCalls for FakeGateway {
                 state.forwarded.push((path, Instant::now()));
                 state.forwards.pop_front()
             };
-            let lost = matches!(script, Some(Script::AnswerLost | Script::RequestLost));
-            tokio::time::sleep(if lost { Duration::from_secs(8) } else { Duration::from_millis(50) }).await;
+            tokio::time::sleep(took(script.as_ref())).await;
             let mut state = self.state.lock().unwrap();
             let guid = format!("guid-{}", state.guids + 1);
             let desk = state.desks.entry(agent).or_default();
@@ -283,14 +312,14 @@ impl GatewayCalls for FakeGateway {
                 Some(Script::Code(code)) => forwarded(code, None),
                 Some(Script::Unreachable) => Forwarded::failed(CallError::Unreachable("refused".into())),
                 Some(Script::AnswerLost | Script::RequestLost) => Forwarded::failed(CallError::TimedOut),
-                Some(Script::PasswordChange) | None if !known => forwarded("100-006", None),
+                Some(Script::PasswordChange | Script::Slow) | None if !known => forwarded("100-006", None),
                 // This script stands for an answer that renews the GUID.
                 Some(Script::PasswordChange) => {
                     (desk.guid, desk.guid_since) = (Some(guid.clone()), Some(Instant::now()));
                     state.guids += 1;
                     forwarded("0", Some(guid))
                 }
-                None => forwarded("0", None),
+                None | Some(Script::Slow) => forwarded("0", None),
             }
         })
     }
@@ -384,6 +413,8 @@ impl Scene {
         let raw = agents.iter().map(|id| raw_agent(id)).collect();
         let mut config = validate(vec![raw_gateway()], raw, &mut problems);
         assert!(problems.found().is_empty(), "{:?}", problems.found());
+        // Nobody pushes here, except where a test does.
+        config.gateways[0].push_silence_limit = Duration::from_secs(1_000_000);
         for agent in &mut config.agents {
             change(&mut config.gateways[0], agent);
         }
