@@ -3,7 +3,7 @@
 //!
 //! - **In** (`listen` -> here -> `api`): pages for everybody, the API for who has a token (`tokens`).
 //! - **Routes** (`routes`): one table; `openapi.json` beside it says the same, and a test compares them.
-//! - **Answers** (`agents`, `letters`, `status`, `fault`): JSON; failures as `{"error":{"code","message"}}`.
+//! - **Answers** (`agents`, `change`, `through`, `letters`, `status`, `fault`): JSON; failures as `{"error":{"code","message"}}`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,9 @@ use crate::metrics::Metrics;
 
 mod agents;
 mod api;
+mod change;
 mod fault;
+pub mod kept;
 mod letters;
 mod routes;
 #[cfg(test)]
@@ -28,6 +30,7 @@ mod schema;
 mod status;
 #[cfg(test)]
 mod tests;
+mod through;
 pub mod tokens;
 
 pub use api::{Api, Parts};

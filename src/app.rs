@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::kept::{self, KeptAgents};
 use crate::admin::tokens::TokenFile;
 use crate::admin::{self, Api, OperationsHandler, Parts, Readiness};
 use crate::authenticate::{Authenticator, TokenKey};
@@ -21,12 +22,13 @@ use crate::lifecycle::Lifecycle;
 use crate::listen::Listener;
 use crate::metrics::Metrics;
 use crate::receive::{PushHandler, tls};
+use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
 use crate::session::{Deps, Sessions};
 use crate::sink::Sink;
 use crate::sink::jsonl::JsonlSink;
 use crate::sink::kafka::KafkaSink;
 use crate::sink::mqtt::MqttSink;
-use crate::spool::{SinkStart, Spool, SpoolThreads};
+use crate::spool::{AgentKey, SinkStart, Spool, SpoolThreads};
 
 mod bridge;
 
@@ -119,14 +121,13 @@ impl Relay {
             clock,
         };
         // Events may come before the answer to a sign-in, so sign-ins begin when pushes are taken.
-        let sessions = Sessions::start(config.sessions.clone(), deps)?;
+        let kept = Arc::new(KeptAgents::load(&config.spool.directory)?);
+        let mut roster = config.sessions.clone();
+        let names: Vec<_> = roster.gateways.iter().map(|gateway| gateway.name.clone()).collect();
+        roster.agents.extend(kept::without(&config.sessions.agents, kept.configs(&names)));
+        let sessions = Sessions::start(roster, deps)?;
         observer.connect(sessions.clone());
-        operations.api.connect(Parts {
-            sessions: sessions.clone(),
-            spool: spool.clone(),
-            gateways: config.sessions.gateways.iter().map(|gateway| gateway.name.clone()).collect(),
-            runtime: tokio::runtime::Handle::current(),
-        });
+        operations.api.connect(admin_parts(&config.sessions, &sessions, &spool, kept));
         watch_failures(&lifecycle, &spool, &sessions);
         readiness.set(true, &metrics);
         tracing::info!(
@@ -265,6 +266,21 @@ fn watch_failures(lifecycle: &Lifecycle, spool: &Spool, sessions: &Sessions) {
             () = stopping.cancelled() => {}
         }
     });
+}
+
+/// What the admin API shows and changes.
+fn admin_parts(config: &SessionsConfig, sessions: &Sessions, spool: &Spool, kept: Arc<KeptAgents>) -> Parts {
+    let key = |agent: &AgentConfig| AgentKey { gateway: agent.gateway.clone(), agent_id: agent.id.clone() };
+    let open = |gateway: &GatewayConfig| (gateway.name.clone(), gateway.call_through.clone());
+    Parts {
+        sessions: sessions.clone(),
+        spool: spool.clone(),
+        gateways: config.gateways.iter().map(|gateway| gateway.name.clone()).collect(),
+        configured: Arc::new(ArcSwap::from_pointee(config.agents.iter().map(key).collect())),
+        kept,
+        call_through: Arc::new(config.gateways.iter().map(open).collect()),
+        runtime: tokio::runtime::Handle::current(),
+    }
 }
 
 /// The operations listener on a thread and runtime of its own.

@@ -1,13 +1,14 @@
-//! Agents: list, one, sign-in and sign-out.
+//! Agents: list, one, sign-in, sign-out and take-over.
 
 use http::StatusCode;
 use serde::Serialize;
 
-use super::api::{Answer, Call, query};
+use super::api::{Answer, Call, Parts, query};
 use super::fault::{Fault, json};
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::SESSION_STATES;
 use crate::session::SessionView;
+use crate::spool::AgentKey;
 
 /// An agent and its session as callers see them.
 #[derive(Debug, Serialize)]
@@ -22,11 +23,14 @@ struct AgentView {
     last_heartbeat: Option<String>,
     media_type: Option<String>,
     password_days_left: Option<u32>,
+    adopted: bool,
+    origin: &'static str,
 }
 
 impl AgentView {
-    fn new(view: SessionView) -> AgentView {
+    fn new(parts: &Parts, view: SessionView) -> AgentView {
         AgentView {
+            origin: origin(parts, &view),
             gateway: view.gateway,
             id: view.agent_id,
             state: view.state,
@@ -37,7 +41,21 @@ impl AgentView {
             last_heartbeat: view.last_heartbeat.map(|time| time.to_string()),
             media_type: view.media_type,
             password_days_left: view.password_days_left,
+            adopted: view.adopted,
         }
+    }
+}
+
+/// Where an agent comes from, which says what becomes of it at a restart.
+fn origin(parts: &Parts, view: &SessionView) -> &'static str {
+    let agent = AgentKey { gateway: view.gateway.clone(), agent_id: view.agent_id.clone() };
+    if parts.is_configured(&agent) {
+        return "configuration";
+    }
+    match parts.kept.find(&agent) {
+        Some(kept) if kept.stored => "api",
+        Some(_) => "api_memory",
+        None => "adoption",
     }
 }
 
@@ -79,7 +97,7 @@ pub(super) fn list(call: &Call<'_>) -> Answer {
     found.sort_unstable_by(|one, other| place(one).cmp(&place(other)));
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|last| format!("{}/{}", last.gateway, last.agent_id));
-    let agents = found.into_iter().map(AgentView::new).collect();
+    let agents = found.into_iter().map(|view| AgentView::new(call.parts, view)).collect();
     Ok(json(StatusCode::OK, &Page { agents, total, next }))
 }
 
@@ -109,15 +127,21 @@ pub(super) fn sign_out(call: &Call<'_>) -> Answer {
     view(call, StatusCode::ACCEPTED, &gateway, &agent_id)
 }
 
+pub(super) fn take_over(call: &Call<'_>) -> Answer {
+    let (gateway, agent_id) = named(call)?;
+    call.parts.sessions.take_over(&gateway, &agent_id);
+    view(call, StatusCode::ACCEPTED, &gateway, &agent_id)
+}
+
 /// The agent of the path; names that cannot be names belong to nobody.
-fn named(call: &Call<'_>) -> Result<(GatewayName, AgentId), Fault> {
+pub(super) fn named(call: &Call<'_>) -> Result<(GatewayName, AgentId), Fault> {
     if !call.body.is_empty() {
         return Err(Fault::bad_request("this takes no body"));
     }
     call.params.agent().ok_or_else(Fault::no_such_agent)
 }
 
-fn view(call: &Call<'_>, status: StatusCode, gateway: &GatewayName, agent_id: &AgentId) -> Answer {
+pub(super) fn view(call: &Call<'_>, status: StatusCode, gateway: &GatewayName, agent_id: &AgentId) -> Answer {
     let view = call.parts.sessions.view(gateway, agent_id).ok_or_else(Fault::no_such_agent)?;
-    Ok(json(status, &AgentView::new(view)))
+    Ok(json(status, &AgentView::new(call.parts, view)))
 }

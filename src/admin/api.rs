@@ -4,9 +4,11 @@
 //! body**. A call that changes something, or that gives a GUID away, leaves a line in the log with the name of its token.
 //! What changes sessions or the spool runs on the daemon's own runtime, to its end, also when the caller has gone.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -16,15 +18,17 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::fault::{Fault, answer};
+use super::kept::KeptAgents;
 use super::routes::{self, Access, Endpoint, Found, Params, Route};
 use super::tokens::{Caller, Scope, TokenFile};
-use super::{Readiness, agents, letters, status};
+use super::{Readiness, agents, change, letters, status, through};
 use crate::calm::Calm;
 use crate::event::GatewayName;
 use crate::listen::Incomer;
 use crate::metrics::Metrics;
 use crate::session::Sessions;
-use crate::spool::Spool;
+use crate::session::config::CallPattern;
+use crate::spool::{AgentKey, Spool};
 
 /// Bodies are an agent's settings, a ticket, or a call of the gateway's, whose largest has 16 KiB of call data.
 const BODY_BYTES: usize = 64 * 1024;
@@ -44,8 +48,20 @@ pub struct Parts {
     pub spool: Spool,
     /// All gateways of the configuration.
     pub gateways: Vec<GatewayName>,
+    /// Agents of the configuration, which callers cannot change.
+    pub configured: Arc<ArcSwap<HashSet<AgentKey>>>,
+    /// Agents that callers put.
+    pub kept: Arc<KeptAgents>,
+    /// Which calls of each gateway are open to callers.
+    pub call_through: Arc<HashMap<GatewayName, Vec<CallPattern>>>,
     /// Where changes run: the daemon's runtime, which lives longer than a caller's patience.
     pub runtime: Handle,
+}
+
+impl Parts {
+    pub(super) fn is_configured(&self, agent: &AgentKey) -> bool {
+        self.configured.load().contains(agent)
+    }
 }
 
 /// The admin API; cloning is cheap. It answers 503 until it is connected.
@@ -243,6 +259,12 @@ async fn dispatch(call: Call<'_>) -> Answer {
         Endpoint::Agent => agents::show(&call),
         Endpoint::SignIn => agents::sign_in(&call),
         Endpoint::SignOut => agents::sign_out(&call),
+        Endpoint::TakeOver => agents::take_over(&call),
+        Endpoint::PutAgent => change::put(&call).await,
+        Endpoint::RemoveAgent => change::remove(&call).await,
+        Endpoint::Adopt => change::adopt(&call),
+        Endpoint::Guid => change::guid(&call),
+        Endpoint::CallThrough => through::call(&call).await,
         Endpoint::DeadLetters => letters::list(&call).await,
         Endpoint::DeadLetter => letters::show(&call).await,
         Endpoint::Export => letters::export(&call).await,

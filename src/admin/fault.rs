@@ -42,6 +42,10 @@ impl Fault {
         Fault::not_found("there is no such agent")
     }
 
+    pub(super) fn conflict(code: &'static str, message: impl fmt::Display) -> Fault {
+        Fault::new(StatusCode::CONFLICT, code, message)
+    }
+
     pub(super) fn unavailable(message: impl fmt::Display) -> Fault {
         Fault::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }

@@ -7,6 +7,9 @@ use crate::event::{AgentId, GatewayName};
 /// Where the API begins.
 pub(super) const ROOT: &str = "/api/v1";
 
+/// Where calls to the gateway itself go.
+const THROUGH: &str = "/gateway/{gateway}/{agent}/{path...}";
+
 /// Who may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
@@ -28,6 +31,12 @@ pub(super) enum Endpoint {
     Agent,
     SignIn,
     SignOut,
+    TakeOver,
+    PutAgent,
+    RemoveAgent,
+    Adopt,
+    Guid,
+    CallThrough,
     DeadLetters,
     DeadLetter,
     Export,
@@ -60,6 +69,15 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::GET, "/agents/{gateway}/{agent}", Access::Read, Endpoint::Agent),
     route(Method::POST, "/agents/{gateway}/{agent}/sign-in", Access::Admin, Endpoint::SignIn),
     route(Method::POST, "/agents/{gateway}/{agent}/sign-out", Access::Admin, Endpoint::SignOut),
+    route(Method::POST, "/agents/{gateway}/{agent}/take-over", Access::Admin, Endpoint::TakeOver),
+    route(Method::PUT, "/agents/{gateway}/{agent}", Access::Admin, Endpoint::PutAgent),
+    route(Method::DELETE, "/agents/{gateway}/{agent}", Access::Admin, Endpoint::RemoveAgent),
+    route(Method::POST, "/agents/{gateway}/{agent}/adopt", Access::Admin, Endpoint::Adopt),
+    route(Method::GET, "/agents/{gateway}/{agent}/guid", Access::Admin, Endpoint::Guid),
+    route(Method::GET, THROUGH, Access::Admin, Endpoint::CallThrough),
+    route(Method::POST, THROUGH, Access::Admin, Endpoint::CallThrough),
+    route(Method::PUT, THROUGH, Access::Admin, Endpoint::CallThrough),
+    route(Method::DELETE, THROUGH, Access::Admin, Endpoint::CallThrough),
     route(Method::GET, "/dead-letters", Access::Read, Endpoint::DeadLetters),
     route(Method::GET, "/dead-letters/export", Access::Read, Endpoint::Export),
     route(Method::POST, "/dead-letters/replay", Access::Admin, Endpoint::Replay),

@@ -11,10 +11,12 @@ use url::Url;
 use crate::config::Problems;
 use crate::event::{AgentId, GatewayName};
 
+mod call_through;
 mod raw;
 #[cfg(test)]
 mod tests;
 
+pub use call_through::{CallPattern, CallPatternError};
 pub use raw::{RawAgent, RawGateway, RawSkills};
 
 /// The gateway recommends 30 s against its limit of 120 s: three may fail and the agent stays.
@@ -62,6 +64,7 @@ pub struct GatewayConfig {
     pub sign_in_rate_per_sec: u32,
     pub dangerously_trust_all: bool,
     pub sign_out_on_stop: bool,
+    pub call_through: Vec<CallPattern>,
 }
 
 impl GatewayConfig {

@@ -1,7 +1,9 @@
 //! The admin API of the real binary, with a simulated gateway. Every answer is held against the OpenAPI document.
 
 mod agents;
+mod change;
 mod client;
 mod letters;
 mod scene;
+mod through;
 mod tokens;

@@ -4,11 +4,12 @@ use std::env::VarError;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
 use super::{
-    AgentConfig, CALL_DEADLINE_SECS, CONNECT_DEADLINE_SECS, GUID_INTERVAL_SECS, GatewayConfig,
+    AgentConfig, CALL_DEADLINE_SECS, CONNECT_DEADLINE_SECS, CallPattern, GUID_INTERVAL_SECS, GatewayConfig,
     HEARTBEAT_INTERVAL_SECS, PUSH_SILENCE_LIMIT_SECS, PasswordSource, SIGN_IN_DEADLINE_SECS,
     SIGN_IN_RATE_PER_SEC, SIGN_OUT_LIMIT_SECS, SignInOptions, Skills,
 };
@@ -79,6 +80,9 @@ pub struct RawGateway {
     /// Sign agents out when the daemon stops; else their sessions wait for its return.
     #[serde(default)]
     pub sign_out_on_stop: bool,
+    /// Calls that other programs may make through the admin API.
+    #[serde(default)]
+    pub call_through: Vec<String>,
 }
 
 fn yes() -> bool {
@@ -189,6 +193,7 @@ impl RawGateway {
         if self.sign_in_rate_per_sec == 0 {
             problems.add(format!("{key}.sign_in_rate_per_sec"), "must be at least 1");
         }
+        let call_through = self.check_call_through(key, problems);
         let config = GatewayConfig {
             name: name?,
             base_url: base_url?,
@@ -209,6 +214,7 @@ impl RawGateway {
             sign_in_rate_per_sec: self.sign_in_rate_per_sec,
             dangerously_trust_all: self.dangerously_trust_all,
             sign_out_on_stop: self.sign_out_on_stop,
+            call_through,
         };
         check_trust(&config, key, problems);
         Some(config)
@@ -256,6 +262,13 @@ impl RawGateway {
             _ => {}
         }
         None
+    }
+
+    fn check_call_through(&self, key: &str, problems: &mut Problems) -> Vec<CallPattern> {
+        let patterns = self.call_through.iter().enumerate().map(|(index, text)| {
+            problems.check(&format!("{key}.call_through[{index}]"), CallPattern::parse(text))
+        });
+        patterns.flatten().collect()
     }
 
     fn check_callback_uri(&self, key: &str, problems: &mut Problems) {
@@ -320,9 +333,22 @@ fn check_trust(config: &GatewayConfig, key: &str, problems: &mut Problems) {
 impl RawAgent {
     /// Checks one agent; mistakes are noted under `key`. Reads the password once, to find out whether it can be.
     pub fn validate(self, key: &str, problems: &mut Problems) -> Option<AgentConfig> {
+        self.validate_with(None, key, problems)
+    }
+
+    /// As [`RawAgent::validate`], with a password that was given beside: then the agent must name no other.
+    pub fn validate_with(
+        self,
+        password: Option<SecretString>,
+        key: &str,
+        problems: &mut Problems,
+    ) -> Option<AgentConfig> {
         let gateway = GatewayName::parse(&self.gateway).ok();
         let id = problems.check(&format!("{key}.id"), AgentId::parse(&self.id));
-        let password = self.check_password(key, problems);
+        let password = match password {
+            Some(password) => self.check_given_password(password, key, problems),
+            None => self.check_password(key, problems),
+        };
         let skills = self.check_skills(key, problems);
         self.check_options(key, problems);
         Some(AgentConfig {
@@ -347,6 +373,20 @@ impl RawAgent {
                 listen_status: self.listen_status,
             },
         })
+    }
+
+    fn check_given_password(
+        &self,
+        password: SecretString,
+        key: &str,
+        problems: &mut Problems,
+    ) -> Option<PasswordSource> {
+        if self.password_file.is_some() || self.password_env.is_some() {
+            problems.add(key, "needs one of password, password_file and password_env");
+        }
+        let source = PasswordSource::Fixed(password);
+        problems.check(&format!("{key}.password"), source.read())?;
+        Some(source)
     }
 
     fn check_password(&self, key: &str, problems: &mut Problems) -> Option<PasswordSource> {

@@ -7,7 +7,7 @@ use ccrelay::simulate::settings::Agents;
 use ccrelay::simulate::{Settings, Simulator};
 use serde_json::Value;
 
-use super::client::Client;
+use super::client::{Client, Reply, over_tls};
 use crate::support::relay::{Relay, Wiring};
 use crate::support::{DEADLINE, eventually};
 
@@ -86,6 +86,60 @@ impl Scene {
         .await
     }
 
+    /// Waits until so many more heartbeats of the agent were answered with success.
+    pub(super) async fn heartbeats(&self, id: &str, more: u64) {
+        let goal = self.simulator.counts(&agent(id)).heartbeats + more;
+        eventually("heartbeats", DEADLINE, || async {
+            (self.simulator.counts(&agent(id)).heartbeats >= goal).then_some(())
+        })
+        .await;
+    }
+
+    /// A file with the password of every agent.
+    pub(super) fn password_file(&self) -> String {
+        self.relay.folder().join("password").display().to_string()
+    }
+
+    /// Another program's call of the gateway, such as its sign-in.
+    pub(super) async fn gateway(&self, method: &str, path: &str, headers: &str, body: &str) -> Reply {
+        let base = base_path(&self.simulator);
+        let length = body.len();
+        let request = format!(
+            "{method} {base}/{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
+        );
+        let ca = self.simulator.ca_pem().expect("the simulator made a certificate");
+        over_tls(self.simulator.local_addr(), ca, &request).await
+    }
+
+    /// Another program signs the agent in, with ccrelay's callback and a token of its own; gives GUID and cookies.
+    pub(super) async fn sign_in_elsewhere(&self, id: &str, token: &str) -> (String, Vec<(String, String)>) {
+        let callback = self.relay.callback_uri();
+        let body = format!(
+            r#"{{"password":"{PASSWORD}","phonenum":"7{id}","releasephone":true,"callBackUri":"{callback}","serviceToken":"{token}"}}"#
+        );
+        let reply = self.gateway("PUT", &format!("onlineagent/{id}"), "", &body).await;
+        assert_eq!(reply.json()["retcode"], "0", "{reply:?}");
+        let mut guid = String::new();
+        let mut cookies = Vec::new();
+        // Values keep their case.
+        for line in reply.raw_head.lines() {
+            let (name, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.trim();
+            match name.to_lowercase().as_str() {
+                "set-guid" => guid = value.to_owned(),
+                "set-cookie" => {
+                    let (name, value) =
+                        value.split(';').next().and_then(|c| c.split_once('=')).expect("a cookie");
+                    cookies.push((name.to_owned(), value.to_owned()));
+                }
+                _ => {}
+            }
+        }
+        assert!(!guid.is_empty() && !cookies.is_empty(), "{reply:?}");
+        (guid, cookies)
+    }
+
     /// Fails when a secret is in the log, and stops everything.
     pub(super) async fn end(mut self) {
         self.relay.stop().await;
@@ -95,6 +149,13 @@ impl Scene {
         }
         assert!(!log.contains("panicked"), "{log}");
     }
+}
+
+/// The path of the simulator's base URL.
+fn base_path(simulator: &Simulator) -> String {
+    let url = simulator.base_url();
+    let (_, rest) = url.split_once("://").expect("a scheme");
+    rest.find('/').map_or(String::new(), |at| rest[at..].to_owned())
 }
 
 pub(super) fn agent(id: &str) -> AgentId {

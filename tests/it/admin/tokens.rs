@@ -1,16 +1,8 @@
 //! Who may call, and what everybody else is told.
 
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-
-use super::client::{Client, reply};
+use super::client::{Client, over_tls};
 use super::scene::{ADMIN, READ, Scene};
 use crate::support::in_process::TestRelay;
 
@@ -95,23 +87,8 @@ async fn with_a_certificate_the_operations_listener_speaks_tls() {
         format!("certificate_file = '{at}/cert.pem'\nkey_file = '{at}/key.pem'\n")
     })
     .await;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(scene.ca_file()).expect("the authority's file") {
-        roots.add(certificate.expect("a certificate")).expect("an authority");
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("known versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = TcpStream::connect(scene.operations).await.expect("the operations listener accepts");
-    let name = ServerName::try_from("127.0.0.1").expect("an address");
-    let mut stream =
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("a TLS handshake");
-    stream.write_all(b"GET /live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("it reads");
-    let mut bytes = Vec::new();
-    drop(stream.read_to_end(&mut bytes).await);
-    assert_eq!(reply(&bytes).text, "live\n");
+    let ca = std::fs::read_to_string(scene.ca_file()).expect("the authority's file");
+    let request = "GET /live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    assert_eq!(over_tls(scene.operations, &ca, request).await.text, "live\n");
     scene.stop().await;
 }

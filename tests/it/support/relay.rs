@@ -141,6 +141,11 @@ impl Relay {
         ([127, 0, 0, 1], self.operations_port).into()
     }
 
+    /// Where the gateway pushes to.
+    pub(crate) fn callback_uri(&self) -> String {
+        format!("https://127.0.0.1:{}/push/main", self.callback_port)
+    }
+
     fn config_file(&self) -> PathBuf {
         self.folder.path().join("config.toml")
     }

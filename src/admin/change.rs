@@ -1,0 +1,239 @@
+//! Changes of the roster by callers: put, take away, adopt; and the GUID for who may know it.
+
+use http::StatusCode;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::agents::{named, view};
+use super::api::{Answer, Call, Parts, query};
+use super::fault::{Fault, json as answer, no_content};
+use super::kept::{Kept, MOST_AGENTS, in_words};
+use crate::config::Problems;
+use crate::session::call::{Cookie, Ticket};
+use crate::session::config::{AgentConfig, PasswordSource, RawAgent};
+use crate::session::{AdoptError, Change, RosterError};
+use crate::spool::AgentKey;
+
+/// The gateway's own form of a GUID in headers, of which the GUID is what follows.
+const GUID_PREFIX: &str = "JSESSIONID=";
+/// Cookies of one session at most; load balancers set one or two.
+const MOST_COOKIES: usize = 16;
+
+pub(super) async fn put(call: &Call<'_>) -> Answer {
+    query(call.query, &[])?;
+    let agent = key(call)?;
+    let (settings, config) = read_agent(call, &agent)?;
+    if call.parts.is_configured(&agent) {
+        return Err(configured());
+    }
+    if call.parts.kept.find(&agent).is_none() && !call.parts.kept.has_room() {
+        return Err(Fault::conflict("too_many", format_args!("{MOST_AGENTS} agents were put; no more fit")));
+    }
+    let stored =
+        !matches!(config.password, PasswordSource::Fixed(_)) || settings.contains_key("password_env");
+    let (parts, changed) = (call.parts.clone(), agent.clone());
+    // Not to be left half-way when the caller goes.
+    let work = call.parts.runtime.spawn(async move {
+        let _change = parts.kept.changes.lock().await;
+        let before = set(&parts, &changed, Some(Kept { settings, stored })).await?;
+        let put = parts.sessions.put(config);
+        if put.is_err() {
+            set(&parts, &changed, before).await?;
+        }
+        put.map_err(roster_fault)
+    });
+    let status = match work.await.map_err(|error| Fault::internal("the agent cannot be put", &error))?? {
+        Change::Added => StatusCode::CREATED,
+        Change::Changed | Change::Unchanged => StatusCode::OK,
+    };
+    view(call, status, &agent.gateway, &agent.agent_id)
+}
+
+pub(super) async fn remove(call: &Call<'_>) -> Answer {
+    let keep = match query(call.query, &["keep_session"])?.text("keep_session") {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(Fault::bad_request("keep_session is true or false")),
+    };
+    no_body(call)?;
+    let agent = key(call)?;
+    if call.parts.is_configured(&agent) {
+        return Err(configured());
+    }
+    let parts = call.parts.clone();
+    let work = call.parts.runtime.spawn(async move {
+        let _change = parts.kept.changes.lock().await;
+        let before = set(&parts, &agent, None).await?;
+        let (gateway, agent_id) = (&agent.gateway, &agent.agent_id);
+        let left = if keep {
+            parts.sessions.release(gateway, agent_id)
+        } else {
+            parts.sessions.remove(gateway, agent_id)
+        };
+        if left || before.is_some() { Ok(()) } else { Err(Fault::no_such_agent()) }
+    });
+    work.await.map_err(|error| Fault::internal("the agent cannot be taken away", &error))??;
+    Ok(no_content())
+}
+
+/// A session that another program signed in.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Adopted {
+    guid: SecretString,
+    #[serde(default)]
+    cookies: Vec<AdoptedCookie>,
+    token: SecretString,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdoptedCookie {
+    name: String,
+    value: SecretString,
+}
+
+pub(super) fn adopt(call: &Call<'_>) -> Answer {
+    query(call.query, &[])?;
+    let agent = key(call)?;
+    let adopted: Adopted = serde_json::from_slice(&call.body).map_err(|error| unreadable(&error))?;
+    let guid = adopted.guid.expose_secret();
+    let guid = SecretString::from(guid.strip_prefix(GUID_PREFIX).unwrap_or(guid));
+    if adopted.cookies.len() > MOST_COOKIES {
+        return Err(Fault::bad_request(format_args!("a session has at most {MOST_COOKIES} cookies")));
+    }
+    let cookies = adopted.cookies.into_iter().map(cookie).collect::<Result<_, _>>()?;
+    let ticket = Ticket::new(guid, cookies);
+    match call.parts.sessions.adopt(&agent.gateway, &agent.agent_id, ticket, adopted.token) {
+        Ok(()) => view(call, StatusCode::ACCEPTED, &agent.gateway, &agent.agent_id),
+        Err(AdoptError::Roster(error)) => Err(roster_fault(error)),
+        Err(error) => Err(Fault::bad_request(error)),
+    }
+}
+
+fn cookie(adopted: AdoptedCookie) -> Result<Cookie, Fault> {
+    let visible = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() && !b";,\"\\".contains(&byte));
+    let name = adopted.name.as_str();
+    if name.is_empty() || name.contains('=') || !visible(name) || !visible(adopted.value.expose_secret()) {
+        return Err(Fault::bad_request("a cookie has a name and a value of visible ASCII, without ; and ,"));
+    }
+    Ok(Cookie { name: adopted.name, value: adopted.value })
+}
+
+pub(super) fn guid(call: &Call<'_>) -> Answer {
+    query(call.query, &[])?;
+    let (gateway, agent_id) = named(call)?;
+    if call.parts.sessions.view(&gateway, &agent_id).is_none() {
+        return Err(Fault::no_such_agent());
+    }
+    let ticket = call.parts.sessions.ticket(&gateway, &agent_id);
+    let ticket = ticket.ok_or_else(|| Fault::conflict("no_session", "the agent is not signed in"))?;
+    let cookies = ticket.cookies.iter();
+    let cookies: Vec<_> =
+        cookies.map(|cookie| json!({ "name": cookie.name, "value": cookie.value.expose_secret() })).collect();
+    Ok(answer(StatusCode::OK, &json!({ "guid": ticket.guid.expose_secret(), "cookies": cookies })))
+}
+
+/// Settings as they are to be kept, without the password, and the configuration with it.
+fn read_agent(call: &Call<'_>, agent: &AgentKey) -> Result<(Map<String, Value>, AgentConfig), Fault> {
+    let mut settings: Map<String, Value> = serde_json::from_slice(&call.body).map_err(|e| unreadable(&e))?;
+    for (name, value) in [("gateway", agent.gateway.as_str()), ("id", agent.agent_id.as_str())] {
+        let same = settings.get(name).is_none_or(|found| found == value);
+        if !same {
+            return Err(Fault::bad_request(format_args!("{name} is another one in the path")));
+        }
+        settings.insert(name.to_owned(), value.into());
+    }
+    let password = match settings.remove("password") {
+        None => None,
+        Some(Value::String(password)) => Some(SecretString::from(password)),
+        Some(_) => return Err(Fault::bad_request("password is a text")),
+    };
+    // The message could quote what stands in the wrong place, which could be a password.
+    let raw: RawAgent = serde_json::from_value(Value::Object(settings.clone()))
+        .map_err(|error| Fault::bad_request(without_values(&error.to_string())))?;
+    let mut problems = Problems::default();
+    let config = raw.validate_with(password, "agent", &mut problems);
+    match config.filter(|_| problems.found().is_empty()) {
+        Some(config) => Ok((settings, config)),
+        None => Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, "agent_invalid", in_words(&problems))),
+    }
+}
+
+/// serde quotes texts in "…", and at most one.
+fn without_values(message: &str) -> String {
+    match (message.find('"'), message.rfind('"')) {
+        (Some(first), Some(last)) => format!("{}…{}", &message[..first], &message[last + 1..]),
+        _ => message.to_owned(),
+    }
+}
+
+/// Where a body stops being what it should be; never what stands there.
+fn unreadable(error: &serde_json::Error) -> Fault {
+    let what = without_values(&error.to_string());
+    Fault::bad_request(format_args!("the body is not the JSON that is wanted here: {what}"))
+}
+
+fn no_body(call: &Call<'_>) -> Result<(), Fault> {
+    if call.body.is_empty() { Ok(()) } else { Err(Fault::bad_request("this takes no body")) }
+}
+
+fn key(call: &Call<'_>) -> Result<AgentKey, Fault> {
+    let (gateway, agent_id) = call.params.agent().ok_or_else(Fault::no_such_agent)?;
+    if !call.parts.gateways.contains(&gateway) {
+        return Err(Fault::not_found("no gateway has this name"));
+    }
+    Ok(AgentKey { gateway, agent_id })
+}
+
+fn configured() -> Fault {
+    Fault::conflict("configured", "this agent stands in the configuration: change it there")
+}
+
+fn roster_fault(error: RosterError) -> Fault {
+    match error {
+        RosterError::UnknownGateway => Fault::not_found(error),
+        RosterError::Stopping => Fault::unavailable(error),
+    }
+}
+
+/// The file is written off the runtime's threads.
+async fn set(parts: &Parts, agent: &AgentKey, kept: Option<Kept>) -> Result<Option<Kept>, Fault> {
+    let (parts, agent) = (parts.clone(), agent.clone());
+    let set = tokio::task::spawn_blocking(move || parts.kept.set(&agent, kept)).await;
+    match set {
+        Ok(Ok(before)) => Ok(before),
+        Ok(Err(error)) => {
+            Err(Fault::internal("the agents of the admin API cannot be written", &chain(&error)))
+        }
+        Err(error) => Err(Fault::internal("the agents of the admin API cannot be written", &error)),
+    }
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_about_a_body_do_not_quote_it() {
+        let wrong = serde_json::from_str::<RawAgent>(
+            r#"{"gateway":"main","id":"1","phone_number":"1","takeover":"hush-hush"}"#,
+        );
+        let said = without_values(&wrong.unwrap_err().to_string());
+        assert!(said.contains("boolean") && !said.contains("hush"), "{said}");
+        let wrong = serde_json::from_slice::<Adopted>(br#"{"guid":7,"token":"hush-hush"}"#).err().unwrap();
+        assert!(!without_values(&wrong.to_string()).contains("hush"));
+    }
+}

@@ -1,0 +1,270 @@
+//! Agents that callers put: written to a file in the spool's folder, readable by its owner only, so that they survive a
+//! restart. The file is replaced as a whole and synced before the caller is answered.
+//!
+//! An agent whose password was given in the call itself is kept in memory only: after a restart it has to be put again.
+//! Its session is resumed then when that is within the gateway's limit, since sessions are stored apart.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use crate::config::Problems;
+use crate::event::{AgentId, GatewayName};
+use crate::session::config::{AgentConfig, RawAgent};
+use crate::spool::AgentKey;
+
+/// The file in the spool's folder.
+const FILE: &str = "agents.json";
+/// The file is written as a whole for each change; a larger roster belongs into the configuration.
+pub(super) const MOST_AGENTS: usize = 10_000;
+
+/// The file cannot be used.
+#[derive(Debug, Error)]
+pub enum KeptError {
+    /// Reading or writing failed.
+    #[error("cannot use {path}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It holds something else.
+    #[error("{path} is not what ccrelay writes")]
+    Content {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+/// The agents that callers put.
+#[derive(Debug)]
+pub struct KeptAgents {
+    path: PathBuf,
+    agents: Mutex<BTreeMap<AgentKey, Kept>>,
+    /// Held over each change, which is of the file and of the sessions, so that both end alike.
+    pub(super) changes: tokio::sync::Mutex<()>,
+}
+
+/// One agent as it was put, without its password.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Kept {
+    pub(super) settings: Map<String, Value>,
+    /// Whether it is in the file.
+    pub(super) stored: bool,
+}
+
+/// The file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    agents: Vec<Map<String, Value>>,
+}
+
+impl KeptAgents {
+    /// Reads the file in this folder, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be read or holds something else.
+    pub fn load(directory: &Path) -> Result<KeptAgents, KeptError> {
+        let path = directory.join(FILE);
+        let content = match std::fs::read(&path) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|_| KeptError::Content { path: path.clone() })?
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Content::default(),
+            Err(source) => return Err(KeptError::Io { path, source }),
+        };
+        let mut agents = BTreeMap::new();
+        for settings in content.agents {
+            let key = key(&settings).ok_or_else(|| KeptError::Content { path: path.clone() })?;
+            agents.insert(key, Kept { settings, stored: true });
+        }
+        Ok(KeptAgents { path, agents: Mutex::new(agents), changes: tokio::sync::Mutex::default() })
+    }
+
+    /// Their configurations. One that cannot be used any more, for want of its password or its gateway, is reported and
+    /// left out; it stays in the file.
+    #[must_use]
+    pub fn configs(&self, gateways: &[GatewayName]) -> Vec<AgentConfig> {
+        let mut configs = Vec::new();
+        for (agent, kept) in self.agents().iter() {
+            let mut problems = Problems::default();
+            let raw = serde_json::from_value::<RawAgent>(Value::Object(kept.settings.clone()));
+            let config = problems.check("agent", raw).and_then(|raw| raw.validate("agent", &mut problems));
+            if !gateways.contains(&agent.gateway) {
+                problems.add("agent.gateway", "no gateway has this name");
+            }
+            match config.filter(|_| problems.found().is_empty()) {
+                Some(config) => configs.push(config),
+                None => {
+                    let error = in_words(&problems);
+                    tracing::error!(gateway = %agent.gateway, agent_id = %agent.agent_id, error,
+                        "an agent that was put by the admin API cannot be used");
+                }
+            }
+        }
+        configs
+    }
+
+    /// The agent as it was put.
+    pub(super) fn find(&self, agent: &AgentKey) -> Option<Kept> {
+        self.agents().get(agent).cloned()
+    }
+
+    /// Whether there is room for one more.
+    pub(super) fn has_room(&self) -> bool {
+        self.agents().len() < MOST_AGENTS
+    }
+
+    /// Puts or, with `None`, takes an agent, and gives what was there. Blocks for a write and its sync.
+    pub(super) fn set(&self, agent: &AgentKey, kept: Option<Kept>) -> Result<Option<Kept>, KeptError> {
+        let mut agents = self.agents();
+        let before = match kept {
+            Some(kept) => agents.insert(agent.clone(), kept),
+            None => agents.remove(agent),
+        };
+        let stored = |kept: Option<&Kept>| kept.filter(|kept| kept.stored).cloned();
+        if stored(before.as_ref()) == stored(agents.get(agent)) {
+            return Ok(before);
+        }
+        let content = Content {
+            agents: agents.values().filter(|kept| kept.stored).map(|kept| kept.settings.clone()).collect(),
+        };
+        if let Err(source) = write(&self.path, &content) {
+            match before {
+                Some(before) => drop(agents.insert(agent.clone(), before)),
+                None => drop(agents.remove(agent)),
+            }
+            return Err(KeptError::Io { path: self.path.clone(), source });
+        }
+        Ok(before)
+    }
+
+    fn agents(&self) -> MutexGuard<'_, BTreeMap<AgentKey, Kept>> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Agents of the configuration go before those of the same name that were put.
+#[must_use]
+pub fn without(configured: &[AgentConfig], put: Vec<AgentConfig>) -> Vec<AgentConfig> {
+    let known: HashSet<_> = configured.iter().map(|agent| (&agent.gateway, &agent.id)).collect();
+    let (twice, rest): (Vec<_>, Vec<_>) =
+        put.into_iter().partition(|agent| known.contains(&(&agent.gateway, &agent.id)));
+    for agent in twice {
+        tracing::warn!(gateway = %agent.gateway, agent_id = %agent.id,
+            "an agent that was put by the admin API stands in the configuration too, which counts");
+    }
+    rest
+}
+
+/// All problems in one line.
+pub(super) fn in_words(problems: &Problems) -> String {
+    let lines: Vec<_> = problems.found().iter().map(|p| format!("{}: {}", p.key, p.message)).collect();
+    lines.join("; ")
+}
+
+fn key(settings: &Map<String, Value>) -> Option<AgentKey> {
+    let text = |name: &str| settings.get(name).and_then(Value::as_str);
+    Some(AgentKey {
+        gateway: GatewayName::parse(text("gateway")?).ok()?,
+        agent_id: AgentId::parse(text("id")?).ok()?,
+    })
+}
+
+fn write(path: &Path, content: &Content) -> std::io::Result<()> {
+    let draft = path.with_extension("draft");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
+    file.write_all(&serde_json::to_vec_pretty(content)?)?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)?;
+    match path.parent() {
+        Some(folder) => std::fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn agent(id: &str) -> AgentKey {
+        AgentKey { gateway: GatewayName::parse("main").unwrap(), agent_id: AgentId::parse(id).unwrap() }
+    }
+
+    fn kept(id: &str, password: &Path, stored: bool) -> Kept {
+        let settings = serde_json::json!({
+            "gateway": "main", "id": id, "phone_number": "7", "password_file": password,
+        });
+        Kept { settings: settings.as_object().unwrap().clone(), stored }
+    }
+
+    #[test]
+    fn what_is_put_survives_and_what_is_only_in_memory_does_not() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let password = folder.path().join("password");
+        std::fs::write(&password, "hush").unwrap();
+        let agents = KeptAgents::load(folder.path()).unwrap();
+        for (id, stored) in [("1", true), ("2", false), ("3", true)] {
+            assert_eq!(agents.set(&agent(id), Some(kept(id, &password, stored))).unwrap(), None);
+        }
+        assert!(agents.set(&agent("3"), None).unwrap().is_some());
+        let mode = std::fs::metadata(folder.path().join(FILE)).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let again = KeptAgents::load(folder.path()).unwrap();
+        assert!(again.find(&agent("1")).is_some());
+        assert!(again.find(&agent("2")).is_none() && again.find(&agent("3")).is_none());
+        let gateways = [GatewayName::parse("main").unwrap()];
+        assert_eq!(again.configs(&gateways).len(), 1);
+        assert_eq!(again.configs(&[]).len(), 0, "its gateway is gone");
+        std::fs::remove_file(&password).unwrap();
+        assert_eq!(again.configs(&gateways).len(), 0, "its password is gone");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_changes_nothing() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let agents = KeptAgents::load(&folder.path().join("gone")).unwrap();
+        let one = kept("1", Path::new("/x"), true);
+        assert!(agents.set(&agent("1"), Some(one.clone())).is_err());
+        assert_eq!(agents.find(&agent("1")), None);
+        // What is not to be stored needs no file.
+        assert!(agents.set(&agent("1"), Some(Kept { stored: false, ..one })).is_ok());
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_refused_with_its_name() {
+        let folder = tempfile::TempDir::new().unwrap();
+        for text in ["{}", "not json", r#"{"agents":[{"gateway":"main"}]}"#] {
+            std::fs::write(folder.path().join(FILE), text).unwrap();
+            let error = KeptAgents::load(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(FILE), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_counts_where_an_agent_stands_in_both() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let password = folder.path().join("password");
+        std::fs::write(&password, "hush").unwrap();
+        let agents = KeptAgents::load(folder.path()).unwrap();
+        for id in ["1", "2"] {
+            agents.set(&agent(id), Some(kept(id, &password, true))).unwrap();
+        }
+        let all = agents.configs(&[GatewayName::parse("main").unwrap()]);
+        let left = without(&all[..1], all.clone());
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].id.as_str(), "2");
+    }
+}

@@ -1,0 +1,145 @@
+//! Calls through to the gateway.
+
+use ccrelay::simulate::{Fault, FaultKind, Operation};
+
+use super::client::Client;
+use super::scene::{READ, Scene, agent};
+use crate::support::{DEADLINE, eventually};
+
+const OPEN: &str = "[[gateways]]\ncall_through = [\"POST onlineagent/{agent}/saybusy\", \"POST onlineagent/{agent}/cancelbusy\", \
+                    \"GET onlineagent/{agent}/agentstatus\", \"POST onlineagent/{agent}/rest/*/*\", \
+                    \"PUT voicecall/{agent}/answer\"]\n";
+
+async fn scene() -> Scene {
+    let scene = Scene::with(|relay| relay.edit("[[gateways]]\n", OPEN)).await;
+    for id in ["1001", "1002", "1003"] {
+        scene.agent_in(id, "active").await;
+    }
+    scene
+}
+
+fn through(agent: &str, path: &str) -> String {
+    format!("/api/v1/gateway/main/{agent}/{path}")
+}
+
+async fn gateway_state(client: &Client) -> u64 {
+    let reply = client.get(&through("1001", "onlineagent/1001/agentstatus")).await;
+    assert!(reply.has("ccrelay-answer: gateway"), "{reply:?}");
+    reply.json()["result"]["agentState"].as_u64().expect("a state")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_changes_an_agents_state_at_the_gateway_without_knowing_a_guid() {
+    let scene = scene().await;
+    let client = scene.admin();
+    assert_eq!(gateway_state(&client).await, 4);
+    // Over several GUIDs, each of which lives a second here.
+    let guids = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    eventually("calls over four GUIDs", DEADLINE, || async {
+        let busy = client.post(&through("1001", "onlineagent/1001/saybusy?reason=200&prolong=true")).await;
+        assert_eq!((busy.status, busy.json()["retcode"].as_str()), (200, Some("0")), "{busy:?}");
+        assert!(!busy.head.contains("set-guid") && !busy.head.contains("set-cookie"), "{busy:?}");
+        assert_eq!(gateway_state(&client).await, 3);
+        let free = client.post(&through("1001", "onlineagent/1001/cancelbusy")).await;
+        assert_eq!(free.json()["retcode"], "0", "{free:?}");
+        let guid = client.get("/api/v1/agents/main/1001/guid").await.json()["guid"].to_string();
+        guids.borrow_mut().insert(guid);
+        (guids.borrow().len() == 4).then_some(())
+    })
+    .await;
+    assert!(scene.simulator.drained(DEADLINE).await);
+    let refused = client.post(&through("1001", "onlineagent/1001/cancelbusy")).await;
+    assert_eq!(refused.status, 200);
+    assert_ne!(refused.json()["retcode"], "0", "the gateway's refusal passes as it is");
+    assert!(refused.has("ccrelay-answer: gateway"), "{refused:?}");
+    assert_eq!(scene.simulator.counts(&agent("1001")).sign_ins, 1, "no session was lost");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_open_or_another_agents_or_no_plain_path_is_refused_here() {
+    let scene = scene().await;
+    let client = scene.admin();
+    let sign_ins = |id: &str| scene.simulator.counts(&agent(id)).sign_ins;
+    for (method, path) in [
+        ("PUT", "onlineagent/1001/answer"),
+        ("GET", "onlineagent/1001/saybusy"),
+        ("POST", "onlineagent/1002/saybusy"),
+        ("POST", "onlineagent/1001/rest/60"),
+        ("POST", "onlineagent/1001/sayfree"),
+        ("PUT", "onlineagent/1001"),
+        ("PUT", "onlineagent/1001/forcelogin"),
+        ("DELETE", "onlineagent/1001/logout"),
+        ("POST", "onlineagent/1001/handshake"),
+        ("GET", "agentevent/1001"),
+    ] {
+        let reply = client.call(method, &through("1001", path), "").await;
+        assert_eq!((reply.status, reply.code().as_str()), (403, "not_open"), "{method} {path}");
+        assert!(!reply.has("ccrelay-answer: gateway"));
+    }
+    for path in [
+        "onlineagent/1001/../1002/saybusy",
+        "onlineagent/./1001/saybusy",
+        "onlineagent//1001/saybusy",
+        "/onlineagent/1001/saybusy",
+        "onlineagent/1001/saybusy/",
+        "onlineagent/1001%2fsaybusy",
+        "onlineagent/%31001/saybusy",
+        "onlineagent/1001/rest/60/%2e%2e",
+        "onlineagent/1001/rest/60/..;x",
+        "onlineagent/1001;x=1/saybusy",
+        "onlineagent/1001\\saybusy",
+    ] {
+        let reply = client.call("POST", &through("1001", path), "").await;
+        assert_eq!((reply.status, reply.code().as_str()), (400, "bad_request"), "{path}: {reply:?}");
+    }
+    assert_eq!(client.post(&through("9999", "onlineagent/9999/saybusy")).await.status, 404);
+    let other = "/api/v1/gateway/other/1001/onlineagent/1001/saybusy";
+    assert_eq!(client.post(other).await.status, 404);
+    let reader = scene.client(Some(READ));
+    assert_eq!(reader.get(&through("1001", "onlineagent/1001/agentstatus")).await.status, 403);
+    assert_eq!((sign_ins("1001"), sign_ins("1002")), (1, 1), "nobody was signed in anew");
+    assert_eq!(gateway_state(&client).await, 4);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_of_the_gateway_are_told_apart() {
+    let scene = scene().await;
+    let client = scene.admin();
+    let busy = through("1001", "onlineagent/1001/saybusy");
+    for (kind, status, code) in [
+        (FaultKind::DropAnswer, 502, "gateway_failed"),
+        (FaultKind::Status(503), 503, ""),
+        (FaultKind::Retcode("100-009".to_owned()), 200, ""),
+    ] {
+        scene.simulator.inject(Fault::next(Operation::SayBusy, 1, kind.clone()));
+        let reply = client.post(&busy).await;
+        assert_eq!((reply.status, reply.code().as_str()), (status, code), "{kind:?}: {reply:?}");
+        assert_eq!(reply.has("ccrelay-answer: gateway"), code.is_empty(), "{kind:?}");
+        client.post(&through("1001", "onlineagent/1001/cancelbusy")).await;
+    }
+    // One call at a time for each agent: while one waits eight may queue up, and one more is refused.
+    scene.simulator.inject(Fault::next(Operation::AgentStatus, 1, FaultKind::DelayMs(1_500)));
+    let status = through("1002", "onlineagent/1002/agentstatus");
+    let calls = (0..12).map(|_| client.get(&status));
+    let replies = futures_util::future::join_all(calls).await;
+    let full = replies.iter().filter(|reply| reply.code() == "queue_full").count();
+    assert!(replies.iter().all(|reply| [200, 429].contains(&reply.status)), "{replies:?}");
+    assert!((1..=4).contains(&full), "{full} were refused");
+    assert!(replies.iter().filter(|r| r.status == 429).all(|r| r.has("retry-after: 1")), "{replies:?}");
+
+    assert_eq!(client.post("/api/v1/agents/main/1003/sign-out").await.status, 202);
+    scene.agent_in("1003", "signed_out").await;
+    let reply = client.post(&through("1003", "onlineagent/1003/saybusy")).await;
+    assert_eq!((reply.status, reply.code().as_str()), (409, "no_session"));
+    scene.simulator.pause_listening().await;
+    let reply = client.post(&busy).await;
+    assert_eq!((reply.status, reply.code().as_str()), (502, "gateway_unreachable"), "{reply:?}");
+    scene.simulator.resume_listening().await.expect("the port is free");
+    scene.heartbeats("1001", 1).await;
+    let relayed =
+        scene.relay.metric("ccrelay_forwarded_calls_total{gateway=\"main\",outcome=\"answered\"}").await;
+    assert!(relayed >= 8.0, "{relayed}");
+    scene.end().await;
+}
