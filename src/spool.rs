@@ -28,16 +28,20 @@ use crate::event::state::AgentSnapshot;
 use crate::event::{AgentId, GatewayName};
 
 mod agents;
+mod damage;
 mod dead_letters;
 pub mod inspect;
 mod limits;
+mod mark;
 pub mod offline;
 mod reader;
+pub mod repair;
 mod schema;
 mod shed;
 mod writer;
 
 pub use agents::{AnswerMark, RepeatRules};
+pub use damage::{Damage, Findings};
 pub use dead_letters::{DeadLetter, Letter, LetterFilter, Replay, Replayed, StoredLetter, body_as_json};
 pub use limits::{SpoolLimits, WhenFull};
 pub use reader::{ReadRecord, SpoolReader};

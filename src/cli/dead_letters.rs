@@ -8,11 +8,11 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
-use super::inspect::SpoolPlace;
+use super::inspect::{SpoolPlace, offline};
 use crate::clock::Timestamp;
 use crate::spool::inspect::Inspector;
 use crate::spool::offline::Offline;
-use crate::spool::{LetterFilter, OpenError, StoredLetter};
+use crate::spool::{LetterFilter, StoredLetter};
 
 /// Letters read at a time.
 const PAGE: usize = 256;
@@ -119,16 +119,7 @@ fn opened(change: Change) -> anyhow::Result<(Offline, LetterFilter)> {
     if which == LetterFilter::default() && !all {
         bail!("say which: ids, --sink, --reason, --since or --all");
     }
-    let directory = change.place.directory()?;
-    let offline = Offline::open(&directory).map_err(|error| {
-        let running = matches!(error, OpenError::InUse { .. });
-        let error = anyhow::Error::from(error);
-        if running {
-            error.context("a running daemon has this spool: use its admin API (/api/v1/dead-letters)")
-        } else {
-            error
-        }
-    })?;
+    let offline = offline(&change.place, "use its admin API (/api/v1/dead-letters)")?;
     Ok((offline, which))
 }
 

@@ -1,4 +1,5 @@
-//! `ccrelay spool`: look into a spool, also while the daemon runs.
+//! `ccrelay spool`: look into a spool, also while the daemon runs; and what needs it stopped: moving a sink back, and
+//! saving what can be read of a damaged spool.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,10 +7,11 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::spool::inspect::Inspector;
-use crate::spool::{self, ReadRecord, Record};
+use crate::spool::offline::{From, Offline};
+use crate::spool::{self, OpenError, ReadRecord, Record, repair};
 
 /// Which spool.
 #[derive(Debug, Args)]
@@ -46,6 +48,25 @@ pub(super) enum SpoolCommand {
         #[arg(long)]
         limit: Option<usize>,
     },
+    /// Have records delivered to a sink again, with the ids they have, when the daemon runs next. Not beside a daemon.
+    Replay {
+        #[command(flatten)]
+        place: SpoolPlace,
+        /// The sink.
+        #[arg(long)]
+        sink: String,
+        /// The first record: an offset, or a time such as 2026-11-24T03:00:00Z. What is freed cannot be replayed.
+        #[arg(long)]
+        from: From,
+    },
+    /// Save what can be read of a damaged spool in a new database; the damaged one is kept beside it. Not beside a daemon.
+    Repair {
+        #[command(flatten)]
+        place: SpoolPlace,
+        /// Do it. Without this it is only said what is lost.
+        #[arg(long)]
+        accept_loss: bool,
+    },
 }
 
 impl SpoolPlace {
@@ -62,7 +83,47 @@ pub(super) fn spool(command: SpoolCommand) -> anyhow::Result<ExitCode> {
         SpoolCommand::Stat(place) => stat(&place),
         SpoolCommand::Verify(place) => verify(&place),
         SpoolCommand::Dump { place, agent, since, limit } => dump(&place, agent.as_deref(), since, limit),
+        SpoolCommand::Replay { place, sink, from } => replay(&place, &sink, from),
+        SpoolCommand::Repair { place, accept_loss } => repair(&place, accept_loss),
     }
+}
+
+/// Opens the spool for changes.
+pub(super) fn offline(place: &SpoolPlace, instead: &str) -> anyhow::Result<Offline> {
+    Offline::open(&place.directory()?).map_err(|error| {
+        let running = matches!(error, OpenError::InUse { .. });
+        let error = anyhow::Error::from(error);
+        if running { error.context(format!("a running daemon has this spool: {instead}")) } else { error }
+    })
+}
+
+fn replay(place: &SpoolPlace, sink: &str, from: From) -> anyhow::Result<ExitCode> {
+    let records = offline(place, "stop it first")?.rewind(sink, from)?;
+    println!("{records} records will be delivered to {sink} again when the daemon runs");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn repair(place: &SpoolPlace, accept_loss: bool) -> anyhow::Result<ExitCode> {
+    let directory = place.directory()?;
+    let examined = repair::examine(&directory)?;
+    if examined.findings.0.is_empty() {
+        println!("nothing is damaged: {} good records", examined.good_records);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{} good records can be saved. Damaged:{}", examined.good_records, examined.findings);
+    if !accept_loss {
+        println!("nothing was changed; with --accept-loss the rest is saved in a new database");
+        return Ok(ExitCode::from(super::FAILED));
+    }
+    let repaired = repair::repair(&directory, Clock::system().now())?;
+    for (table, rows) in &repaired.saved {
+        let torn = if repaired.torn.contains(table) { ", others cannot be read" } else { "" };
+        println!("saved    {rows} of {table}{torn}");
+    }
+    for file in &repaired.kept {
+        println!("kept     {}", file.display());
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn stat(place: &SpoolPlace) -> anyhow::Result<ExitCode> {
@@ -92,28 +153,16 @@ fn stat(place: &SpoolPlace) -> anyhow::Result<ExitCode> {
 }
 
 fn verify(place: &SpoolPlace) -> anyhow::Result<ExitCode> {
-    let inspector = Inspector::open(&place.directory()?)?;
-    let (mut good, mut damaged) = (0u64, Vec::new());
-    inspector.records(|record| {
-        match record {
-            ReadRecord::Good(_) => good += 1,
-            ReadRecord::Damaged { offset, fault } => {
-                damaged.push(json!({ "offset": offset, "fault": fault }))
-            }
-        }
-        true
-    })?;
-    let pages = inspector.integrity()?;
-    let sound = damaged.is_empty() && pages.is_empty();
+    let examined = repair::examine(&place.directory()?)?;
+    let findings = &examined.findings.0;
+    let sound = findings.is_empty();
     if place.json {
-        println!(
-            "{}",
-            json!({ "sound": sound, "goodRecords": good, "damagedRecords": damaged, "database": pages })
-        );
+        let findings: Vec<_> = findings.iter().map(ToString::to_string).collect();
+        println!("{}", json!({ "sound": sound, "goodRecords": examined.good_records, "findings": findings }));
     } else {
-        println!("{good} good records, {} damaged", damaged.len());
-        for line in damaged.iter().map(Value::to_string).chain(pages) {
-            println!("damaged: {line}");
+        println!("{} good records", examined.good_records);
+        for damage in findings {
+            println!("damaged: {damage}");
         }
     }
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(super::FAILED) })

@@ -151,19 +151,6 @@ impl Inspector {
         schema::spool_id(&self.connection).map_err(|source| self.fault(source))
     }
 
-    /// SQLite's own check of its pages and indexes; empty when all is well.
-    ///
-    /// # Errors
-    /// When the spool cannot be read at all.
-    pub fn integrity(&self) -> Result<Vec<String>, OpenError> {
-        let check = || -> rusqlite::Result<Vec<String>> {
-            let mut statement = self.connection.prepare("PRAGMA integrity_check")?;
-            statement.query_map([], |row| row.get(0))?.collect()
-        };
-        let lines = check().map_err(|source| self.fault(source))?;
-        Ok(lines.into_iter().filter(|line| line != "ok").collect())
-    }
-
     fn fault(&self, source: rusqlite::Error) -> OpenError {
         OpenError::Database { path: self.path.clone(), source }
     }

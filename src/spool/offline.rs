@@ -3,10 +3,101 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension, params};
+use thiserror::Error;
 
 use super::dead_letters::{self, LetterFilter};
 use super::schema::{self, OpenError};
+use crate::clock::Timestamp;
+
+/// Where a sink is to begin again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// At this record.
+    Offset(u64),
+    /// At the first record received at or after this moment.
+    Time(Timestamp),
+}
+
+impl std::str::FromStr for From {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<From, String> {
+        if let Ok(offset) = text.parse() {
+            return Ok(From::Offset(offset));
+        }
+        let time = text.parse().map(From::Time);
+        time.map_err(|_| "expected an offset, or a time such as 2026-11-24T03:00:00Z".to_owned())
+    }
+}
+
+/// Why a cursor cannot be moved back.
+#[derive(Debug, Error)]
+pub enum RewindError {
+    /// The spool knows no such sink.
+    #[error("the spool knows no sink called {sink}; it knows {known}")]
+    UnknownSink {
+        /// The name.
+        sink: String,
+        /// Those it knows.
+        known: String,
+    },
+    /// Those records are not there any more.
+    #[error(
+        "records before {first} (received {received_at}) were delivered to every sink and are freed: begin there or later"
+    )]
+    Freed {
+        /// The oldest record.
+        first: u64,
+        /// When it came.
+        received_at: Timestamp,
+    },
+    /// That would skip records.
+    #[error("the sink has only got to record {cursor}: a cursor goes back, never ahead")]
+    Ahead {
+        /// The sink's next record.
+        cursor: u64,
+    },
+    /// There is nothing to deliver again.
+    #[error("the spool holds no records from there on: every sink has all of them")]
+    Empty,
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(OpenError),
+}
+
+fn rewind(connection: &Connection, sink: &str, from: From) -> rusqlite::Result<Result<u64, RewindError>> {
+    let cursors: Vec<(String, u64)> = connection
+        .prepare("SELECT sink, next_offset FROM cursors ORDER BY sink")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let Some((_, cursor)) = cursors.iter().find(|(name, _)| name == sink) else {
+        let known = cursors.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        return Ok(Err(RewindError::UnknownSink { sink: sink.to_owned(), known }));
+    };
+    let edge = "SELECT spool_offset, received_ms FROM records ORDER BY spool_offset LIMIT 1";
+    let edge: Option<(u64, u64)> =
+        connection.query_row(edge, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let Some((first, received_ms)) = edge else { return Ok(Err(RewindError::Empty)) };
+    let (freed, wanted) = match from {
+        From::Offset(offset) => (offset < first, Some(offset)),
+        From::Time(time) => {
+            let query = "SELECT min(spool_offset) FROM records WHERE received_ms >= ?1";
+            let found: Option<u64> = connection.query_row(query, [time.millis()], |row| row.get(0))?;
+            // Without freed records the oldest one is the beginning, however early the time.
+            (time.millis() < received_ms && first > 1, found)
+        }
+    };
+    if freed {
+        return Ok(Err(RewindError::Freed { first, received_at: Timestamp(received_ms) }));
+    }
+    let Some(wanted) = wanted else { return Ok(Err(RewindError::Empty)) };
+    if wanted > *cursor {
+        return Ok(Err(RewindError::Ahead { cursor: *cursor }));
+    }
+    connection.execute("UPDATE cursors SET next_offset = ?2 WHERE sink = ?1", params![sink, wanted])?;
+    Ok(Ok(cursor - wanted))
+}
 
 /// A spool opened for changes.
 #[derive(Debug)]
@@ -41,6 +132,16 @@ impl Offline {
     /// When that cannot be stored.
     pub fn discard_letters(&self, which: &LetterFilter) -> Result<u64, OpenError> {
         self.change(|connection| dead_letters::discard(connection, which))
+    }
+
+    /// Moves a sink's cursor back, so that what the spool still has of the records from there on is delivered again, with
+    /// the same ids. Gives how many records that is.
+    ///
+    /// # Errors
+    /// Says why the cursor cannot go there; then it stays.
+    pub fn rewind(&self, sink: &str, from: From) -> Result<u64, RewindError> {
+        let place = self.change(|connection| rewind(connection, sink, from));
+        place.map_err(RewindError::Spool)?
     }
 
     fn change<T>(&self, change: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, OpenError> {

@@ -1,18 +1,24 @@
 //! The database: its tables, how it is opened, and what is checked before anything is written.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use thiserror::Error;
 
+use super::damage::{self, Damage, Findings};
 use super::dead_letters;
+use super::mark::{self, Mark};
 use super::{SinkStart, SinkState, SpoolConfig, StartFrom};
+use crate::clock::Timestamp;
 
 /// Raised with every change of the tables.
 const SCHEMA_VERSION: i64 = 2;
+/// "ccrl": tells our databases from others.
+const APPLICATION_ID: i64 = 0x6363_726c;
 const DATABASE: &str = "spool.db";
 const LOCK: &str = "spool.lock";
 /// How long a connection waits for another's lock: checkpoints hold theirs for milliseconds.
@@ -110,6 +116,28 @@ pub enum OpenError {
         /// Its version.
         found: i64,
     },
+    /// Acknowledged records are lost, or may be. Nothing was changed.
+    #[error(
+        "the spool in {} is damaged and nothing was changed:{findings}\n`ccrelay spool repair --directory {}` says what \
+         can be saved; with --accept-loss it saves that in a new database and keeps the damaged one",
+        directory.display(), directory.display()
+    )]
+    Damaged {
+        /// Which folder.
+        directory: PathBuf,
+        /// What is wrong.
+        findings: Findings,
+    },
+    /// The folder is another user's.
+    #[error("{} belongs to user {owner} and this is user {user}", directory.display())]
+    OtherOwner {
+        /// Which folder.
+        directory: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who wants it.
+        user: u32,
+    },
     /// A sink that was not named at the start.
     #[error("no sink is called {0}")]
     UnknownSink(String),
@@ -124,6 +152,8 @@ pub(super) struct Opened {
     pub(super) spool_id: String,
     pub(super) first_offset: u64,
     pub(super) next_offset: u64,
+    /// When the newest record came.
+    pub(super) newest: Timestamp,
     pub(super) agents_as_of: u64,
     pub(super) sinks: Vec<SinkState>,
 }
@@ -132,51 +162,103 @@ pub(super) fn database(directory: &Path) -> PathBuf {
     directory.join(DATABASE)
 }
 
-/// Opens for writing.
+/// Opens for writing, when nothing is damaged.
 pub(super) fn open(config: &SpoolConfig, sinks: &[SinkStart]) -> Result<Opened, OpenError> {
     let lock = lock(&config.directory)?;
     let path = database(&config.directory);
     let io = |source| OpenError::Io { path: path.clone(), source };
+    let sql = |source| OpenError::Database { path: path.clone(), source };
+    let mark = mark::read(&config.directory);
+    if let Some(damage) = damage::of_files(&config.directory, mark.as_ref()) {
+        return Err(damaged(&config.directory, vec![damage]));
+    }
     // SQLite gives its journal the mode of the database, so this one call keeps all of it private.
     OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io)?;
-    let sql = |source| OpenError::Database { path: path.clone(), source };
-    let mut connection = Connection::open(&path).map_err(sql)?;
-    connection.busy_timeout(BUSY).map_err(sql)?;
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sql)?;
-    match version {
-        0 => create(&mut connection).map_err(sql)?,
-        1 => migrate(&mut connection).map_err(sql)?,
-        SCHEMA_VERSION => {}
-        found => return Err(OpenError::Version { path, found }),
-    }
+    let connection = open_sound(&config.directory, mark.as_ref())?;
     set_up_writer(&connection).map_err(sql)?;
-    recover(connection, lock, sinks).map_err(sql)
+    recover(connection, lock, sinks, mark).map_err(sql)
 }
 
 /// Opens a spool that is there for changes while no daemon has it.
 pub(super) fn open_offline(directory: &Path) -> Result<(Connection, File), OpenError> {
     let path = database(directory);
-    let sql = |source| OpenError::Database { path: path.clone(), source };
-    if let Err(source) = fs::metadata(&path) {
-        return Err(OpenError::Io { path, source });
-    }
+    let there = fs::metadata(&path).or_else(|error| fs::metadata(mark::path(directory)).map_err(|_| error));
+    there.map_err(|source| OpenError::Io { path: path.clone(), source })?;
     let lock = lock(directory)?;
-    let mut connection =
-        Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql)?;
-    connection.busy_timeout(BUSY).map_err(sql)?;
-    match connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sql)? {
-        1 => migrate(&mut connection).map_err(sql)?,
-        SCHEMA_VERSION => {}
-        found => return Err(OpenError::Version { path, found }),
+    let mark = mark::read(directory);
+    if let Some(damage) = damage::of_files(directory, mark.as_ref()) {
+        return Err(damaged(directory, vec![damage]));
     }
-    set_up_writer(&connection).map_err(sql)?;
+    let connection = open_sound(directory, mark.as_ref())?;
+    set_up_writer(&connection).map_err(|source| OpenError::Database { path, source })?;
     Ok((connection, lock))
 }
 
-fn lock(directory: &Path) -> Result<File, OpenError> {
+fn damaged(directory: &Path, findings: Vec<Damage>) -> OpenError {
+    OpenError::Damaged { directory: directory.to_path_buf(), findings: Findings(findings) }
+}
+
+/// Opens a database, new or not, and brings it to this version, unless it is damaged: then not a byte is changed, not even
+/// by a checkpoint, because the journal may hold what the database does not.
+fn open_sound(directory: &Path, mark: Option<&Mark>) -> Result<Connection, OpenError> {
+    let path = database(directory);
+    let sql = |source| fault(directory, source);
+    let mut connection =
+        Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql)?;
+    connection.busy_timeout(BUSY).map_err(sql)?;
+    leave_as_it_is(&connection, true).map_err(sql)?;
+    let version = version(&connection, directory)?;
+    if version > 0 {
+        let found = damage::of_database(&connection, directory, mark, false).map_err(sql)?;
+        if !found.is_empty() {
+            return Err(damaged(directory, found));
+        }
+    }
+    leave_as_it_is(&connection, false).map_err(sql)?;
+    match version {
+        0 => create(&mut connection).map_err(sql)?,
+        1 => migrate(&mut connection).map_err(sql)?,
+        _ => {}
+    }
+    Ok(connection)
+}
+
+/// The version of the tables; 0 when there are none yet.
+pub(super) fn version(connection: &Connection, directory: &Path) -> Result<i64, OpenError> {
+    let sql = |source| fault(directory, source);
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(sql);
+    let (version, application_id) = (pragma("user_version")?, pragma("application_id")?);
+    let tables: u64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(sql)?;
+    match version {
+        0 if tables == 0 && application_id == 0 => Ok(0),
+        1 if application_id == 0 => Ok(1),
+        SCHEMA_VERSION if application_id == APPLICATION_ID => Ok(version),
+        found if application_id == APPLICATION_ID => {
+            Err(OpenError::Version { path: database(directory), found })
+        }
+        _ => Err(damaged(directory, vec![Damage::Foreign { application_id }])),
+    }
+}
+
+/// SQLite's error: damage, or a fault of another kind.
+fn fault(directory: &Path, source: rusqlite::Error) -> OpenError {
+    if damage::is_damage(&source) {
+        return damaged(directory, vec![Damage::Unreadable { detail: source.to_string() }]);
+    }
+    OpenError::Database { path: database(directory), source }
+}
+
+/// Whether the last one to close the database leaves its journal to the next one.
+pub(super) fn leave_as_it_is(connection: &Connection, leave: bool) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, leave).map(|_| ())
+}
+
+pub(super) fn lock(directory: &Path) -> Result<File, OpenError> {
     let path = directory.join(LOCK);
     let io = |source| OpenError::Io { path: path.clone(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
+    check_owner(directory)?;
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -185,7 +267,18 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+/// A folder of somebody else's would end up with files of two owners.
+fn check_owner(directory: &Path) -> Result<(), OpenError> {
+    let metadata =
+        fs::metadata(directory).map_err(|source| OpenError::Io { path: directory.to_path_buf(), source })?;
+    let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    if owner == user || user == 0 {
+        return Ok(());
+    }
+    Err(OpenError::OtherOwner { directory: directory.to_path_buf(), owner, user })
+}
+
+pub(super) fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     // Must come before the first table: it decides how free pages are kept.
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
@@ -201,6 +294,7 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
     transaction
         .execute("INSERT INTO meta VALUES ('spool_id', ?1), ('next_offset', 1), ('agents_as_of', 1)", [id])?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
 }
@@ -208,6 +302,7 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(FROM_VERSION_1)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()?;
     tracing::info!(version = SCHEMA_VERSION, "the spool's tables were brought to this release's version");
@@ -237,22 +332,26 @@ fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn recover(mut connection: Connection, lock: File, sinks: &[SinkStart]) -> rusqlite::Result<Opened> {
+fn recover(
+    mut connection: Connection,
+    lock: File,
+    sinks: &[SinkStart],
+    mark: Option<Mark>,
+) -> rusqlite::Result<Opened> {
     let transaction = connection.transaction()?;
-    let meta = |key: &str| {
-        transaction.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get::<_, u64>(0))
-    };
-    let newest: Option<u64> =
-        transaction.query_row("SELECT max(spool_offset) FROM records", [], |row| row.get(0))?;
     let oldest: Option<u64> =
         transaction.query_row("SELECT min(spool_offset) FROM records", [], |row| row.get(0))?;
-    let next_offset = meta("next_offset")?.max(newest.map_or(0, |n| n + 1));
+    let newest = "SELECT received_ms FROM records ORDER BY spool_offset DESC LIMIT 1";
+    let newest: Option<u64> = transaction.query_row(newest, [], |row| row.get(0)).optional()?;
+    let newest = newest.map(Timestamp).or(mark.map(|mark| mark.newest)).unwrap_or_default();
+    let next_offset = damage::next_offset(&transaction)?;
     let first_offset = oldest.unwrap_or(next_offset);
-    let agents_as_of = meta("agents_as_of")?;
+    let agents_as_of =
+        transaction.query_row("SELECT value FROM meta WHERE key = 'agents_as_of'", [], |row| row.get(0))?;
     let spool_id = spool_id(&transaction)?;
     let sinks = sink_states(&transaction, sinks, first_offset, next_offset)?;
     transaction.commit()?;
-    Ok(Opened { connection, lock, spool_id, first_offset, next_offset, agents_as_of, sinks })
+    Ok(Opened { connection, lock, spool_id, first_offset, next_offset, newest, agents_as_of, sinks })
 }
 
 fn sink_states(
@@ -303,17 +402,35 @@ pub(super) fn file_bytes(database: &Path) -> u64 {
 
 /// Opens for reading, beside a writer.
 pub(super) fn open_reader(directory: &Path) -> Result<Connection, OpenError> {
-    let path = database(directory);
-    let sql = |source| OpenError::Database { path: path.clone(), source };
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(&path, flags).map_err(sql)?;
-    connection.busy_timeout(BUSY).map_err(sql)?;
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sql)?;
-    if version != SCHEMA_VERSION {
-        return Err(OpenError::Version { path, found: version });
-    }
-    connection.pragma_update(None, "query_only", true).map_err(sql)?;
+    let sql = |source| fault(directory, source);
+    let connection = open_looking(directory).map_err(sql)?;
     connection.pragma_update(None, "cache_size", -2_048).map_err(sql)?;
+    match version(&connection, directory)? {
+        SCHEMA_VERSION => Ok(connection),
+        found => Err(OpenError::Version { path: database(directory), found }),
+    }
+}
+
+/// Opens to look, changing nothing.
+pub(super) fn open_looking(directory: &Path) -> rusqlite::Result<Connection> {
+    let connection = open_to_look(directory)?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
+/// Opens what is damaged, also when it is shorter than it says (that is what `writable_schema` does here), changing nothing.
+pub(super) fn open_damaged(directory: &Path) -> rusqlite::Result<Connection> {
+    let connection = open_to_look(directory)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true)?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
+fn open_to_look(directory: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(database(directory), flags)?;
+    connection.busy_timeout(BUSY)?;
+    leave_as_it_is(&connection, true)?;
     Ok(connection)
 }
 

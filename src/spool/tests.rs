@@ -81,7 +81,7 @@ async fn until(mut done: impl AsyncFnMut() -> bool) {
 /// What a crash leaves: the files as they are, without a close. (What an fsync is worth only a power cut shows.)
 fn crash_copy(directory: &Path) -> TempDir {
     let copy = TempDir::new().unwrap();
-    for name in ["spool.db", "spool.db-wal"] {
+    for name in ["spool.db", "spool.db-wal", "spool.mark"] {
         std::fs::copy(directory.join(name), copy.path().join(name)).unwrap();
     }
     copy
@@ -229,7 +229,7 @@ async fn files_can_be_read_by_their_owner_only() {
     let directory = folder.path().join("spool");
     let (spool, threads) = open(config(&directory), &[]);
     spool.append(push("1001", &["x"], 0)).await.unwrap();
-    for name in ["spool.db", "spool.db-wal", "spool.db-shm", "spool.lock"] {
+    for name in ["spool.db", "spool.db-wal", "spool.db-shm", "spool.lock", "spool.mark"] {
         let mode = std::fs::metadata(directory.join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
@@ -237,17 +237,16 @@ async fn files_can_be_read_by_their_owner_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_byte_is_reported_as_damage_and_costs_no_other_record() {
+async fn a_byte_that_changes_under_a_running_daemon_costs_no_other_record() {
     let folder = TempDir::new().unwrap();
     let (spool, threads) = open(config(folder.path()), &["kafka"]);
     for n in 0..3u64 {
         spool.append(push("1001", &[&n.to_string()], n)).await.unwrap();
     }
-    close(spool, threads).await;
     let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
+    database.busy_timeout(Duration::from_secs(10)).unwrap();
     database.execute("UPDATE records SET body = replace(body, '1', '7') WHERE spool_offset = 2", []).unwrap();
     drop(database);
-    let (spool, threads) = open(config(folder.path()), &["kafka"]);
     let records = spool.reader("kafka").unwrap().read(0, 10, usize::MAX).await.unwrap();
     assert!(
         matches!(records[1], ReadRecord::Damaged { offset: 2, fault: "checksum mismatch" }),
@@ -284,6 +283,7 @@ async fn dead_letters_and_sessions_survive_a_restart() {
     close(spool, threads).await;
 }
 
+mod damaged;
 mod dead_letters;
 mod full;
 
@@ -462,7 +462,7 @@ async fn live(steps: Vec<Step>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_spool_can_be_looked_into_and_damage_is_found() {
+async fn a_running_spool_can_be_looked_into() {
     let folder = TempDir::new().unwrap();
     let (spool, threads) = open(config(folder.path()), &["kafka", "mqtt"]);
     for n in 0..5u64 {
@@ -476,21 +476,4 @@ async fn a_running_spool_can_be_looked_into_and_damage_is_found() {
     assert_eq!(stat.sinks.iter().map(|sink| sink.lag_records).collect::<Vec<_>>(), [2, 5]);
     assert_eq!(stat.spool_id, spool.id());
     close(spool, threads).await;
-    let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
-    database.execute("UPDATE records SET agent_id = '1002' WHERE spool_offset = 3", []).unwrap();
-    drop(database);
-    let mut damaged = Vec::new();
-    inspector
-        .records(|record| {
-            if let ReadRecord::Damaged { offset, .. } = record {
-                damaged.push(offset);
-            }
-            true
-        })
-        .unwrap();
-    assert_eq!(damaged, [3]);
-    assert!(
-        inspector.integrity().unwrap().is_empty(),
-        "SQLite sees no fault in a changed field: the checksum does"
-    );
 }

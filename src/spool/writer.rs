@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::agents::{AgentBook, AgentRow, Batch};
 use super::dead_letters::{self, LetterFilter, Replayed};
 use super::limits::{self, Gauge, Mark, Notice};
+use super::mark::{self, MarkFile};
 use super::reader::{self, Checked};
 use super::schema::{self, OpenError, Opened};
 use super::shed::{self, Shed};
@@ -83,6 +84,8 @@ pub(super) fn start(
 ) -> Result<SpoolThreads, OpenError> {
     let path = schema::database(&config.directory);
     let keeper_connection = schema::open_keeper(&config.directory)?;
+    let mark = MarkFile::create(&config.directory, &opened.spool_id, opened.next_offset, opened.newest)
+        .map_err(|source| OpenError::Io { path: mark::path(&config.directory), source })?;
     let stored_cursors = sinks.iter().map(SinkState::cursor).collect();
     let mut writer = Writer {
         connection: opened.connection,
@@ -90,6 +93,8 @@ pub(super) fn start(
         book: AgentBook::default(),
         first_offset: opened.first_offset,
         next_offset: opened.next_offset,
+        newest: opened.newest,
+        mark,
         agents_as_of: opened.agents_as_of,
         stored_cursors,
         gauge: Gauge::new(config.limits.clone()),
@@ -161,6 +166,10 @@ struct Writer {
     /// The oldest record that may still be there.
     first_offset: u64,
     next_offset: u64,
+    /// When the newest record came.
+    newest: Timestamp,
+    /// Tells at the next start how far this one had got.
+    mark: MarkFile,
     /// Stored agent rows hold everything below this offset; what is above is read again at the next start.
     agents_as_of: u64,
     /// Cursors as stored, in the order of `sinks`.
@@ -245,6 +254,7 @@ impl Writer {
         if waiting.stored > 0 {
             self.metrics.spool_commit_duration.observe(started.elapsed().as_secs_f64());
             self.metrics.spool_commit_records.observe(waiting.stored as f64);
+            self.set_mark();
             self.signals.end.send_replace(self.next_offset);
         }
         if waiting.replays {
@@ -445,6 +455,7 @@ impl Writer {
                 reader::checksum(&checked),
             ])?;
         self.next_offset += 1;
+        self.newest = received_at;
         self.gauge.added(limits::record_bytes(record.body.len(), before.len()));
         Ok(Appended { offset, events, repeated: placement.repeats.len() })
     }
@@ -453,6 +464,16 @@ impl Writer {
         self.letters_changed = true;
         self.letter_bytes += dead_letters::insert(&self.connection, letter)?;
         Ok(())
+    }
+
+    /// Before anybody is answered, so that what was acknowledged is told. A mark that cannot be written is no reason to
+    /// refuse what is stored.
+    fn set_mark(&self) {
+        if let Err(error) = self.mark.write(self.next_offset, self.newest)
+            && let Some(left_out) = self.calm.due("mark")
+        {
+            tracing::warn!(%error, left_out, "the spool's mark cannot be written");
+        }
     }
 
     /// Makes workers look for dead letters that are to be delivered again.

@@ -181,7 +181,7 @@ async fn a_spool_of_the_version_before_is_brought_forward_with_its_letters() {
         .execute_batch(
             "DROP TABLE replays; DROP INDEX dead_letters_of_sink;
              ALTER TABLE dead_letters DROP COLUMN attempts; ALTER TABLE dead_letters DROP COLUMN bytes;
-             ALTER TABLE dead_letters DROP COLUMN crc; PRAGMA user_version = 1;",
+             ALTER TABLE dead_letters DROP COLUMN crc; PRAGMA user_version = 1; PRAGMA application_id = 0;",
         )
         .unwrap();
     drop(database);

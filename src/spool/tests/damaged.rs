@@ -1,0 +1,331 @@
+//! One test for each kind of damage: what the daemon says at its start, that it changes nothing, and what a repair saves.
+
+use std::fs;
+
+use super::*;
+
+const SINKS: [&str; 2] = ["kafka", "mqtt"];
+
+/// A closed spool of forty records, of which mqtt has confirmed ten, with a session and a dead letter.
+async fn closed() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    store(&spool, 0..40).await;
+    spool.save_session(agent("1001"), Some(b"guid".to_vec())).await.unwrap();
+    spool.dead_letter(letter(&spool)).await.unwrap();
+    spool.reader("mqtt").unwrap().confirm(11);
+    until(async || {
+        inspect::Inspector::open(folder.path()).unwrap().stat().unwrap().sinks[1].next_offset == 11
+    })
+    .await;
+    close(spool, threads).await;
+    folder
+}
+
+/// What a crash leaves when thirty of forty records are in the database and ten in its journal only.
+async fn crashed() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    store(&spool, 0..30).await;
+    close(spool, threads).await;
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    store(&spool, 30..40).await;
+    let copy = crash_copy(folder.path());
+    close(spool, threads).await;
+    // A checkpoint may have come in between. It does not shorten the journal, so the older database goes with it.
+    assert!(fs::metadata(file(&copy, "spool.db-wal")).unwrap().len() > 0);
+    copy
+}
+
+async fn store(spool: &Spool, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        spool
+            .append(push(&(1001 + n % 4).to_string(), &[&format!("{n} {}", "x".repeat(900))], n))
+            .await
+            .unwrap();
+    }
+}
+
+fn letter(spool: &Spool) -> DeadLetter {
+    DeadLetter {
+        sink: "kafka".to_owned(),
+        spool_offset: 3,
+        event_id: format!("{}-3-0", spool.id()),
+        topic: "t".to_owned(),
+        reason: "too_large".to_owned(),
+        detail: String::new(),
+        at: Timestamp(5),
+        attempts: 1,
+    }
+}
+
+fn file(folder: &TempDir, name: &str) -> std::path::PathBuf {
+    folder.path().join(name)
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+fn refused(folder: &TempDir) -> OpenError {
+    let sinks: Vec<_> = SINKS.iter().map(|name| sink(name)).collect();
+    Spool::open(config(folder.path()), &sinks, Metrics::new([], []).unwrap(), Clock::system()).unwrap_err()
+}
+
+fn names(folder: &TempDir) -> Vec<String> {
+    let entries = fs::read_dir(folder.path()).unwrap();
+    let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The daemon does not start and changes no byte of what is there; gives what it says.
+#[track_caller]
+fn does_not_start(folder: &TempDir) -> Vec<Damage> {
+    // An empty journal says as much as none.
+    let files = ["spool.db", "spool.db-wal", "spool.mark"];
+    let contents = || files.map(|name| fs::read(file(folder, name)).unwrap_or_default());
+    let before = contents();
+    let error = refused(folder);
+    let OpenError::Damaged { findings, .. } = &error else { panic!("{error}") };
+    assert!(error.to_string().contains("spool repair --directory"), "{error}");
+    let examined = repair::examine(folder.path()).unwrap();
+    assert!(!examined.findings.0.is_empty(), "verify sees it too");
+    assert!(contents() == before, "it changed something");
+    findings.0.clone()
+}
+
+/// Repairs, opens, and gives the offsets of the records that are left, after one more was stored.
+async fn repaired(folder: &TempDir) -> (repair::Repaired, Vec<u64>) {
+    let damaged = fs::read(file(folder, "spool.db")).ok().filter(|bytes| !bytes.is_empty());
+    let repaired = repair::repair(folder.path(), Timestamp(1_795_491_900_000)).unwrap();
+    for kept in &repaired.kept {
+        assert!(kept.to_string_lossy().contains(".damaged-20261124T"), "{}", kept.display());
+    }
+    assert_eq!(repaired.kept.first().map(|kept| fs::read(kept).unwrap()), damaged, "the damaged one is kept");
+    assert!(repair::examine(folder.path()).unwrap().findings.0.is_empty(), "what is saved is sound");
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    let next = spool.append(push("1001", &["after the repair"], 9_000)).await.unwrap();
+    assert_eq!(next.offset, 41, "no offset is used again");
+    let offsets: Vec<_> =
+        read_all(&spool.reader("kafka").unwrap()).await.iter().map(|record| record.offset).collect();
+    close(spool, threads).await;
+    (repaired, offsets)
+}
+
+/// Where the body of a record lies in the file.
+fn place_of(path: &Path, content: &str) -> usize {
+    let bytes = fs::read(path).unwrap();
+    bytes.windows(content.len()).rposition(|window| window == content.as_bytes()).expect("it is there")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_byte_in_a_record_is_told_with_offset_agent_and_time() {
+    let folder = closed().await;
+    let path = file(&folder, "spool.db");
+    let at = place_of(&path, "17 xxxx");
+    change(&path, |bytes| bytes[at + 4] ^= 1);
+    let found = does_not_start(&folder);
+    let expected = Damage::Record {
+        offset: 18,
+        fault: "checksum mismatch",
+        agent: "main/1002".to_owned(),
+        at: Timestamp(1_795_491_917_000),
+    };
+    assert_eq!(found, [expected]);
+    let (saved, left) = repaired(&folder).await;
+    assert_eq!(left, (1..=41).filter(|offset| *offset != 18).collect::<Vec<_>>());
+    assert_eq!(
+        saved.saved,
+        [
+            ("records", 39),
+            ("cursors", 2),
+            ("agents", 4),
+            ("sessions", 1),
+            ("dead_letters", 1),
+            ("replays", 0)
+        ]
+    );
+    assert!(saved.torn.is_empty());
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    assert_eq!(spool.cursors()[1], ("mqtt".to_owned(), 11));
+    assert_eq!(spool.sessions().unwrap().len(), 1);
+    assert_eq!(spool.dead_letters().unwrap().len(), 1);
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ruined_page_costs_the_records_that_it_held_and_no_others() {
+    let folder = closed().await;
+    let path = file(&folder, "spool.db");
+    let at = place_of(&path, "17 xxxx") / 4096 * 4096;
+    change(&path, |bytes| bytes[at..at + 16].fill(0xee));
+    let found = does_not_start(&folder);
+    let told = |damage: &Damage| matches!(damage, Damage::Pages { .. } | Damage::Unreadable { .. });
+    assert!(found.iter().any(told), "{found:?}");
+    let examined = repair::examine(folder.path()).unwrap();
+    let lost = examined.findings.0.iter().find_map(|damage| match damage {
+        Damage::LostRange { from, to, after: Some(_), before: Some(_) } => Some(*from..=*to),
+        _ => None,
+    });
+    let lost = lost.expect("it says which records cannot be read");
+    assert!(lost.contains(&18) && lost.clone().count() <= 5, "{lost:?}");
+    let (_, left) = repaired(&folder).await;
+    assert_eq!(left, (1..=41).filter(|offset| !lost.contains(offset)).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_cut_short_is_told_and_what_is_left_of_it_saved() {
+    let folder = closed().await;
+    let path = file(&folder, "spool.db");
+    change(&path, |bytes| bytes.truncate(bytes.len() * 3 / 4 / 4096 * 4096));
+    let found = does_not_start(&folder);
+    assert!(matches!(found[0], Damage::Truncated { .. }), "{found:?}");
+    let (_, left) = repaired(&folder).await;
+    assert!(left.len() > 5 && left.len() < 41, "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_was_cut_short_is_told_with_the_records_that_are_lost() {
+    let folder = crashed().await;
+    let path = file(&folder, "spool.db-wal");
+    change(&path, |bytes| bytes.truncate(bytes.len() / 2));
+    let found = does_not_start(&folder);
+    let [Damage::LostTail { from, to: 40, after: Some(_), until: Timestamp(1_795_491_939_000) }] = found[..]
+    else {
+        panic!("{found:?}")
+    };
+    assert!((31..=40).contains(&from), "{from}");
+    let (_, left) = repaired(&folder).await;
+    assert_eq!(left, (1..from).chain([41]).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_byte_in_the_journal_does_not_lose_acknowledged_records_in_silence() {
+    let folder = crashed().await;
+    let path = file(&folder, "spool.db-wal");
+    // In the first frame, behind the headers of journal and frame: SQLite takes it for the end of the journal.
+    change(&path, |bytes| bytes[32 + 24 + 100] ^= 1);
+    let found = does_not_start(&folder);
+    assert!(matches!(found[..], [Damage::LostTail { from: 31, to: 40, .. }]), "{found:?}");
+    let (_, left) = repaired(&folder).await;
+    assert_eq!(left, (1..=30).chain([41]).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_is_gone_is_told_with_the_records_that_are_lost() {
+    let folder = crashed().await;
+    fs::remove_file(file(&folder, "spool.db-wal")).unwrap();
+    let found = does_not_start(&folder);
+    assert!(matches!(found[..], [Damage::LostTail { from: 31, to: 40, .. }]), "{found:?}");
+    let (_, left) = repaired(&folder).await;
+    assert_eq!(left, (1..=30).chain([41]).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_at_the_end_of_the_journal_is_what_a_crash_leaves_and_costs_nothing() {
+    let folder = crashed().await;
+    change(&file(&folder, "spool.db-wal"), |bytes| bytes.extend_from_slice(&[0xee; 5000]));
+    assert!(repair::examine(folder.path()).unwrap().findings.0.is_empty());
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    let records = read_all(&spool.reader("kafka").unwrap()).await;
+    assert_eq!(records.len(), 40);
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_empty_or_gone_is_not_made_anew_without_a_word() {
+    for gone in [false, true] {
+        let folder = closed().await;
+        let id = inspect::Inspector::open(folder.path()).unwrap().spool_id().unwrap();
+        if gone {
+            fs::remove_file(file(&folder, "spool.db")).unwrap();
+        } else {
+            change(&file(&folder, "spool.db"), Vec::clear);
+        }
+        let found = does_not_start(&folder);
+        let [Damage::Missing { but }] = &found[..] else { panic!("{found:?}") };
+        assert!(but.contains("records up to 40, the newest received 2026-11-24T"), "{but}");
+        let (_, left) = repaired(&folder).await;
+        assert_eq!(left, [41]);
+        let after = inspect::Inspector::open(folder.path()).unwrap().spool_id().unwrap();
+        assert_eq!(after, id, "ids go on");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_without_a_database_and_without_a_mark_is_told() {
+    let folder = crashed().await;
+    for name in ["spool.db", "spool.mark"] {
+        fs::remove_file(file(&folder, name)).unwrap();
+    }
+    let found = does_not_start(&folder);
+    assert!(matches!(&found[..], [Damage::Missing { but }] if but.contains("a journal of")), "{found:?}");
+    assert!(names(&folder).contains(&"spool.db-wal".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_database_or_that_of_another_program_is_left_alone() {
+    let folder = closed().await;
+    change(&file(&folder, "spool.db"), |bytes| bytes[..100].fill(0xee));
+    assert!(matches!(does_not_start(&folder)[..], [Damage::Unreadable { .. }]));
+
+    let folder = TempDir::new().unwrap();
+    let other = rusqlite::Connection::open(file(&folder, "spool.db")).unwrap();
+    other
+        .execute_batch("CREATE TABLE theirs (x); PRAGMA application_id = 77; PRAGMA user_version = 2;")
+        .unwrap();
+    drop(other);
+    assert_eq!(does_not_start(&folder), [Damage::Foreign { application_id: 77 }]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_of_a_later_release_is_left_to_it() {
+    let folder = closed().await;
+    let database = rusqlite::Connection::open(file(&folder, "spool.db")).unwrap();
+    database.pragma_update(None, "user_version", 99).unwrap();
+    drop(database);
+    assert!(matches!(refused(&folder), OpenError::Version { found: 99, .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_in_use_is_neither_opened_nor_repaired_and_can_be_examined() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    store(&spool, 0..40).await;
+    assert!(matches!(refused(&folder), OpenError::InUse { .. }));
+    let repair = repair::repair(folder.path(), Timestamp(0));
+    assert!(matches!(repair, Err(OpenError::InUse { .. })));
+    let examined = repair::examine(folder.path()).unwrap();
+    assert_eq!((examined.good_records, examined.findings.0), (40, Vec::new()));
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_database_is_told_before_it_gives_offsets_again() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    store(&spool, 0..20).await;
+    close(spool, threads).await;
+    let old = fs::read(file(&folder, "spool.db")).unwrap();
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    store(&spool, 20..40).await;
+    close(spool, threads).await;
+    fs::write(file(&folder, "spool.db"), old).unwrap();
+    let found = does_not_start(&folder);
+    assert!(matches!(found[..], [Damage::LostTail { from: 21, to: 40, .. }]), "{found:?}");
+    let (_, left) = repaired(&folder).await;
+    assert_eq!(left, (1..=20).chain([41]).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_mark_a_sound_spool_starts() {
+    let folder = closed().await;
+    fs::remove_file(file(&folder, "spool.mark")).unwrap();
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    assert_eq!(read_all(&spool.reader("kafka").unwrap()).await.len(), 40);
+    close(spool, threads).await;
+    assert_eq!(mark::read(folder.path()).unwrap().next_offset, 41);
+}

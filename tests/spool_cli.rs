@@ -1,0 +1,318 @@
+//! `ccrelay spool` and `ccrelay deadletters` by the real program: exit codes, what is said, and what is refused while a
+//! daemon has the spool.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ccrelay::clock::{Clock, Timestamp};
+use ccrelay::event::normalise::RecordKind;
+use ccrelay::event::{AgentId, GatewayName};
+use ccrelay::metrics::Metrics;
+use ccrelay::spool::{
+    AgentKey, DeadLetter, NewRecord, RepeatRules, SinkStart, Spool, SpoolConfig, SpoolLimits, SpoolThreads,
+    StartFrom, WhenFull,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// 2026-11-24T03:45:00Z.
+const BEGUN: u64 = 1_795_491_900_000;
+
+fn open(directory: &Path) -> (Spool, SpoolThreads) {
+    let repeats = RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) };
+    let config = SpoolConfig { directory: directory.to_path_buf(), limits: SpoolLimits::default(), repeats };
+    let sinks = ["bus", "wall"].map(|name| SinkStart {
+        name: name.to_owned(),
+        from: StartFrom::Earliest,
+        when_full: WhenFull::Block,
+    });
+    let metrics = Metrics::new([], []).expect("metrics");
+    Spool::open(config, &sinks, metrics, Clock::system()).expect("the spool opens")
+}
+
+async fn close(spool: Spool, threads: SpoolThreads) {
+    spool.close().await;
+    tokio::task::spawn_blocking(move || threads.join()).await.expect("no panic");
+}
+
+/// Ten records, one a minute; wall has all of them, bus the first six; four dead letters of bus.
+async fn filled(directory: &Path) -> (Spool, SpoolThreads) {
+    let (spool, threads) = open(directory);
+    for n in 0..10u64 {
+        let id = 1001 + n % 2;
+        let body = format!(
+            r#"{{"workNo":"{id}","eventList":[{{"eventType":"AgentEvent_MessageData","content":"number {n}"}}]}}"#
+        );
+        let record = NewRecord {
+            kind: RecordKind::Push,
+            received_at: Timestamp(BEGUN + n * 60_000),
+            agent: AgentKey {
+                gateway: GatewayName::parse("main").expect("a name"),
+                agent_id: AgentId::parse(&id.to_string()).expect("an id"),
+            },
+            body: Bytes::from(body),
+            answer: None,
+        };
+        spool.append(record).await.expect("it is stored");
+    }
+    for offset in 1..=4 {
+        let letter = DeadLetter {
+            sink: "bus".to_owned(),
+            spool_offset: offset,
+            event_id: format!("{}-{offset}-0", spool.id()),
+            topic: "events".to_owned(),
+            reason: if offset < 4 { "too_large" } else { "forbidden" }.to_owned(),
+            detail: "the broker said no".to_owned(),
+            at: Timestamp(BEGUN),
+            attempts: 1,
+        };
+        spool.dead_letter(letter).await.expect("it is stored");
+    }
+    (spool, threads)
+}
+
+/// A closed spool whose first two records are freed.
+async fn stopped() -> TempDir {
+    let folder = TempDir::new().expect("a folder");
+    let (spool, threads) = filled(folder.path()).await;
+    spool.reader("bus").expect("a sink").confirm(3);
+    spool.reader("wall").expect("a sink").confirm(11);
+    let freed = |directory: &Path| run(directory, &["spool", "stat", "--json"])["firstOffset"] == 3;
+    for _ in 0..200 {
+        if freed(folder.path()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(freed(folder.path()), "the first two are freed");
+    close(spool, threads).await;
+    folder
+}
+
+fn ccrelay(directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ccrelay"));
+    command.args(arguments).arg("--directory").arg(directory).env_clear();
+    command.output().expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+/// What it prints when it ends well: JSON where it is.
+#[track_caller]
+fn run(directory: &Path, arguments: &[&str]) -> Value {
+    let output = ccrelay(directory, arguments);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
+    let said = text(&output.stdout);
+    serde_json::from_str(&said).unwrap_or(Value::String(said))
+}
+
+/// What it says when it fails.
+#[track_caller]
+fn fails(directory: &Path, arguments: &[&str]) -> String {
+    let output = ccrelay(directory, arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", text(&output.stdout));
+    text(&output.stderr) + &text(&output.stdout)
+}
+
+fn lines(said: &Value) -> Vec<Value> {
+    let parse = |line: &str| serde_json::from_str(line).expect("each line is JSON");
+    match said {
+        Value::String(said) => said.lines().map(parse).collect(),
+        one => vec![one.clone()],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_is_safe_beside_a_daemon_and_changes_are_refused() {
+    let folder = TempDir::new().expect("a folder");
+    let (spool, threads) = filled(folder.path()).await;
+    let at = folder.path();
+    assert_eq!(run(at, &["spool", "stat", "--json"])["records"], 10);
+    assert_eq!(run(at, &["spool", "verify", "--json"])["sound"], true);
+    let all = lines(&run(at, &["spool", "dump", "--json"]));
+    assert_eq!(all.len(), 10);
+    let since = ["spool", "dump", "--agent", "1002", "--since", "2026-11-24T03:50:00Z"];
+    let some = lines(&run(at, &since));
+    let offsets: Vec<_> = some.iter().map(|record| record["offset"].as_u64().expect("a number")).collect();
+    assert_eq!(offsets, [6, 8, 10]);
+    assert_eq!(some[0]["body"]["eventList"][0]["content"], "number 5");
+    assert_eq!(lines(&run(at, &["deadletters", "list", "--json"])).len(), 4);
+    assert_eq!(run(at, &["deadletters", "show", "2", "--json"])["deadLetter"]["spoolOffset"], 2);
+    for change in [&["deadletters", "replay", "1"][..], &["deadletters", "discard", "--all"]] {
+        let said = fails(at, change);
+        assert!(said.contains("a running daemon has this spool: use its admin API"), "{said}");
+    }
+    let said = fails(at, &["spool", "replay", "--sink", "bus", "--from", "1"]);
+    assert!(said.contains("a running daemon has this spool: stop it first"), "{said}");
+    assert_eq!(spool.dead_letters().expect("readable").len(), 4);
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_shown_exported_replayed_and_discarded() {
+    let folder = stopped().await;
+    let at = folder.path();
+    let ids = |said: &Value| -> Vec<u64> {
+        lines(said).iter().map(|letter| letter["id"].as_u64().expect("a number")).collect()
+    };
+    assert_eq!(ids(&run(at, &["deadletters", "list", "--json", "--reason", "too_large"])), [1, 2, 3]);
+    assert_eq!(ids(&run(at, &["deadletters", "list", "--json", "--after", "1", "--limit", "2"])), [2, 3]);
+    let listed = text(&ccrelay(at, &["deadletters", "list"]).stdout);
+    assert!(
+        listed.contains("bus") && listed.contains("forbidden: the broker said no  attempts 1"),
+        "{listed}"
+    );
+
+    let exported = lines(&run(at, &["deadletters", "export"]));
+    assert_eq!(exported.len(), 4);
+    assert_eq!(exported[3]["deadLetter"]["reason"], "forbidden");
+    assert_eq!(exported[3]["event"]["id"], exported[3]["deadLetter"]["eventId"]);
+    assert_eq!(exported[3]["event"]["specversion"], "1.0");
+    let target = folder.path().join("letters.jsonl");
+    let target = target.to_str().expect("text");
+    run(at, &["deadletters", "export", "--output", target]);
+    assert_eq!(fs::read_to_string(target).expect("it is there").lines().count(), 4);
+    assert!(fails(at, &["deadletters", "export", "--output", target]).contains("cannot make"));
+
+    assert!(fails(at, &["deadletters", "discard"]).contains("say which"));
+    let said = run(at, &["deadletters", "replay", "--sink", "bus", "--reason", "forbidden"]);
+    assert_eq!(said, "1 dead letters will be delivered again when the daemon runs\n");
+    let replaying = lines(&run(at, &["deadletters", "list", "--json"]));
+    let replaying: Vec<_> = replaying.iter().map(|letter| letter["replaying"] == true).collect();
+    assert_eq!(replaying, [false, false, false, true]);
+    assert_eq!(run(at, &["deadletters", "discard", "1", "3"]), "2 dead letters discarded\n");
+    assert_eq!(ids(&run(at, &["deadletters", "list", "--json"])), [2, 4]);
+    assert!(fails(at, &["deadletters", "show", "1"]).contains("there is no dead letter 1"));
+    assert_eq!(run(at, &["deadletters", "discard", "--all"]), "2 dead letters discarded\n");
+    assert_eq!(run(at, &["deadletters", "list"]), "no dead letters\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_goes_back_to_what_is_still_there_and_says_what_is_not() {
+    let folder = TempDir::new().expect("a folder");
+    let (spool, threads) = filled(folder.path()).await;
+    spool.reader("wall").expect("a sink").confirm(11);
+    close(spool, threads).await;
+    let at = folder.path();
+    let replay = |from: &'static str| ["spool", "replay", "--sink", "wall", "--from", from];
+    let cursor = || run(at, &["spool", "stat", "--json"])["sinks"][1]["nextOffset"].clone();
+    assert_eq!(cursor(), 11);
+    assert_eq!(run(at, &replay("8")), "3 records will be delivered to wall again when the daemon runs\n");
+    assert_eq!(cursor(), 8);
+    assert!(fails(at, &replay("9")).contains("the sink has only got to record 8"));
+    assert_eq!(cursor(), 8);
+    let said = run(at, &replay("2026-11-24T03:47:30Z"));
+    assert_eq!(said, "4 records will be delivered to wall again when the daemon runs\n");
+    assert_eq!(cursor(), 4, "03:48 is the first after that");
+    assert!(fails(at, &["spool", "replay", "--sink", "no", "--from", "1"]).contains("it knows bus, wall"));
+    let usage = ccrelay(at, &replay("yesterday"));
+    assert_eq!(usage.status.code(), Some(64));
+    assert_eq!(run(at, &replay("1")), "3 records will be delivered to wall again when the daemon runs\n");
+
+    let folder = stopped().await;
+    let said = fails(folder.path(), &["spool", "replay", "--sink", "wall", "--from", "1"]);
+    assert!(said.contains("are freed: begin there or later") && said.contains("records before "), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_spool_is_repaired_only_when_the_loss_is_accepted() {
+    let folder = TempDir::new().expect("a folder");
+    let (spool, threads) = filled(folder.path()).await;
+    close(spool, threads).await;
+    let at = folder.path();
+    assert!(run(at, &["spool", "repair"]).as_str().expect("text").contains("nothing is damaged: 10 good"));
+    let database = at.join("spool.db");
+    let mut bytes = fs::read(&database).expect("it is there");
+    let content = b"number 6";
+    let place = bytes.windows(content.len()).rposition(|window| window == content).expect("it is there");
+    bytes[place] ^= 1;
+    fs::write(&database, &bytes).expect("it can be written");
+    for command in [&["spool", "verify"][..], &["spool", "repair"]] {
+        let said = fails(at, command);
+        assert!(said.contains("record 7 is damaged") && said.contains("agent main/1001"), "{said}");
+    }
+    assert_eq!(fs::read(&database).expect("it is there"), bytes, "nothing was changed");
+    let said = run(at, &["spool", "repair", "--accept-loss"]);
+    assert!(said.as_str().expect("text").contains("saved    9 of records"), "{said}");
+    assert_eq!(run(at, &["spool", "verify", "--json"])["goodRecords"], 9);
+    let kept = fs::read_dir(at).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let kept: Vec<PathBuf> = kept.filter(|path| path.to_string_lossy().contains(".damaged-")).collect();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(fs::read(&kept[0]).expect("it is there"), bytes);
+}
+
+#[test]
+fn a_folder_without_a_spool_is_said_to_have_none_and_none_is_made() {
+    let folder = TempDir::new().expect("a folder");
+    for command in [
+        &["spool", "stat"][..],
+        &["spool", "verify"],
+        &["spool", "repair"],
+        &["spool", "replay", "--sink", "bus", "--from", "1"],
+        &["deadletters", "list"],
+        &["deadletters", "discard", "--all"],
+    ] {
+        let said = fails(folder.path(), command);
+        assert!(said.contains("spool.db"), "{command:?}: {said}");
+    }
+    assert!(!folder.path().join("spool.db").exists());
+    let nowhere = folder.path().join("nowhere");
+    assert!(fails(&nowhere, &["spool", "stat"]).contains("nowhere"));
+    assert!(!nowhere.exists());
+}
+
+/// Runs the program as somebody who is not root: what is forbidden is not forbidden to root.
+fn as_other(directory: &Path, program: &Path, user: Option<u32>) -> Output {
+    let mut command = Command::new(program);
+    command.args(["deadletters", "discard", "--all", "--directory"]).arg(directory).env_clear();
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
+    command.output().expect("the program starts")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_read_only_or_of_another_user_is_named() {
+    let folder = TempDir::new().expect("a folder");
+    let spool = folder.path().join("spool");
+    let (opened, threads) = filled(&spool).await;
+    close(opened, threads).await;
+    let root = rustix::process::geteuid().is_root();
+    // Another user can neither see the build's folder nor own what this one makes.
+    let program = folder.path().join("ccrelay");
+    fs::copy(env!("CARGO_BIN_EXE_ccrelay"), &program).expect("a copy");
+    let allow = |path: &Path, mode: u32| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("permissions");
+    };
+    allow(folder.path(), 0o755);
+    allow(&program, 0o755);
+    let user = root.then_some(65_534);
+    if root {
+        allow(&spool, 0o755);
+        let said = text(&as_other(&spool, &program, user).stderr);
+        assert!(said.contains("belongs to user 0 and this is user 65534"), "{said}");
+        for entry in fs::read_dir(&spool).expect("a folder") {
+            std::os::unix::fs::chown(entry.expect("an entry").path(), user, user).expect("as root");
+        }
+        fs::remove_file(spool.join("spool.lock")).expect("it is there");
+        std::os::unix::fs::chown(&spool, user, user).expect("as root");
+    } else {
+        fs::remove_file(spool.join("spool.lock")).expect("it is there");
+    }
+    allow(&spool, 0o500);
+    let output = as_other(&spool, &program, user);
+    let said = text(&output.stderr);
+    assert!(said.contains("cannot use") && said.contains("spool.lock"), "{said}");
+    assert!(said.contains("Permission denied"), "{said}");
+    assert_eq!(output.status.code(), Some(1));
+    allow(&spool, 0o700);
+    let output = as_other(&spool, &program, user);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
