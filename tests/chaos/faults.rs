@@ -137,18 +137,18 @@ impl Schedule {
         Schedule { kinds, deck: Vec::new(), random: Random(seed) }
     }
 
-    /// The pause before the next fault, the fault, and how long it lasts.
-    pub(crate) fn deal(&mut self) -> (Duration, Fault, Duration) {
+    /// The pause before the next fault, the fault, and how long it lasts; none when there are no kinds.
+    pub(crate) fn deal(&mut self) -> Option<(Duration, Fault, Duration)> {
         if self.deck.is_empty() {
             self.deck = self.kinds.clone();
             for at in (1..self.deck.len()).rev() {
                 self.deck.swap(at, self.random.below(at + 1));
             }
         }
-        let fault = self.deck.pop().expect("it was just filled");
+        let fault = self.deck.pop()?;
         let (least, most) = fault.lengths();
         let pause = Duration::from_secs_f64(self.random.between(0.5, 3.0));
-        (pause, fault, Duration::from_secs_f64(self.random.between(least, most)))
+        Some((pause, fault, Duration::from_secs_f64(self.random.between(least, most))))
     }
 }
 
@@ -179,7 +179,7 @@ impl Random {
 fn a_schedule_is_determined_by_its_seed_and_deals_every_kind_before_any_again() {
     let deal = |seed, count| {
         let mut schedule = Schedule::new(of_the_relay(), seed);
-        (0..count).map(|_| schedule.deal()).collect::<Vec<_>>()
+        (0..count).map_while(|_| schedule.deal()).collect::<Vec<_>>()
     };
     assert_eq!(deal(7, 100), deal(7, 100));
     assert_ne!(deal(7, 100), deal(8, 100));

@@ -60,11 +60,14 @@ pub(crate) async fn run(scene: &mut Scene, options: &Options) -> Faults {
         faults: Mutex::default(),
         unwell: AtomicUsize::new(0),
     };
-    let schedule = |kinds, lane| Schedule::new(kinds, options.seed.wrapping_mul(1000) + lane);
+    let schedule = |name: &str, mut kinds: Vec<Fault>, lane| {
+        kinds.retain(|fault| format!("{name}: {}", fault.name()).contains(&options.only));
+        Schedule::new(kinds, options.seed.wrapping_mul(1000) + lane)
+    };
     tokio::join!(
-        run.relay_lane(relay, schedule(of_the_relay(), 0)),
-        run.kafka_lane(kafka, schedule(of_a_broker(), 1)),
-        run.mqtt_lane(mosquitto, schedule(of_a_broker(), 2)),
+        run.relay_lane(relay, schedule("relay", of_the_relay(), 0)),
+        run.kafka_lane(kafka, schedule("kafka", of_a_broker(), 1)),
+        run.mqtt_lane(mosquitto, schedule("mqtt", of_a_broker(), 2)),
     );
     run.faults.into_inner().expect("no lane panicked")
 }
@@ -83,7 +86,7 @@ impl Run<'_> {
 
     async fn relay_lane(&self, relay: &mut Relay, mut schedule: Schedule) {
         while !self.is_over() {
-            let (pause, fault, length) = schedule.deal();
+            let Some((pause, fault, length)) = schedule.deal() else { return };
             self.be_quiet(pause).await;
             self.on_relay(relay, fault, length).await;
             let recovery = self.recovered().await;
@@ -192,7 +195,7 @@ impl Run<'_> {
 
     async fn kafka_lane(&self, kafka: &mut Kafka, mut schedule: Schedule) {
         while !self.is_over() {
-            let (pause, fault, length) = schedule.deal();
+            let Some((pause, fault, length)) = schedule.deal() else { return };
             tokio::time::sleep(pause).await;
             self.unwell.fetch_add(1, Ordering::Relaxed);
             match fault {
@@ -219,7 +222,7 @@ impl Run<'_> {
 
     async fn mqtt_lane(&self, mosquitto: &mut Mosquitto, mut schedule: Schedule) {
         while !self.is_over() {
-            let (pause, fault, length) = schedule.deal();
+            let Some((pause, fault, length)) = schedule.deal() else { return };
             tokio::time::sleep(pause).await;
             self.unwell.fetch_add(1, Ordering::Relaxed);
             match fault {

@@ -14,6 +14,8 @@ pub(crate) struct Options {
     pub(crate) agents: u32,
     /// `CCRELAY_CHAOS_RATE`: events a second of each agent.
     pub(crate) rate: f64,
+    /// `CCRELAY_CHAOS_ONLY`: faults whose name in the table has this in it; all when empty.
+    pub(crate) only: String,
 }
 
 impl Options {
@@ -24,6 +26,7 @@ impl Options {
             seed: variable("CCRELAY_CHAOS_SEED", 1),
             agents: variable("CCRELAY_CHAOS_AGENTS", agents),
             rate: variable("CCRELAY_CHAOS_RATE", rate),
+            only: variable("CCRELAY_CHAOS_ONLY", String::new()),
         }
     }
 

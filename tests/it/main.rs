@@ -2,6 +2,7 @@
 
 mod admin;
 mod conservation;
+mod judge;
 mod push;
 mod sinks;
 mod support;
