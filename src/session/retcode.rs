@@ -86,6 +86,12 @@ impl Class {
     }
 }
 
+/// All codes of the table.
+#[cfg(test)]
+pub(crate) fn codes() -> impl Iterator<Item = &'static str> {
+    rows().map(|(code, _)| code)
+}
+
 /// First and last column of each row.
 fn rows() -> impl Iterator<Item = (&'static str, &'static str)> {
     let lines = include_str!("retcodes.csv").lines().skip(1);
@@ -332,6 +338,29 @@ mod tests {
         for (code, class) in rows() {
             assert_eq!(Retcode::new(code).class(), Class::parse(class), "{code}");
         }
+    }
+
+    /// A change of what a code means must be seen: the table is looked at, not derived.
+    #[test]
+    fn what_each_code_means_as_the_answer_to_each_call_stands_in_the_golden_table() {
+        let mut table = String::from("code,class");
+        for operation in OPERATIONS {
+            table.push_str(&format!(",{}", operation.as_str()));
+        }
+        table.push_str(",passed on\n");
+        for (code, class) in rows().chain([("gibberish", "unknown")]) {
+            table.push_str(&format!("{code},{class}"));
+            for operation in OPERATIONS {
+                table.push_str(&format!(",{:?}", means(operation, code)));
+            }
+            let doubts = if doubts_session(&Retcode::new(code)) { "ask by a heartbeat" } else { "-" };
+            table.push_str(&format!(",{doubts}\n"));
+        }
+        insta::with_settings!({
+            snapshot_path => "testdata", prepend_module_to_snapshot => false, omit_expression => true
+        }, {
+            insta::assert_snapshot!("meanings", table);
+        });
     }
 
     #[test]

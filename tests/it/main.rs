@@ -4,5 +4,6 @@ mod admin;
 mod conservation;
 mod judge;
 mod push;
+mod sessions;
 mod sinks;
 mod support;

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::Operation::{ForceLogin, Handshake, Login, Logout, ResetSkill};
 use super::*;
 
+mod codes;
+
 const SECOND: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(120);
 const LOST_ANSWER: Outcome = Outcome::Unanswered { may_have_arrived: true };

@@ -1,10 +1,15 @@
 //! Random gateways: whatever they do, the protocol is kept, and once they are well everybody is in or waits for a
 //! person with a reason.
 
+use bytes::Bytes;
+use http::Method;
 use proptest::prelude::*;
 
 use super::fake::{Scene, Script, agent, main_gateway, view};
-use crate::session::retcode::Operation;
+use crate::session::call::Ticket;
+use crate::session::config::{PasswordSource, Skills};
+use crate::session::forward::ForwardRequest;
+use crate::session::retcode::{Operation, codes};
 
 /// One turn of fortune.
 #[derive(Debug, Clone)]
@@ -12,10 +17,27 @@ enum Turn {
     Once(Operation, Script),
     Always(Operation, Script),
     Heal,
-    ThrowOut { announced: bool },
+    ThrowOut {
+        announced: bool,
+    },
     Restart,
     SignIn,
     SignOut,
+    TakeOver,
+    /// Somebody else signs in as the agent.
+    Occupy,
+    /// Another program signs in as the agent and leaves the session to us.
+    Adopt,
+    /// A call is passed on, and ends like this.
+    Forward(Option<Script>),
+    /// The configuration changes.
+    Configure {
+        takeover: bool,
+        skills: bool,
+        password: bool,
+    },
+    /// The agent leaves the roster and comes back.
+    LeaveAndReturn,
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -24,31 +46,16 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn script() -> impl Strategy<Value = Script> {
-    let codes = [
-        "000-002",
-        "000-003",
-        "000-004",
-        "000-007",
-        "100-001",
-        "100-002",
-        "100-003",
-        "100-004",
-        "100-006",
-        "100-007",
-        "100-008",
-        "100-010",
-        "100-021",
-        "105-001",
-        "105-002",
-        "105-005",
-        "999-001",
-        "gibberish",
-    ];
+    // Every code of the table, those that matter to sessions more often, and some that no table has.
+    let often =
+        ["000-003", "000-004", "000-007", "100-002", "100-004", "100-006", "100-021", "105-002", "gibberish"];
     prop_oneof![
-        4 => prop::sample::select(codes.to_vec()).prop_map(Script::Code),
+        2 => prop::sample::select(codes().collect::<Vec<_>>()).prop_map(Script::Code),
+        2 => prop::sample::select(often.to_vec()).prop_map(Script::Code),
         1 => Just(Script::AnswerLost),
         1 => Just(Script::RequestLost),
         1 => Just(Script::Unreachable),
+        1 => Just(Script::Slow),
     ]
 }
 
@@ -61,11 +68,20 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => Just(Turn::Restart),
         1 => Just(Turn::SignIn),
         1 => Just(Turn::SignOut),
+        1 => Just(Turn::TakeOver),
+        1 => Just(Turn::Occupy),
+        1 => Just(Turn::Adopt),
+        3 => prop::option::of(script()).prop_map(Turn::Forward),
+        1 => any::<(bool, bool, bool)>()
+            .prop_map(|(takeover, skills, password)| Turn::Configure { takeover, skills, password }),
+        1 => Just(Turn::LeaveAndReturn),
     ]
 }
 
 async fn live(takeover: bool, turns: Vec<(Turn, u64)>) -> Result<(), TestCaseError> {
     let scene = Scene::with(&["291"], |_, agent| agent.takeover = takeover);
+    let mut config = scene.config.agents[0].clone();
+    let (mut adoptions, mut forwards) = (0, Vec::new());
     let mut sessions = scene.start();
     for (turn, secs) in turns {
         match turn {
@@ -81,9 +97,42 @@ async fn live(takeover: bool, turns: Vec<(Turn, u64)>) -> Result<(), TestCaseErr
             Turn::Restart => {
                 sessions.shutdown(false).await;
                 sessions = scene.start();
+                // The new daemon reads the roster that the old one had.
+                sessions.put(config.clone()).unwrap();
             }
             Turn::SignIn => prop_assert!(sessions.sign_in(&main_gateway(), &agent("291"))),
             Turn::SignOut => prop_assert!(sessions.sign_out(&main_gateway(), &agent("291"))),
+            Turn::TakeOver => prop_assert!(sessions.take_over(&main_gateway(), &agent("291"))),
+            Turn::Occupy => scene.gateway.occupy("291"),
+            Turn::Adopt => {
+                adoptions += 1;
+                let guid = format!("theirs-{adoptions}");
+                scene.gateway.sign_in_elsewhere("291", &guid);
+                let ticket = Ticket::new(guid.into(), Vec::new());
+                sessions.adopt(&main_gateway(), &agent("291"), ticket, "theirToken".into()).unwrap();
+            }
+            Turn::Forward(script) => {
+                if let Some(script) = script {
+                    scene.gateway.forward_once(script);
+                }
+                let path = "/x/291";
+                let request = ForwardRequest::new(Method::GET, path, None, Bytes::new()).unwrap();
+                let sessions = sessions.clone();
+                forwards.push(tokio::spawn(async move {
+                    drop(sessions.forward(&main_gateway(), &agent("291"), request).await);
+                }));
+            }
+            Turn::Configure { takeover, skills, password } => {
+                config.takeover = takeover;
+                config.skills = if skills { Skills::All } else { Skills::Ids(vec![7]) };
+                let word = if password { "another" } else { "pass" };
+                config.password = PasswordSource::Fixed(word.into());
+                sessions.put(config.clone()).unwrap();
+            }
+            Turn::LeaveAndReturn => {
+                prop_assert!(sessions.remove(&main_gateway(), &agent("291")));
+                sessions.put(config.clone()).unwrap();
+            }
         }
         scene.pass(secs).await;
     }
@@ -101,6 +150,9 @@ async fn live(takeover: bool, turns: Vec<(Turn, u64)>) -> Result<(), TestCaseErr
         .map(|state| scene.metrics.sessions.with_label_values(&["main", *state]).get())
         .sum();
     prop_assert_eq!(gauges, 1);
+    for forward in forwards {
+        prop_assert!(forward.is_finished(), "a call that was passed on was never answered");
+    }
     prop_assert!(!sessions.failed().is_cancelled());
     scene.gateway.check();
     Ok(())
