@@ -85,21 +85,23 @@ impl Agent {
     }
 
     /// Keeps the session until the daemon stops or the agent leaves the roster.
-    pub(super) async fn run(mut self, start: Start) {
-        self.begin(start).await;
+    pub(super) async fn run(&mut self, start: Start) {
+        Box::pin(self.begin(start)).await;
         loop {
             for ring in self.shared.bell.take() {
                 match input(ring) {
-                    Some(input) => drop(self.step(input).await),
-                    None => self.take_mail().await,
+                    Some(input) => drop(Box::pin(self.step(input)).await),
+                    None => Box::pin(self.take_mail()).await,
                 }
             }
             if let Some(waiting) = self.next_forward() {
-                self.forward(waiting).await;
+                Box::pin(self.forward(waiting)).await;
                 continue;
             }
             match self.machine.next() {
-                Next::Done if self.shared.leaving.load(Ordering::Acquire) => return self.forget().await,
+                Next::Done if self.shared.leaving.load(Ordering::Acquire) => {
+                    return Box::pin(self.forget()).await;
+                }
                 Next::Done => return,
                 Next::Rest => self.shared.bell.wait().await,
                 Next::Call(operation, due) => {
@@ -107,7 +109,8 @@ impl Agent {
                     tokio::select! {
                         biased;
                         () = self.shared.bell.wait() => {}
-                        () = tokio::time::sleep_until(due) => self.call_when_due(operation, due).await,
+                        // On the heap for as long as the call lasts: a session is idle nearly all of its time.
+                        () = tokio::time::sleep_until(due) => Box::pin(self.call_when_due(operation, due)).await,
                     }
                 }
             }

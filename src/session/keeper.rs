@@ -454,11 +454,14 @@ impl Inner {
         }
         let slot = Slot { config: config.clone(), shared: shared.clone(), next: None };
         agents.insert(config.id.clone(), slot);
-        let agent = Agent::new(config, kept.gateway.clone(), self.deps.clone(), shared.clone());
+        let mut agent = Agent::new(config, kept.gateway.clone(), self.deps.clone(), shared.clone());
         let guard = EndGuard { inner: self.clone(), shared };
         let task = async move {
             let _guard = guard;
+            // By reference: a future that takes its owner would hold it twice.
             agent.run(start).await;
+            // What the agent shows of itself goes before the guard lets a successor begin.
+            drop(agent);
         };
         self.tasks.spawn_on(task, &self.runtime);
     }
