@@ -15,9 +15,11 @@ use crate::demo;
 use crate::lifecycle::Lifecycle;
 use crate::simulate;
 
+mod agents;
 mod dead_letters;
 mod inspect;
 
+use agents::AgentsCommand;
 use dead_letters::DeadLettersCommand;
 use inspect::SpoolCommand;
 
@@ -53,6 +55,9 @@ enum Command {
     /// Events that were set aside because they can never be delivered.
     #[command(subcommand)]
     Deadletters(DeadLettersCommand),
+    /// Look at agents and change their sessions, through the admin API of a running daemon.
+    #[command(subcommand)]
+    Agents(AgentsCommand),
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::main(args),
         Command::Spool(command) => inspected(inspect::spool(command)),
         Command::Deadletters(command) => inspected(dead_letters::run(command)),
+        Command::Agents(command) => inspected(agents::run(command)),
     }
 }
 

@@ -106,3 +106,15 @@ fn the_examples_of_the_document_are_what_its_schemas_say() {
     }
     assert!(checked > 5, "only {checked} examples");
 }
+
+#[test]
+fn the_document_knows_every_setting_of_an_agent() {
+    let unknown = serde_json::from_value::<crate::session::config::RawAgent>(serde_json::json!({ "zzz": 1 }));
+    let said = unknown.unwrap_err().to_string();
+    let known = said.split_once("expected one of ").unwrap().1;
+    let mut known: BTreeSet<_> = known.split(", ").map(|name| name.trim_matches('`').to_owned()).collect();
+    known.insert("password".to_owned());
+    let document = document();
+    let documented = document["components"]["schemas"]["AgentSettings"]["properties"].as_object().unwrap();
+    assert_eq!(known, documented.keys().cloned().collect());
+}

@@ -2,6 +2,7 @@
 
 mod agents;
 mod change;
+mod cli;
 mod client;
 mod letters;
 mod scene;

@@ -129,6 +129,11 @@ async fn failures_of_the_gateway_are_told_apart() {
     assert!((1..=4).contains(&full), "{full} were refused");
     assert!(replies.iter().filter(|r| r.status == 429).all(|r| r.has("retry-after: 1")), "{replies:?}");
 
+    // Longer than the five seconds that a call may take here.
+    scene.simulator.inject(Fault::next(Operation::AgentStatus, 1, FaultKind::DelayMs(8_000)));
+    let reply = client.get(&status).await;
+    assert_eq!((reply.status, reply.code().as_str()), (504, "gateway_silent"), "{reply:?}");
+
     assert_eq!(client.post("/api/v1/agents/main/1003/sign-out").await.status, 202);
     scene.agent_in("1003", "signed_out").await;
     let reply = client.post(&through("1003", "onlineagent/1003/saybusy")).await;
