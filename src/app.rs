@@ -249,6 +249,7 @@ fn worker(
         stall_timeout: sink.stall_timeout,
         topic: sink.topic.clone(),
         dead_letter_topic: sink.dead_letter_topic.clone(),
+        repeats: sink.repeats,
     };
     let reader = spool.reader(&sink.name)?;
     Ok(Worker::new(config, client, spool.clone(), reader, metrics.clone(), clock.clone(), stop))

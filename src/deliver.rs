@@ -67,6 +67,19 @@ pub struct DeliverConfig {
     pub topic: TopicTemplate,
     /// Where copies of events go that were set aside; nowhere when absent.
     pub dead_letter_topic: Option<TopicTemplate>,
+    /// What becomes of events that came before.
+    pub repeats: Repeats,
+}
+
+/// What a sink does with further deliveries of an event, which the gateway makes when an answer of ours does not arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Repeats {
+    /// Publishes them, marked and with the id of the first.
+    #[default]
+    Publish,
+    /// Leaves them out, counted.
+    Drop,
 }
 
 /// Feeds one sink.
@@ -315,7 +328,7 @@ impl Worker {
     }
 
     async fn prepare(&mut self, flow: &mut Flow, record: &Record) -> Result<(), Ended> {
-        let events: Vec<Event> = match normalise::normalise(&record.view(self.spool.id())) {
+        let mut events: Vec<Event> = match normalise::normalise(&record.view(self.spool.id())) {
             Ok(events) => events,
             Err(error) => {
                 return self
@@ -324,6 +337,11 @@ impl Worker {
             }
         };
         let (offset, received_at) = (record.offset, record.received_at);
+        if self.config.repeats == Repeats::Drop {
+            let all = events.len();
+            events.retain(|event| !event.repeat);
+            self.meter.repeats_dropped(all - events.len());
+        }
         if events.is_empty() {
             flow.waiting.push_back(Waiting {
                 offset,

@@ -212,6 +212,8 @@ metrics! {
     dead_letter_bytes: IntGaugeVec = "ccrelay_dead_letter_bytes" ["sink"];
     /// Dead letters that were delivered again, by outcome (delivered, failed).
     replays: IntCounterVec = "ccrelay_replays_total" ["sink", "outcome"];
+    /// Events left out because they had come before and the sink's repeats is drop; counted again after a retry.
+    sink_repeats_dropped: IntCounterVec = "ccrelay_sink_repeats_dropped_total" ["sink"];
     /// Records given up for the sink at the high-water mark, because its when_full is shed.
     sink_shed_records: IntCounterVec = "ccrelay_sink_shed_records_total" ["sink"];
     /// Events in those records; one that was on its way at that moment may have arrived all the same.
@@ -306,7 +308,12 @@ impl Inner {
     /// Any reason may be a failure; whether it is then retried or sets an event aside depends on the event.
     fn create_sink_series(&self, sink: &str, reasons: &[&str]) {
         self.sink_delivery_duration.with_label_values(&[sink]);
-        for counter in [&self.sink_delivered, &self.sink_shed_records, &self.sink_shed_events] {
+        for counter in [
+            &self.sink_delivered,
+            &self.sink_repeats_dropped,
+            &self.sink_shed_records,
+            &self.sink_shed_events,
+        ] {
             counter.with_label_values(&[sink]);
         }
         let held = [&self.dead_letters, &self.dead_letter_bytes];

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::Problems;
 use crate::admin::tokens::TokenList;
 use crate::authenticate::{TokenKey, TokenRules};
+use crate::deliver::Repeats;
 use crate::listen::Limits;
 use crate::receive::{PushLimits, tls};
 use crate::route::{TopicRules, TopicTemplate};
@@ -204,6 +205,7 @@ struct RawSink {
     dead_letter_topic: Option<String>,
     from: StartFrom,
     when_full: WhenFull,
+    repeats: Repeats,
     window: usize,
     stall_timeout_secs: u64,
     kafka: Option<KafkaOptions>,
@@ -225,6 +227,7 @@ impl Default for RawSink {
             dead_letter_topic: None,
             from: StartFrom::default(),
             when_full: WhenFull::default(),
+            repeats: Repeats::default(),
             window: WINDOW,
             stall_timeout_secs: STALL_TIMEOUT_SECS,
             kafka: None,
@@ -326,6 +329,8 @@ pub struct SinkConfig {
     pub from: StartFrom,
     /// What it does when the spool is full.
     pub when_full: WhenFull,
+    /// What it does with events that came before.
+    pub repeats: Repeats,
     /// Events in flight.
     pub window: usize,
     /// How long no confirmation may come.
@@ -571,6 +576,7 @@ impl RawSink {
             name,
             from: self.from,
             when_full: self.when_full,
+            repeats: self.repeats,
             window: self.window,
             stall_timeout: Duration::from_secs(self.stall_timeout_secs),
             topic: topic?,

@@ -49,6 +49,11 @@ impl Meter {
         }
     }
 
+    /// Repeated events were left out.
+    pub(super) fn repeats_dropped(&self, count: usize) {
+        self.metrics.sink_repeats_dropped.with_label_values(&[&self.sink]).inc_by(count as u64);
+    }
+
     pub(super) fn in_flight(&self, count: usize) {
         self.in_flight.set(i64::try_from(count).unwrap_or(i64::MAX));
     }

@@ -108,6 +108,7 @@ struct Bench {
     stop: CancellationToken,
     /// Copies of dead letters are wanted.
     copies: bool,
+    repeats: Repeats,
 }
 
 /// A worker that runs.
@@ -172,7 +173,15 @@ impl Bench {
             when_full: WhenFull::Block,
         });
         let (spool, threads) = Spool::open(config, &sinks, metrics.clone(), Clock::system()).unwrap();
-        Bench { folder, spool, threads, metrics, stop: CancellationToken::new(), copies: false }
+        Bench {
+            folder,
+            spool,
+            threads,
+            metrics,
+            stop: CancellationToken::new(),
+            copies: false,
+            repeats: Repeats::Publish,
+        }
     }
 
     /// Closes the spool; its folder stays.
@@ -198,7 +207,9 @@ impl Bench {
         let topic = TopicTemplate::parse("events.{agent}", TopicRules::Free).unwrap();
         let copies = TopicTemplate::parse("copies", TopicRules::Free).unwrap();
         let dead_letter_topic = self.copies.then_some(copies);
-        let config = DeliverConfig { sink: sink.to_owned(), window, stall_timeout, topic, dead_letter_topic };
+        let repeats = self.repeats;
+        let config =
+            DeliverConfig { sink: sink.to_owned(), window, stall_timeout, topic, dead_letter_topic, repeats };
         let book = Arc::<Mutex<Book>>::default();
         let fake = FakeSink { book: book.clone(), script: Box::new(script) };
         let reader = self.spool.reader(sink).unwrap();
@@ -629,6 +640,40 @@ async fn after_a_restart_each_sink_goes_on_from_its_own_stored_cursor() {
         "what was not confirmed comes again with the same ids"
     );
     bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeats_are_published_with_the_first_ids_or_left_out_and_counted() {
+    for (repeats, published, dropped) in [(Repeats::Publish, 7, 0), (Repeats::Drop, 4, 3)] {
+        let mut bench = Bench::open();
+        bench.repeats = repeats;
+        let event = |n| format!(r#"{{"eventType":"AgentEvent_MessageData","content":"{n}"}}"#);
+        // One, then the same with another at its end, then exactly that again, then what is new.
+        for (seconds, contents) in [(0, &[1][..]), (10, &[1, 2]), (20, &[1, 2]), (30, &[3, 4])] {
+            let list: Vec<_> = contents.iter().map(event).collect();
+            let record = NewRecord {
+                kind: RecordKind::Push,
+                received_at: Timestamp(1_795_491_900_000 + seconds * 1000),
+                agent: AgentKey {
+                    gateway: GatewayName::parse("main").unwrap(),
+                    agent_id: AgentId::parse("1001").unwrap(),
+                },
+                body: Bytes::from(format!(r#"{{"workNo":"1001","eventList":[{}]}}"#, list.join(","))),
+                answer: None,
+            };
+            bench.spool.append(record).await.unwrap();
+        }
+        let worker = bench.start("one", |_, _| Verdict::Confirm);
+        until("all confirmed", || bench.spool.reader("one").unwrap().cursor() == 5).await;
+        let mut ids = worker.ids();
+        assert_eq!(ids.len(), published, "{ids:?}");
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 4, "each of the four events is there: {ids:?}");
+        assert_eq!(bench.metrics.sink_repeats_dropped.with_label_values(&["one"]).get(), dropped);
+        bench.close().await;
+        worker.ended().await;
+    }
 }
 
 mod replays {

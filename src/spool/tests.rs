@@ -333,6 +333,36 @@ mod repeats {
         close(spool, threads).await;
     }
 
+    /// The gateway repeats a batch while the relay is down, and adds to it what has happened since.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_batch_that_grows_across_restarts_is_known_with_times_and_without() {
+        let untimed = |n: u64| format!(r#"{{"eventType":"AgentEvent_MessageData","content":"{n}"}}"#);
+        let timed = |n: u64| {
+            format!(
+                r#"{{"eventType":"AgentState_Ready","eventGenTime":{},"content":null}}"#,
+                1_784_529_722_590 + n
+            )
+        };
+        let makers: [(&dyn Fn(u64) -> String, u64); 2] = [(&untimed, 10), (&timed, 1)];
+        for (event, gap) in makers {
+            let folder = TempDir::new().unwrap();
+            let batch = |count: u64, at: u64| record("1001", &(0..count).map(event).collect::<Vec<_>>(), at);
+            let (spool, threads) = open(config(folder.path()), &["kafka"]);
+            spool.append(batch(2, 0)).await.unwrap();
+            close(spool, threads).await;
+            let (spool, threads) = open(config(folder.path()), &["kafka"]);
+            spool.append(batch(3, gap)).await.unwrap();
+            let copy = crash_copy(folder.path());
+            close(spool, threads).await;
+            let (spool, threads) = open(config(copy.path()), &["kafka"]);
+            let last = spool.append(batch(5, 2 * gap)).await.unwrap();
+            assert_eq!((last.events, last.repeated), (5, 3));
+            let expected = [(0, vec![]), (0, vec![(1, 0), (1, 1)]), (0, vec![(1, 0), (1, 1), (2, 2)])];
+            assert_eq!(repeats_of(&spool).await, expected);
+            close(spool, threads).await;
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn two_equal_messages_are_two_events_when_the_first_answer_is_known_to_have_arrived() {
         let folder = TempDir::new().unwrap();
