@@ -23,6 +23,8 @@ pub(crate) struct Outage {
     failed: u64,
     start_kib: u64,
     most_kib: u64,
+    /// The most by the end of the drain.
+    drain_kib: u64,
     /// Events behind: Kafka at the end of the outage, MQTT at the worst.
     kafka_lag: f64,
     mqtt_lag: f64,
@@ -54,9 +56,9 @@ pub(crate) async fn run(scene: &mut Scene, options: &Options) -> Outage {
     }
     outage.disturbed = percentiles();
     outage.kafka_lag = lag(shared, "bus").await;
-    let acknowledged = simulator.statistics().total.delivered;
 
     kafka.start_again().await;
+    let acknowledged = simulator.statistics().total.delivered;
     let begun = Instant::now();
     let limit = DRAIN.max(options.length);
     // Drained when what is behind is what is under way; new events keep coming all the while.
@@ -66,7 +68,7 @@ pub(crate) async fn run(scene: &mut Scene, options: &Options) -> Outage {
     })
     .await;
     outage.drain = begun.elapsed();
-    outage.sample(shared).await;
+    outage.drain_kib = shared.memory.peak_kib();
     outage.failed = simulator.statistics().total.pushes_failed - failed;
     outage.meanwhile = simulator.statistics().total.delivered - acknowledged;
     outage
@@ -94,8 +96,8 @@ impl Outage {
         row("push p50, p99 in the outage, ms", millis(self.disturbed));
         let ratio = self.disturbed.1.as_secs_f64() / self.undisturbed.1.as_secs_f64();
         row("p99 in the outage / before", format!("{ratio:.2}"));
-        let (start, most) = (self.start_kib / 1024, self.most_kib / 1024);
-        row("memory at its start, at the most, MiB", format!("{start}, {most}"));
+        let (start, most, drain) = (self.start_kib / 1024, self.most_kib / 1024, self.drain_kib / 1024);
+        row("memory at its start, most, most in drain, MiB", format!("{start}, {most}, {drain}"));
         row("Kafka behind at its end, pushes", self.kafka_lag.to_string());
         row("MQTT behind at the worst, pushes", self.mqtt_lag.to_string());
         row("drained, s", format!("{:.1}", self.drain.as_secs_f64()));
