@@ -522,6 +522,23 @@ async fn a_sink_that_needs_a_person_stops_alone_and_ends_with_the_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sink_whose_far_end_is_dead_slows_no_other() {
+    let bench = Bench::open();
+    let dead = bench.start_with("one", 10, Duration::from_millis(200), |_, _| Verdict::Hold);
+    let two = bench.start("two", |_, _| Verdict::Confirm);
+    let ids = bench.push_singles(200).await;
+    bench.cursor_at("two", 201).await;
+    assert_eq!(two.ids(), ids);
+    assert_eq!((two.book().resets, bench.state("two"), bench.cursor("one")), (0, 1, 1));
+    until("the dead one is seen to be dead", || dead.book().resets > 0 && bench.state("one") == 0).await;
+    {
+        let book = dead.book();
+        assert!(book.seen.len() <= 10 * (book.resets + 1), "no more than its window at a time");
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn silence_counts_as_a_failure() {
     let bench = Bench::open();
     let ids = bench.push_singles(4).await;

@@ -1,6 +1,6 @@
 //! Kafka: an idempotent producer with `acks=all`, whose delivery reports are the acks.
 //!
-//! Key is the agent, so that its events stay in order on one partition; the time-out of a record is infinite, so that
+//! Key is the agent, with or without its gateway, so that its events stay in order on one partition; the time-out of a record is infinite, so that
 //! a slow cluster delays events and never reorders them. What a client holds is never needed: the worker publishes
 //! again from its cursor after [`Sink::reset`], and because both the old client's leftovers and the new one's
 //! records begin at or before the first unconfirmed event, consumers that drop known ids see each agent in order.
@@ -23,7 +23,7 @@ mod encode;
 mod failure;
 
 use client::{Client, Refusal};
-pub use config::{KafkaConfig, KafkaOptions, KafkaSecurityOptions, OptionValue};
+pub use config::{KafkaConfig, KafkaOnErrorOptions, KafkaOptions, KafkaSecurityOptions, Key, OptionValue};
 
 /// Every reason of this sink's [`DeliveryError`]s.
 pub const REASONS: &[&str] = &[
@@ -93,10 +93,10 @@ impl KafkaSink {
             return Err(DeliveryError::retry("client", "there is no client"));
         };
         let encoded = encode::encode(message, self.config.encoding);
-        let key = message.event.agent_id.as_str();
+        let key = self.config.key.of(&message.event);
         loop {
             let progress = client.progress().notified();
-            match client.send(&message.topic, key, &encoded) {
+            match client.send(&message.topic, &key, &encoded) {
                 Ok(outcome) => {
                     return Ok(Box::pin(async {
                         let lost = |_| Err(DeliveryError::retry("reset", "the client is gone"));

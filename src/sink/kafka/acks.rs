@@ -117,12 +117,22 @@ impl Acks {
 
     /// Resolves every ack to `error` and spends the client. Returns whether it was fresh until now.
     pub(super) fn fail(&self, error: DeliveryError) -> bool {
+        self.give_up(error, 1)
+    }
+
+    /// The same for a record that failed and whose ack waits with the others: not for a moment can its failure be known
+    /// and the client be fresh, or a later record could overtake it.
+    pub(super) fn fail_with_record(&self, error: DeliveryError) -> bool {
+        self.give_up(error, 0)
+    }
+
+    fn give_up(&self, error: DeliveryError, resolved: usize) -> bool {
         let (entries, fresh) = {
             let mut table = self.lock();
             let fresh = table.failure.is_none();
             if fresh {
                 table.failure = Some(error.clone());
-                table.to_go_again = table.entries.len() + 1;
+                table.to_go_again = table.entries.len() + resolved;
             }
             table.unresolved = 0;
             table.first += table.entries.len();
@@ -177,6 +187,15 @@ mod tests {
         assert_eq!(acks.lock().to_go_again, 2);
         // Reports of records that were given up come late, or never.
         acks.resolve(late, Ok(()));
+    }
+
+    #[test]
+    fn whoever_hears_of_a_failed_record_finds_the_client_spent() {
+        let acks = Acks::new(false);
+        let (_, mut waiting) = acks.expect().unwrap();
+        assert!(acks.fail_with_record(DeliveryError::retry("broker", "")));
+        assert_eq!(waiting.try_recv().unwrap().unwrap_err().reason, "broker");
+        assert_eq!((acks.expect().unwrap_err().reason, acks.to_go_again()), ("broker", 1));
     }
 
     #[test]

@@ -181,9 +181,13 @@ struct Context {
 
 impl Context {
     fn spend(&self, error: DeliveryError) {
-        if self.acks.fail(error)
-            && let Some(producer) = self.producer.get().and_then(Weak::upgrade)
-        {
+        if self.acks.fail(error) {
+            self.purge();
+        }
+    }
+
+    fn purge(&self) {
+        if let Some(producer) = self.producer.get().and_then(Weak::upgrade) {
             producer.purge(PurgeConfig::default().queue().inflight());
         }
     }
@@ -235,9 +239,10 @@ impl ProducerContext for Context {
                 if error.reason == "too_large" {
                     self.acks.note_refused_alone();
                 }
-                self.acks.resolve(number, Err(error.clone()));
-                if error.disposition != Disposition::DeadLetter {
-                    self.spend(error);
+                if error.disposition == Disposition::DeadLetter {
+                    self.acks.resolve(number, Err(error));
+                } else if self.acks.fail_with_record(error) {
+                    self.purge();
                 }
             }
         }

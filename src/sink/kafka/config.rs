@@ -1,5 +1,6 @@
 //! The Kafka section of the configuration: few keys of our own, and a pass-through for the rest of librdkafka's.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::config::Problems;
+use crate::event::Event;
 use crate::sink::Disposition;
 use crate::sink::encoding::Encoding;
 use crate::sink::on_error::OnError;
@@ -84,6 +86,8 @@ pub struct KafkaOptions {
     pub bootstrap_servers: String,
     /// CloudEvents content mode: `binary` or `structured`.
     pub encoding: Encoding,
+    /// What records have as their key.
+    pub key: Key,
     /// `zstd`, `lz4`, `gzip`, `snappy` or `none`.
     pub compression: String,
     /// Without any delivery report for so long, with records in flight, the client is rebuilt.
@@ -101,11 +105,36 @@ impl Default for KafkaOptions {
         KafkaOptions {
             bootstrap_servers: String::new(),
             encoding: Encoding::default(),
+            key: Key::default(),
             compression: COMPRESSION.to_owned(),
             stall_timeout_secs: STALL_TIMEOUT_SECS,
             on_error: KafkaOnErrorOptions::default(),
             security: KafkaSecurityOptions::default(),
             options: BTreeMap::new(),
+        }
+    }
+}
+
+/// What a record has as its key. Each choice puts all events of an agent on one partition; any finer one, such as the call,
+/// would not, and their order would be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Key {
+    /// The agent's id.
+    #[default]
+    Agent,
+    /// Gateway and agent, as `main/1001`: agents of one id at two gateways have two keys.
+    GatewayAgent,
+}
+
+impl Key {
+    /// The key of this event.
+    pub(super) fn of(self, event: &Event) -> Cow<'_, str> {
+        match self {
+            Key::Agent => Cow::Borrowed(event.agent_id.as_str()),
+            Key::GatewayAgent => {
+                Cow::Owned(format!("{}/{}", event.gateway.as_str(), event.agent_id.as_str()))
+            }
         }
     }
 }
@@ -216,6 +245,8 @@ impl fmt::Display for OptionValue {
 pub struct KafkaConfig {
     /// CloudEvents content mode.
     pub encoding: Encoding,
+    /// What records have as their key.
+    pub(super) key: Key,
     /// How long nothing may be confirmed, with records in flight, before the client is given up.
     pub stall_timeout: Duration,
     /// What a batch may hold at first.
@@ -267,6 +298,7 @@ impl KafkaOptions {
         let batch_bytes = properties.get("batch.size").and_then(|v| v.parse().ok()).unwrap_or(BATCH_BYTES);
         (problems.found().len() == before).then(|| KafkaConfig {
             encoding: self.encoding,
+            key: self.key,
             stall_timeout: Duration::from_secs(self.stall_timeout_secs),
             batch_bytes,
             on_error: Arc::new(self.on_error.choices()),

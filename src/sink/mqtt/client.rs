@@ -25,6 +25,7 @@ use super::protocol::{Broken, Client, Limits, Notice, Protocol};
 use super::v4::V4;
 use super::v5::V5;
 use super::watchdog::Watchdog;
+use crate::calm::Calm;
 use crate::sink::{DeliveryError, Disposition};
 
 /// How often the watchdog looks.
@@ -117,11 +118,15 @@ struct Watch {
 
 impl Link {
     async fn run<P: Protocol>(mut self, failure: Arc<OnceLock<DeliveryError>>) {
+        let calm = Calm::default();
         let error = loop {
             let Err(error) = self.carry::<P>().await else { break ended() };
             tracing::debug!(sink = &*self.sink, %error, "the MQTT connection has ended");
             if !self.is_idle() || error.disposition == Disposition::Stop {
                 break error;
+            }
+            if let Some(suppressed) = calm.due(error.reason) {
+                tracing::warn!(sink = &*self.sink, reason = error.reason, %error, suppressed, "not connected to the MQTT broker, with nothing to send; trying again");
             }
             self.in_flight = InFlight::new(self.config.on_error.clone());
             tokio::time::sleep(IDLE_RETRY).await;

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use ccrelay::config::Problems;
 use ccrelay::sink::kafka::{KafkaOptions, KafkaSink, REASONS};
-use ccrelay::sink::{Ack, Disposition, Message, Sink};
+use ccrelay::sink::{Ack, CopyNote, Disposition, Message, Purpose, Sink};
 use tokio::sync::watch;
 
-use crate::support::kafka::{Kafka, Record, SASL_PASSWORD, SASL_USER};
+use crate::support::kafka::{Kafka, Record, SASL_PASSWORD, SASL_USER, SCRAM_PASSWORD};
 use crate::support::worker::{assert_complete_and_in_order, deliver, deliver_all, settled};
 use crate::support::{DEADLINE, message, messages, padded};
 
@@ -72,6 +72,22 @@ async fn structured_mode_puts_the_whole_event_into_the_payload() {
     let event: serde_json::Value = serde_json::from_slice(&records[0].payload).unwrap();
     assert_eq!(event["id"], "101-1");
     assert_eq!(event["specversion"], "1.0");
+}
+
+#[tokio::test]
+async fn the_key_can_hold_the_gateway_and_an_agent_stays_on_one_partition() {
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("keyed", 4, &[]).await;
+    let sent = messages("keyed", 200, 0);
+    let report = deliver_all(&mut sink(&kafka.address(), "key = 'gateway_agent'"), &sent, 50).await;
+    assert!(report.retries.is_empty(), "{report:?}");
+    let records = kafka.read_all("keyed").await;
+    assert_complete_and_in_order(ids(&records), &sent);
+    let mut partitions = std::collections::BTreeMap::new();
+    for record in &records {
+        assert_eq!(record.key, format!("main/{}", record.header("ce_subject")));
+        assert_eq!(*partitions.entry(&record.key).or_insert(record.partition), record.partition);
+    }
 }
 
 #[tokio::test]
@@ -238,8 +254,9 @@ async fn what_an_error_leads_to_is_the_operators_choice() {
     // A record that is too large, waited for.
     let large = padded("chosen", "998", 0, 5000);
     let mut waiting = sink(&kafka.address(), &format!("{quick}\non_error.too_large = 'retry'"));
-    for _ in 0..3 {
-        let error = waiting.publish(&large).await.unwrap().await.unwrap_err();
+    for round in 0..3 {
+        let outcome = waiting.publish(&large).await.unwrap().await;
+        let error = outcome.expect_err(&format!("the broker's limit holds in round {round}"));
         assert_eq!(error.disposition, Disposition::Retry, "{error}");
         assert_eq!(waiting.publish(&sent[0]).await.map(drop).unwrap_err().disposition, Disposition::Retry);
         waiting.reset().await.unwrap();
@@ -251,11 +268,20 @@ async fn what_an_error_leads_to_is_the_operators_choice() {
 }
 
 fn secured(kafka: &Kafka, password: &str, ca: &std::path::Path) -> (tempfile::TempDir, KafkaSink) {
+    secured_by("PLAIN", kafka, password, ca)
+}
+
+fn secured_by(
+    mechanism: &str,
+    kafka: &Kafka,
+    password: &str,
+    ca: &std::path::Path,
+) -> (tempfile::TempDir, KafkaSink) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("password");
     std::fs::write(&file, password).expect("the folder can be written");
     let lines = format!(
-        "[security]\nprotocol = 'sasl_ssl'\nca_file = '{}'\nsasl_mechanism = 'PLAIN'\nusername = '{SASL_USER}'\n\
+        "[security]\nprotocol = 'sasl_ssl'\nca_file = '{}'\nsasl_mechanism = '{mechanism}'\nusername = '{SASL_USER}'\n\
          password_file = '{}'",
         ca.display(),
         file.display()
@@ -293,6 +319,91 @@ async fn a_wrong_password_and_a_wrong_authority_are_retries_that_say_so() {
     let ack = distrustful.publish(&message("locked", "101", 1)).await.unwrap();
     let error = tokio::time::timeout(DEADLINE, ack).await.unwrap().unwrap_err();
     assert_eq!((error.disposition, error.reason), (Disposition::Retry, "tls"));
+}
+
+#[tokio::test]
+async fn scram_and_client_certificates_open_the_door() {
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("scram", 1, &[]).await;
+    kafka.allow("scram").await;
+    for (round, mechanism) in ["SCRAM-SHA-256", "SCRAM-SHA-512"].into_iter().enumerate() {
+        let (_folder, mut sink) = secured_by(mechanism, kafka, SCRAM_PASSWORD, &kafka.certificates().ca);
+        let sent = messages("scram", 20, 0);
+        let report = tokio::time::timeout(DEADLINE, deliver_all(&mut sink, &sent, 10)).await.unwrap();
+        assert!(report.retries.is_empty() && report.dead_letters.is_empty(), "{mechanism}: {report:?}");
+        assert_eq!(kafka.read_all("scram").await.len(), 20 * (round + 1));
+    }
+    kafka.create_topic("certified", 1, &[]).await;
+    let files = kafka.certificates();
+    let lines =
+        |own: &str| format!("[security]\nprotocol = 'ssl'\nca_file = '{}'\n{own}", files.ca.display());
+    let own =
+        format!("client_cert_file = '{}'\nclient_key_file = '{}'", files.cert.display(), files.key.display());
+    let sent = messages("certified", 20, 0);
+    let mut known = sink(&kafka.tls_address(), &lines(&own));
+    let report = tokio::time::timeout(DEADLINE, deliver_all(&mut known, &sent, 10)).await.unwrap();
+    assert!(report.retries.is_empty() && report.dead_letters.is_empty(), "{report:?}");
+    assert_complete_and_in_order(ids(&kafka.read_all("certified").await), &sent);
+    // The broker tells nobody why it closes a connection without a certificate.
+    let mut stranger = sink(&kafka.tls_address(), &format!("stall_timeout_secs = 2\n{}", lines("")));
+    let ack = stranger.publish(&message("certified", "101", 1)).await.unwrap();
+    let error = tokio::time::timeout(DEADLINE, ack).await.unwrap().unwrap_err();
+    assert_eq!(error.disposition, Disposition::Retry, "{error}");
+}
+
+#[tokio::test]
+async fn what_every_codec_packs_can_be_read() {
+    let kafka = Kafka::shared().await;
+    for codec in ["zstd", "lz4", "gzip", "snappy", "none"] {
+        for encoding in ["binary", "structured"] {
+            let topic = format!("packed-{codec}-{encoding}");
+            kafka.create_topic(&topic, 1, &[]).await;
+            let lines = format!("compression = '{codec}'\nencoding = '{encoding}'");
+            let sent = messages(&topic, 100, 500);
+            let report = deliver_all(&mut sink(&kafka.address(), &lines), &sent, 50).await;
+            assert!(report.retries.is_empty() && report.dead_letters.is_empty(), "{topic}: {report:?}");
+            let records = kafka.read_all(&topic).await;
+            let found = records.iter().map(|record| match encoding {
+                "binary" => record.header("ce_id").to_owned(),
+                _ => {
+                    let event: serde_json::Value = serde_json::from_slice(&record.payload).unwrap();
+                    event["id"].as_str().unwrap().to_owned()
+                }
+            });
+            assert_complete_and_in_order(found, &sent);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_copy_of_a_dead_letter_says_why_and_where_it_was_refused() {
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("copies", 1, &[]).await;
+    let note = CopyNote {
+        reason: "not_authorised",
+        topic: "guarded".into(),
+        sink: "bus".into(),
+        at: ccrelay::clock::Timestamp(1_784_529_722_700),
+    };
+    let copy = Message { purpose: Purpose::Copy(note.into()), ..message("copies", "101", 1) };
+    for encoding in ["binary", "structured"] {
+        let lines = format!("encoding = '{encoding}'");
+        let copies = [copy.clone()];
+        let report = deliver_all(&mut sink(&kafka.address(), &lines), &copies, 1).await;
+        assert!(report.retries.is_empty(), "{report:?}");
+    }
+    let records = kafka.read_all("copies").await;
+    let structured: serde_json::Value = serde_json::from_slice(&records[1].payload).unwrap();
+    for (name, value) in [
+        ("id", "101-1"),
+        ("ccrelaydeadletterreason", "not_authorised"),
+        ("ccrelaydeadlettertopic", "guarded"),
+        ("ccrelaydeadlettersink", "bus"),
+        ("ccrelaydeadlettertime", "2026-07-20T06:42:02.700Z"),
+    ] {
+        assert_eq!(records[0].header(&format!("ce_{name}")), value);
+        assert_eq!(structured[name], value);
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use ccrelay::sink::{Ack, Disposition, Message, Purpose, Sink};
 use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::sync::watch;
 
+use crate::support::fake_mqtt::FakeMqtt;
 use crate::support::mosquitto::{Mosquitto, Subscriber};
 use crate::support::proxy::Proxy;
 use crate::support::worker::{assert_complete_and_in_order, deliver, deliver_all, settled};
@@ -145,6 +146,29 @@ async fn connections_break(way: &str) {
     assert_received(&subscriber, &sent).await;
     let arrived = subscriber.received().len();
     eprintln!("{way:?}: {} messages, {arrived} arrived, {:?}", sent.len(), report.retries);
+}
+
+#[tokio::test]
+async fn order_holds_though_packet_ids_wrap_around_between_lost_connections() {
+    for way in WAYS {
+        // With seven ids every connection that ends has some in flight on both sides of the wrap.
+        let way = format!("{way}\nmax_in_flight = 7");
+        connections_break(&way).await;
+    }
+}
+
+#[tokio::test]
+async fn answers_out_of_order_bring_no_packet_id_round_before_its_time() {
+    for qos in [1, 2] {
+        let broker = FakeMqtt::start().await;
+        let mut sink = sink(&broker.url(), &format!("qos = {qos}\nmax_in_flight = 5"));
+        let sent = messages("events", 300, 0);
+        let report =
+            tokio::time::timeout(DEADLINE, deliver_all(&mut sink, &sent, 50)).await.expect("it ends");
+        assert!(report.retries.is_empty() && report.dead_letters.is_empty(), "{report:?}");
+        assert_eq!(broker.faults(), 0, "no packet id was in use twice");
+        assert_eq!(broker.received(), sent.len());
+    }
 }
 
 #[tokio::test]

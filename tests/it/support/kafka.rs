@@ -1,6 +1,7 @@
 //! Apache Kafka, one node in KRaft mode, from the jars that `make setup` fetches.
 //!
-//! Two listeners: PLAINTEXT, whose users may do all, and SASL_SSL, whose users (PLAIN: `relay`) need access rules.
+//! Three listeners: PLAINTEXT, whose users may do all; SASL_SSL, whose user `relay` (PLAIN and SCRAM) needs access rules; and
+//! SSL, which asks for a certificate.
 //! Topics are not created by themselves.
 
 use std::path::PathBuf;
@@ -22,14 +23,16 @@ use super::process::Process;
 use super::proxy::Proxy;
 use super::{DEADLINE, START_DEADLINE, eventually, free_port};
 
-/// User and password of the SASL_SSL listener.
+/// User of the SASL_SSL listener, and the passwords for PLAIN and for SCRAM.
 pub(crate) const SASL_USER: &str = "relay";
 pub(crate) const SASL_PASSWORD: &str = "relay-secret";
+pub(crate) const SCRAM_PASSWORD: &str = "scrambled-secret";
 
 pub(crate) struct Kafka {
     folder: TempDir,
     port: u16,
     sasl_port: u16,
+    tls_port: u16,
     /// A PLAINTEXT listener, and the proxy before it: clients are told the proxy's address.
     proxied: Option<(u16, Proxy)>,
     certificates: Certificates,
@@ -68,8 +71,8 @@ impl Kafka {
     async fn start_with(proxied: Option<(u16, Proxy)>) -> Kafka {
         let folder = tempfile::Builder::new().prefix("ccrelay-kafka-").tempdir().expect("a folder");
         let certificates = Certificates::create(folder.path());
-        let (port, sasl_port) = (free_port(), free_port());
-        let mut kafka = Kafka { folder, port, sasl_port, proxied, certificates, process: None };
+        let (port, sasl_port, tls_port) = (free_port(), free_port(), free_port());
+        let mut kafka = Kafka { folder, port, sasl_port, tls_port, proxied, certificates, process: None };
         kafka.write_configuration(free_port());
         kafka.format();
         kafka.start_again().await;
@@ -93,6 +96,11 @@ impl Kafka {
 
     pub(crate) fn sasl_address(&self) -> String {
         format!("127.0.0.1:{}", self.sasl_port)
+    }
+
+    /// The listener that asks for a certificate.
+    pub(crate) fn tls_address(&self) -> String {
+        format!("127.0.0.1:{}", self.tls_port)
     }
 
     pub(crate) fn certificates(&self) -> &Certificates {
@@ -204,12 +212,18 @@ impl Kafka {
 
     fn format(&self) {
         let id = run(&self.java("kafka.tools.StorageTool", &["random-uuid".to_owned()]));
-        let arguments = ["format", "-t", id.trim(), "-c", &self.path("server.properties")].map(str::to_owned);
+        let properties = self.path("server.properties");
+        let mut arguments = ["format", "-t", id.trim(), "-c", &properties].to_vec();
+        let users = ["256", "512"]
+            .map(|bits| format!("SCRAM-SHA-{bits}=[name={SASL_USER},password={SCRAM_PASSWORD}]"));
+        arguments.extend(users.iter().flat_map(|user| ["--add-scram", user]));
+        let arguments: Vec<_> = arguments.into_iter().map(str::to_owned).collect();
         run(&self.java("kafka.tools.StorageTool", &arguments));
     }
 
     fn write_configuration(&self, controller_port: u16) {
-        let (port, sasl_port) = (self.port, self.sasl_port);
+        let (port, sasl_port, tls_port) = (self.port, self.sasl_port, self.tls_port);
+        const SCRAM: &str = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
         let (folder, ca) = (self.path("data"), self.certificates.ca.display());
         let both = self.certificates.both.display();
         let (mut listeners, mut advertised, mut protocols) = (String::new(), String::new(), "");
@@ -223,16 +237,19 @@ impl Kafka {
              node.id=1\n\
              controller.quorum.voters=1@127.0.0.1:{controller_port}\n\
              controller.listener.names=CONTROLLER\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller_port}{listeners}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{sasl_port}{advertised}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT{protocols}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{sasl_port},SSL://127.0.0.1:{tls_port},CONTROLLER://127.0.0.1:{controller_port}{listeners}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{sasl_port},SSL://127.0.0.1:{tls_port}{advertised}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,CONTROLLER:PLAINTEXT{protocols}\n\
+             listener.name.ssl.ssl.client.auth=required\n\
              inter.broker.listener.name=PLAINTEXT\n\
              ssl.keystore.type=PEM\nssl.keystore.location={both}\n\
              ssl.truststore.type=PEM\nssl.truststore.location={ca}\n\
-             sasl.enabled.mechanisms=PLAIN\n\
+             sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
+             listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={SCRAM}\n\
+             listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={SCRAM}\n\
              listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{SASL_USER}=\"{SASL_PASSWORD}\";\n\
              authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
-             super.users=User:ANONYMOUS\n\
+             super.users=User:ANONYMOUS;User:CN=127.0.0.1\n\
              allow.everyone.if.no.acl.found=false\n\
              auto.create.topics.enable=false\n\
              log.dirs={folder}\n\
@@ -244,7 +261,8 @@ impl Kafka {
              share.coordinator.state.topic.replication.factor=1\n\
              share.coordinator.state.topic.min.isr=1\n\
              group.initial.rebalance.delay.ms=0\n\
-             log.cleaner.enable=false\n"
+             log.cleaner.enable=false\n\
+             log.retention.ms=-1\n"
         );
         std::fs::write(self.path("server.properties"), text).expect("the folder can be written");
         let logging = "status=warn\nappender.c.type=Console\nappender.c.name=c\nappender.c.layout.type=PatternLayout\n\

@@ -13,6 +13,7 @@ use ccrelay::event::{AgentId, Event, EventData, GatewayName};
 use ccrelay::sink::{Message, Purpose};
 
 pub(crate) mod certificates;
+pub(crate) mod fake_mqtt;
 pub(crate) mod in_process;
 pub(crate) mod judge;
 pub(crate) mod kafka;
