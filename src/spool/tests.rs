@@ -286,6 +286,7 @@ async fn dead_letters_and_sessions_survive_a_restart() {
 mod damaged;
 mod dead_letters;
 mod full;
+mod life;
 
 mod repeats {
     use super::*;
