@@ -30,7 +30,7 @@ pub mod state;
 mod status;
 
 pub use keeper::{AdoptError, Change, RosterError, Sessions};
-pub use status::SessionView;
+pub use status::{Media, SessionView};
 
 /// Makes callback tokens. A fresh one goes out with each sign-in and each heartbeat.
 pub trait TokenSource: Send + Sync {

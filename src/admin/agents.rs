@@ -7,7 +7,7 @@ use super::api::{Answer, Call, Parts, query};
 use super::fault::{Fault, json};
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::SESSION_STATES;
-use crate::session::SessionView;
+use crate::session::{Media, SessionView};
 use crate::spool::AgentKey;
 
 /// An agent and its session as callers see them.
@@ -22,8 +22,11 @@ struct AgentView {
     sign_out_budget_secs: Option<f64>,
     last_heartbeat: Option<String>,
     media_type: Option<String>,
+    media: Option<Media>,
     password_days_left: Option<u32>,
     adopted: bool,
+    guid_age_secs: Option<f64>,
+    degraded: Vec<&'static str>,
     origin: &'static str,
 }
 
@@ -40,8 +43,11 @@ impl AgentView {
             sign_out_budget_secs: view.sign_out_budget_secs,
             last_heartbeat: view.last_heartbeat.map(|time| time.to_string()),
             media_type: view.media_type,
+            media: view.media,
             password_days_left: view.password_days_left,
             adopted: view.adopted,
+            guid_age_secs: view.guid_age_secs,
+            degraded: view.degraded,
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::session::retcode::{Meaning, Operation, Retcode, doubts_session, meani
 use crate::session::state::{
     Degradation, Effect, Entry, Forwarded, Input, Machine, Next, Outcome, Resume, Rules,
 };
-use crate::session::status::{Ring, Shared, Times};
+use crate::session::status::{Media, Ring, Shared, Times};
 use crate::session::{Deps, LifecycleEvent, LifecycleKind, StoredAdoption, StoredSession};
 
 /// A password that expires within this many days is worth a warning at each sign-in.
@@ -363,6 +363,11 @@ impl Agent {
             tracing::warn!(gateway = %self.gateway(), agent_id = %self.agent_id(), days, "password expires soon");
         }
         self.media_type = result.media_type;
+        let media = self.media_type.as_deref().and_then(Media::parse);
+        if media.is_some_and(|media| !media.voice) && self.config.skills != Skills::Ids(Vec::new()) {
+            tracing::warn!(gateway = %self.gateway(), agent_id = %self.agent_id(),
+                "not signed in at the CTI server (mediatype begins with F): no voice calls come");
+        }
         self.shared.status().password_days_left = result.password_days_left;
     }
 

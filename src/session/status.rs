@@ -37,6 +37,8 @@ pub struct SessionView {
     pub last_heartbeat: Option<Timestamp>,
     /// Three letters T or F: voice, text chat, mail.
     pub media_type: Option<String>,
+    /// What those letters say.
+    pub media: Option<Media>,
     /// Days until the password expires, as of the sign-in.
     pub password_days_left: Option<u32>,
     /// Another program signed it in.
@@ -45,6 +47,35 @@ pub struct SessionView {
     pub guid_age_secs: Option<f64>,
     /// Everything that is wrong with a session that lives.
     pub degraded: Vec<&'static str>,
+}
+
+/// What an agent is signed in to: the three letters of the sign-in's `mediatype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Media {
+    /// The CTI server: voice calls.
+    pub voice: bool,
+    /// The multimedia server: text chat.
+    pub text_chat: bool,
+    /// Mail, which gateways do not support.
+    pub mail: bool,
+}
+
+impl Media {
+    /// Reads `TTF` and alike; `None` when it is something else.
+    #[must_use]
+    pub fn parse(letters: &str) -> Option<Media> {
+        let flag = |byte: u8| match byte {
+            b'T' | b't' => Some(true),
+            b'F' | b'f' => Some(false),
+            _ => None,
+        };
+        match letters.trim().as_bytes() {
+            [voice, text_chat, mail] => {
+                Some(Media { voice: flag(*voice)?, text_chat: flag(*text_chat)?, mail: flag(*mail)? })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Times of a session that its task publishes.
@@ -302,6 +333,7 @@ impl Shared {
             sign_out_budget_secs: self.budget(now).map(|left| left.as_secs_f64()),
             last_heartbeat: status.last_heartbeat,
             media_type: status.media_type.clone(),
+            media: status.media_type.as_deref().and_then(Media::parse),
             password_days_left: status.password_days_left,
             adopted: status.adopted,
             guid_age_secs: self.guid_age(now).map(|age| age.as_secs_f64()),
@@ -415,6 +447,16 @@ mod tests {
         assert_eq!(shared.budget(at(1000)), Some(Duration::ZERO));
         shared.publish(State::Recovering, Times::default(), Timestamp(0), &metrics);
         assert_eq!(shared.budget(at(1000)), None);
+    }
+
+    #[test]
+    fn media_are_read_from_three_letters_and_from_nothing_else() {
+        let media = |voice, text_chat, mail| Some(Media { voice, text_chat, mail });
+        assert_eq!(Media::parse("TTF"), media(true, true, false));
+        assert_eq!(Media::parse(" ftf "), media(false, true, false));
+        for other in ["", "TT", "TTFF", "TXF", "1"] {
+            assert_eq!(Media::parse(other), None, "{other}");
+        }
     }
 
     #[test]

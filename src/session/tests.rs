@@ -9,6 +9,7 @@ mod fake;
 mod model;
 mod passing_on;
 mod roster;
+mod size;
 
 use fake::{Scene, Script, agent, main_gateway, view};
 
@@ -32,6 +33,7 @@ async fn an_agent_signs_in_enters_its_skills_and_keeps_its_session_across_guid_c
     assert!(scene.metrics.guid_changes.with_label_values(&["main"]).get() >= 15);
     assert_eq!(scene.reasons(), ["signed_in"]);
     assert_eq!(view(&sessions).media_type.as_deref(), Some("TTF"));
+    assert_eq!(view(&sessions).media, Some(Media { voice: true, text_chat: true, mail: false }));
     scene.gateway.check();
 }
 
