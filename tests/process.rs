@@ -1,5 +1,6 @@
 //! The real binary: its signals, exit codes and commands, and what it does when its disk is full or fails.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 mod support;
 
 use support::eventually;
-use support::judge::{Arrival, Verdict, judge};
+use support::judge::{Arrival, judge};
 use support::mosquitto::Mosquitto;
 use support::proxy::Proxy;
 use support::relay::{Pace, Relay, Wiring, binary};
@@ -90,17 +91,18 @@ impl Scene {
     }
 
     /// Ends the play, waits until all is delivered, and judges. Nobody may have been signed out on the way.
-    async fn assert_nothing_is_lost(&self) -> Verdict {
+    async fn assert_nothing_is_lost(&self) {
         self.play_on(200).await;
         self.simulator.stop_playing();
         assert!(self.simulator.drained(PATIENCE).await, "the gateway gets rid of its events");
         self.relay.delivered(PATIENCE).await;
-        let text = std::fs::read_to_string(&self.events).expect("there are events");
-        let arrivals: Vec<Arrival> = text.lines().map(Arrival::from_json_line).collect();
-        let verdict = judge(&self.simulator.ledger(), &arrivals);
-        verdict.assert_flawless("the file");
+        judge(&self.simulator.ledger(), &self.arrivals()).assert_flawless("the file");
         self.assert_nobody_was_signed_out();
-        verdict
+    }
+
+    fn arrivals(&self) -> Vec<Arrival> {
+        let text = std::fs::read_to_string(&self.events).expect("there are events");
+        text.lines().map(Arrival::from_json_line).collect()
     }
 
     fn assert_nobody_was_signed_out(&self) {
@@ -126,8 +128,12 @@ async fn a_stop_under_load_is_clean_leaves_sessions_open_and_delivers_nothing_tw
         assert_eq!(statistics.total.signed_out(SignOut::Asked), 0, "no logout was called");
         scene.relay.start().await;
     }
-    let verdict = scene.assert_nothing_is_lost().await;
-    assert_eq!(verdict.duplicates_same_id, 0, "what was written was known as written after the restart");
+    scene.assert_nothing_is_lost().await;
+    // The gateway may repeat a push whose answer the stop cut off. We repeat nothing.
+    let mut ids = HashSet::new();
+    let again = |arrival: &Arrival| !arrival.is_repeat() && !ids.insert(arrival.attribute("id").to_owned());
+    let again = scene.arrivals().into_iter().filter(again).count();
+    assert_eq!(again, 0, "what was written was known as written after the restart");
 }
 
 #[tokio::test(flavor = "multi_thread")]

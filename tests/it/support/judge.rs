@@ -56,7 +56,8 @@ impl Arrival {
         self.attributes.get(name).map_or("", String::as_str)
     }
 
-    fn is_repeat(&self) -> bool {
+    /// The gateway sent it a second time.
+    pub(crate) fn is_repeat(&self) -> bool {
         self.attribute("ccrelayrepeat") == "true"
     }
 
