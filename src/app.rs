@@ -23,7 +23,7 @@ use crate::listen::Listener;
 use crate::metrics::Metrics;
 use crate::receive::{PushHandler, tls};
 use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
-use crate::session::{Deps, Sessions};
+use crate::session::{Deps, Sessions, roster};
 use crate::sink::Sink;
 use crate::sink::jsonl::JsonlSink;
 use crate::sink::kafka::KafkaSink;
@@ -129,6 +129,16 @@ impl Relay {
         observer.connect(sessions.clone());
         operations.api.connect(admin_parts(&config.sessions, &sessions, &spool, kept));
         watch_failures(&lifecycle, &spool, &sessions);
+        lifecycle.spawn(
+            "rosters",
+            roster::watch(
+                config.sessions.rosters.clone(),
+                sessions.clone(),
+                metrics.clone(),
+                lifecycle.reloads(),
+                lifecycle.stopping(),
+            ),
+        );
         readiness.set(true, &metrics);
         tracing::info!(
             callback = %callback_addr,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +18,8 @@ pub struct Lifecycle {
     tasks: TaskTracker,
     /// The first reason for which the daemon did not go on.
     failure: Arc<Mutex<Option<String>>>,
+    /// How often files were to be read anew.
+    reloads: Arc<watch::Sender<u64>>,
 }
 
 impl Default for Lifecycle {
@@ -26,6 +29,7 @@ impl Default for Lifecycle {
             hard: CancellationToken::new(),
             tasks: TaskTracker::new(),
             failure: Arc::default(),
+            reloads: Arc::default(),
         }
     }
 }
@@ -54,6 +58,17 @@ impl Lifecycle {
         tracing::error!(error = %reason, "the daemon must stop");
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
         self.soft.cancel();
+    }
+
+    /// Has files read anew that may change while the daemon runs.
+    pub fn reload(&self) {
+        self.reloads.send_modify(|times| *times += 1);
+    }
+
+    /// Changes with each reload.
+    #[must_use]
+    pub fn reloads(&self) -> watch::Receiver<u64> {
+        self.reloads.subscribe()
     }
 
     /// Why the daemon failed, if it did.
@@ -100,13 +115,21 @@ impl Lifecycle {
         clean
     }
 
-    /// SIGTERM and SIGINT: the first stops softly, a second one hard.
+    /// SIGTERM and SIGINT: the first stops softly, a second one hard. SIGHUP reads files anew.
     ///
     /// # Errors
     /// When the handlers cannot be installed.
     pub fn watch_signals(&self) -> std::io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let reloading = self.clone();
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                tracing::info!(signal = "SIGHUP", "reading files anew");
+                reloading.reload();
+            }
+        });
         let lifecycle = self.clone();
         // Not one of the tracked tasks: it must not keep the daemon from ending.
         tokio::spawn(async move {

@@ -249,6 +249,12 @@ metrics! {
     sessions_degraded: IntGaugeVec = "ccrelay_sessions_degraded" ["gateway", "reason"];
     /// Agents that the gateway would sign out within so many seconds (le) unless it hears of them.
     sign_out_budget_agents: IntGaugeVec = "ccrelay_sign_out_budget_agents" ["gateway", "le"];
+    /// Agents of the configuration and of the rosters that are in force.
+    roster_agents: IntGaugeVec = "ccrelay_roster_agents" ["gateway"];
+    /// Rosters that have changed and were not put in force, for mistakes or because too many agents were gone.
+    roster_reload_failures: IntCounter = "ccrelay_roster_reload_failures_total";
+    /// Rosters whose files as they are now are not in force.
+    rosters_stale: IntGauge = "ccrelay_rosters_stale";
     /// The least number of seconds before the gateway would sign out any agent; the limit itself when all is well.
     sign_out_budget: GaugeVec = "ccrelay_sign_out_budget_seconds" ["gateway"];
 }
@@ -361,6 +367,7 @@ impl Inner {
             self.sign_out_budget_agents.with_label_values(&[gateway, *bound]);
         }
         self.guid_oldest_age.with_label_values(&[gateway]);
+        self.roster_agents.with_label_values(&[gateway]);
         self.sign_out_budget.with_label_values(&[gateway]);
     }
 }

@@ -26,6 +26,7 @@ mod keeper;
 mod mail;
 mod pace;
 pub mod retcode;
+pub mod roster;
 pub mod state;
 mod status;
 

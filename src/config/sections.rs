@@ -15,6 +15,7 @@ use crate::listen::Limits;
 use crate::receive::{PushLimits, tls};
 use crate::route::{TopicRules, TopicTemplate};
 use crate::session::config::{RawAgent, RawGateway, SessionsConfig};
+use crate::session::roster::RawRoster;
 use crate::sink::jsonl::{JsonlConfig, JsonlOptions};
 use crate::sink::kafka::{KafkaConfig, KafkaOptions};
 use crate::sink::mqtt::{MqttConfig, MqttOptions};
@@ -31,6 +32,7 @@ pub(super) struct RawConfig {
     log: RawLog,
     gateways: Vec<RawGateway>,
     agents: Vec<RawAgent>,
+    rosters: Vec<RawRoster>,
     sinks: BTreeMap<String, RawSink>,
     shutdown: RawShutdown,
 }
@@ -372,7 +374,7 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
     let callback = raw.callback.validate(problems);
     let operations = raw.operations.validate(problems);
     let no_gateway = raw.gateways.is_empty();
-    let sessions = crate::session::config::validate(raw.gateways, raw.agents, problems);
+    let sessions = crate::session::config::validate_all(raw.gateways, raw.agents, raw.rosters, problems);
     if no_gateway {
         problems.add("gateways", "at least one [[gateways]] is needed");
     }

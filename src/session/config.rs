@@ -1,6 +1,6 @@
 //! Gateways and the roster of agents: the raw model as it stands in the file, and what it becomes once checked.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,14 +10,17 @@ use url::Url;
 
 use crate::config::Problems;
 use crate::event::{AgentId, GatewayName};
+use crate::session::roster::{RawRoster, Rosters};
 
+mod agent;
 mod call_through;
 mod raw;
 #[cfg(test)]
 mod tests;
 
+pub use agent::{AgentDefaults, RawAgent, RawSkills};
 pub use call_through::{CallPattern, CallPatternError};
-pub use raw::{RawAgent, RawGateway, RawSkills};
+pub use raw::RawGateway;
 
 /// The gateway recommends 30 s against its limit of 120 s: three may fail and the agent stays.
 pub const HEARTBEAT_INTERVAL_SECS: u64 = 30;
@@ -133,16 +136,29 @@ pub enum Skills {
 pub struct SessionsConfig {
     /// The gateways, each name once.
     pub gateways: Vec<GatewayConfig>,
-    /// The agents, each of a gateway that exists, each once.
+    /// The agents, each of a gateway that exists, each once; those of rosters too.
     pub agents: Vec<AgentConfig>,
+    /// Where some of them come from, to be watched.
+    pub rosters: Rosters,
 }
 
-/// Checks `[[gateways]]` and `[[agents]]` and notes every mistake. What it returns is complete only when nothing was
-/// noted.
+/// As [`validate_all`], without rosters.
 pub fn validate(gateways: Vec<RawGateway>, agents: Vec<RawAgent>, problems: &mut Problems) -> SessionsConfig {
+    validate_all(gateways, agents, Vec::new(), problems)
+}
+
+/// Checks `[[gateways]]`, `[[agents]]` and `[[rosters]]` with the files they name, and notes every mistake. What it
+/// returns is complete only when nothing was noted.
+pub fn validate_all(
+    gateways: Vec<RawGateway>,
+    agents: Vec<RawAgent>,
+    rosters: Vec<RawRoster>,
+    problems: &mut Problems,
+) -> SessionsConfig {
     let mut config = SessionsConfig::default();
     // Names that are there but wrong elsewhere must not make their agents look wrong too.
-    let known: HashSet<String> = gateways.iter().map(|gateway| gateway.name.clone()).collect();
+    let known: HashMap<String, AgentDefaults> =
+        gateways.iter().map(|gateway| (gateway.name.clone(), gateway.agent_defaults.clone())).collect();
     let (mut names, count) = (HashSet::new(), gateways.len());
     for (index, raw) in gateways.into_iter().enumerate() {
         let key = format!("gateways[{index}]");
@@ -151,19 +167,28 @@ pub fn validate(gateways: Vec<RawGateway>, agents: Vec<RawAgent>, problems: &mut
         }
         config.gateways.extend(raw.validate(&key, problems));
     }
+    let unsure =
+        (0..count).any(|n| problems.suspect(&format!("gateways[{n}].name"))) || problems.suspect("gateways");
     let mut ids = HashSet::new();
-    for (index, raw) in agents.into_iter().enumerate() {
+    for (index, mut raw) in agents.into_iter().enumerate() {
         let key = format!("agents[{index}]");
-        let unsure = (0..count).any(|n| problems.suspect(&format!("gateways[{n}].name")));
-        if !known.contains(&raw.gateway) && !unsure && !problems.suspect("gateways") {
-            problems.add(format!("{key}.gateway"), "no gateway has this name");
+        match known.get(&raw.gateway) {
+            Some(defaults) => raw.complete(defaults),
+            None if unsure || raw.gateway.is_empty() => {}
+            None => problems.add(format!("{key}.gateway"), "no gateway has this name"),
         }
         let twice = !ids.insert((raw.gateway.clone(), raw.id.clone()));
-        if twice && !problems.suspect(&format!("{key}.gateway")) {
+        if twice && !raw.id.is_empty() && !problems.suspect(&format!("{key}.gateway")) {
             problems.add(format!("{key}.id"), "this agent stands twice in the roster of its gateway");
         }
         config.agents.extend(raw.validate(&key, problems));
     }
+    let mut rosters = Rosters::new(rosters, known, &config.agents);
+    if !unsure {
+        rosters.read_first(problems);
+    }
+    config.agents.extend(rosters.agents().cloned());
+    config.rosters = rosters;
     config
 }
 

@@ -1,26 +1,22 @@
-//! The raw model as it stands in the file, and the checks that turn it into the checked one.
+//! Gateways as they stand in the file, and the checks that turn them into the checked ones.
 
-use std::env::VarError;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
 use super::{
-    AgentConfig, CALL_DEADLINE_SECS, CONNECT_DEADLINE_SECS, CallPattern, GUID_INTERVAL_SECS, GatewayConfig,
-    HEARTBEAT_INTERVAL_SECS, PUSH_SILENCE_LIMIT_SECS, PasswordSource, SIGN_IN_DEADLINE_SECS,
-    SIGN_IN_RATE_PER_SEC, SIGN_OUT_LIMIT_SECS, SignInOptions, Skills,
+    AgentDefaults, CALL_DEADLINE_SECS, CONNECT_DEADLINE_SECS, CallPattern, GUID_INTERVAL_SECS, GatewayConfig,
+    HEARTBEAT_INTERVAL_SECS, PUSH_SILENCE_LIMIT_SECS, SIGN_IN_DEADLINE_SECS, SIGN_IN_RATE_PER_SEC,
+    SIGN_OUT_LIMIT_SECS,
 };
 use crate::config::Problems;
-use crate::event::{AgentId, GatewayName};
+use crate::event::GatewayName;
 use crate::session::gateway::GatewayClient;
 
-/// Limits of the gateway's documents.
+/// Limit of the gateway's documents.
 const CALLBACK_URI_LENGTH: usize = 200;
-const PHONE_LENGTH: usize = 24;
-const SKILL_IDS_LENGTH: usize = 4000;
 /// Each is a label in a metric; gateways come in pairs.
 const MOST_BACKUPS: usize = 8;
 
@@ -83,6 +79,9 @@ pub struct RawGateway {
     /// Calls that other programs may make through the admin API.
     #[serde(default)]
     pub call_through: Vec<String>,
+    /// Keys of `[[agents]]` for all agents of this gateway that leave them out.
+    #[serde(default)]
+    pub agent_defaults: AgentDefaults,
 }
 
 fn yes() -> bool {
@@ -111,68 +110,6 @@ fn connect_deadline_secs() -> u64 {
 }
 fn sign_in_rate_per_sec() -> u32 {
     SIGN_IN_RATE_PER_SEC
-}
-
-/// `[[agents]]` as it stands in the file. Options left out are left to the gateway's defaults.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawAgent {
-    /// Name of the gateway the agent belongs to.
-    pub gateway: String,
-    /// The agent's id (`workNo`).
-    pub id: String,
-    /// File with the password; read anew at each sign-in.
-    pub password_file: Option<PathBuf>,
-    /// Name of an environment variable with the password.
-    pub password_env: Option<String>,
-    /// The phone the agent binds.
-    pub phone_number: String,
-    /// `"all"` (the default) or a list of skill ids; an empty list enters no skill queue.
-    #[serde(default)]
-    pub skills: RawSkills,
-    /// Force in when somebody is signed in as this agent.
-    #[serde(default)]
-    pub takeover: bool,
-    /// Answer calls without a click.
-    pub autoanswer: Option<bool>,
-    /// Idle after a call, else wrap-up.
-    pub autoenteridle: Option<bool>,
-    /// Phone not off-hook for good after hang-up. Always sent, since gateways differ in their default: true.
-    pub releasephone: Option<bool>,
-    /// 4 is PC and phone, 11 is PC and phone with video.
-    pub agenttype: Option<u8>,
-    /// State after sign-in: 3 busy, 4 idle, 5 wrap-up.
-    pub status: Option<u8>,
-    /// The agent's IPv4 address.
-    pub ip: Option<std::net::Ipv4Addr>,
-    /// IP of the client application's gateway.
-    pub entry_ip: Option<std::net::IpAddr>,
-    /// Hard-phone linkage.
-    pub phonelinkage: Option<bool>,
-    /// Also sign in to the multimedia server.
-    pub check_in_webm: Option<bool>,
-    /// Also sign in to the mail server.
-    pub check_in_mailm: Option<bool>,
-    /// Second (video) phone.
-    pub vc_phone_number: Option<String>,
-    /// An inspector hears of agents' sign-in and sign-out.
-    pub listen_status: Option<bool>,
-}
-
-/// `skills` of an agent as it stands in the file.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged, expecting = "expected \"all\" or a list of skill ids")]
-pub enum RawSkills {
-    /// `"all"`.
-    Word(String),
-    /// Ids.
-    Ids(Vec<u64>),
-}
-
-impl Default for RawSkills {
-    fn default() -> RawSkills {
-        RawSkills::Word("all".into())
-    }
 }
 
 impl RawGateway {
@@ -328,119 +265,4 @@ fn check_trust(config: &GatewayConfig, key: &str, problems: &mut Problems) {
     let Err(error) = GatewayClient::new(config, None) else { return };
     let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
     problems.add(format!("{key}.{}", error.key()), format!("{error}{cause}"));
-}
-
-impl RawAgent {
-    /// Checks one agent; mistakes are noted under `key`. Reads the password once, to find out whether it can be.
-    pub fn validate(self, key: &str, problems: &mut Problems) -> Option<AgentConfig> {
-        self.validate_with(None, key, problems)
-    }
-
-    /// As [`RawAgent::validate`], with a password that was given beside: then the agent must name no other.
-    pub fn validate_with(
-        self,
-        password: Option<SecretString>,
-        key: &str,
-        problems: &mut Problems,
-    ) -> Option<AgentConfig> {
-        let gateway = GatewayName::parse(&self.gateway).ok();
-        let id = problems.check(&format!("{key}.id"), AgentId::parse(&self.id));
-        let password = match password {
-            Some(password) => self.check_given_password(password, key, problems),
-            None => self.check_password(key, problems),
-        };
-        let skills = self.check_skills(key, problems);
-        self.check_options(key, problems);
-        Some(AgentConfig {
-            gateway: gateway?,
-            id: id?,
-            password: password?,
-            skills: skills?,
-            takeover: self.takeover,
-            options: SignInOptions {
-                phone_number: self.phone_number,
-                autoanswer: self.autoanswer,
-                autoenteridle: self.autoenteridle,
-                releasephone: self.releasephone.unwrap_or(true),
-                agenttype: self.agenttype,
-                status: self.status,
-                ip: self.ip,
-                entry_ip: self.entry_ip,
-                phonelinkage: self.phonelinkage,
-                check_in_webm: self.check_in_webm,
-                check_in_mailm: self.check_in_mailm,
-                vc_phone_number: self.vc_phone_number,
-                listen_status: self.listen_status,
-            },
-        })
-    }
-
-    fn check_given_password(
-        &self,
-        password: SecretString,
-        key: &str,
-        problems: &mut Problems,
-    ) -> Option<PasswordSource> {
-        if self.password_file.is_some() || self.password_env.is_some() {
-            problems.add(key, "needs one of password, password_file and password_env");
-        }
-        let source = PasswordSource::Fixed(password);
-        problems.check(&format!("{key}.password"), source.read())?;
-        Some(source)
-    }
-
-    fn check_password(&self, key: &str, problems: &mut Problems) -> Option<PasswordSource> {
-        let (key, source) = match (&self.password_file, &self.password_env) {
-            (Some(path), None) => (format!("{key}.password_file"), PasswordSource::File(path.clone())),
-            (None, Some(name)) => {
-                let key = format!("{key}.password_env");
-                // The error itself can hold the value.
-                let value = std::env::var(name).map_err(|error| match error {
-                    VarError::NotPresent => format!("the environment variable {name} is not set"),
-                    VarError::NotUnicode(_) => format!("the environment variable {name} is not UTF-8"),
-                });
-                let value = problems.check(&key, value)?;
-                (key, PasswordSource::Fixed(value.into()))
-            }
-            _ => {
-                let names = ["password_file", "password_env"].map(|name| format!("{key}.{name}"));
-                if !names.iter().any(|name| problems.suspect(name)) {
-                    problems.add(key, "needs one of password_file and password_env");
-                }
-                return None;
-            }
-        };
-        problems.check(&key, source.read())?;
-        Some(source)
-    }
-
-    fn check_skills(&self, key: &str, problems: &mut Problems) -> Option<Skills> {
-        let key = format!("{key}.skills");
-        match &self.skills {
-            RawSkills::Word(word) if word == "all" => Some(Skills::All),
-            RawSkills::Word(_) => {
-                problems.add(key, "must be \"all\" or a list of skill ids");
-                None
-            }
-            RawSkills::Ids(ids) => {
-                let skills = Skills::Ids(ids.clone());
-                if skills.joined().len() > SKILL_IDS_LENGTH {
-                    problems.add(key, "the ids take more than the 4000 characters that gateways take");
-                }
-                Some(skills)
-            }
-        }
-    }
-
-    fn check_options(&self, key: &str, problems: &mut Problems) {
-        if self.phone_number.is_empty() || self.phone_number.len() > PHONE_LENGTH {
-            problems.add(format!("{key}.phone_number"), "must have 1 to 24 characters");
-        }
-        if self.vc_phone_number.as_ref().is_some_and(|number| number.len() > PHONE_LENGTH) {
-            problems.add(format!("{key}.vc_phone_number"), "must have at most 24 characters");
-        }
-        if self.status.is_some_and(|status| !(3..=5).contains(&status)) {
-            problems.add(format!("{key}.status"), "must be 3 (busy), 4 (idle) or 5 (wrap-up)");
-        }
-    }
 }
