@@ -1,0 +1,168 @@
+//! How many events a second one worker delivers from a spool that is full.
+//!
+//! ```text
+//! cargo bench --bench deliver                         200,000 events to nowhere and to librdkafka's mock cluster
+//! cargo bench --bench deliver -- --events 1000000
+//! ```
+//!
+//! Records of the size of usual pushes, one event each, wait in the spool; then one worker drains it, and the time is
+//! taken until its cursor is at the end. *nowhere* is a sink that confirms at once, so it measures the worker: reading,
+//! normalising, routing, settling. *Kafka* is the whole way with the sink's defaults; the mock cluster runs in this process
+//! and takes its share of the processor.
+
+use std::future::ready;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bytes::Bytes;
+use ccrelay::clock::Clock;
+use ccrelay::config::Problems;
+use ccrelay::deliver::{DeliverConfig, Repeats, Worker};
+use ccrelay::event::normalise::RecordKind;
+use ccrelay::event::{AgentId, GatewayName};
+use ccrelay::metrics::Metrics;
+use ccrelay::route::{TopicRules, TopicTemplate};
+use ccrelay::sink::kafka::{KafkaOptions, KafkaSink};
+use ccrelay::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
+use ccrelay::spool::{
+    AgentKey, NewRecord, RepeatRules, SinkStart, Spool, SpoolConfig, SpoolLimits, StartFrom, WhenFull,
+};
+use clap::Parser;
+use rdkafka::mocking::MockCluster;
+use tokio_util::sync::CancellationToken;
+
+const SINKS: [&str; 2] = ["nowhere", "kafka"];
+const TOPIC: &str = "ccrelay.events";
+/// Appends that wait for one commit, so that filling does not take long.
+const APPENDS: usize = 1000;
+
+#[derive(Debug, Parser)]
+struct Options {
+    /// Events to deliver.
+    #[arg(long, default_value_t = 200_000)]
+    events: usize,
+    /// Events in flight.
+    #[arg(long, default_value_t = 1000)]
+    window: usize,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Confirms at once.
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn publish<'a>(&'a mut self, _: &'a Message) -> BoxFuture<'a, Result<Ack, DeliveryError>> {
+        let ack: Ack = Box::pin(ready(Ok(())));
+        Box::pin(ready(Ok(ack)))
+    }
+
+    fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(ready(()))
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let folder = tempfile::tempdir()?;
+    let metrics = Metrics::new(["main"], SINKS.map(|sink| (sink, &[][..])))?;
+    let config = SpoolConfig {
+        directory: folder.path().to_owned(),
+        limits: SpoolLimits::default(),
+        repeats: RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) },
+    };
+    let starts = SINKS.map(|name| SinkStart {
+        name: name.to_owned(),
+        from: StartFrom::Earliest,
+        when_full: WhenFull::Block,
+    });
+    let (spool, threads) = Spool::open(config, &starts, metrics.clone(), Clock::system())?;
+    fill(&spool, options.events).await?;
+
+    let cluster = MockCluster::new(1).context("no mock cluster")?;
+    cluster.create_topic(TOPIC, 4, 1).context("no topic")?;
+    let kafka: KafkaOptions =
+        toml::from_str(&format!("bootstrap_servers = '{}'", cluster.bootstrap_servers()))?;
+    let mut problems = Problems::default();
+    let kafka = kafka.validate("kafka", &mut problems).with_context(|| format!("{problems:?}"))?;
+    let sinks: [Box<dyn Sink>; 2] = [Box::new(Nowhere), Box::new(KafkaSink::new("kafka", kafka)?)];
+    for (name, sink) in SINKS.into_iter().zip(sinks) {
+        let took = drain(name, sink, &spool, &metrics, &options).await?;
+        let rate = options.events as f64 / took.as_secs_f64();
+        println!(
+            "{name:8} {:>9} events in {:6.2} s: {rate:8.0} events/s",
+            options.events,
+            took.as_secs_f64()
+        );
+    }
+    spool.close().await;
+    tokio::task::spawn_blocking(move || threads.join()).await?;
+    Ok(())
+}
+
+/// Stores so many records of one event, of a hundred agents in turn.
+async fn fill(spool: &Spool, events: usize) -> anyhow::Result<()> {
+    for begin in (0..events).step_by(APPENDS) {
+        let appends = (begin..events.min(begin + APPENDS)).map(|n| spool.append(record(n)));
+        for appended in futures_util::future::join_all(appends).await {
+            appended?;
+        }
+    }
+    Ok(())
+}
+
+fn record(number: usize) -> NewRecord {
+    let agent = 1001 + number % 100;
+    let body = format!(
+        r#"{{"message":"","retcode":"0","event":{{"eventType":"AgentEvent_Ringing","workNo":"{agent}","content":{{"feature":7,"sno":"0","callid":"1469516036-{number}","caller":"70016","called":"40038","callType":"2","mediaType":5}},"eventGenTime":1784529722590}},"workNo":"{agent}"}}"#
+    );
+    NewRecord {
+        kind: RecordKind::Push,
+        received_at: Clock::system().now(),
+        agent: AgentKey {
+            gateway: GatewayName::parse("main").expect("a name"),
+            agent_id: AgentId::parse(&agent.to_string()).expect("an id"),
+        },
+        body: Bytes::from(body),
+        answer: None,
+    }
+}
+
+/// Delivers everything, and says how long it took.
+async fn drain(
+    name: &str,
+    sink: Box<dyn Sink>,
+    spool: &Spool,
+    metrics: &Metrics,
+    options: &Options,
+) -> anyhow::Result<Duration> {
+    let stop = CancellationToken::new();
+    let config = DeliverConfig {
+        sink: name.to_owned(),
+        window: options.window,
+        stall_timeout: Duration::from_secs(30),
+        topic: TopicTemplate::parse(TOPIC, TopicRules::Kafka)?,
+        dead_letter_topic: None,
+        repeats: Repeats::Publish,
+    };
+    let (reader, clock) = (spool.reader(name)?, Clock::system());
+    let end = *spool.end().borrow();
+    let worker = Worker::new(config, sink, spool.clone(), reader, metrics.clone(), clock, stop.clone());
+    let begin = Instant::now();
+    let task = tokio::task::spawn(worker.run());
+    while spool.cursors().iter().any(|(sink, at)| sink == name && *at < end) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let took = begin.elapsed();
+    stop.cancel();
+    task.await?;
+    let delivered = metrics.sink_delivered.with_label_values(&[name]).get();
+    anyhow::ensure!(delivered == options.events as u64, "{delivered} events were delivered");
+    Ok(took)
+}
