@@ -32,7 +32,7 @@ use crate::spool::{AgentKey, SinkStart, Spool, SpoolThreads};
 
 mod bridge;
 
-use bridge::{JournalBridge, ObserverBridge, StoreBridge, TokenBridge};
+use bridge::{EventBridge, JournalBridge, ObserverBridge, StoreBridge, TokenBridge};
 
 /// The secret's file where none is configured.
 const TOKEN_SECRET: &str = "token.secret";
@@ -117,6 +117,11 @@ impl Relay {
             tokens: Arc::new(TokenBridge(authenticator)),
             store: Arc::new(StoreBridge::load(&spool)?),
             journal: Arc::new(journal),
+            events: Arc::new(EventBridge {
+                spool: spool.clone(),
+                metrics: metrics.clone(),
+                clock: clock.clone(),
+            }),
             metrics: metrics.clone(),
             clock,
         };

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
@@ -64,9 +65,20 @@ pub trait SessionStore: Send + Sync {
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
-/// A session could not be saved.
+/// Stores the events of agents that are polled.
+pub trait EventStore: Send + Sync {
+    /// Stores one answer to a poll, as it came; when this returns it is on disk. The next poll waits for it.
+    fn store<'a>(
+        &'a self,
+        gateway: &'a GatewayName,
+        agent_id: &'a AgentId,
+        answer: Bytes,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// A session or an event could not be stored.
 #[derive(Debug, thiserror::Error)]
-#[error("the session cannot be saved: {0}")]
+#[error("it cannot be stored: {0}")]
 pub struct StoreError(pub String);
 
 /// Takes the events of sessions' lives, which go to the topics like any other event. Must not block.
@@ -149,6 +161,7 @@ pub struct Deps {
     pub tokens: Arc<dyn TokenSource>,
     pub store: Arc<dyn SessionStore>,
     pub journal: Arc<dyn Journal>,
+    pub events: Arc<dyn EventStore>,
     pub metrics: Metrics,
     pub clock: Clock,
 }

@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authenticate::Authenticator;
 use crate::clock::Clock;
-use crate::event::envelope::RawEvent;
+use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::RecordKind;
-use crate::event::{AgentId, GatewayName};
+use crate::event::{AgentId, GatewayName, vocabulary};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::receive::PushObserver;
 use crate::session::{
-    Journal, LifecycleEvent, SessionStore, Sessions, StoreError, StoredSession, TokenSource,
+    EventStore, Journal, LifecycleEvent, SessionStore, Sessions, StoreError, StoredSession, TokenSource,
 };
 use crate::sink::BoxFuture;
 use crate::spool::{AgentKey, NewRecord, OpenError, Spool};
@@ -155,6 +155,41 @@ impl Journal for JournalBridge {
         if self.queue.try_send(record).is_err() {
             tracing::error!(%gateway, %agent_id, kind = event.kind.as_str(), "an event of a session's life was not stored: too many wait");
         }
+    }
+}
+
+/// Events of polled agents into the spool, as they came.
+pub(super) struct EventBridge {
+    pub(super) spool: Spool,
+    pub(super) metrics: Metrics,
+    pub(super) clock: Clock,
+}
+
+impl EventStore for EventBridge {
+    fn store<'a>(
+        &'a self,
+        gateway: &'a GatewayName,
+        agent_id: &'a AgentId,
+        answer: Bytes,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let record = NewRecord {
+                kind: RecordKind::Poll,
+                received_at: self.clock.now(),
+                agent: AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() },
+                body: answer.clone(),
+                answer: None,
+            };
+            self.spool.append(record).await.map_err(|error| StoreError(error.to_string()))?;
+            // What cannot be read is stored all the same and set aside later.
+            let envelope = envelope::parse(&answer);
+            for event in envelope.iter().flat_map(|envelope| &envelope.events) {
+                let category =
+                    vocabulary::lookup(&event.event_type).map_or("unknown", |entry| entry.category);
+                self.metrics.events.with_label_values(&[category]).inc();
+            }
+            Ok(())
+        })
     }
 }
 

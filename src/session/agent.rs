@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use secrecy::SecretString;
 use tokio::time::Instant;
 
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::Metrics;
 use crate::session::call::{Answer, Call, CallError, Cookie, GatewayCalls, Reply, SignInResult, Ticket};
-use crate::session::config::{AgentConfig, GatewayConfig, PasswordSource, Skills};
+use crate::session::config::{AgentConfig, GatewayConfig, Mode, PasswordSource, Skills};
 use crate::session::forward::ForwardError;
 use crate::session::mail::{Adoption, Waiting};
 use crate::session::pace::Pace;
@@ -23,6 +24,8 @@ use crate::session::{Deps, LifecycleEvent, LifecycleKind, StoredAdoption, Stored
 
 /// A password that expires within this many days is worth a warning at each sign-in.
 const PASSWORD_WARNING_DAYS: u32 = 7;
+/// Between tries to store an event that was fetched.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// A store that hangs must not cost heartbeats.
 const SAVE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -260,7 +263,8 @@ impl Agent {
             self.step(Input::Ended(Outcome::NoPassword)).await;
             return;
         };
-        let with_token = operation.signs_in() || self.machine.wants_token();
+        let pushes = self.config.mode == Mode::Push;
+        let with_token = pushes && (operation.signs_in() || self.machine.wants_token());
         let token = with_token.then(|| self.deps.tokens.mint(self.gateway(), self.agent_id()));
         let sent = Instant::now();
         if operation.signs_in() {
@@ -295,7 +299,11 @@ impl Agent {
         }
     }
 
-    async fn answered(&mut self, operation: Operation, answer: Answer, sent: Instant) {
+    async fn answered(&mut self, operation: Operation, mut answer: Answer, sent: Instant) {
+        if let Some(event) = answer.event.take() {
+            // Boxed, so that it takes no room in the tasks of agents that are not polled.
+            Box::pin(self.store_polled(event)).await;
+        }
         let outcome = self.outcome(operation, &answer.verdict, answer.guid.is_some());
         self.count(operation, &answer.verdict, outcome, sent);
         self.note(operation, &answer.verdict);
@@ -305,6 +313,20 @@ impl Agent {
         let saved = self.step(Input::Ended(outcome)).await;
         if renewed && !saved {
             self.save().await;
+        }
+    }
+
+    /// Stores an event that was fetched, however long it takes: the gateway does not have it any more. Until then
+    /// nothing is asked for, so the rest stays there, for as long as the gateway lets the session live.
+    async fn store_polled(&self, event: Bytes) {
+        let mut attempt = 0u32;
+        while let Err(error) = self.deps.events.store(self.gateway(), self.agent_id(), event.clone()).await {
+            attempt += 1;
+            if attempt.is_power_of_two() {
+                tracing::error!(gateway = %self.gateway(), agent_id = %self.agent_id(), attempt, %error,
+                    "an event that was fetched waits in memory");
+            }
+            tokio::time::sleep(STORE_PAUSE).await;
         }
     }
 
@@ -387,6 +409,7 @@ impl Agent {
             _ => "refused",
         };
         match operation {
+            Operation::Poll => self.metrics().heartbeats.with_label_values(&[gateway, label]).inc(),
             Operation::Handshake => {
                 self.metrics().heartbeats.with_label_values(&[gateway, label]).inc();
                 let took = sent.elapsed().as_secs_f64();
@@ -576,6 +599,7 @@ fn rules(gateway: &GatewayConfig, agent: &AgentConfig) -> Rules {
         takeover: agent.takeover,
         skills: agent.skills != Skills::Ids(Vec::new()),
         may_sign_in: agent.password != PasswordSource::None,
+        polls: agent.mode == Mode::Poll,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -58,13 +59,15 @@ pub struct Answer {
     pub cookies: Vec<Cookie>,
     /// The body, or why there is none.
     pub verdict: Result<Reply, CallError>,
+    /// The whole body as it came, where it is a poll's and brings an event.
+    pub event: Option<Bytes>,
 }
 
 impl Answer {
     /// An answer with nothing but an error.
     #[must_use]
     pub fn failed(error: CallError) -> Answer {
-        Answer { guid: None, cookies: Vec::new(), verdict: Err(error) }
+        Answer { guid: None, cookies: Vec::new(), verdict: Err(error), event: None }
     }
 }
 

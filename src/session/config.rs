@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use url::Url;
 
 use crate::config::Problems;
@@ -88,6 +89,7 @@ pub struct AgentConfig {
     pub password: PasswordSource,
     pub skills: Skills,
     pub takeover: bool,
+    pub mode: Mode,
     /// Options of the sign-in, passed on as they are.
     pub options: SignInOptions,
 }
@@ -120,6 +122,17 @@ pub enum PasswordSource {
     Fixed(SecretString),
     /// There is none: the agent's session is one that another program signed in.
     None,
+}
+
+/// How an agent's events come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The gateway pushes them to the callback listener.
+    #[default]
+    Push,
+    /// We ask for them, one at a time; asking is the heartbeat too.
+    Poll,
 }
 
 /// Which skill queues an agent enters after sign-in.
@@ -202,6 +215,7 @@ impl AgentConfig {
             password: PasswordSource::None,
             skills: Skills::Ids(Vec::new()),
             takeover: false,
+            mode: Mode::Push,
             options: SignInOptions::default(),
         }
     }

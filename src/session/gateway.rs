@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::metrics::Metrics;
-use crate::session::call::{Answer, Call, CallError, Forwarded, GatewayCalls, Reply, Ticket};
+use crate::session::call::{Answer, Call, CallError, Forwarded, GatewayCalls, Ticket};
 use crate::session::config::GatewayConfig;
 use crate::session::forward::{ForwardAnswer, ForwardRequest};
 use crate::session::retcode::Operation;
@@ -39,10 +39,15 @@ use addresses::{Addresses, is_absence};
 const BODY_LIMIT_BYTES: usize = 64 * 1024;
 /// Answers that are passed on may be lists of agents or skills.
 const FORWARDED_LIMIT_BYTES: usize = 256 * 1024;
+/// As for pushes: an answer that is not taken is an event that is lost.
+const POLLED_LIMIT_BYTES: usize = 1 << 20;
+/// A poll is answered after 10 s when there is no event; the guide's client waits twice as long.
+const POLL_DEADLINE: Duration = Duration::from_secs(20);
 /// Connections are dropped before the gateway drops them: its servers do so after 20 s and more.
 const POOL_IDLE: Duration = Duration::from_secs(15);
-/// Idle connections kept: with heartbeats spread, a few dozen carry thousands of agents.
-const POOL_SIZE: usize = 64;
+/// Idle connections kept: with heartbeats spread, a few dozen carry thousands of agents, but each agent that is polled
+/// has one of its own, idle between two polls.
+const POOL_SIZE: usize = 1024;
 /// Calls at a time, so that a gateway that hangs does not meet thousands of connections when it returns. Sign-ins
 /// have their own count, since slow ones must not keep heartbeats waiting.
 const CALLS_AT_A_TIME: usize = 256;
@@ -165,7 +170,7 @@ impl GatewayClient {
             Err(error) => return Answer::failed(CallError::Unreachable(error.to_string())),
         };
         match self.http.request(request).await {
-            Ok(response) => read(response).await,
+            Ok(response) => read(response, call.operation == Operation::Poll).await,
             Err(error) => Answer::failed(unanswered(&error)),
         }
     }
@@ -203,14 +208,17 @@ impl GatewayClient {
 impl GatewayCalls for GatewayClient {
     fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Answer> {
         let (semaphore, limit) = match call.operation {
-            Operation::Login | Operation::ForceLogin => (&self.sign_ins, self.sign_in_deadline),
-            _ => (&self.calls, self.call_deadline),
+            Operation::Login | Operation::ForceLogin => (Some(&self.sign_ins), self.sign_in_deadline),
+            // Thousands of them hang at the gateway, which is what they are for.
+            Operation::Poll => (None, POLL_DEADLINE),
+            _ => (Some(&self.calls), self.call_deadline),
         };
         Box::pin(async move {
             let deadline = Instant::now() + limit;
-            let Ok(Ok(_permit)) = timeout_at(deadline, semaphore.acquire()).await else {
+            let permit = timeout_at(deadline, async { Some(semaphore?.acquire().await) }).await;
+            if !matches!(permit, Ok(None | Some(Ok(_)))) {
                 return Answer::failed(CallError::Unreachable("too many calls wait for answers".into()));
-            };
+            }
             self.probe_when_due();
             let address = self.addresses.active();
             let answer = timeout_at(deadline, self.exchange(call, address.base)).await;
@@ -250,14 +258,17 @@ impl std::fmt::Debug for GatewayClient {
     }
 }
 
-async fn read(response: Response<Incoming>) -> Answer {
+async fn read(response: Response<Incoming>, poll: bool) -> Answer {
     let (head, body) = response.into_parts();
     let mut answer = Answer::failed(CallError::Status(head.status.as_u16()));
     if head.status.is_success() {
         take_headers(&mut answer, &head.headers);
     }
     if head.status == http::StatusCode::OK {
-        answer.verdict = read_body(body).await;
+        let limit = if poll { POLLED_LIMIT_BYTES } else { BODY_LIMIT_BYTES };
+        let bytes = read_body(body, limit).await;
+        answer.event = bytes.as_ref().ok().filter(|bytes| poll && wire::has_event(bytes)).cloned();
+        answer.verdict = bytes.and_then(|bytes| wire::reply(&bytes));
     }
     answer
 }
@@ -295,11 +306,9 @@ fn take_headers(answer: &mut Answer, headers: &HeaderMap) {
     answer.cookies = headers.get_all(http::header::SET_COOKIE).iter().filter_map(wire::cookie).collect();
 }
 
-async fn read_body(body: Incoming) -> Result<Reply, CallError> {
-    let body = Limited::new(body, BODY_LIMIT_BYTES).collect().await;
-    let bytes =
-        body.map_err(|error| CallError::Broken(format!("cannot read the answer: {error}")))?.to_bytes();
-    wire::reply(&bytes)
+async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, CallError> {
+    let body = Limited::new(body, limit).collect().await;
+    Ok(body.map_err(|error| CallError::Broken(format!("cannot read the answer: {error}")))?.to_bytes())
 }
 
 /// An error with its causes in one line; hyper's errors say little by themselves.

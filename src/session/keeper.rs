@@ -182,6 +182,13 @@ impl Sessions {
                 Ok(Change::Added)
             }
             Some(slot) if slot.config == config => Ok(Change::Unchanged),
+            // A session is signed in for one way to its events: the agent leaves and comes back.
+            Some(slot) if slot.config.mode != config.mode => {
+                slot.next = Some(Box::new(Next { config, adoption: None }));
+                slot.shared.leaving.store(true, Ordering::Release);
+                slot.shared.bell.ring(Ring::StopAndSignOut);
+                Ok(Change::Changed)
+            }
             Some(slot) => {
                 slot.config = config.clone();
                 slot.shared.mail.put_config(config);

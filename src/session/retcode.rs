@@ -109,6 +109,8 @@ pub enum Operation {
     ResetSkill,
     /// The heartbeat.
     Handshake,
+    /// The heartbeat in polling mode, which may bring an event.
+    Poll,
     /// Sign out.
     Logout,
 }
@@ -122,6 +124,7 @@ impl Operation {
             Operation::ForceLogin => "forceLogin",
             Operation::ResetSkill => "resetSkill",
             Operation::Handshake => "handShake",
+            Operation::Poll => "getAgentEvent",
             Operation::Logout => "logout",
         }
     }
@@ -185,6 +188,8 @@ pub enum Suspension {
     NotReplaceable,
     /// Sign-in was refused several times with codes that say nothing more.
     SignInRefused,
+    /// The agent is to be polled, but is signed in for pushes.
+    WrongEventMode,
     /// Heartbeats were refused as malformed for as long as the gateway waits.
     HeartbeatRefused,
     /// A session that another program signed in is gone, and there is no password to sign in anew with.
@@ -206,6 +211,7 @@ impl Suspension {
             Suspension::SignedInElsewhere => "signed_in_elsewhere",
             Suspension::NotReplaceable => "not_replaceable",
             Suspension::SignInRefused => "sign_in_refused",
+            Suspension::WrongEventMode => "wrong_event_mode",
             Suspension::HeartbeatRefused => "heartbeat_refused",
             Suspension::AdoptedSessionLost => "adopted_session_lost",
         }
@@ -246,6 +252,7 @@ pub fn meaning(operation: Operation, retcode: &Retcode) -> Meaning {
         (class, code) => match operation {
             Operation::Login | Operation::ForceLogin => at_sign_in(operation, class, code),
             Operation::Handshake => at_heartbeat(class, code),
+            Operation::Poll => at_poll(class, code),
             Operation::ResetSkill => at_reset_skill(class, code),
             Operation::Logout => at_logout(class),
         },
@@ -286,6 +293,16 @@ fn at_heartbeat(class: Option<Class>, code: &str) -> Meaning {
     }
 }
 
+fn at_poll(class: Option<Class>, code: &str) -> Meaning {
+    match (class, code) {
+        // Signed in with push: by somebody else, since we would not.
+        (_, "000-001") => Meaning::Suspend(Suspension::WrongEventMode),
+        (Some(Class::AuthLost), _) => Meaning::Lost(loss(code)),
+        (Some(Class::BadRequest), _) => Meaning::Refused,
+        _ => Meaning::Transient,
+    }
+}
+
 fn at_reset_skill(class: Option<Class>, code: &str) -> Meaning {
     match class {
         Some(Class::AuthLost) => Meaning::Lost(loss(code)),
@@ -318,11 +335,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const OPERATIONS: [Operation; 5] = [
+    const OPERATIONS: [Operation; 6] = [
         Operation::Login,
         Operation::ForceLogin,
         Operation::ResetSkill,
         Operation::Handshake,
+        Operation::Poll,
         Operation::Logout,
     ];
 
@@ -385,6 +403,10 @@ mod tests {
         assert_eq!(means(Handshake, "000-003"), Meaning::Lost(Loss::GuidRefused));
         assert_eq!(means(Handshake, "100-006"), Meaning::Lost(Loss::NotSignedIn));
         assert_eq!(means(Handshake, "105-001"), Meaning::Lost(Loss::SwitchedOver));
+        let wrong_mode = Meaning::Suspend(Suspension::WrongEventMode);
+        assert_eq!(means(Operation::Poll, "000-001"), wrong_mode);
+        assert_eq!(means(Operation::Poll, "000-003"), Meaning::Lost(Loss::GuidRefused));
+        assert_eq!(means(Operation::Poll, "100-007"), Meaning::Transient);
         assert_eq!(means(ResetSkill, "000-002"), Meaning::Refused);
         assert_eq!(means(Logout, "100-008"), Meaning::Ok);
         assert_eq!(means(Logout, "100-010"), Meaning::NotNow);
@@ -401,7 +423,7 @@ mod tests {
     #[test]
     fn no_code_means_success_but_zero() {
         for (code, class) in rows().filter(|(code, _)| *code != "0") {
-            for operation in &OPERATIONS[..4] {
+            for operation in &OPERATIONS[..5] {
                 assert_ne!(means(*operation, code), Meaning::Ok, "{code} {class}");
             }
         }

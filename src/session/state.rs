@@ -41,6 +41,10 @@ const SILENCE_MARGIN: Duration = Duration::from_secs(30);
 const SIGN_OUT_TRIES: u32 = 3;
 const SIGN_OUT_PAUSE: Duration = Duration::from_secs(1);
 
+/// The gateway asks for 200 to 500 ms between the answer to a poll and the next one (API 1274).
+const POLL_PAUSE: Duration = Duration::from_millis(200);
+const POLL_SPREAD: Duration = Duration::from_millis(100);
+
 /// What the machine must know of the configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
@@ -54,6 +58,8 @@ pub struct Rules {
     pub takeover: bool,
     /// Enter skill queues after sign-in.
     pub skills: bool,
+    /// Heartbeats are polls, one after the other.
+    pub polls: bool,
     /// There is a password. Without one a session that another program signed in can be kept, and nothing more.
     pub may_sign_in: bool,
 }
@@ -369,6 +375,7 @@ impl Machine {
             (State::SigningOut, _, Some(due)) => Next::Call(Operation::Logout, due),
             (_, Some(held), _) => match held.skills {
                 SkillsState::Due(due) if due <= held.next_heartbeat => Next::Call(Operation::ResetSkill, due),
+                _ if self.rules.polls => Next::Call(Operation::Poll, held.next_heartbeat),
                 _ => Next::Call(Operation::Handshake, held.next_heartbeat),
             },
             (_, None, Some(due)) => {
@@ -489,7 +496,7 @@ impl Machine {
     fn began(&mut self, operation: Operation, now: Instant) {
         debug_assert!(self.in_flight.is_none(), "two calls in flight");
         self.in_flight = Some((InFlight::Call(operation), now));
-        if let (Operation::Handshake, Some(held)) = (operation, &mut self.held) {
+        if let (Operation::Handshake | Operation::Poll, Some(held)) = (operation, &mut self.held) {
             held.heartbeat_sent();
         }
     }
@@ -502,7 +509,7 @@ impl Machine {
         }
         match operation {
             Operation::Login | Operation::ForceLogin => self.sign_in_ended(operation, outcome, sent, now),
-            Operation::Handshake => self.heartbeat_ended(outcome, sent, now),
+            Operation::Handshake | Operation::Poll => self.heartbeat_ended(outcome, sent, now),
             Operation::ResetSkill => self.skills_ended(outcome, now),
             Operation::Logout => self.sign_out_ended(outcome, now),
         }
@@ -590,7 +597,11 @@ impl Machine {
 
     /// There is a session, sent for at `sent`.
     fn hold(&mut self, sent: Instant, now: Instant) {
-        self.held = Some(Held::signed_in(sent, now, self.skills_due(now)));
+        let mut held = Held::signed_in(sent, now, self.skills_due(now));
+        if self.rules.polls {
+            held.next_heartbeat = now;
+        }
+        self.held = Some(held);
         self.state = State::Active;
         self.due = None;
         self.doubtful = 0;
@@ -607,6 +618,7 @@ impl Machine {
         match outcome {
             Outcome::Answered(Meaning::Ok) => self.heartbeat_succeeded(sent, now),
             Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
+            Outcome::Answered(Meaning::Suspend(suspension)) => self.suspend(suspension),
             Outcome::Answered(Meaning::TokenRefused) if !held.omit_token => {
                 held.omit_token = true;
                 held.next_heartbeat = now;
@@ -628,6 +640,9 @@ impl Machine {
             self.effects.push(Effect::Started(entry));
         }
         held.heartbeat_succeeded(sent, now, &self.rules);
+        if self.rules.polls {
+            held.next_heartbeat = now + POLL_PAUSE + jitter(POLL_SPREAD);
+        }
         if sent.saturating_duration_since(held.since) >= self.rules.heartbeat_interval {
             self.sign_in_backoff.reset();
         }

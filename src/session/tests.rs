@@ -8,6 +8,7 @@ use super::*;
 mod fake;
 mod model;
 mod passing_on;
+mod polling;
 mod roster;
 mod size;
 

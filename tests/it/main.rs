@@ -3,6 +3,7 @@
 mod admin;
 mod conservation;
 mod judge;
+mod poll;
 mod push;
 mod sessions;
 mod sinks;

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{AgentConfig, PasswordSource, SignInOptions, Skills};
+use super::{AgentConfig, Mode, PasswordSource, SignInOptions, Skills};
 use crate::config::Problems;
 use crate::event::{AgentId, GatewayName};
 
@@ -96,6 +96,8 @@ agent_tables! {
     skills: RawSkills;
     /// Force in when somebody is signed in as this agent.
     takeover: bool;
+    /// How the agent's events come.
+    mode: Mode;
     /// Answer calls without a click.
     autoanswer: bool;
     /// Idle after a call, else wrap-up.
@@ -174,6 +176,18 @@ settings! {
     IpAddr = "an IP address";
 }
 
+impl Setting for Mode {
+    const EXPECTED: &str = "push or poll";
+
+    fn parse(text: &str) -> Option<Mode> {
+        match text {
+            "push" => Some(Mode::Push),
+            "poll" => Some(Mode::Poll),
+            _ => None,
+        }
+    }
+}
+
 impl Setting for RawSkills {
     const EXPECTED: &str = "all, none, or skill ids such as 1;2;3 (in TOML \"all\" or a list of numbers)";
 
@@ -220,6 +234,7 @@ impl RawAgent {
             password: password?,
             skills: skills?,
             takeover: self.takeover.unwrap_or(false),
+            mode: self.mode.unwrap_or_default(),
             options: SignInOptions {
                 phone_number: self.phone_number,
                 autoanswer: self.autoanswer,

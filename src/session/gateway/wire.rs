@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::session::call::{Call, CallError, Cookie, Reply, SignInResult, Ticket};
-use crate::session::config::{GatewayConfig, SignInOptions, Skills};
+use crate::session::config::{GatewayConfig, Mode, SignInOptions, Skills};
 use crate::session::forward::ForwardRequest;
 use crate::session::retcode::{Operation, Retcode};
 
@@ -45,6 +45,7 @@ impl Wire {
             Operation::Login => (Method::PUT, agent),
             Operation::ForceLogin => (Method::PUT, format!("{agent}/forcelogin")),
             Operation::Handshake => (Method::POST, format!("{agent}/handshake")),
+            Operation::Poll => (Method::GET, format!("{base}/agentevent/{}", call.agent_id())),
             Operation::Logout => (Method::DELETE, format!("{agent}/logout")),
             Operation::ResetSkill => (Method::POST, format!("{agent}/resetskill/{}", skills(call))),
         };
@@ -156,13 +157,17 @@ struct SignInBody<'a> {
     vc_phone_number: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     listen_status: Option<bool>,
-    call_back_uri: &'a str,
-    service_token: &'a str,
+    /// Without this and the next the agent is in polling mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call_back_uri: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_token: Option<&'a str>,
 }
 
 impl<'a> SignInBody<'a> {
     fn new(call: Call<'a>, callback_uri: &'a str) -> SignInBody<'a> {
         let options: &SignInOptions = &call.agent.options;
+        let pushes = call.agent.mode == Mode::Push;
         SignInBody {
             password: call.password.map_or("", |password| password.expose_secret()),
             phonenum: &options.phone_number,
@@ -178,8 +183,8 @@ impl<'a> SignInBody<'a> {
             check_in_mailm: options.check_in_mailm,
             vc_phone_number: options.vc_phone_number.as_deref(),
             listen_status: options.listen_status,
-            call_back_uri: callback_uri,
-            service_token: call.token.map_or("", |token| token.expose_secret()),
+            call_back_uri: pushes.then_some(callback_uri),
+            service_token: pushes.then(|| call.token.map_or("", |token| token.expose_secret())),
         }
     }
 }
@@ -219,6 +224,13 @@ pub(super) fn reply(bytes: &[u8]) -> Result<Reply, CallError> {
         message: message.chars().filter(|c| !c.is_control()).take(MESSAGE_LENGTH).collect(),
         result: value.get("result").map(sign_in_result).unwrap_or_default(),
     })
+}
+
+/// Whether the answer to a poll brings an event, as far as can be read.
+pub(super) fn has_event(bytes: &[u8]) -> bool {
+    let value = serde_json::from_slice::<Value>(bytes)
+        .or_else(|_not_utf8| serde_json::from_slice(&without_double_bytes(bytes)));
+    value.is_ok_and(|value| value.get("event").is_some_and(|event| !event.is_null()))
 }
 
 fn sign_in_result(result: &Value) -> SignInResult {

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::{Kept, Sessions};
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::BUDGET_BOUNDS;
+use crate::session::config::Mode;
 use crate::session::state::Degradation;
 use crate::session::status::Shared;
 use crate::session::{LifecycleEvent, LifecycleKind};
@@ -66,7 +67,8 @@ impl Sessions {
         let mut sums = Sums::default();
         let config = &kept.gateway.config;
         for slot in kept.read().values() {
-            if slot.shared.falls_silent(config.push_silence_limit, now) {
+            let pushes = slot.config.mode == Mode::Push;
+            if pushes && slot.shared.falls_silent(config.push_silence_limit, now) {
                 sums.silent += 1;
                 sums.first_silent.get_or_insert_with(|| slot.shared.agent_id.clone());
                 self.fell_silent(&slot.shared);

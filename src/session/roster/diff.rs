@@ -63,7 +63,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::session::config::{PasswordSource, SignInOptions, Skills};
+    use crate::session::config::{Mode, PasswordSource, SignInOptions, Skills};
 
     fn agent(gateway: u8, id: u8, phone: u8) -> AgentConfig {
         AgentConfig {
@@ -72,6 +72,7 @@ mod tests {
             password: PasswordSource::File("password".into()),
             skills: Skills::All,
             takeover: false,
+            mode: Mode::Push,
             options: SignInOptions { phone_number: phone.to_string(), ..SignInOptions::default() },
         }
     }

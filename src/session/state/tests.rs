@@ -14,6 +14,7 @@ const UNREACHABLE: Outcome = Outcome::Unanswered { may_have_arrived: false };
 
 fn rules(takeover: bool) -> Rules {
     Rules {
+        polls: false,
         heartbeat_interval: Duration::from_secs(30),
         sign_out_limit: LIMIT,
         guid_interval: Duration::from_secs(60),

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
@@ -16,8 +17,8 @@ use crate::session::config::{AgentConfig, GatewayConfig, RawAgent, RawGateway, S
 use crate::session::forward::{ForwardAnswer, ForwardRequest};
 use crate::session::retcode::{Operation, Retcode};
 use crate::session::{
-    Deps, Journal, LifecycleEvent, SessionStore, SessionView, Sessions, StoreError, StoredSession,
-    TokenSource,
+    Deps, EventStore, Journal, LifecycleEvent, SessionStore, SessionView, Sessions, StoreError,
+    StoredSession, TokenSource,
 };
 use crate::sink::BoxFuture;
 
@@ -47,6 +48,8 @@ struct Desk {
     guid: Option<String>,
     last_heard: Option<Instant>,
     guid_since: Option<Instant>,
+    /// Polls answered: each brings an event that is its number.
+    polls: u32,
     in_flight: bool,
 }
 
@@ -225,7 +228,7 @@ impl State {
         }
         match call.operation {
             Operation::Logout => desk.guid = None,
-            Operation::Handshake => {
+            Operation::Handshake | Operation::Poll => {
                 desk.last_heard = Some(now);
                 if !self.static_guids
                     && desk
@@ -239,7 +242,12 @@ impl State {
             }
             _ => {}
         }
-        answer("0", None)
+        let mut answer = answer("0", None);
+        if call.operation == Operation::Poll {
+            desk.polls += 1;
+            answer.event = Some(desk.polls.to_string().into());
+        }
+        answer
     }
 }
 
@@ -255,7 +263,7 @@ fn took(script: Option<&Script>) -> Duration {
 fn answer(code: &str, guid: Option<String>) -> Answer {
     let result = SignInResult { media_type: Some("TTF".into()), ..SignInResult::default() };
     let reply = Reply { retcode: Retcode::new(code), message: String::new(), result };
-    Answer { guid: guid.map(SecretString::from), cookies: Vec::new(), verdict: Ok(reply) }
+    Answer { guid: guid.map(SecretString::from), cookies: Vec::new(), verdict: Ok(reply), event: None }
 }
 
 impl GatewayCalls for FakeGateway {
@@ -342,6 +350,10 @@ pub(super) struct World {
     pub(super) fixed: Mutex<HashMap<String, String>>,
     pub(super) stored: Mutex<HashMap<String, StoredSession>>,
     pub(super) journal: Mutex<Vec<(String, LifecycleEvent)>>,
+    /// Answers to polls that were stored.
+    pub(super) polled: Mutex<Vec<(String, String)>>,
+    /// How often storing an answer fails from now on.
+    pub(super) refusals: Mutex<u32>,
 }
 
 impl TokenSource for World {
@@ -384,6 +396,24 @@ impl SessionStore for World {
             None => stored.remove(agent_id.as_str()),
         };
         Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl EventStore for World {
+    fn store<'a>(
+        &'a self,
+        _gateway: &'a GatewayName,
+        agent_id: &'a AgentId,
+        answer: Bytes,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let mut refusals = self.refusals.lock().unwrap();
+        let refused = *refusals > 0;
+        *refusals = refusals.saturating_sub(1);
+        if !refused {
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            self.polled.lock().unwrap().push((agent_id.as_str().into(), answer));
+        }
+        Box::pin(async move { if refused { Err(StoreError("full".into())) } else { Ok(()) } })
     }
 }
 
@@ -432,6 +462,7 @@ impl Scene {
             tokens: self.world.clone(),
             store: self.world.clone(),
             journal: self.world.clone(),
+            events: self.world.clone(),
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),
         };

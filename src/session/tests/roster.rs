@@ -12,6 +12,7 @@ fn config(id: &str) -> AgentConfig {
         password: PasswordSource::Fixed("pass".into()),
         skills: Skills::All,
         takeover: false,
+        mode: crate::session::config::Mode::Push,
         options: SignInOptions { phone_number: "70004".into(), ..SignInOptions::default() },
     }
 }

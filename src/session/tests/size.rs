@@ -22,6 +22,7 @@ async fn an_idle_session_takes_less_than_two_and_a_half_kibibytes() {
         tokens: scene.world.clone(),
         store: scene.world.clone(),
         journal: scene.world.clone(),
+        events: scene.world.clone(),
         metrics: scene.metrics.clone(),
         clock: scene.clock.clone(),
     };

@@ -1,0 +1,47 @@
+//! Agents whose events are asked for.
+
+use super::*;
+use crate::session::config::Mode;
+use crate::session::retcode::Operation::Poll;
+
+fn polled() -> Scene {
+    Scene::with(&["291"], |_, agent| agent.mode = Mode::Poll)
+}
+
+#[tokio::test(start_paused = true)]
+async fn polls_take_the_place_of_heartbeats_and_no_token_goes_out() {
+    let scene = polled();
+    let sessions = scene.start();
+    scene.pass(600).await;
+    assert_eq!(scene.gateway.operations()[..3], [Login, ResetSkill, Poll]);
+    assert_eq!((scene.gateway.count(Login), scene.gateway.count(Handshake)), (1, 0));
+    assert!(scene.gateway.seen().iter().all(|seen| seen.token.is_none()));
+    assert_eq!(view(&sessions).state, "active");
+    let stored: Vec<_> = scene.world.polled.lock().unwrap().iter().map(|(_, event)| event.clone()).collect();
+    let expected: Vec<_> = (1..=stored.len()).map(|n| n.to_string()).collect();
+    assert!(stored.len() > 1000 && stored == expected, "{} events", stored.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_cannot_be_stored_is_kept_and_no_other_is_asked_for() {
+    let scene = polled();
+    *scene.world.refusals.lock().unwrap() = 60;
+    let _sessions = scene.start();
+    scene.pass(20).await;
+    assert_eq!(scene.gateway.count(Poll), 1);
+    assert!(scene.world.polled.lock().unwrap().is_empty());
+    scene.pass(20).await;
+    assert_eq!(scene.world.polled.lock().unwrap()[0].1, "1");
+    assert!(scene.gateway.count(Poll) > 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_signed_in_for_pushes_waits_for_a_person() {
+    let scene = polled();
+    scene.gateway.always(Poll, Script::Code("000-001"));
+    let sessions = scene.start();
+    scene.pass(60).await;
+    assert_eq!(view(&sessions).state, "suspended");
+    assert_eq!(view(&sessions).reason, Some("wrong_event_mode"));
+    assert_eq!(scene.gateway.count(Poll), 1);
+}
