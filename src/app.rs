@@ -1,5 +1,6 @@
 //! The daemon: the only module that knows all the others. Builds, binds, wires, runs, and ends in good order.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +24,8 @@ use crate::listen::Listener;
 use crate::metrics::Metrics;
 use crate::receive::{PushHandler, tls};
 use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
-use crate::session::{Deps, Sessions, roster};
+use crate::session::roster::{self, Changes};
+use crate::session::{Deps, Sessions};
 use crate::sink::Sink;
 use crate::sink::jsonl::JsonlSink;
 use crate::sink::kafka::KafkaSink;
@@ -132,13 +134,16 @@ impl Relay {
         roster.agents.extend(kept::without(&config.sessions.agents, kept.configs(&names)));
         let sessions = Sessions::start(roster, deps)?;
         observer.connect(sessions.clone());
-        operations.api.connect(admin_parts(&config.sessions, &sessions, &spool, kept));
+        let parts = admin_parts(&config.sessions, &sessions, &spool, kept);
+        let configured = parts.configured.clone();
+        operations.api.connect(parts);
         watch_failures(&lifecycle, &spool, &sessions);
         lifecycle.spawn(
             "rosters",
             roster::watch(
                 config.sessions.rosters.clone(),
                 sessions.clone(),
+                move |changes| note_configured(&configured, changes),
                 metrics.clone(),
                 lifecycle.reloads(),
                 lifecycle.stopping(),
@@ -286,7 +291,6 @@ fn watch_failures(lifecycle: &Lifecycle, spool: &Spool, sessions: &Sessions) {
 
 /// What the admin API shows and changes.
 fn admin_parts(config: &SessionsConfig, sessions: &Sessions, spool: &Spool, kept: Arc<KeptAgents>) -> Parts {
-    let key = |agent: &AgentConfig| AgentKey { gateway: agent.gateway.clone(), agent_id: agent.id.clone() };
     let open = |gateway: &GatewayConfig| (gateway.name.clone(), gateway.call_through.clone());
     Parts {
         sessions: sessions.clone(),
@@ -297,6 +301,20 @@ fn admin_parts(config: &SessionsConfig, sessions: &Sessions, spool: &Spool, kept
         call_through: Arc::new(config.gateways.iter().map(open).collect()),
         runtime: tokio::runtime::Handle::current(),
     }
+}
+
+fn key(agent: &AgentConfig) -> AgentKey {
+    AgentKey { gateway: agent.gateway.clone(), agent_id: agent.id.clone() }
+}
+
+/// Agents of rosters are the configuration's, as long as they stand there.
+fn note_configured(configured: &ArcSwap<HashSet<AgentKey>>, changes: &Changes) {
+    let mut known = HashSet::clone(&configured.load());
+    for (gateway, agent_id) in &changes.remove {
+        known.remove(&AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() });
+    }
+    known.extend(changes.put.iter().map(key));
+    configured.store(Arc::new(known));
 }
 
 /// The operations listener on a thread and runtime of its own.

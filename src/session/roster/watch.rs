@@ -34,10 +34,12 @@ pub(super) struct Watched {
     retry: Option<Instant>,
 }
 
-/// Keeps the sessions to the rosters until the stop; `reloads` changes with each SIGHUP.
+/// Keeps the sessions to the rosters until the stop; `reloads` changes with each SIGHUP. `tell` hears of changes before they
+/// are made.
 pub async fn watch(
     mut rosters: Rosters,
     sessions: Sessions,
+    tell: impl Fn(&Changes),
     metrics: Metrics,
     mut reloads: Receiver<u64>,
     stop: CancellationToken,
@@ -62,6 +64,9 @@ pub async fn watch(
         });
         let Ok((back, changes)) = polled.await else { return };
         rosters = back;
+        if !changes.is_empty() {
+            tell(&changes);
+        }
         apply(changes, &sessions);
     }
 }

@@ -217,3 +217,38 @@ async fn what_cannot_be_a_session_is_not_adopted() {
     assert_eq!((reply.status, reply.code().as_str()), (409, "no_session"));
     scene.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_of_a_roster_file_are_the_configurations_as_long_as_they_stand_there() {
+    let scene = Scene::with(|relay| {
+        let folder = relay.folder().display().to_string();
+        std::fs::write(relay.folder().join("agents.csv"), "id,phone_number\n1005,71005\n")
+            .expect("the folder can be written");
+        let rosters = format!(
+            "[[rosters]]\nfile = \"{folder}/agents.csv\"\ngateway = \"main\"\nallow_empty = true\n\
+             [rosters.defaults]\npassword_file = \"{folder}/password\"\n[[agents]]\n"
+        );
+        relay.edit_first("[[agents]]\n", &rosters);
+    })
+    .await;
+    let client = scene.admin();
+    scene.agent_in("1005", "active").await;
+    let (first, second) = ("/api/v1/agents/main/1005", "/api/v1/agents/main/1006");
+    assert_eq!(client.get(first).await.json()["origin"], "configuration");
+    assert_eq!(client.call("DELETE", first, "").await.status, 409);
+
+    let file = scene.relay.folder().join("agents.csv");
+    std::fs::write(&file, "id,phone_number\n1006,71006\n").expect("the folder can be written");
+    let added = scene.agent_in("1006", "active").await;
+    assert_eq!(added["origin"], "configuration");
+    assert_eq!(client.call("DELETE", second, "").await.status, 409);
+    eventually("an agent that is gone", DEADLINE, || async {
+        (client.get(first).await.status == 404).then_some(())
+    })
+    .await;
+    let body = json!({ "phone_number": "71005", "password_file": scene.password_file() }).to_string();
+    let put = client.call("PUT", first, &body).await;
+    assert_eq!((put.status, put.json()["origin"].as_str()), (201, Some("api")), "{put:?}");
+    scene.agent_in("1005", "active").await;
+    scene.end().await;
+}

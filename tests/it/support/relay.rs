@@ -136,6 +136,13 @@ impl Relay {
         std::fs::write(self.config_file(), text.replace(from, to)).expect("the folder can be written");
     }
 
+    /// As [`Relay::edit`], where `from` stands for the first time.
+    pub(crate) fn edit_first(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.config_file()).expect("the configuration was written");
+        assert!(text.contains(from), "{from} is not in the configuration");
+        std::fs::write(self.config_file(), text.replacen(from, to, 1)).expect("the folder can be written");
+    }
+
     /// Where metrics and the admin API are.
     pub(crate) fn operations(&self) -> std::net::SocketAddr {
         ([127, 0, 0, 1], self.operations_port).into()
