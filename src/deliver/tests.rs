@@ -614,12 +614,12 @@ async fn a_damaged_record_is_set_aside_whole_and_a_record_without_events_passes(
     bench.push("1001", 2).await;
     assert!(bench.push("1001", 0).await.is_empty());
     let last = bench.push("1001", 1).await;
-    let folder = bench.close().await;
-    let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
+    // While the spool is open: it does not open on damage.
+    let database = rusqlite::Connection::open(bench.folder.path().join("spool.db")).unwrap();
+    database.busy_timeout(Duration::from_secs(10)).unwrap();
     let changed = "UPDATE records SET body = CAST('{}' AS BLOB) WHERE spool_offset = 2";
     assert_eq!(database.execute(changed, []).unwrap(), 1);
     drop(database);
-    let bench = Bench::open_in(folder);
     let running = bench.start("one", |_, _| Verdict::Confirm);
     bench.cursor_at("one", 5).await;
     assert_eq!(running.ids(), [first, last].concat());
