@@ -103,12 +103,14 @@ impl Lifecycle {
     pub async fn drained(&self, grace: Duration) -> bool {
         self.tasks.close();
         let clean = tokio::select! {
+            // First, as a hard stop ends the tasks too: what it ended was not clean.
+            biased;
+            () = self.hard.cancelled() => false,
             () = self.tasks.wait() => true,
             () = tokio::time::sleep(grace) => {
                 tracing::warn!(grace_secs = grace.as_secs(), "the stop took too long");
                 false
             }
-            () = self.hard.cancelled() => false,
         };
         self.hard.cancel();
         self.tasks.wait().await;
