@@ -71,7 +71,7 @@ impl Relay {
     ///
     /// # Errors
     /// When a file, an address or the spool cannot be used; the message says which.
-    pub async fn start(config: Config, lifecycle: Lifecycle) -> anyhow::Result<Relay> {
+    pub async fn start(mut config: Config, lifecycle: Lifecycle) -> anyhow::Result<Relay> {
         let clock = Clock::system();
         let gateways: Vec<GatewayName> = config.sessions.gateways.iter().map(|g| g.name.clone()).collect();
         let names = config.sinks.iter().map(|sink| (sink.name.as_str(), sink.kind.reasons()));
@@ -129,14 +129,16 @@ impl Relay {
         };
         // Events may come before the answer to a sign-in, so sign-ins begin when pushes are taken.
         let kept = Arc::new(KeptAgents::load(&config.spool.directory)?);
-        let mut roster = config.sessions.clone();
-        let names: Vec<_> = roster.gateways.iter().map(|gateway| gateway.name.clone()).collect();
-        roster.agents.extend(kept::without(&config.sessions.agents, kept.configs(&names)));
-        let sessions = Sessions::start(roster, deps)?;
+        let names: Vec<_> = config.sessions.gateways.iter().map(|gateway| gateway.name.clone()).collect();
+        // The roster is large: the sessions keep it, and nobody a second one.
+        let mut agents = std::mem::take(&mut config.sessions.agents);
+        let configured = Arc::new(ArcSwap::from_pointee(agents.iter().map(key).collect()));
+        let count = agents.len();
+        let put = kept::without(&agents, kept.configs(&names));
+        agents.extend(put);
+        let sessions = Sessions::start(SessionsConfig { agents, ..config.sessions.clone() }, deps)?;
         observer.connect(sessions.clone());
-        let parts = admin_parts(&config.sessions, &sessions, &spool, kept);
-        let configured = parts.configured.clone();
-        operations.api.connect(parts);
+        operations.api.connect(admin_parts(&config.sessions, configured.clone(), &sessions, &spool, kept));
         watch_failures(&lifecycle, &spool, &sessions);
         lifecycle.spawn(
             "rosters",
@@ -154,7 +156,7 @@ impl Relay {
             callback = %callback_addr,
             operations = %operations.address,
             sinks = config.sinks.len(),
-            agents = config.sessions.agents.len(),
+            agents = count,
             spool = %config.spool.directory.display(),
             "ccrelay is ready"
         );
@@ -290,13 +292,19 @@ fn watch_failures(lifecycle: &Lifecycle, spool: &Spool, sessions: &Sessions) {
 }
 
 /// What the admin API shows and changes.
-fn admin_parts(config: &SessionsConfig, sessions: &Sessions, spool: &Spool, kept: Arc<KeptAgents>) -> Parts {
+fn admin_parts(
+    config: &SessionsConfig,
+    configured: Arc<ArcSwap<HashSet<AgentKey>>>,
+    sessions: &Sessions,
+    spool: &Spool,
+    kept: Arc<KeptAgents>,
+) -> Parts {
     let open = |gateway: &GatewayConfig| (gateway.name.clone(), gateway.call_through.clone());
     Parts {
         sessions: sessions.clone(),
         spool: spool.clone(),
         gateways: config.gateways.iter().map(|gateway| gateway.name.clone()).collect(),
-        configured: Arc::new(ArcSwap::from_pointee(config.agents.iter().map(key).collect())),
+        configured,
         kept,
         call_through: Arc::new(config.gateways.iter().map(open).collect()),
         runtime: tokio::runtime::Handle::current(),
