@@ -308,23 +308,3 @@ proptest! {
         prop_assert_eq!(serde_json::from_str::<AgentSnapshot>(&stored).unwrap(), after);
     }
 }
-
-/// Run by hand: `cargo test --release --lib event::tests::cost -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn cost_of_one_talking_push() {
-    let body = br#"{"workNo":"291","eventList":[{"eventType":"AgentEvent_Talking","eventGenTime":1784529722590,"workNo":"291","content":{"caller":"10086","callid":"1456401416-3","called":"70092","feature":"7","type":"main","mediaAbility":"1"}}]}"#;
-    let before = usual_state("AgentEvent_Talking");
-    let rounds = 200_000_u32;
-    let time = |name: &str, work: &dyn Fn() -> usize| {
-        let start = std::time::Instant::now();
-        let sum: usize = (0..rounds).map(|_| work()).sum();
-        println!("{name}: {:?} ({sum})", start.elapsed() / rounds);
-    };
-    time("parse", &|| envelope::parse(body).unwrap().events.len());
-    time("normalise", &|| events(&before, RecordKind::Push, body).len());
-    let event = events(&before, RecordKind::Push, body).remove(0);
-    time("structured", &|| cloudevent::structured(&event).len());
-    time("attributes and data", &|| cloudevent::attributes(&event).len() + cloudevent::data(&event).len());
-    time("apply", &|| usize::from(replayed(&before, std::str::from_utf8(body).unwrap()).reason.is_some()));
-}

@@ -12,8 +12,7 @@ fn gateway(toml: &str) -> Result<RawGateway, toml::de::Error> {
 }
 
 fn agent(toml: &str) -> Result<RawAgent, toml::de::Error> {
-    let base =
-        "gateway = \"main\"\nid = \"291\"\nphone_number = \"70004\"\npassword_env = \"CARGO_PKG_NAME\"\n";
+    let base = "gateway = \"main\"\nid = \"291\"\nphone_number = \"70004\"\npassword_env = \"CARGO_PKG_DESCRIPTION\"\n";
     let mut table: toml::Table = toml::from_str(base)?;
     table.extend(toml::from_str::<toml::Table>(toml)?);
     table.try_into()
@@ -37,7 +36,7 @@ fn the_shortest_configuration_has_the_documented_defaults() {
     let agent = &config.agents[0];
     assert_eq!(agent.skills, Skills::All);
     assert!(agent.options.releasephone && !agent.takeover);
-    assert!(!format!("{config:?}").contains(env!("CARGO_PKG_NAME")), "the password shows");
+    assert!(!format!("{config:?}").contains(env!("CARGO_PKG_DESCRIPTION")), "the password shows");
 }
 
 #[test]
