@@ -72,7 +72,7 @@ pub const SESSION_LOSS_REASONS: &[&str] =
     &["guid_refused", "not_signed_in", "switched_over", "shut_down", "timed_out"];
 /// What can be wrong with a session that lives: label `reason` of `ccrelay_sessions_degraded`.
 pub const SESSION_DEGRADATIONS: &[&str] =
-    &["heartbeats_failing", "skills_refused", "sign_out_refused", "no_pushes"];
+    &["heartbeats_failing", "skills_refused", "settings_refused", "sign_out_refused", "no_pushes"];
 /// Bounds of the sign-out budget: label `le` of `ccrelay_sign_out_budget_agents`. All sessions are within the last.
 pub const BUDGET_BOUNDS: &[(&str, u64)] = &[
     ("0", 0),

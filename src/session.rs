@@ -99,6 +99,9 @@ pub struct StoredSession {
     pub guid_taken: Option<Timestamp>,
     /// Whether the agent is in its skill queues.
     pub skills_set: bool,
+    /// Whether calls that set the agent up after its sign-in are still to be made.
+    #[serde(default)]
+    pub settings_due: bool,
     /// Three letters T or F: voice, text chat, mail.
     #[serde(default)]
     pub media_type: Option<String>,

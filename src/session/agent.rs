@@ -127,6 +127,7 @@ impl Agent {
                 let resume = Resume {
                     silence: Duration::ZERO,
                     skills_set: true,
+                    settings_due: false,
                     adopted: true,
                     guid_age: None,
                     delay: Duration::ZERO,
@@ -222,7 +223,14 @@ impl Agent {
         let now = self.deps.clock.now();
         let silence = now.since(stored.last_success);
         let guid_age = stored.guid_taken.map(|taken| now.since(taken));
-        let resume = Resume { silence, skills_set: stored.skills_set, adopted: false, guid_age, delay };
+        let resume = Resume {
+            silence,
+            skills_set: stored.skills_set,
+            settings_due: stored.settings_due,
+            adopted: false,
+            guid_age,
+            delay,
+        };
         (silence < self.gateway.config.sign_out_limit).then(|| {
             self.ticket = Some(Arc::new(stored.ticket));
             self.media_type = stored.media_type;
@@ -385,8 +393,7 @@ impl Agent {
             tracing::warn!(gateway = %self.gateway(), agent_id = %self.agent_id(), days, "password expires soon");
         }
         self.media_type = result.media_type;
-        let media = self.media_type.as_deref().and_then(Media::parse);
-        if media.is_some_and(|media| !media.voice) && self.config.skills != Skills::Ids(Vec::new()) {
+        if lacks_voice(self.media_type.as_deref(), &self.config.skills) {
             tracing::warn!(gateway = %self.gateway(), agent_id = %self.agent_id(),
                 "not signed in at the CTI server (mediatype begins with F): no voice calls come");
         }
@@ -423,7 +430,12 @@ impl Agent {
                 }
                 _ => {}
             },
-            Operation::ResetSkill | Operation::Logout => {}
+            Operation::ResetSkill
+            | Operation::AutoAnswer
+            | Operation::SayFree
+            | Operation::SayBusy
+            | Operation::Work
+            | Operation::Logout => {}
         }
     }
 
@@ -489,6 +501,8 @@ impl Agent {
                 self.shared.status().last_heartbeat = Some(now);
                 self.shared.clear_degraded(Degradation::HeartbeatsFailing);
             }
+            // It is there to be saved.
+            Effect::SettingsDone => {}
             Effect::SkillsSet => self.shared.clear_degraded(Degradation::SkillsRefused),
             Effect::Degraded(degradation) => {
                 let reason = degradation.as_str();
@@ -568,6 +582,7 @@ impl Agent {
             last_success: at(self.machine.last_ok()?),
             guid_taken: self.machine.guid_since().map(at),
             skills_set: self.machine.skills_set(),
+            settings_due: self.machine.settings_due(),
             media_type: self.media_type.clone(),
             adopted: self.adopted.clone().map(|token| StoredAdoption { token }),
         })
@@ -591,6 +606,12 @@ impl Drop for Agent {
     }
 }
 
+/// Whether a sign-in is without the voice that its skill queues are for, as far as it tells.
+pub(super) fn lacks_voice(media_type: Option<&str>, skills: &Skills) -> bool {
+    let media = media_type.and_then(Media::parse);
+    media.is_some_and(|media| !media.voice) && *skills != Skills::Ids(Vec::new())
+}
+
 fn rules(gateway: &GatewayConfig, agent: &AgentConfig) -> Rules {
     Rules {
         heartbeat_interval: gateway.heartbeat_interval,
@@ -598,6 +619,7 @@ fn rules(gateway: &GatewayConfig, agent: &AgentConfig) -> Rules {
         guid_interval: gateway.guid_interval,
         takeover: agent.takeover,
         skills: agent.skills != Skills::Ids(Vec::new()),
+        settings: agent.after_sign_in.operations(),
         may_sign_in: agent.password != PasswordSource::None,
         polls: agent.mode == Mode::Poll,
     }

@@ -11,7 +11,9 @@ use url::Url;
 
 use crate::config::Problems;
 use crate::event::{AgentId, GatewayName};
+use crate::session::retcode::Operation;
 use crate::session::roster::{RawRoster, Rosters};
+use crate::session::state::SETTINGS;
 
 mod agent;
 mod call_through;
@@ -90,8 +92,30 @@ pub struct AgentConfig {
     pub skills: Skills,
     pub takeover: bool,
     pub mode: Mode,
+    pub after_sign_in: AfterSignIn,
     /// Options of the sign-in, passed on as they are.
     pub options: SignInOptions,
+}
+
+/// What is set once an agent is signed in and in its skill queues.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "fields are documented on RawAgent")]
+pub struct AfterSignIn {
+    pub autoanswer: Option<bool>,
+    pub state: Option<AgentState>,
+    pub busy_reason: Option<u8>,
+}
+
+/// A state that an agent can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentState {
+    /// Calls may come.
+    Ready,
+    /// No calls come.
+    Busy,
+    /// Wrap-up.
+    Work,
 }
 
 /// The sign-in options that we pass on without reading them.
@@ -216,8 +240,22 @@ impl AgentConfig {
             skills: Skills::Ids(Vec::new()),
             takeover: false,
             mode: Mode::Push,
+            after_sign_in: AfterSignIn::default(),
             options: SignInOptions::default(),
         }
+    }
+}
+
+impl AfterSignIn {
+    /// The calls that do it, in their order.
+    #[must_use]
+    pub fn operations(&self) -> [Option<Operation>; SETTINGS] {
+        let state = self.state.map(|state| match state {
+            AgentState::Ready => Operation::SayFree,
+            AgentState::Busy => Operation::SayBusy,
+            AgentState::Work => Operation::Work,
+        });
+        [self.autoanswer.map(|_flag| Operation::AutoAnswer), state]
     }
 }
 

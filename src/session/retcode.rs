@@ -107,6 +107,14 @@ pub enum Operation {
     ForceLogin,
     /// Enter the skill queues.
     ResetSkill,
+    /// Answer calls by themselves, or not.
+    AutoAnswer,
+    /// Be ready for calls.
+    SayFree,
+    /// Be busy.
+    SayBusy,
+    /// Be in wrap-up.
+    Work,
     /// The heartbeat.
     Handshake,
     /// The heartbeat in polling mode, which may bring an event.
@@ -123,6 +131,10 @@ impl Operation {
             Operation::Login => "login",
             Operation::ForceLogin => "forceLogin",
             Operation::ResetSkill => "resetSkill",
+            Operation::AutoAnswer => "setAgentAutoAnswer",
+            Operation::SayFree => "sayFree",
+            Operation::SayBusy => "sayBusy",
+            Operation::Work => "sayWork",
             Operation::Handshake => "handShake",
             Operation::Poll => "getAgentEvent",
             Operation::Logout => "logout",
@@ -253,7 +265,11 @@ pub fn meaning(operation: Operation, retcode: &Retcode) -> Meaning {
             Operation::Login | Operation::ForceLogin => at_sign_in(operation, class, code),
             Operation::Handshake => at_heartbeat(class, code),
             Operation::Poll => at_poll(class, code),
-            Operation::ResetSkill => at_reset_skill(class, code),
+            Operation::ResetSkill
+            | Operation::AutoAnswer
+            | Operation::SayFree
+            | Operation::SayBusy
+            | Operation::Work => at_setting(class, code),
             Operation::Logout => at_logout(class),
         },
     }
@@ -303,7 +319,8 @@ fn at_poll(class: Option<Class>, code: &str) -> Meaning {
     }
 }
 
-fn at_reset_skill(class: Option<Class>, code: &str) -> Meaning {
+/// What is set once after a sign-in: skill queues, automatic answers, the agent's state.
+fn at_setting(class: Option<Class>, code: &str) -> Meaning {
     match class {
         Some(Class::AuthLost) => Meaning::Lost(loss(code)),
         Some(Class::Transient) => Meaning::Transient,
@@ -335,10 +352,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const OPERATIONS: [Operation; 6] = [
+    const OPERATIONS: [Operation; 10] = [
         Operation::Login,
         Operation::ForceLogin,
         Operation::ResetSkill,
+        Operation::AutoAnswer,
+        Operation::SayFree,
+        Operation::SayBusy,
+        Operation::Work,
         Operation::Handshake,
         Operation::Poll,
         Operation::Logout,
@@ -408,6 +429,13 @@ mod tests {
         assert_eq!(means(Operation::Poll, "000-003"), Meaning::Lost(Loss::GuidRefused));
         assert_eq!(means(Operation::Poll, "100-007"), Meaning::Transient);
         assert_eq!(means(ResetSkill, "000-002"), Meaning::Refused);
+        for setting in [Operation::AutoAnswer, Operation::SayFree, Operation::SayBusy, Operation::Work] {
+            assert_eq!(means(setting, "000-002"), Meaning::Refused);
+            assert_eq!(means(setting, "000-003"), Meaning::Lost(Loss::GuidRefused));
+            assert_eq!(means(setting, "100-006"), Meaning::Lost(Loss::NotSignedIn));
+            assert_eq!(means(setting, "100-007"), Meaning::Transient);
+            assert_eq!(means(setting, "100-009"), Meaning::Doubtful);
+        }
         assert_eq!(means(Logout, "100-008"), Meaning::Ok);
         assert_eq!(means(Logout, "100-010"), Meaning::NotNow);
     }
@@ -423,7 +451,7 @@ mod tests {
     #[test]
     fn no_code_means_success_but_zero() {
         for (code, class) in rows().filter(|(code, _)| *code != "0") {
-            for operation in &OPERATIONS[..5] {
+            for operation in &OPERATIONS[..OPERATIONS.len() - 1] {
                 assert_ne!(means(*operation, code), Meaning::Ok, "{code} {class}");
             }
         }

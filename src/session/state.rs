@@ -25,6 +25,7 @@ mod held;
 #[cfg(test)]
 mod tests;
 
+pub use held::SETTINGS;
 use held::{Held, SkillsState};
 
 /// Sign-ins after a failure: the first soon, then at most twice a minute, however long the gateway is away.
@@ -58,6 +59,8 @@ pub struct Rules {
     pub takeover: bool,
     /// Enter skill queues after sign-in.
     pub skills: bool,
+    /// Calls that then set the agent up, in this order.
+    pub settings: [Option<Operation>; SETTINGS],
     /// Heartbeats are polls, one after the other.
     pub polls: bool,
     /// There is a password. Without one a session that another program signed in can be kept, and nothing more.
@@ -158,6 +161,8 @@ pub struct Resume {
     pub silence: Duration,
     /// Whether it had entered its skill queues.
     pub skills_set: bool,
+    /// Whether calls that set the agent up were still to be made. They all are then: each may be repeated.
+    pub settings_due: bool,
     /// Another program has signed it in just now.
     pub adopted: bool,
     /// Age of its GUID, where it is known.
@@ -191,6 +196,8 @@ pub enum Effect {
     Kept,
     /// The agent is in its skill queues.
     SkillsSet,
+    /// The agent is set up, as far as it was not refused.
+    SettingsDone,
     /// The session lives but something is wrong with it.
     Degraded(Degradation),
     /// The session is gone; it will be signed in again.
@@ -221,6 +228,8 @@ pub enum Degradation {
     HeartbeatsFailing,
     /// The skill queues were refused: no calls come.
     SkillsRefused,
+    /// A call that sets the agent up after its sign-in was refused.
+    SettingsRefused,
     /// A sign-out was refused, for instance in a call: the session stays.
     SignOutRefused,
     /// No push has come since the sign-in, which causes events. Found out by those who see pushes, not by the machine.
@@ -229,9 +238,10 @@ pub enum Degradation {
 
 impl Degradation {
     /// All of them.
-    pub const ALL: [Degradation; 4] = [
+    pub const ALL: [Degradation; 5] = [
         Degradation::HeartbeatsFailing,
         Degradation::SkillsRefused,
+        Degradation::SettingsRefused,
         Degradation::SignOutRefused,
         Degradation::NoPushes,
     ];
@@ -242,6 +252,7 @@ impl Degradation {
         match self {
             Degradation::HeartbeatsFailing => "heartbeats_failing",
             Degradation::SkillsRefused => "skills_refused",
+            Degradation::SettingsRefused => "settings_refused",
             Degradation::SignOutRefused => "sign_out_refused",
             Degradation::NoPushes => "no_pushes",
         }
@@ -349,6 +360,12 @@ impl Machine {
         self.held.as_ref().is_some_and(|held| matches!(held.skills, SkillsState::Done | SkillsState::Refused))
     }
 
+    /// Whether calls that set the agent up are still to be made.
+    #[must_use]
+    pub fn settings_due(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.setting(&self.rules).is_some())
+    }
+
     /// When the gateway last heard of the session: from then on it counts silence.
     #[must_use]
     pub fn last_ok(&self) -> Option<Instant> {
@@ -373,8 +390,8 @@ impl Machine {
         match (self.state, &self.held, self.due) {
             (State::SignedOut | State::Suspended(_), _, _) => Next::Rest,
             (State::SigningOut, _, Some(due)) => Next::Call(Operation::Logout, due),
-            (_, Some(held), _) => match held.skills {
-                SkillsState::Due(due) if due <= held.next_heartbeat => Next::Call(Operation::ResetSkill, due),
+            (_, Some(held), _) => match held.to_set_up(&self.rules) {
+                Some((operation, due)) if due <= held.next_heartbeat => Next::Call(operation, due),
                 _ if self.rules.polls => Next::Call(Operation::Poll, held.next_heartbeat),
                 _ => Next::Call(Operation::Handshake, held.next_heartbeat),
             },
@@ -438,7 +455,11 @@ impl Machine {
         let guid_left = resume.guid_age.map(|age| (self.rules.guid_interval * 2).saturating_sub(age));
         let first = resume.delay.min(remaining.min(guid_left.unwrap_or(remaining)) / 4);
         let skills = if resume.skills_set { SkillsState::Done } else { self.skills_due(now) };
-        self.held = Some(Held::resumed(now, resume, now + first, skills));
+        let mut held = Held::resumed(now, resume, now + first, skills);
+        if resume.settings_due {
+            held.set_up(&self.rules, now);
+        }
+        self.held = Some(held);
         // A GUID that came just before the last run ended may not have been saved.
         self.ours_until = Some(now + remaining + SILENCE_MARGIN);
         self.state = State::Recovering;
@@ -459,6 +480,9 @@ impl Machine {
 
     fn configured(&mut self, rules: Rules, skills: bool, sign_in: bool, now: Instant) {
         self.rules = rules;
+        if let Some(held) = &mut self.held {
+            held.skip_settings_not_wanted(&rules);
+        }
         if let Some(held) = self.held.as_mut().filter(|_| skills) {
             held.skills_changed(now);
         }
@@ -511,6 +535,9 @@ impl Machine {
             Operation::Login | Operation::ForceLogin => self.sign_in_ended(operation, outcome, sent, now),
             Operation::Handshake | Operation::Poll => self.heartbeat_ended(outcome, sent, now),
             Operation::ResetSkill => self.skills_ended(outcome, now),
+            Operation::AutoAnswer | Operation::SayFree | Operation::SayBusy | Operation::Work => {
+                self.setting_ended(operation, outcome, now);
+            }
             Operation::Logout => self.sign_out_ended(outcome, now),
         }
     }
@@ -601,6 +628,7 @@ impl Machine {
         if self.rules.polls {
             held.next_heartbeat = now;
         }
+        held.set_up(&self.rules, now);
         self.held = Some(held);
         self.state = State::Active;
         self.due = None;
@@ -671,22 +699,52 @@ impl Machine {
         match outcome {
             Outcome::Answered(Meaning::Ok) => {
                 held.skills = SkillsState::Done;
+                held.settings_from(&self.rules, now);
                 self.effects.push(Effect::SkillsSet);
             }
             Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
             Outcome::Answered(Meaning::SwitchingOver) => {
                 held.skills = SkillsState::Due(now + switch_over_wait());
             }
-            Outcome::Answered(Meaning::Refused) => self.skills_refused(),
-            Outcome::Answered(Meaning::Doubtful) if held.skills_hopeless() => self.skills_refused(),
+            Outcome::Answered(Meaning::Refused) => self.skills_refused(now),
+            Outcome::Answered(Meaning::Doubtful) if held.skills_hopeless() => self.skills_refused(now),
             _ => held.skills_failed(now),
         }
     }
 
-    fn skills_refused(&mut self) {
+    fn skills_refused(&mut self, now: Instant) {
         if let Some(held) = &mut self.held {
             held.skills = SkillsState::Refused;
+            held.settings_from(&self.rules, now);
             self.effects.push(Effect::Degraded(Degradation::SkillsRefused));
+        }
+    }
+
+    fn setting_ended(&mut self, operation: Operation, outcome: Outcome, now: Instant) {
+        let Some(held) = &mut self.held else { return };
+        // Where the configuration has changed meanwhile, what is wanted now has not been asked for yet.
+        let asked = held.setting(&self.rules) == Some(operation);
+        match outcome {
+            Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
+            _ if !asked => {}
+            Outcome::Answered(Meaning::Ok) => self.setting_is_past(now),
+            Outcome::Answered(Meaning::SwitchingOver) => held.settings_due = now + switch_over_wait(),
+            Outcome::Answered(Meaning::Refused) => self.setting_refused(now),
+            Outcome::Answered(Meaning::Doubtful) if held.setting_hopeless() => self.setting_refused(now),
+            _ => held.setting_failed(now),
+        }
+    }
+
+    fn setting_refused(&mut self, now: Instant) {
+        self.effects.push(Effect::Degraded(Degradation::SettingsRefused));
+        self.setting_is_past(now);
+    }
+
+    fn setting_is_past(&mut self, now: Instant) {
+        let Some(held) = &mut self.held else { return };
+        held.setting_is_past(&self.rules, now);
+        if held.setting(&self.rules).is_none() {
+            self.effects.push(Effect::SettingsDone);
         }
     }
 

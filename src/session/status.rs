@@ -98,6 +98,7 @@ impl Degradations {
             Degradation::SkillsRefused => 2,
             Degradation::SignOutRefused => 4,
             Degradation::NoPushes => 8,
+            Degradation::SettingsRefused => 16,
         }
     }
 

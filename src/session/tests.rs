@@ -10,6 +10,7 @@ mod model;
 mod passing_on;
 mod polling;
 mod roster;
+mod settings;
 mod size;
 
 use fake::{Scene, Script, agent, main_gateway, view};
@@ -390,6 +391,7 @@ async fn resumed_sessions_are_checked_in_the_order_of_their_guids_ages() {
             last_success: Timestamp(now.millis() - 30_000),
             guid_taken: Some(Timestamp(now.millis() - age * 1000)),
             skills_set: true,
+            settings_due: false,
             media_type: None,
             adopted: None,
         };

@@ -13,7 +13,7 @@ use ccrelay::session::{
     Deps, EventStore, Journal, LifecycleEvent, SessionStore, Sessions, StoreError, StoredSession, TokenSource,
 };
 use ccrelay::simulate::settings::Agents;
-use ccrelay::simulate::{Settings, SignOut, Simulator};
+use ccrelay::simulate::{Fault, FaultKind, Operation, Settings, SignOut, Simulator};
 use ccrelay::sink::BoxFuture;
 use secrecy::SecretString;
 
@@ -307,6 +307,70 @@ async fn a_gateway_that_is_down_touches_no_agent_of_another() {
         assert_eq!(simulator.statistics().total.sign_ins, AGENTS as u64, "nobody signed in again");
         simulator.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_are_set_up_after_each_sign_in_and_not_after_a_restart() {
+    /// What `agentstatus` says of who is busy.
+    const BUSY: u8 = 3;
+    let mut settings = settings(1..=3);
+    settings.keep_ledger = true;
+    let simulator = Simulator::start(settings).await.expect("the simulator starts");
+    // The first is refused; the second passes; the third is done, so that the agent is busy when it is asked again.
+    for (operation, agent, kind) in [
+        (Operation::AutoAnswer, "1", FaultKind::Retcode("000-002".into())),
+        (Operation::AutoAnswer, "2", FaultKind::Retcode("100-007".into())),
+        (Operation::SayBusy, "3", FaultKind::DropAnswer),
+    ] {
+        simulator.inject(Fault::next(operation, 1, kind).of(agent));
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = "heartbeat_interval_secs = 1\n[agent_defaults]\nafter_sign_in_autoanswer = true\n\
+                after_sign_in_state = \"busy\"\nafter_sign_in_busy_reason = 201\n";
+    let config = config(folder.path(), &[("main", &simulator, 1..=3, keys)]);
+    let (world, metrics) = (Arc::new(World::default()), Metrics::new(["main"], []).expect("metrics"));
+    let daemon = Daemon::start(&config, &world, &metrics);
+    let ids = ["1", "2", "3"].map(|id| AgentId::parse(id).expect("an id"));
+    // How often each was made busy for our reason.
+    let made_busy = || {
+        ids.each_ref().map(|id| {
+            let ledger = simulator.ledger_of(id);
+            let ours =
+                |json: &str| json.contains("AgentState_SetNotReady_Success") && json.contains("\"201\"");
+            ledger.iter().filter(|entry| ours(&entry.json)).count()
+        })
+    };
+    let all_set_up = || async {
+        let busy = |id| simulator.session(id).is_some_and(|session| session.agent_state == BUSY);
+        let stored = world.stored.lock().expect("nobody panics");
+        let saved = stored.len() == 3 && stored.values().all(|session| !session.settings_due);
+        (saved && ids.iter().all(busy)).then_some(())
+    };
+    eventually("all agents are set up", DEADLINE, all_set_up).await;
+    assert_eq!(made_busy(), [1, 1, 2]);
+    let degraded = |daemon: &Daemon| {
+        let views = daemon.sessions.list();
+        ids.each_ref()
+            .map(|id| views.iter().find(|view| view.agent_id == *id).expect("it is there").degraded.clone())
+    };
+    assert_eq!(degraded(&daemon), [vec!["settings_refused"], vec![], vec![]]);
+
+    daemon.kill();
+    let daemon = Daemon::start(&config, &world, &metrics);
+    let beats = simulator.statistics().total.heartbeats;
+    assert!(simulator.wait_for(DEADLINE, |s| s.total.heartbeats >= beats + 9).await);
+    assert_eq!((sign_ins(&metrics, "main", "resumed"), made_busy()), (3, [1, 1, 2]));
+
+    simulator.forget_sessions();
+    eventually("all agents are made busy again", DEADLINE, || async {
+        (made_busy() == [2, 2, 3]).then_some(())
+    })
+    .await;
+    eventually("all agents are set up again", DEADLINE, all_set_up).await;
+    assert_eq!(degraded(&daemon), [vec![""; 0], vec![], vec![]]);
+    assert_eq!(sign_ins(&metrics, "main", "ok"), 6);
+    drop(daemon);
+    simulator.stop().await;
 }
 
 /// A relay of its own process and a gateway whose GUIDs change every two seconds.

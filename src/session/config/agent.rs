@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{AgentConfig, Mode, PasswordSource, SignInOptions, Skills};
+use super::{AfterSignIn, AgentConfig, AgentState, Mode, PasswordSource, SignInOptions, Skills};
 use crate::config::Problems;
 use crate::event::{AgentId, GatewayName};
 
@@ -122,6 +122,12 @@ agent_tables! {
     vc_phone_number: String;
     /// An inspector hears of agents' sign-in and sign-out.
     listen_status: bool;
+    /// Once signed in, answer calls without a click from now on, or do not.
+    after_sign_in_autoanswer: bool;
+    /// State to ask for once signed in and in the skill queues.
+    after_sign_in_state: AgentState;
+    /// Why the agent is busy, where that is the state: 0 for no reason, or 200 to 250.
+    after_sign_in_busy_reason: u8;
 }
 
 /// `skills` of an agent as it stands in the file.
@@ -188,6 +194,19 @@ impl Setting for Mode {
     }
 }
 
+impl Setting for AgentState {
+    const EXPECTED: &str = "ready, busy or work";
+
+    fn parse(text: &str) -> Option<AgentState> {
+        match text {
+            "ready" => Some(AgentState::Ready),
+            "busy" => Some(AgentState::Busy),
+            "work" => Some(AgentState::Work),
+            _ => None,
+        }
+    }
+}
+
 impl Setting for RawSkills {
     const EXPECTED: &str = "all, none, or skill ids such as 1;2;3 (in TOML \"all\" or a list of numbers)";
 
@@ -235,6 +254,11 @@ impl RawAgent {
             skills: skills?,
             takeover: self.takeover.unwrap_or(false),
             mode: self.mode.unwrap_or_default(),
+            after_sign_in: AfterSignIn {
+                autoanswer: self.after_sign_in_autoanswer,
+                state: self.after_sign_in_state,
+                busy_reason: self.after_sign_in_busy_reason,
+            },
             options: SignInOptions {
                 phone_number: self.phone_number,
                 autoanswer: self.autoanswer,
@@ -333,6 +357,10 @@ impl RawAgent {
         }
         if self.status.is_some_and(|status| !(3..=5).contains(&status)) {
             problems.add(format!("{key}.status"), "must be 3 (busy), 4 (idle) or 5 (wrap-up)");
+        }
+        if self.after_sign_in_busy_reason.is_some_and(|reason| reason != 0 && !(200..=250).contains(&reason))
+        {
+            problems.add(format!("{key}.after_sign_in_busy_reason"), "must be 0 or 200 to 250");
         }
     }
 }

@@ -81,6 +81,8 @@ fn each_mistake_of_an_agent_is_found_under_its_key() {
         ("vc_phone_number = \"0123456789012345678901234\"", "agents[0].vc_phone_number"),
         ("status = 2", "agents[0].status"),
         ("skills = \"some\"", "agents[0].skills"),
+        ("after_sign_in_busy_reason = 1", "agents[0].after_sign_in_busy_reason"),
+        ("after_sign_in_busy_reason = 251", "agents[0].after_sign_in_busy_reason"),
         ("password_file = \"both.txt\"", "agents[0]"),
         ("password_env = \"CCRELAY_TEST_NOT_SET\"", "agents[0].password_env"),
     ] {
@@ -115,4 +117,23 @@ fn a_password_file_ends_before_its_line_end() {
     assert_eq!(source.read().unwrap().expose_secret(), " pass word ");
     std::fs::write(file.path(), "x".repeat(PASSWORD_LENGTH + 1)).unwrap();
     assert!(matches!(source.read(), Err(PasswordError::TooLong)));
+}
+
+#[test]
+fn what_is_set_after_a_sign_in_is_calls_in_their_order() {
+    let operations = |toml: &str| {
+        let mut problems = Problems::default();
+        let config = validate(vec![gateway("").unwrap()], vec![agent(toml).unwrap()], &mut problems);
+        assert!(problems.found().is_empty(), "{:?}", problems.found());
+        config.agents[0].after_sign_in.operations()
+    };
+    assert_eq!(operations(""), [None, None]);
+    assert_eq!(operations("after_sign_in_autoanswer = false"), [Some(Operation::AutoAnswer), None]);
+    for (state, call) in
+        [("ready", Operation::SayFree), ("busy", Operation::SayBusy), ("work", Operation::Work)]
+    {
+        let toml = format!("after_sign_in_state = \"{state}\"\nafter_sign_in_busy_reason = 250");
+        assert_eq!(operations(&toml), [None, Some(call)]);
+    }
+    assert!(agent("after_sign_in_state = \"rest\"").is_err());
 }

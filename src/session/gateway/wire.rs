@@ -48,9 +48,22 @@ impl Wire {
             Operation::Poll => (Method::GET, format!("{base}/agentevent/{}", call.agent_id())),
             Operation::Logout => (Method::DELETE, format!("{agent}/logout")),
             Operation::ResetSkill => (Method::POST, format!("{agent}/resetskill/{}", skills(call))),
+            Operation::AutoAnswer => {
+                let flag = call.agent.after_sign_in.autoanswer.unwrap_or_default();
+                (Method::POST, format!("{agent}/autoanswer/{flag}"))
+            }
+            Operation::SayFree => (Method::POST, format!("{agent}/sayfree")),
+            Operation::SayBusy => {
+                // Both are asked for of an agent that is busy already, as after an answer that was lost; there the
+                // second lets the reason be set again.
+                let reason = call.agent.after_sign_in.busy_reason.unwrap_or_default();
+                (Method::POST, format!("{agent}/saybusy?reason={reason}&prolong=true"))
+            }
+            Operation::Work => (Method::POST, format!("{agent}/work")),
         };
+        let posts = method == Method::POST;
         let mut request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, JSON);
-        if matches!(call.operation, Operation::Handshake | Operation::ResetSkill) {
+        if posts {
             // hyper leaves the length of an empty body out; some balancers answer a POST without one with 411.
             request = request.header(CONTENT_LENGTH, "0");
         }

@@ -63,7 +63,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::session::config::{Mode, PasswordSource, SignInOptions, Skills};
+    use crate::session::config::{AfterSignIn, Mode, PasswordSource, SignInOptions, Skills};
 
     fn agent(gateway: u8, id: u8, phone: u8) -> AgentConfig {
         AgentConfig {
@@ -71,6 +71,7 @@ mod tests {
             id: AgentId::parse(&(1000 + u32::from(id)).to_string()).unwrap(),
             password: PasswordSource::File("password".into()),
             skills: Skills::All,
+            after_sign_in: AfterSignIn::default(),
             takeover: false,
             mode: Mode::Push,
             options: SignInOptions { phone_number: phone.to_string(), ..SignInOptions::default() },

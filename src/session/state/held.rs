@@ -10,7 +10,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::backoff::{Backoff, jitter};
+use crate::session::retcode::Operation;
 use crate::session::state::{Entry, Resume, Rules};
+
+/// How many calls may set an agent up after its sign-in.
+pub const SETTINGS: usize = 2;
 
 /// A failed heartbeat is repeated within seconds: at least eight tries with their deadlines fit into the limit.
 const REPEAT_FIRST: Duration = Duration::from_secs(1);
@@ -27,7 +31,7 @@ const JITTER_DIVISOR: u32 = 10;
 /// Skill queues that cannot be entered for the moment: calls stay away meanwhile, so soon, then calmer.
 const SKILLS_FIRST: Duration = Duration::from_secs(1);
 const SKILLS_MOST: Duration = Duration::from_secs(30);
-/// Doubtful refusals of the skill queues before they count as final.
+/// Doubtful refusals of the skill queues, or of what else is set, before they count as final.
 const SKILLS_TRIES: u32 = 5;
 /// Shortest time between two checks asked for by events.
 const CHECK_SPACING: Duration = Duration::from_secs(1);
@@ -59,6 +63,11 @@ pub(super) struct Held {
     repeat: Backoff,
     pub(super) skills: SkillsState,
     skills_backoff: Backoff,
+    /// Which of the settings in the rules is next; behind the last when all are made.
+    next_setting: usize,
+    /// When that one is due, once the skill queues are entered.
+    pub(super) settings_due: Instant,
+    settings_backoff: Backoff,
     /// Of an earlier run or another program, and not yet confirmed; and what it is once it is.
     pub(super) unconfirmed: Option<Entry>,
     /// The token was refused: the next heartbeat goes without.
@@ -100,6 +109,9 @@ impl Held {
             repeat: Backoff::new(REPEAT_FIRST, REPEAT_MOST),
             skills,
             skills_backoff: Backoff::new(SKILLS_FIRST, SKILLS_MOST),
+            next_setting: SETTINGS,
+            settings_due: since,
+            settings_backoff: Backoff::new(SKILLS_FIRST, SKILLS_MOST),
             unconfirmed: None,
             omit_token: false,
             degraded: false,
@@ -182,5 +194,61 @@ impl Held {
     /// Whether entering the skill queues has failed too often for a refusal without a clear reason.
     pub(super) fn skills_hopeless(&self) -> bool {
         self.skills_backoff.tries() >= SKILLS_TRIES
+    }
+
+    /// All settings of the rules are to be made.
+    pub(super) fn set_up(&mut self, rules: &Rules, now: Instant) {
+        self.next_setting = 0;
+        self.skip_settings_not_wanted(rules);
+        self.settings_from(rules, now);
+    }
+
+    /// The next setting, where one is to be made.
+    pub(super) fn setting(&self, rules: &Rules) -> Option<Operation> {
+        rules.settings.get(self.next_setting).copied().flatten()
+    }
+
+    /// What is to be done next for the agent to get calls, and when: first the skill queues, then the settings. A
+    /// session of an earlier run is confirmed before.
+    pub(super) fn to_set_up(&self, rules: &Rules) -> Option<(Operation, Instant)> {
+        match self.skills {
+            SkillsState::Due(due) => Some((Operation::ResetSkill, due)),
+            _ if self.unconfirmed.is_some() => None,
+            SkillsState::Done | SkillsState::Refused => Some((self.setting(rules)?, self.settings_due)),
+        }
+    }
+
+    /// Settings that nobody wants are passed over. One that is wanted later is for the next sign-in.
+    pub(super) fn skip_settings_not_wanted(&mut self, rules: &Rules) {
+        while self.next_setting < SETTINGS && self.setting(rules).is_none() {
+            self.next_setting += 1;
+        }
+    }
+
+    /// The next setting is due from now on: a heartbeat that was due before goes first. A poll does not, since it is
+    /// answered only when something happens, which may be what the setting brings about.
+    pub(super) fn settings_from(&mut self, rules: &Rules, now: Instant) {
+        self.settings_due = now;
+        self.settings_backoff.reset();
+        if rules.polls && self.setting(rules).is_some() {
+            self.next_heartbeat = self.next_heartbeat.max(now);
+        }
+    }
+
+    /// One setting is made, or refused: on to the next.
+    pub(super) fn setting_is_past(&mut self, rules: &Rules, now: Instant) {
+        self.next_setting += 1;
+        self.skip_settings_not_wanted(rules);
+        self.settings_from(rules, now);
+    }
+
+    /// A setting failed for now.
+    pub(super) fn setting_failed(&mut self, now: Instant) {
+        self.settings_due = now + self.settings_backoff.next_wait();
+    }
+
+    /// Whether a setting has failed too often for a refusal without a clear reason.
+    pub(super) fn setting_hopeless(&self) -> bool {
+        self.settings_backoff.tries() >= SKILLS_TRIES
     }
 }

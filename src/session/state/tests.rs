@@ -2,10 +2,13 @@
 
 use proptest::prelude::*;
 
-use super::Operation::{ForceLogin, Handshake, Login, Logout, ResetSkill};
+use super::Operation::{
+    AutoAnswer, ForceLogin, Handshake, Login, Logout, Poll, ResetSkill, SayBusy, SayFree, Work,
+};
 use super::*;
 
 mod codes;
+mod settings;
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(120);
@@ -20,6 +23,7 @@ fn rules(takeover: bool) -> Rules {
         guid_interval: Duration::from_secs(60),
         takeover,
         skills: true,
+        settings: [None, None],
         may_sign_in: true,
     }
 }
@@ -54,6 +58,12 @@ impl Bench {
         self.now += Duration::from_millis(100);
         self.input(Input::Ended(outcome));
         wait
+    }
+
+    /// With calls that set the agent up after its sign-in.
+    fn with_settings(settings: [Option<Operation>; SETTINGS]) -> Bench {
+        let rules = Rules { settings, ..rules(false) };
+        Bench { machine: Machine::new(rules), ..Bench::new(false) }
     }
 
     fn answer(&mut self, operation: Operation, meaning: Meaning) -> Duration {
@@ -423,6 +433,7 @@ fn a_resumed_session_is_checked_first_and_signed_in_only_when_refused() {
     let resume = Resume {
         silence: Duration::from_secs(100),
         skills_set: true,
+        settings_due: false,
         adopted: false,
         guid_age: None,
         delay: Duration::ZERO,
@@ -443,6 +454,7 @@ fn a_resumed_session_is_checked_first_and_signed_in_only_when_refused() {
     bench.input(Input::Start(Some(Resume {
         silence: LIMIT,
         skills_set: true,
+        settings_due: false,
         adopted: false,
         guid_age: None,
         delay: Duration::ZERO,
@@ -488,9 +500,13 @@ proptest! {
     #[test]
     fn any_history_ends_active_suspended_or_as_wished(
         takeover: bool,
+        autoanswer: bool,
+        agent_state in prop::sample::select(vec![None, Some(SayFree), Some(SayBusy), Some(Work)]),
         history in proptest::collection::vec((outcomes(), inputs(), inputs(), 0u64..20), 0..120),
     ) {
+        let settings = [autoanswer.then_some(AutoAnswer), agent_state];
         let mut bench = Bench::new(takeover);
+        bench.machine = Machine::new(Rules { settings, ..rules(takeover) });
         bench.input(Input::Start(None));
         let mut wants_out = false;
         for (outcome, before, during, seconds) in history {
@@ -523,7 +539,8 @@ proptest! {
             bench.input(Input::Ended(Outcome::Answered(Meaning::Ok)));
         }
         match bench.state() {
-            State::Active | State::Suspended(_) => {}
+            State::Active => prop_assert!(!bench.machine.settings_due()),
+            State::Suspended(_) => {}
             State::SignedOut => prop_assert!(wants_out),
             other => prop_assert!(false, "ended in {other:?}"),
         }

@@ -51,6 +51,8 @@ struct Desk {
     /// Polls answered: each brings an event that is its number.
     polls: u32,
     in_flight: bool,
+    /// What was set since the last sign-in; nothing where it was not ours.
+    set_up: Option<Vec<Operation>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +103,11 @@ impl FakeGateway {
 
     pub(super) fn keep_guids(&self) {
         self.state.lock().unwrap().static_guids = true;
+    }
+
+    /// What the agent was set to since we signed it in; `None` where that was somebody else.
+    pub(super) fn set_up(&self, agent: &str) -> Option<Vec<Operation>> {
+        self.state.lock().unwrap().desks.get(agent).and_then(|desk| desk.set_up.clone())
     }
 
     /// Passwords of all sign-ins.
@@ -212,6 +219,7 @@ impl State {
             self.guids += 1;
             let guid = format!("guid-{}", self.guids);
             (desk.guid, desk.last_heard, desk.guid_since) = (Some(guid.clone()), Some(now), Some(now));
+            desk.set_up = Some(Vec::new());
             return answer("0", Some(guid));
         }
         let held = call.ticket.map(|ticket| ticket.guid.expose_secret().to_owned());
@@ -240,7 +248,7 @@ impl State {
                     return answer("0", desk.guid.clone());
                 }
             }
-            _ => {}
+            setting => desk.set_up.iter_mut().for_each(|made| made.push(setting)),
         }
         let mut answer = answer("0", None);
         if call.operation == Operation::Poll {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::fake::{Scene, Script, agent, main_gateway, view};
 use crate::session::call::Ticket;
-use crate::session::config::{PasswordSource, Skills};
+use crate::session::config::{AfterSignIn, AgentState, PasswordSource, Skills};
 use crate::session::forward::ForwardRequest;
 use crate::session::retcode::{Operation, codes};
 
@@ -35,14 +35,16 @@ enum Turn {
         takeover: bool,
         skills: bool,
         password: bool,
+        state: AgentState,
     },
     /// The agent leaves the roster and comes back.
     LeaveAndReturn,
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
-    use Operation::{ForceLogin, Handshake, Login, Logout, ResetSkill};
-    prop::sample::select(vec![Login, ForceLogin, ResetSkill, Handshake, Handshake, Handshake, Logout])
+    use Operation::{AutoAnswer, ForceLogin, Handshake, Login, Logout, ResetSkill, SayBusy, SayFree, Work};
+    let often = vec![Login, ForceLogin, ResetSkill, Handshake, Handshake, Handshake, Logout];
+    prop::sample::select([often, vec![AutoAnswer, SayFree, SayBusy, Work]].concat())
 }
 
 fn script() -> impl Strategy<Value = Script> {
@@ -59,6 +61,10 @@ fn script() -> impl Strategy<Value = Script> {
     ]
 }
 
+fn agent_state() -> impl Strategy<Value = AgentState> {
+    prop::sample::select(vec![AgentState::Ready, AgentState::Busy, AgentState::Work])
+}
+
 fn turn() -> impl Strategy<Value = Turn> {
     prop_oneof![
         6 => (operation(), script()).prop_map(|(operation, script)| Turn::Once(operation, script)),
@@ -72,14 +78,19 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => Just(Turn::Occupy),
         1 => Just(Turn::Adopt),
         3 => prop::option::of(script()).prop_map(Turn::Forward),
-        1 => any::<(bool, bool, bool)>()
-            .prop_map(|(takeover, skills, password)| Turn::Configure { takeover, skills, password }),
+        1 => (any::<(bool, bool, bool)>(), agent_state()).prop_map(|((takeover, skills, password), state)| {
+            Turn::Configure { takeover, skills, password, state }
+        }),
         1 => Just(Turn::LeaveAndReturn),
     ]
 }
 
 async fn live(takeover: bool, turns: Vec<(Turn, u64)>) -> Result<(), TestCaseError> {
-    let scene = Scene::with(&["291"], |_, agent| agent.takeover = takeover);
+    let scene = Scene::with(&["291"], |_, agent| {
+        agent.takeover = takeover;
+        agent.after_sign_in =
+            AfterSignIn { autoanswer: Some(true), state: Some(AgentState::Ready), busy_reason: None };
+    });
     let mut config = scene.config.agents[0].clone();
     let (mut adoptions, mut forwards) = (0, Vec::new());
     let mut sessions = scene.start();
@@ -122,7 +133,8 @@ async fn live(takeover: bool, turns: Vec<(Turn, u64)>) -> Result<(), TestCaseErr
                     drop(sessions.forward(&main_gateway(), &agent("291"), request).await);
                 }));
             }
-            Turn::Configure { takeover, skills, password } => {
+            Turn::Configure { takeover, skills, password, state } => {
+                config.after_sign_in.state = Some(state);
                 config.takeover = takeover;
                 config.skills = if skills { Skills::All } else { Skills::Ids(vec![7]) };
                 let word = if password { "another" } else { "pass" };
@@ -140,7 +152,17 @@ async fn live(takeover: bool, turns: Vec<(Turn, u64)>) -> Result<(), TestCaseErr
     scene.pass(200).await;
     let end = view(&sessions);
     match end.state {
-        "active" => prop_assert!(scene.gateway.is_signed_in("291")),
+        "active" => {
+            prop_assert!(scene.gateway.is_signed_in("291"));
+            let refused = scene.reasons().contains(&"settings_refused");
+            if let Some(made) = scene.gateway.set_up("291").filter(|_| !refused) {
+                let asks_for_state = |operation: &Operation| {
+                    matches!(operation, Operation::SayFree | Operation::SayBusy | Operation::Work)
+                };
+                prop_assert!(made.contains(&Operation::AutoAnswer), "{:?}", made);
+                prop_assert!(made.iter().any(asks_for_state), "{:?}", made);
+            }
+        }
         "suspended" => prop_assert!(end.reason.is_some()),
         "signed_out" => {}
         other => prop_assert!(false, "ended {other}: {end:?}"),

@@ -1,6 +1,6 @@
 //! Agents that come, change and go while the daemon runs, and sessions that other programs signed in.
 
-use super::config::{AgentConfig, PasswordSource, SignInOptions, Skills};
+use super::config::{AfterSignIn, AgentConfig, PasswordSource, SignInOptions, Skills};
 use super::fake::{Scene, Script, agent, main_gateway, view};
 use super::retcode::Operation::{ForceLogin, Handshake, Login, Logout, ResetSkill};
 use super::*;
@@ -11,6 +11,7 @@ fn config(id: &str) -> AgentConfig {
         id: agent(id),
         password: PasswordSource::Fixed("pass".into()),
         skills: Skills::All,
+        after_sign_in: AfterSignIn::default(),
         takeover: false,
         mode: crate::session::config::Mode::Push,
         options: SignInOptions { phone_number: "70004".into(), ..SignInOptions::default() },

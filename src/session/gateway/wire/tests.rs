@@ -119,6 +119,25 @@ fn skills_and_sign_out_are_asked_for_by_path() {
     let linked = path(Operation::ResetSkill, serde_json::json!({"phonelinkage": false}));
     assert_eq!(linked.1, "resetskill/true?phonelinkage=0");
     assert_eq!(path(Operation::Logout, serde_json::json!({})), (Method::DELETE, "logout".into()));
+    for (operation, agent, expected) in [
+        (Operation::AutoAnswer, serde_json::json!({"after_sign_in_autoanswer": true}), "autoanswer/true"),
+        (Operation::AutoAnswer, serde_json::json!({"after_sign_in_autoanswer": false}), "autoanswer/false"),
+        (Operation::SayFree, serde_json::json!({"after_sign_in_state": "ready"}), "sayfree"),
+        (
+            Operation::SayBusy,
+            serde_json::json!({"after_sign_in_state": "busy"}),
+            "saybusy?reason=0&prolong=true",
+        ),
+        (
+            Operation::SayBusy,
+            serde_json::json!({"after_sign_in_state": "busy", "after_sign_in_busy_reason": 201}),
+            "saybusy?reason=201&prolong=true",
+        ),
+        (Operation::Work, serde_json::json!({"after_sign_in_state": "work"}), "work"),
+    ] {
+        assert_eq!(path(operation, agent), (Method::POST, expected.into()));
+    }
+    assert_eq!(request(Operation::Work, serde_json::json!({})).headers()[CONTENT_LENGTH], "0");
 }
 
 #[test]
