@@ -6,24 +6,24 @@ use std::time::Duration;
 /// together do not come back together.
 #[derive(Debug, Clone)]
 pub struct Backoff {
-    first: Duration,
-    most: Duration,
+    /// In milliseconds, as in every session there are several.
+    first_millis: u32,
+    most_millis: u32,
     tries: u32,
 }
 
 impl Backoff {
-    /// A back-off whose first wait is at most `first` and whose longest is at most `most`.
+    /// A back-off whose first wait is at most `first` and whose longest is at most `most`, both to the millisecond.
     #[must_use]
     pub fn new(first: Duration, most: Duration) -> Backoff {
-        Backoff { first, most, tries: 0 }
+        let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
+        Backoff { first_millis: millis(first), most_millis: millis(most), tries: 0 }
     }
 
     /// The next wait, between half and all of the current step.
     pub fn next_wait(&mut self) -> Duration {
-        let step = self
-            .first
-            .saturating_mul(1u32.checked_shl(self.tries.min(20)).unwrap_or(u32::MAX))
-            .min(self.most);
+        let millis = self.first_millis.saturating_mul(1 << self.tries.min(20)).min(self.most_millis);
+        let step = Duration::from_millis(millis.into());
         self.tries = self.tries.saturating_add(1);
         step / 2 + jitter(step / 2)
     }
