@@ -51,6 +51,9 @@ const EVENT_BYTES: usize = 1024;
 const READ_REPLAYS: usize = 64;
 /// The first wait after a failure.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// While the daemon stops a broker has this long for its next confirmation: one that is away must not use up the grace
+/// period, and what it has not confirmed stays in the spool.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest wait between tries: how long an end of an outage can go unnoticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
@@ -296,6 +299,7 @@ impl Worker {
     ) -> Result<(), Ended> {
         let Some(front) = flow.in_flight.front_mut() else { return Ok(()) };
         let stalled = flow.last_progress + self.config.stall_timeout;
+        let given_up = Instant::now() + STOP_PATIENCE;
         let result = tokio::select! {
             biased;
             result = &mut front.ack => result,
@@ -303,6 +307,11 @@ impl Worker {
                 return if changed.is_ok() { Ok(()) } else { Err(Ended::Stopped) };
             }
             () = self.stop.cancelled(), if !stopping => return Ok(()),
+            () = tokio::time::sleep_until(given_up), if stopping => {
+                let events = flow.in_flight.len();
+                tracing::warn!(sink = %self.config.sink, events, spool_offset = self.reader.cursor(), "no confirmation while stopping: what is in flight stays in the spool");
+                return Err(Ended::Stopped);
+            }
             () = tokio::time::sleep_until(stalled) => {
                 let silence = self.config.stall_timeout.as_secs();
                 return Err(DeliveryError::retry("stalled", format!("no confirmation for {silence} s")).into());

@@ -73,7 +73,7 @@ pub const SESSION_LOSS_REASONS: &[&str] =
 /// What can be wrong with a session that lives: label `reason` of `ccrelay_sessions_degraded`.
 pub const SESSION_DEGRADATIONS: &[&str] =
     &["heartbeats_failing", "skills_refused", "settings_refused", "sign_out_refused", "no_pushes"];
-/// Bounds of the sign-out budget: label `le` of `ccrelay_sign_out_budget_agents`. All sessions are within the last.
+/// Bounds of the sign-out budget: label `within_secs` of `ccrelay_sign_out_budget_agents`. All sessions are within the last.
 pub const BUDGET_BOUNDS: &[(&str, u64)] = &[
     ("0", 0),
     ("10", 10),
@@ -247,8 +247,8 @@ metrics! {
     guid_oldest_age: GaugeVec = "ccrelay_guid_oldest_age_seconds" ["gateway"];
     /// Sessions that live and have something wrong with them, by reason.
     sessions_degraded: IntGaugeVec = "ccrelay_sessions_degraded" ["gateway", "reason"];
-    /// Agents that the gateway would sign out within so many seconds (le) unless it hears of them.
-    sign_out_budget_agents: IntGaugeVec = "ccrelay_sign_out_budget_agents" ["gateway", "le"];
+    /// Agents that the gateway would sign out within so many seconds (within_secs) unless it hears of them.
+    sign_out_budget_agents: IntGaugeVec = "ccrelay_sign_out_budget_agents" ["gateway", "within_secs"];
     /// Agents of the configuration and of the rosters that are in force.
     roster_agents: IntGaugeVec = "ccrelay_roster_agents" ["gateway"];
     /// Rosters that have changed and were not put in force, for mistakes or because too many agents were gone.

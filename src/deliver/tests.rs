@@ -593,6 +593,20 @@ async fn a_stop_waits_for_what_is_in_flight_and_publishes_nothing_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_gives_up_on_a_far_end_that_confirms_nothing() {
+    let bench = Bench::open();
+    // Far less than the stall time-out: that one would use up the grace period of the daemon.
+    let running = bench.start_with("one", 100, Duration::from_secs(3600), |_, _| Verdict::Hold);
+    bench.push_singles(2).await;
+    running.published(2).await;
+    bench.stop.cancel();
+    let book = running.ended().await;
+    assert!(book.lock().unwrap().closed);
+    assert_eq!(bench.cursor("one"), 1, "what was not confirmed stays in the spool");
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_a_wait_between_tries_at_once() {
     let bench = Bench::open();
     bench.push_singles(1).await;
