@@ -14,6 +14,7 @@ pub mod config;
 pub mod deliver;
 pub mod demo;
 pub mod event;
+pub mod exchange;
 pub mod lifecycle;
 pub mod listen;
 pub mod metrics;

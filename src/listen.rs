@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::calm::Calm;
+use crate::exchange::{Connection, Exchange};
 use crate::metrics::Metrics;
 
 /// TLS settings that can be replaced while the listener runs.
@@ -61,10 +62,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Incomer {
     /// Who connected.
     pub peer: SocketAddr,
-    /// Requests begun on this connection so far.
-    pub requests: Arc<AtomicU64>,
-    /// This request's number among them, from 1.
-    pub number: u64,
+    /// This request among those of its connection.
+    pub exchange: Exchange,
 }
 
 /// Answers requests of a listener.
@@ -188,14 +187,15 @@ async fn connection<H: Handler>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
+    let turns = Connection::new();
     let gauge = shared.limits.counted.then(|| OpenConnection::new(&shared.metrics));
     match &shared.tls {
-        None => serve(&shared, stream, peer).await,
+        None => serve(&shared, stream, peer, &turns).await,
         Some(tls) => {
             let acceptor = TlsAcceptor::from(tls.load_full());
             let handshake = tokio::time::timeout(shared.limits.handshake_timeout, acceptor.accept(stream));
             match handshake.await {
-                Ok(Ok(stream)) => serve(&shared, stream, peer).await,
+                Ok(Ok(stream)) => serve(&shared, stream, peer, &turns).await,
                 Ok(Err(error)) => shared.fault("tls_handshake", &error),
                 Err(_) => shared.fault("tls_handshake_timeout", &"the TLS handshake took too long"),
             }
@@ -223,16 +223,17 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
     shared: &Arc<Shared<H>>,
     stream: S,
     peer: SocketAddr,
+    turns: &Arc<Connection>,
 ) {
     let phase = Arc::new(Phase::new());
-    let requests = Arc::new(AtomicU64::new(0));
     let service = service_fn(|request: Request<Incoming>| {
         phase.enter(PHASE_REQUEST);
-        let number = requests.fetch_add(1, Ordering::AcqRel) + 1;
-        let answer = shared.handler.handle(request, Incomer { peer, requests: requests.clone(), number });
+        let exchange = turns.begin();
+        let answer = shared.handler.handle(request, Incomer { peer, exchange: exchange.clone() });
         let phase = phase.clone();
         async move {
             let answer = answer.await;
+            exchange.answered();
             phase.enter(PHASE_IDLE);
             Ok::<_, std::convert::Infallible>(answer)
         }

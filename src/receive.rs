@@ -24,7 +24,7 @@ use crate::event::normalise::RecordKind;
 use crate::event::vocabulary;
 use crate::listen::{Handler, Incomer};
 use crate::metrics::Metrics;
-use crate::spool::{AgentKey, AnswerMark, AppendError, Appended, NewRecord, Spool};
+use crate::spool::{AgentKey, AppendError, Appended, NewRecord, Spool};
 
 pub mod reply;
 pub mod tls;
@@ -164,7 +164,7 @@ impl PushHandler {
             received_at,
             agent: agent.clone(),
             body: body.clone(),
-            answer: Some(AnswerMark { requests: from.requests, number: from.number }),
+            answer: Some(from.exchange),
         };
         let appended = self.spool.append(record).await.map_err(|error| match error {
             AppendError::Full => Refusal::SpoolFull,

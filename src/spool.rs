@@ -26,6 +26,7 @@ use crate::clock::Timestamp;
 use crate::event::normalise::{EventRef, RecordKind, RecordView};
 use crate::event::state::AgentSnapshot;
 use crate::event::{AgentId, GatewayName};
+use crate::exchange::Exchange;
 
 mod agents;
 mod damage;
@@ -40,7 +41,7 @@ mod schema;
 mod shed;
 mod writer;
 
-pub use agents::{AnswerMark, RepeatRules};
+pub use agents::RepeatRules;
 pub use damage::{Damage, Findings};
 pub use dead_letters::{DeadLetter, Letter, LetterFilter, Replay, Replayed, StoredLetter, body_as_json};
 pub use limits::{SpoolLimits, WhenFull};
@@ -105,7 +106,7 @@ pub struct NewRecord {
     /// The bytes as received; for pushes and polls a body that `envelope::parse` accepts.
     pub body: Bytes,
     /// How to find out later whether our answer arrived; `None` where no answer is owed.
-    pub answer: Option<AnswerMark>,
+    pub answer: Option<Exchange>,
 }
 
 /// What was stored.

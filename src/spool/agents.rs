@@ -7,14 +7,16 @@
 //! - it comes within the window after that, and
 //! - either every one of those events has an `eventGenTime` (two different events never have all bytes equal then), or
 //!   nothing shows that our answer to the last batch arrived (no later request on that connection) and the gateway's
-//!   retry interval has passed.
+//!   retry interval has passed, or the gateway had begun it before that answer left: it sends an agent's pushes one by
+//!   one, so it had given up waiting.
+//!
+//! In the last case both wait here at the same time, as after a machine that stood still, and the repeat may even be read
+//! first; the batch that is then read last is the beginning of the one before.
 //!
 //! Two equal chat messages in a row on one connection are therefore two events: the second request shows that the
 //! first answer arrived.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +26,7 @@ use crate::clock::Timestamp;
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::{EventRef, RecordKind};
 use crate::event::state::AgentSnapshot;
+use crate::exchange::Exchange;
 
 /// When a batch counts as a repeat.
 #[derive(Debug, Clone, Copy)]
@@ -32,22 +35,6 @@ pub struct RepeatRules {
     pub soonest: Duration,
     /// No repeat comes later than this: the gateway has given the agent up by then.
     pub window: Duration,
-}
-
-/// Which request on which connection a push was, to find out later whether our answer arrived: a later request on the
-/// same connection shows that it did.
-#[derive(Debug, Clone)]
-pub struct AnswerMark {
-    /// Requests begun on the connection so far; shared with it.
-    pub requests: Arc<AtomicU64>,
-    /// This request's number among them.
-    pub number: u64,
-}
-
-impl AnswerMark {
-    fn arrived(&self) -> bool {
-        self.requests.load(Ordering::Acquire) > self.number
-    }
 }
 
 /// One agent's row; all but the mark is stored.
@@ -66,7 +53,7 @@ pub(super) struct LastBatch {
     events: Vec<LastEvent>,
     /// Not stored: after a restart nothing shows that an answer arrived.
     #[serde(skip)]
-    answer: Option<AnswerMark>,
+    answer: Option<Exchange>,
 }
 
 /// One event of it: a digest of its bytes, whether it has an `eventGenTime`, and its first delivery.
@@ -113,8 +100,7 @@ impl AgentBook {
         let row = self.rows.entry(batch.agent.clone()).or_default();
         let events: Vec<LastEvent> =
             batch.events.iter().map(|event| LastEvent::of(event, batch.offset)).collect();
-        let repeated =
-            row.last.as_ref().filter(|last| last.is_repeated_by(&events, batch.received_at, rules));
+        let repeated = row.last.as_ref().filter(|last| last.is_repeated_by(&events, batch, rules));
         let (placement, events) = match repeated {
             Some(last) => last.placed_again(events, row),
             None => (row.placed_new(), renumbered(events)),
@@ -210,7 +196,7 @@ pub(super) struct Batch<'a> {
     pub(super) offset: u64,
     pub(super) received_at: Timestamp,
     pub(super) events: &'a [RawEvent<'a>],
-    pub(super) answer: Option<AnswerMark>,
+    pub(super) answer: Option<Exchange>,
 }
 
 impl AgentRow {
@@ -241,14 +227,20 @@ impl AgentRow {
 }
 
 impl LastBatch {
-    fn is_repeated_by(&self, events: &[LastEvent], at: Timestamp, rules: &RepeatRules) -> bool {
-        let leads = !self.events.is_empty()
-            && self.events.len() <= events.len()
+    fn is_repeated_by(&self, events: &[LastEvent], batch: &Batch<'_>, rules: &RepeatRules) -> bool {
+        let alike = !self.events.is_empty()
+            && !events.is_empty()
             && self.events.iter().zip(events).all(|(old, new)| old.digest == new.digest);
-        let gap = at.since(self.received_at);
+        let gap = batch.received_at.since(self.received_at);
         let timed = self.events.iter().all(|event| event.timed);
-        let unanswered = !self.answer.as_ref().is_some_and(AnswerMark::arrived) && gap >= rules.soonest;
-        leads && gap <= rules.window && (timed || unanswered)
+        let whole = self.events.len() <= events.len();
+        let unanswered =
+            whole && !self.answer.as_ref().is_some_and(Exchange::arrived) && gap >= rules.soonest;
+        let overlaps = match (&self.answer, &batch.answer) {
+            (Some(last), Some(new)) => last.overlaps(new),
+            _ => false,
+        };
+        alike && gap <= rules.window && (timed || unanswered || overlaps)
     }
 
     /// Repeated events keep id and sequence; new ones at the end go on from there. Only where an event of our own came
@@ -256,11 +248,13 @@ impl LastBatch {
     fn placed_again(&self, mut events: Vec<LastEvent>, row: &AgentRow) -> (Placement, Vec<LastEvent>) {
         let known = self.events.len() as u64;
         let fresh = events.len() as u64 > known;
+        let repeats = self.events.iter().take(events.len()).map(|event| event.first).collect();
         let sequence = if fresh { row.next_sequence.saturating_sub(known) } else { self.sequence };
         for (new, old) in events.iter_mut().zip(&self.events) {
             new.first = old.first;
         }
-        let repeats = self.events.iter().map(|event| event.first).collect();
+        // The first delivery that is read after its repeat: what is known of the repeat stays known.
+        events.extend(self.events.iter().skip(events.len()).cloned());
         (Placement { sequence, repeats, before: row.snapshot.clone() }, renumbered(events))
     }
 }

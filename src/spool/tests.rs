@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::clock::Clock;
+use crate::exchange::Connection;
 use crate::metrics::Metrics;
 
 const RULES: RepeatRules = RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) };
@@ -368,16 +369,42 @@ mod repeats {
     async fn two_equal_messages_are_two_events_when_the_first_answer_is_known_to_have_arrived() {
         let folder = TempDir::new().unwrap();
         let (spool, threads) = open(config(folder.path()), &["kafka"]);
-        let requests = Arc::new(AtomicU64::new(1));
-        let mark = |number| Some(AnswerMark { requests: requests.clone(), number });
-        spool.append(NewRecord { answer: mark(1), ..push("1001", &["hello"], 0) }).await.unwrap();
-        requests.store(2, Ordering::Release);
-        let second = NewRecord { answer: mark(2), ..push("1001", &["hello"], 15) };
+        let connection = Connection::new();
+        let exchange = || {
+            let exchange = connection.begin();
+            exchange.answered();
+            Some(exchange)
+        };
+        spool.append(NewRecord { answer: exchange(), ..push("1001", &["hello"], 0) }).await.unwrap();
+        let second = NewRecord { answer: exchange(), ..push("1001", &["hello"], 15) };
         assert_eq!(spool.append(second).await.unwrap().repeated, 0);
         // No later request on that connection: this one may be the gateway's retry.
         let third = NewRecord { answer: None, ..push("1001", &["hello"], 30) };
         assert_eq!(spool.append(third).await.unwrap().repeated, 1);
         close(spool, threads).await;
+    }
+
+    /// As after a machine that stood still: the gateway gave the first delivery up, and both wait to be read.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn deliveries_that_wait_at_the_same_time_are_the_same_whichever_is_read_first() {
+        for first_is_longer in [false, true] {
+            let folder = TempDir::new().unwrap();
+            let (spool, threads) = open(config(folder.path()), &["kafka"]);
+            let (given_up, again) = (Connection::new().begin(), Connection::new().begin());
+            let (short, long) = (push("1001", &["hello"], 0), push("1001", &["hello", "more"], 0));
+            let (first, second) = if first_is_longer { (long, short) } else { (short, long) };
+            spool.append(NewRecord { answer: Some(given_up.clone()), ..first }).await.unwrap();
+            given_up.answered();
+            let second = spool.append(NewRecord { answer: Some(again.clone()), ..second }).await.unwrap();
+            again.answered();
+            assert_eq!(second.repeated, 1);
+            // An equal one that was begun after the answer is another.
+            let later = NewRecord { answer: Some(Connection::new().begin()), ..push("1001", &["hello"], 1) };
+            assert_eq!(spool.append(later).await.unwrap().repeated, 0);
+            let firsts = repeats_of(&spool).await.into_iter().map(|(_, repeats)| repeats).collect::<Vec<_>>();
+            assert_eq!(firsts, [vec![], vec![(1, 0)], vec![]]);
+            close(spool, threads).await;
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

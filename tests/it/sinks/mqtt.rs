@@ -302,7 +302,8 @@ async fn a_slow_link_delays_and_does_not_fail() {
     let broker = Mosquitto::start().await;
     let subscriber = Subscriber::start(broker.port(), "#").await;
     let proxy = Proxy::start(&format!("127.0.0.1:{}", broker.port())).await;
-    let mut sink = through(&proxy, "keep_alive_secs = 5");
+    // What is in flight takes up to eight seconds, and a ping waits behind it.
+    let mut sink = through(&proxy, "keep_alive_secs = 15");
     let sent = messages("events", 300, 1000);
     proxy.slow(40_000);
     let report = deliver_all(&mut sink, &sent, 200).await;
