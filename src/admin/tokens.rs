@@ -1,8 +1,10 @@
 //! Bearer tokens of the admin API, from a file: one a line, with the scope and a name for the audit log before it.
 //!
-//!     # scope  name     token
-//!     read     grafana  3f0c2d5b8a1e4c7f9d6b
-//!     admin    crm      9b1f7c3e5d8a2f4c6e0b
+//! ```text
+//! # scope  name     token
+//! read     grafana  3f0c2d5b8a1e4c7f9d6b
+//! admin    crm      9b1f7c3e5d8a2f4c6e0b
+//! ```
 //!
 //! Words are parted by spaces or colons. Without a scope a token may do everything; without a name it is called after
 //! its line. Of tokens only the SHA-256 is kept. A file that has changed is read anew with the next request; one that

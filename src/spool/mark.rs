@@ -5,7 +5,9 @@
 //! before it has lost records that were acknowledged. It is not synced itself: after a power cut it may say less, which
 //! only means that less is noticed. One sector, a checksum, no other meaning.
 //!
-//!     ccrelay-spool-mark 1 <spool id> <next offset> <time of the newest record> <crc>
+//! ```text
+//! ccrelay-spool-mark 1 <spool id> <next offset> <time of the newest record> <crc>
+//! ```
 
 use std::fs::{File, OpenOptions};
 use std::io;
