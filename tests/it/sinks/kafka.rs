@@ -408,8 +408,14 @@ async fn a_copy_of_a_dead_letter_says_why_and_where_it_was_refused() {
 
 #[tokio::test]
 async fn a_sink_closes_in_time_with_its_broker_away() {
-    let mut sink = sink("127.0.0.1:1", "");
-    let acks = publish(&mut sink, &messages("nowhere", 10, 0)).await;
+    let mut kafka = Kafka::start().await;
+    kafka.create_topic("events", 1, &[]).await;
+    let mut sink = sink(&kafka.address(), "");
+    for ack in publish(&mut sink, &messages("events", 10, 0)).await {
+        ack.await.expect("the broker confirms");
+    }
+    kafka.stop().await;
+    let acks = publish(&mut sink, &messages("events", 10, 0)).await;
     let begin = Instant::now();
     sink.close().await;
     assert!(begin.elapsed() < Duration::from_secs(5), "it took {:?}", begin.elapsed());
