@@ -43,8 +43,9 @@ impl Connection {
     /// The next request begins.
     #[must_use]
     pub fn begin(self: &Arc<Connection>) -> Exchange {
-        self.answered.store(0, Ordering::Release);
+        // First the number: a request that is over must never look as if it were still unanswered.
         let number = self.requests.fetch_add(1, Ordering::AcqRel) + 1;
+        self.answered.store(0, Ordering::Release);
         let begun = if number == 1 { self.accepted } else { Instant::now() };
         Exchange { connection: self.clone(), number, begun }
     }
