@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::codes::Code;
 use super::data::Moment;
-use super::state::CallState;
+use super::state::{CallOutcome, CallState};
 
 macro_rules! sections {
     ($( $(#[$outer:meta])* $name:ident { $( $(#[$inner:meta])* $field:ident : $type:ty, )+ } )+) => { $(
@@ -23,6 +23,8 @@ sections! {
     Details {
         /// The call that the event is about.
         call: Box<CallData>,
+        /// What became of the call at this agent: only in `ccrelay.call.ended`.
+        summary: Box<SummaryData>,
         /// The skill queue that the call waits in.
         queue: QueueData,
         /// A message of a text session.
@@ -97,6 +99,37 @@ sections! {
         cause_text: String,
         /// Data attached to it.
         attached_data: String,
+    }
+
+    /// One agent's part of a call or text session, from its beginning to its end. The parts of several agents have
+    /// `call.id` in common. Durations count as far as both ends were seen.
+    SummaryData {
+        /// How it ended.
+        outcome: CallOutcome,
+        /// When the gateway first named it to this agent.
+        started_at: Moment,
+        /// When it ended; left out when the end was not seen.
+        ended_at: Moment,
+        /// From the beginning to the end.
+        duration_seconds: f64,
+        /// How long it rang, here or at the other party, until it was answered or ended.
+        ringing_seconds: f64,
+        /// From the beginning to the answer; left out when there was none.
+        answered_after_seconds: f64,
+        /// How long agent and other party were connected.
+        talked_seconds: f64,
+        /// How long the other party was on hold.
+        held_seconds: f64,
+        /// How often it was put on hold.
+        held_count: u32,
+        /// Whether three or more took part.
+        conferenced: bool,
+        /// Whether this agent passed it on: the gateway reported so, or another party's phone rang last.
+        transferred_out: bool,
+        /// The number it was passed on to.
+        transferred_to: String,
+        /// Who ended it, where that can be told: `agent`, `otherParty` or `platform`.
+        ended_by: &'static str,
     }
 
     /// A skill queue and what became of a call in it.

@@ -49,6 +49,8 @@ pub enum AgentState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CallState {
+    /// It was announced to the agent and does not ring yet.
+    Offered,
     /// The agent is calling.
     Initiated,
     /// It waits for the agent's answer.
@@ -59,6 +61,28 @@ pub enum CallState {
     Held,
     /// The agent is out of it.
     Ended,
+}
+
+/// How a call or text session ended at an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CallOutcome {
+    /// It was answered, and ended later.
+    Answered,
+    /// Nobody answered it in time, or it was taken away before.
+    NotAnswered,
+    /// Who called gave up before the answer.
+    Abandoned,
+    /// It could not be set up.
+    Failed,
+    /// The agent signed out in the middle of it.
+    SignedOut,
+    /// The session was lost in the middle of it: its end was not seen.
+    SessionLost,
+    /// Nothing was heard of it for so long that it is given up: its end was not seen.
+    Expired,
+    /// It made room for newer ones, because so many were open: its end was not seen.
+    Displaced,
 }
 
 /// An agent at one moment. Compact as JSON: members that say nothing are left out.

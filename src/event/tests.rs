@@ -135,7 +135,11 @@ fn the_vocabulary_has_exactly_the_known_types_and_their_categories() {
 
 #[test]
 fn each_documented_type_has_a_name_of_its_own() {
-    let all: Vec<_> = vocabulary::entries().iter().chain(vocabulary::session_entries()).collect();
+    let all: Vec<_> = vocabulary::entries()
+        .iter()
+        .chain(vocabulary::session_entries())
+        .chain(vocabulary::derived_entries())
+        .collect();
     let mut names = HashSet::new();
     for entry in &all {
         let is_alias = ["AgentMediaEvent_Play_Succd", "AgentState_NotReady"].contains(&entry.gateway_type);

@@ -139,7 +139,13 @@ pub fn entries() -> &'static [Entry] {
     ENTRIES
 }
 
-/// All events of ccrelay's own.
+/// Events that follow from others: ccrelay makes them beside the event that brings them about.
+#[must_use]
+pub fn derived_entries() -> &'static [Entry] {
+    DERIVED_ENTRIES
+}
+
+/// All events of ccrelay's own about sessions.
 #[must_use]
 pub fn session_entries() -> &'static [Entry] {
     SESSION_ENTRIES
@@ -162,6 +168,11 @@ const RIGHT_SPELLINGS: &[(&str, &str)] = &[
     ("AgentEvent_Agent_Occupied", "AgentEvent_Agent_Occupyed"),
     ("AgentEvent_MediaSwitch", "AgentEvent_MediaSwith"),
     ("AgentOther_PhoneUnknown", "AgentOther_PhoneUnknow"),
+];
+
+#[rustfmt::skip]
+const DERIVED_ENTRIES: &[Entry] = &[
+    row("call.ended", "ccrelay.call.ended", CALL, Nothing, Nil, "-"),
 ];
 
 #[rustfmt::skip]
