@@ -1,5 +1,5 @@
 //! The command line: `run`, `check`, `simulate`, `demo`, and the exit codes that scripts can rely on: 0 done, 1 failed,
-//! 64 wrong usage, 78 wrong configuration (the last two from sysexits.h).
+//! 64 wrong usage, 65 a damaged spool, 78 wrong configuration (the last three from sysexits.h).
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use crate::config::{self, Config, LogConfig, LogFormat};
 use crate::demo;
 use crate::lifecycle::Lifecycle;
 use crate::simulate;
+use crate::spool::OpenError;
 
 mod agents;
 mod dead_letters;
@@ -27,6 +28,8 @@ use inspect::SpoolCommand;
 const FAILED: u8 = 1;
 /// `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
+/// `EX_DATAERR` of sysexits.h: the spool is damaged, which needs a person's word.
+const DAMAGED: u8 = 65;
 /// `EX_CONFIG` of sysexits.h.
 const CONFIGURATION: u8 = 78;
 
@@ -168,7 +171,10 @@ pub(crate) fn finish(result: anyhow::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ccrelay: {error:#}");
-            ExitCode::from(FAILED)
+            let damaged = error.chain().any(|cause| {
+                cause.downcast_ref::<OpenError>().is_some_and(|e| matches!(e, OpenError::Damaged { .. }))
+            });
+            ExitCode::from(if damaged { DAMAGED } else { FAILED })
         }
     }
 }

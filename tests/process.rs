@@ -346,3 +346,23 @@ async fn a_start_that_fails_says_why_and_ends_with_one() {
     assert!(errors.contains("spool"), "{errors}");
     scene.play_on(50).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_spool_ends_with_a_code_of_its_own_that_no_restart_follows() {
+    let mut scene = Scene::prepare("").await;
+    scene.start().await;
+    scene.play_on(50).await;
+    assert_eq!(scene.relay.stop().await, 0, "{}", scene.relay.log());
+    let database = scene.relay.folder().join("spool/spool.db");
+    let mut bytes = std::fs::read(&database).expect("it is there");
+    bytes.truncate(bytes.len() / 2);
+    std::fs::write(&database, &bytes).expect("it can be written");
+
+    let path = scene.relay.folder().join("config.toml").display().to_string();
+    let (code, errors) = code_and_errors(&ccrelay(&["run", "--config", &path]));
+    assert_eq!(code, Some(65), "{errors}");
+    assert!(errors.contains("damaged") && errors.contains("spool repair"), "{errors}");
+    assert_eq!(std::fs::read(&database).expect("it is there"), bytes, "nothing was changed");
+    let unit = include_str!("../deploy/ccrelay.service");
+    assert!(unit.contains("RestartPreventExitStatus=64 65 78"), "systemd does not try again");
+}
