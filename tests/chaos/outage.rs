@@ -11,6 +11,7 @@ use crate::usage::resident_kib;
 
 /// Events that MQTT may be behind at any time: what is under way, and what a busy machine is late with.
 const MQTT_LAG: f64 = 2_000.0;
+const TENTHS: usize = 10;
 /// What the drain of an outage may take; for a long one, as long again.
 const DRAIN: Duration = Duration::from_secs(120);
 
@@ -23,6 +24,8 @@ pub(crate) struct Outage {
     failed: u64,
     start_kib: u64,
     most_kib: u64,
+    /// The most of each tenth of it.
+    tenths_kib: [u64; TENTHS],
     /// The most by the end of the drain.
     drain_kib: u64,
     /// Events behind: Kafka at the end of the outage, MQTT at the worst.
@@ -52,7 +55,8 @@ pub(crate) async fn run(scene: &mut Scene, options: &Options) -> Outage {
     let end = Instant::now() + options.length;
     while Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(250)).await;
-        outage.sample(shared).await;
+        let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
+        outage.sample(shared, 1.0 - left / options.length.as_secs_f64()).await;
     }
     outage.disturbed = percentiles();
     outage.kafka_lag = lag(shared, "bus").await;
@@ -80,8 +84,13 @@ async fn lag(shared: &Shared, sink: &str) -> f64 {
 }
 
 impl Outage {
-    async fn sample(&mut self, shared: &Shared) {
-        self.most_kib = self.most_kib.max(resident_kib(shared.memory.pid()).expect("the relay runs"));
+    /// `at` is the share of the outage that is over.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 1")]
+    async fn sample(&mut self, shared: &Shared, at: f64) {
+        let resident = resident_kib(shared.memory.pid()).expect("the relay runs");
+        self.most_kib = self.most_kib.max(resident);
+        let tenth = &mut self.tenths_kib[((at * TENTHS as f64) as usize).min(TENTHS - 1)];
+        *tenth = (*tenth).max(resident);
         self.mqtt_lag = self.mqtt_lag.max(lag(shared, "wall").await);
     }
 
@@ -98,6 +107,8 @@ impl Outage {
         row("p99 in the outage / before", format!("{ratio:.2}"));
         let (start, most, drain) = (self.start_kib / 1024, self.most_kib / 1024, self.drain_kib / 1024);
         row("memory at its start, most, most in drain, MiB", format!("{start}, {most}, {drain}"));
+        let tenths = self.tenths_kib.map(|kib| (kib / 1024).to_string()).join(" ");
+        row("  the most of each tenth, MiB", tenths);
         row("Kafka behind at its end, pushes", self.kafka_lag.to_string());
         row("MQTT behind at the worst, pushes", self.mqtt_lag.to_string());
         row("drained, s", format!("{:.1}", self.drain.as_secs_f64()));
