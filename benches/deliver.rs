@@ -21,7 +21,7 @@ use ccrelay::deliver::{DeliverConfig, Repeats, Worker};
 use ccrelay::event::normalise::RecordKind;
 use ccrelay::event::{AgentId, GatewayName};
 use ccrelay::metrics::Metrics;
-use ccrelay::route::{TopicRules, TopicTemplate};
+use ccrelay::route::{Router, TopicRules, TopicTemplate};
 use ccrelay::sink::kafka::{KafkaOptions, KafkaSink};
 use ccrelay::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
 use ccrelay::spool::{
@@ -147,7 +147,7 @@ async fn drain(
         sink: name.to_owned(),
         window: options.window,
         stall_timeout: Duration::from_secs(30),
-        topic: TopicTemplate::parse(TOPIC, TopicRules::Kafka)?,
+        router: Router::to(TopicTemplate::parse(TOPIC, TopicRules::Kafka)?),
         dead_letter_topic: None,
         repeats: Repeats::Publish,
     };

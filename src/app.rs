@@ -269,7 +269,7 @@ fn worker(
         sink: sink.name.clone(),
         window: sink.window,
         stall_timeout: sink.stall_timeout,
-        topic: sink.topic.clone(),
+        router: sink.router.clone(),
         dead_letter_topic: sink.dead_letter_topic.clone(),
         repeats: sink.repeats,
     };

@@ -19,10 +19,12 @@ use crate::spool::OpenError;
 mod agents;
 mod dead_letters;
 mod inspect;
+mod route;
 
 use agents::AgentsCommand;
 use dead_letters::DeadLettersCommand;
 use inspect::SpoolCommand;
+use route::RouteCommand;
 
 /// Something failed while running.
 const FAILED: u8 = 1;
@@ -58,6 +60,9 @@ enum Command {
     /// Events that were set aside because they can never be delivered.
     #[command(subcommand)]
     Deadletters(DeadLettersCommand),
+    /// See where events go.
+    #[command(subcommand)]
+    Route(RouteCommand),
     /// Look at agents and change their sessions, through the admin API of a running daemon.
     #[command(subcommand)]
     Agents(AgentsCommand),
@@ -98,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::main(args),
         Command::Spool(command) => inspected(inspect::spool(command)),
         Command::Deadletters(command) => inspected(dead_letters::run(command)),
+        Command::Route(command) => inspected(route::run(command)),
         Command::Agents(command) => inspected(agents::run(command)),
     }
 }

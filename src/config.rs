@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 mod layers;
+mod routes;
 mod sections;
 
 pub use sections::{

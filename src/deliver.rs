@@ -24,7 +24,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::event::normalise;
 use crate::event::{Event, EventData};
 use crate::metrics::Metrics;
-use crate::route::TopicTemplate;
+use crate::route::{Router, TopicTemplate};
 use crate::sink::{Ack, CopyNote, DeliveryError, Disposition, Message, Purpose, Sink};
 use crate::spool::{DeadLetter, ReadRecord, Record, Replay, Replayed, Spool, SpoolReader};
 
@@ -35,7 +35,7 @@ use meter::{Copied, Meter, State};
 use tries::Tries;
 
 /// Every reason of failures that are the worker's own, whatever the sink.
-pub const REASONS: &[&str] = &["dead_letter_storage", "spool", "stalled", "unreadable"];
+pub const REASONS: &[&str] = &["dead_letter_storage", "not_routed", "spool", "stalled", "unreadable"];
 
 /// Records read from the spool at a time.
 const READ_RECORDS: usize = 512;
@@ -67,7 +67,7 @@ pub struct DeliverConfig {
     /// How long no confirmation may come while events are in flight.
     pub stall_timeout: Duration,
     /// Where events go.
-    pub topic: TopicTemplate,
+    pub router: Router,
     /// Where copies of events go that were set aside; nowhere when absent.
     pub dead_letter_topic: Option<TopicTemplate>,
     /// What becomes of events that came before.
@@ -351,7 +351,7 @@ impl Worker {
             events.retain(|event| !event.repeat);
             self.meter.repeats_dropped(all - events.len());
         }
-        if events.is_empty() {
+        if self.queue(flow, offset, received_at, events, None) == 0 {
             flow.waiting.push_back(Waiting {
                 offset,
                 ends_record: true,
@@ -360,10 +360,10 @@ impl Worker {
                 replay: None,
             });
         }
-        self.queue(flow, offset, received_at, events, None);
         Ok(())
     }
 
+    /// Gives how many events wait now: those that no route sends to this sink do not.
     fn queue(
         &self,
         flow: &mut Flow,
@@ -371,15 +371,18 @@ impl Worker {
         received_at: Timestamp,
         events: Vec<Event>,
         replay: Option<ReplayOf>,
-    ) {
-        let last = events.len().saturating_sub(1);
-        for (index, event) in events.into_iter().enumerate() {
-            let topic = self.config.topic.render(&event);
+    ) -> usize {
+        let all = events.len();
+        let routed: Vec<_> = events.into_iter().filter_map(|event| self.config.router.route(event)).collect();
+        let count = routed.len();
+        self.meter.unrouted(all - count);
+        for (index, (topic, event)) in routed.into_iter().enumerate() {
             let purpose = if replay.is_some() { Purpose::Replay } else { Purpose::Delivery };
             let message = Some(Message { event: Arc::new(event), topic, purpose });
-            let ends_record = index == last;
+            let ends_record = index + 1 == count;
             flow.waiting.push_back(Waiting { offset, ends_record, received_at, message, replay });
         }
+        count
     }
 
     /// Dead letters that are to be delivered again. What cannot be read even now stays a dead letter.
@@ -394,7 +397,12 @@ impl Worker {
             let replay = ReplayOf { letter: stored.id, whole: stored.letter.event_id.is_empty() };
             match letter.events(self.spool.id()) {
                 Ok(events) => {
-                    self.queue(flow, stored.letter.spool_offset, stored.letter.at, events, Some(replay));
+                    let (offset, at) = (stored.letter.spool_offset, stored.letter.at);
+                    if self.queue(flow, offset, at, events, Some(replay)) == 0 {
+                        let detail = "no route sends the event to this sink any more";
+                        let error = DeliveryError::dead_letter("not_routed", detail);
+                        self.settle_replay(replay.letter, Some(error)).await?;
+                    }
                 }
                 Err(fault) => {
                     let error = DeliveryError::dead_letter("unreadable", fault);

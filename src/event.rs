@@ -16,6 +16,7 @@ pub mod ids;
 mod json;
 pub mod normalise;
 pub mod state;
+pub mod texts;
 pub mod vocabulary;
 
 pub use data::EventData;

@@ -214,6 +214,8 @@ metrics! {
     replays: IntCounterVec = "ccrelay_replays_total" ["sink", "outcome"];
     /// Events left out because they had come before and the sink's repeats is drop; counted again after a retry.
     sink_repeats_dropped: IntCounterVec = "ccrelay_sink_repeats_dropped_total" ["sink"];
+    /// Events left out because no route sends them to the sink; counted again after a retry.
+    sink_unrouted: IntCounterVec = "ccrelay_sink_unrouted_total" ["sink"];
     /// Records given up for the sink at the high-water mark, because its when_full is shed.
     sink_shed_records: IntCounterVec = "ccrelay_sink_shed_records_total" ["sink"];
     /// Events in those records; one that was on its way at that moment may have arrived all the same.
@@ -317,6 +319,7 @@ impl Inner {
         for counter in [
             &self.sink_delivered,
             &self.sink_repeats_dropped,
+            &self.sink_unrouted,
             &self.sink_shed_records,
             &self.sink_shed_events,
         ] {

@@ -1,208 +1,85 @@
-//! Where an event goes: a topic made from a template. A pure function of event and configuration.
+//! Where an event goes: to which topic of each sink, and with what hidden. Pure functions of event and configuration.
 //!
-//! A template is text with placeholders from a fixed set: `{gateway}`, `{agent}`, `{category}`, `{type}`. What they stand
-//! for has a small alphabet, so a template that is valid once is valid for every event.
+//! For each sink the **first** rule decides whose conditions hold for the event and that says something about that sink;
+//! without one it is the sink's own topic. So an event is on a sink once or not at all, as a consumer that counts expects
+//! and as one cursor can confirm; the order of rules is that of the file, exceptions before what is general; and what a rule
+//! says of one sink changes nothing for another. (Were all matches to count, one more rule for one team would double the
+//! events of another that reads both topics.)
+//!
+//! What a sink hides it hides by every rule.
 
 use std::sync::Arc;
 
-use thiserror::Error;
-
 use crate::event::Event;
 
-/// The longest Kafka topic.
-const KAFKA_LONGEST: usize = 249;
-/// MQTT's limit of any string is 65535 bytes; topics are kept far below.
-const MQTT_LONGEST: usize = 1024;
-/// The most that the placeholders of one event can stand for: gateway 32, agent 10, category 16, type 64.
-const PLACEHOLDER_LONGEST: usize = 64;
+pub mod explain;
+mod facts;
+mod mask;
+mod rule;
+mod topic;
 
-/// Which rules a topic must keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TopicRules {
-    /// `[a-zA-Z0-9._-]`, at most 249.
-    Kafka,
-    /// No wildcard, no NUL, not beginning with `$`.
-    Mqtt,
-    /// Anything: the sink has no topics.
-    Free,
+pub use facts::Facts;
+pub use mask::{Mask, MaskError, MaskKey, SecretTooShort};
+pub use rule::{Condition, Miss, Pattern, PatternError, Subject};
+pub use topic::{TemplateError, TopicRules, TopicTemplate};
+
+/// Where a sink's events go that a rule or nothing else decides about.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The topic.
+    pub topic: TopicTemplate,
+    /// What is hidden on the way.
+    pub mask: Arc<Mask>,
 }
 
-/// A template that is not one.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum TemplateError {
-    /// Nothing in it.
-    #[error("a topic must not be empty")]
-    Empty,
-    /// A brace that is not part of a placeholder.
-    #[error(
-        "unknown placeholder or lone brace at character {at}; placeholders are {{gateway}}, {{agent}}, {{category}}, {{type}}"
-    )]
-    Placeholder {
-        /// Where, counted from 1.
-        at: usize,
-    },
-    /// A character the broker refuses.
-    #[error("a {rules} topic must not contain {character:?}")]
-    Character {
-        /// Whose topic.
-        rules: &'static str,
-        /// Which one.
-        character: char,
-    },
-    /// Too long for the broker once filled in.
-    #[error("a topic can become longer than {limit} characters")]
-    TooLong {
-        /// How long it may be.
-        limit: usize,
-    },
+/// What one rule says about one sink.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// The rule's name.
+    pub name: Arc<str>,
+    /// All of them must hold.
+    pub conditions: Arc<[Condition]>,
+    /// Where events go; nowhere when absent.
+    pub target: Option<Target>,
 }
 
-/// A topic with placeholders.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicTemplate {
-    parts: Vec<Part>,
-    /// The whole topic, when there is no placeholder.
-    fixed: Option<Arc<str>>,
+/// The way to one sink.
+#[derive(Debug, Clone)]
+pub struct Router {
+    rules: Vec<Rule>,
+    default: Option<Target>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    Gateway,
-    Agent,
-    Category,
-    Type,
-}
+impl Router {
+    /// All events go to this topic as they are.
+    #[must_use]
+    pub fn to(topic: TopicTemplate) -> Router {
+        Router::new(Vec::new(), Some(Target { topic, mask: Arc::default() }))
+    }
 
-const PLACEHOLDERS: [(&str, Part); 4] = [
-    ("{gateway}", Part::Gateway),
-    ("{agent}", Part::Agent),
-    ("{category}", Part::Category),
-    ("{type}", Part::Type),
-];
+    /// Rules in their order, and what happens when none holds: events go nowhere when absent.
+    #[must_use]
+    pub fn new(rules: Vec<Rule>, default: Option<Target>) -> Router {
+        Router { rules, default }
+    }
 
-impl TopicTemplate {
-    /// Parses a template and checks it against the broker's rules.
-    ///
-    /// # Errors
-    /// When it is empty, has an unknown placeholder, or could give a topic that the broker refuses.
-    pub fn parse(text: &str, rules: TopicRules) -> Result<TopicTemplate, TemplateError> {
-        let parts = split(text)?;
-        for part in &parts {
-            if let Part::Text(text) = part {
-                rules.check(text)?;
+    /// Where this event goes, with what is to be hidden hidden; nowhere when no rule sends it here.
+    #[must_use]
+    pub fn route(&self, mut event: Event) -> Option<(Arc<str>, Event)> {
+        let target = if self.rules.is_empty() {
+            self.default.as_ref()
+        } else {
+            let facts = Facts::of(&event);
+            match self.rules.iter().find(|rule| rule.conditions.iter().all(|c| c.holds(&facts))) {
+                Some(rule) => rule.target.as_ref(),
+                None => self.default.as_ref(),
             }
-        }
-        if rules == TopicRules::Mqtt && text.starts_with('$') {
-            return Err(TemplateError::Character { rules: "MQTT", character: '$' });
-        }
-        let longest = parts
-            .iter()
-            .map(|p| if let Part::Text(t) = p { t.len() } else { PLACEHOLDER_LONGEST })
-            .sum::<usize>();
-        let limit = rules.longest();
-        match (parts.is_empty(), longest > limit) {
-            (true, _) => Err(TemplateError::Empty),
-            (_, true) => Err(TemplateError::TooLong { limit }),
-            _ => {
-                let fixed = match &parts[..] {
-                    [Part::Text(text)] => Some(text.as_str().into()),
-                    _ => None,
-                };
-                Ok(TopicTemplate { parts, fixed })
-            }
-        }
+        }?;
+        let topic = target.topic.render(&event);
+        target.mask.apply(&mut event);
+        Some((topic, event))
     }
-
-    /// Whether it is the same topic for every event.
-    #[must_use]
-    pub fn is_fixed(&self) -> bool {
-        self.fixed.is_some()
-    }
-
-    /// Whether each agent has one topic, and no other agent has it.
-    #[must_use]
-    pub fn is_of_one_agent(&self) -> bool {
-        let has = |part: Part| self.parts.contains(&part);
-        has(Part::Gateway) && has(Part::Agent) && !has(Part::Category) && !has(Part::Type)
-    }
-
-    /// The topic of this event.
-    #[must_use]
-    pub fn render(&self, event: &Event) -> Arc<str> {
-        if let Some(fixed) = &self.fixed {
-            return fixed.clone();
-        }
-        let mut topic = String::with_capacity(64);
-        for part in &self.parts {
-            topic.push_str(match part {
-                Part::Text(text) => text,
-                Part::Gateway => event.gateway.as_str(),
-                Part::Agent => event.agent_id.as_str(),
-                Part::Category => event.category,
-                Part::Type => event.event_type,
-            });
-        }
-        topic.into()
-    }
-}
-
-impl TopicRules {
-    fn longest(self) -> usize {
-        match self {
-            TopicRules::Kafka => KAFKA_LONGEST,
-            TopicRules::Mqtt | TopicRules::Free => MQTT_LONGEST,
-        }
-    }
-
-    fn check(self, text: &str) -> Result<(), TemplateError> {
-        let (rules, refused): (_, fn(char) -> bool) = match self {
-            TopicRules::Kafka => ("Kafka", |c| !(c.is_ascii_alphanumeric() || "._-".contains(c))),
-            TopicRules::Mqtt => ("MQTT", |c| matches!(c, '+' | '#') || c.is_control()),
-            TopicRules::Free => return Ok(()),
-        };
-        match text.chars().find(|c| refused(*c)) {
-            Some(character) => Err(TemplateError::Character { rules, character }),
-            None => Ok(()),
-        }
-    }
-}
-
-fn split(text: &str) -> Result<Vec<Part>, TemplateError> {
-    let mut parts = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let brace = rest.find(['{', '}']).unwrap_or(rest.len());
-        if brace > 0 {
-            parts.push(Part::Text(rest[..brace].to_owned()));
-            rest = &rest[brace..];
-            continue;
-        }
-        let found = PLACEHOLDERS.iter().find(|(name, _)| rest.starts_with(name));
-        let (name, part) = found.ok_or(TemplateError::Placeholder { at: text.len() - rest.len() + 1 })?;
-        parts.push(part.clone());
-        rest = &rest[name.len()..];
-    }
-    Ok(parts)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn templates_are_checked_against_the_brokers_rules() {
-        let kafka = |text| TopicTemplate::parse(text, TopicRules::Kafka);
-        assert!(kafka("ccrelay.events").is_ok());
-        assert!(kafka("ccrelay.{gateway}.{category}").is_ok());
-        assert_eq!(kafka(""), Err(TemplateError::Empty));
-        assert_eq!(kafka("a/b"), Err(TemplateError::Character { rules: "Kafka", character: '/' }));
-        assert_eq!(kafka("a{agnet}"), Err(TemplateError::Placeholder { at: 2 }));
-        assert_eq!(kafka("a}"), Err(TemplateError::Placeholder { at: 2 }));
-        assert_eq!(kafka(&"x".repeat(250)), Err(TemplateError::TooLong { limit: 249 }));
-        let mqtt = |text| TopicTemplate::parse(text, TopicRules::Mqtt);
-        assert!(mqtt("ccrelay/{gateway}/agents/{agent}/{type}").is_ok());
-        assert_eq!(mqtt("ccrelay/+/x"), Err(TemplateError::Character { rules: "MQTT", character: '+' }));
-        assert_eq!(mqtt("$SYS/x"), Err(TemplateError::Character { rules: "MQTT", character: '$' }));
-    }
-}
+mod tests;

@@ -8,12 +8,13 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Problems;
+use super::routes::{self, OwnWay, RawMasking, RawRoute, Unrouted};
 use crate::admin::tokens::TokenList;
 use crate::authenticate::{TokenKey, TokenRules};
 use crate::deliver::Repeats;
 use crate::listen::Limits;
 use crate::receive::{PushLimits, tls};
-use crate::route::{TopicRules, TopicTemplate};
+use crate::route::{Router, TopicRules, TopicTemplate};
 use crate::session::config::{RawAgent, RawGateway, SessionsConfig};
 use crate::session::roster::RawRoster;
 use crate::sink::jsonl::{JsonlConfig, JsonlOptions};
@@ -34,6 +35,8 @@ pub(super) struct RawConfig {
     agents: Vec<RawAgent>,
     rosters: Vec<RawRoster>,
     sinks: BTreeMap<String, RawSink>,
+    routes: Vec<RawRoute>,
+    masking: RawMasking,
     shutdown: RawShutdown,
 }
 
@@ -210,6 +213,9 @@ struct RawSink {
     repeats: Repeats,
     window: usize,
     stall_timeout_secs: u64,
+    unrouted: Unrouted,
+    mask: Vec<String>,
+    drop_raw: bool,
     kafka: Option<KafkaOptions>,
     mqtt: Option<MqttOptions>,
     jsonl: Option<JsonlOptions>,
@@ -232,6 +238,9 @@ impl Default for RawSink {
             repeats: Repeats::default(),
             window: WINDOW,
             stall_timeout_secs: STALL_TIMEOUT_SECS,
+            unrouted: Unrouted::default(),
+            mask: Vec::new(),
+            drop_raw: false,
             kafka: None,
             mqtt: None,
             jsonl: None,
@@ -338,7 +347,7 @@ pub struct SinkConfig {
     /// How long no confirmation may come.
     pub stall_timeout: Duration,
     /// Where events go.
-    pub topic: TopicTemplate,
+    pub router: Router,
     /// Where copies of events go that were set aside; nowhere when absent.
     pub dead_letter_topic: Option<TopicTemplate>,
     /// Of which kind it is.
@@ -374,11 +383,19 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
     let callback = raw.callback.validate(problems);
     let operations = raw.operations.validate(problems);
     let no_gateway = raw.gateways.is_empty();
+    let gateways: Vec<String> = raw.gateways.iter().map(|gateway| gateway.name.clone()).collect();
     let sessions = crate::session::config::validate_all(raw.gateways, raw.agents, raw.rosters, problems);
     if no_gateway {
         problems.add("gateways", "at least one [[gateways]] is needed");
     }
-    let sinks: Vec<_> = raw.sinks.into_iter().map(|(name, sink)| sink.validate(name, problems)).collect();
+    let gateways: Vec<&str> = gateways.iter().map(String::as_str).collect();
+    let own = raw.sinks.iter().map(|(name, sink)| (name.clone(), sink.own_way(name, problems))).collect();
+    let mut routers = routes::validate(&raw.routes, &raw.masking, &own, &gateways, problems);
+    let sinks = raw.sinks.into_iter().map(|(name, sink)| {
+        let router = routers.remove(&name);
+        sink.validate(name, router, problems)
+    });
+    let sinks: Vec<_> = sinks.collect();
     raw.spool.check(problems);
     raw.token.check(problems);
     within(problems, "shutdown.grace_secs", raw.shutdown.grace_secs, 0, LONGEST_SECS);
@@ -533,7 +550,32 @@ impl RawSpool {
 }
 
 impl RawSink {
-    fn validate(self, name: String, problems: &mut Problems) -> Option<SinkConfig> {
+    /// The broker's rules for topics, and the topic where none is configured; none when it is not known which broker.
+    fn topics(&self) -> Option<(TopicRules, &'static str)> {
+        match (&self.kafka, &self.mqtt, &self.jsonl) {
+            (Some(_), None, None) => Some((TopicRules::Kafka, KAFKA_TOPIC)),
+            (None, Some(_), None) => Some((TopicRules::Mqtt, MQTT_TOPIC)),
+            (None, None, Some(_)) => Some((TopicRules::Free, KAFKA_TOPIC)),
+            _ => None,
+        }
+    }
+
+    /// What it says of its own way, beside what routes say.
+    fn own_way(&self, name: &str, problems: &mut Problems) -> OwnWay {
+        let topic = self.topics().and_then(|(rules, default)| {
+            let topic = TopicTemplate::parse(self.topic.as_deref().unwrap_or(default), rules);
+            problems.check(&format!("sinks.{name}.topic"), topic)
+        });
+        OwnWay {
+            topic,
+            unrouted: self.unrouted,
+            mask: self.mask.clone(),
+            drop_raw: self.drop_raw,
+            topics: self.topics().map(|(rules, _)| rules),
+        }
+    }
+
+    fn validate(self, name: String, router: Option<Router>, problems: &mut Problems) -> Option<SinkConfig> {
         let key = format!("sinks.{name}");
         if name.is_empty()
             || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
@@ -542,31 +584,23 @@ impl RawSink {
         }
         within(problems, &format!("{key}.window"), self.window as u64, 1, MOST_IN_FLIGHT);
         within(problems, &format!("{key}.stall_timeout_secs"), self.stall_timeout_secs, 1, LONGEST_SECS);
-        let (kind, rules, default_topic) = match (self.kafka, self.mqtt, self.jsonl) {
-            (Some(kafka), None, None) => {
-                let kind =
-                    kafka.validate(&format!("{key}.kafka"), problems).map(|c| SinkKind::Kafka(Box::new(c)));
-                (kind, TopicRules::Kafka, KAFKA_TOPIC)
+        let Some((rules, _)) = self.topics() else {
+            if !["kafka", "mqtt", "jsonl"].iter().any(|kind| problems.suspect(&format!("{key}.{kind}"))) {
+                problems.add(&key, "exactly one of the tables kafka, mqtt and jsonl is needed");
             }
-            (None, Some(mqtt), None) => {
-                let kind =
-                    mqtt.validate(&format!("{key}.mqtt"), problems).map(|c| SinkKind::Mqtt(Box::new(c)));
-                (kind, TopicRules::Mqtt, MQTT_TOPIC)
+            return None;
+        };
+        let kind = match (self.kafka, self.mqtt, self.jsonl) {
+            (Some(kafka), ..) => {
+                kafka.validate(&format!("{key}.kafka"), problems).map(|c| SinkKind::Kafka(Box::new(c)))
             }
-            (None, None, Some(jsonl)) => (
-                jsonl.validate(&format!("{key}.jsonl"), problems).map(SinkKind::Jsonl),
-                TopicRules::Free,
-                KAFKA_TOPIC,
-            ),
-            _ => {
-                if !["kafka", "mqtt", "jsonl"].iter().any(|kind| problems.suspect(&format!("{key}.{kind}"))) {
-                    problems.add(&key, "exactly one of the tables kafka, mqtt and jsonl is needed");
-                }
-                return None;
+            (_, Some(mqtt), _) => {
+                mqtt.validate(&format!("{key}.mqtt"), problems).map(|c| SinkKind::Mqtt(Box::new(c)))
+            }
+            (.., jsonl) => {
+                jsonl.and_then(|jsonl| jsonl.validate(&format!("{key}.jsonl"), problems)).map(SinkKind::Jsonl)
             }
         };
-        let topic = TopicTemplate::parse(self.topic.as_deref().unwrap_or(default_topic), rules);
-        let topic = problems.check(&format!("{key}.topic"), topic);
         let copies_key = format!("{key}.dead_letter_topic");
         let copies = self.dead_letter_topic.filter(|text| !text.is_empty());
         if copies.is_some() && rules == TopicRules::Free {
@@ -581,7 +615,7 @@ impl RawSink {
             repeats: self.repeats,
             window: self.window,
             stall_timeout: Duration::from_secs(self.stall_timeout_secs),
-            topic: topic?,
+            router: router?,
             dead_letter_topic,
             kind: kind?,
         })

@@ -312,6 +312,8 @@ fn every_key_stands_in_the_reference_configuration() {
         "operations",
         "log",
         "shutdown",
+        "masking",
+        "routes[0]",
         "gateways[0]",
         "agents[0]",
         "rosters[0]",
@@ -366,4 +368,100 @@ fn the_admin_api_wants_private_tokens_and_tls_away_from_loopback() {
     assert_mistakes(&format!("{open}{chain}key_file = 'FOLDER/password'\n"), &["operations.key_file: "]);
     // Metrics alone may be open to all, as before.
     assert_mistakes(&format!("{CALLBACK}{GATEWAY}[operations]\nlisten = '0.0.0.0:9464'"), &[]);
+}
+
+const ROUTED_SINKS: &str = "[sinks.bus.kafka]\nbootstrap_servers = 'k:1'\n[sinks.wall.mqtt]\nurl = 'mqtt://b'\n\
+                            [sinks.file.jsonl]\npath = '-'\n";
+
+#[test]
+fn all_mistakes_of_routes_are_reported_at_once_with_their_keys() {
+    let text = format!(
+        "{CALLBACK}{GATEWAY}{ROUTED_SINKS}\
+         [sinks.quiet]\nunrouted = 'drop'\nmask = ['call.callr']\n[sinks.quiet.jsonl]\npath = '-'\n\
+         [[routes]]\nname = 'one'\ngateways = ['mian']\nagents = ['1999-1000', 'anna', '1001']\ncategories = ['calls']\n\
+         types = ['ccrelay.cal.*']\nmedia = ['vioce', '5']\nskills = []\n\
+         to = {{ bus = 'a/b', wall = 'a/+', gone = 'x', file = 'x' }}\n\
+         [[routes]]\nname = 'one'\nto = {{ bus = '{{agnet}}', wall = '$x' }}\nnot_to = ['wall', 'far']\nmask = ['message.text:md5']\n\
+         [[routes]]\nname = 'Ä'\n\
+         [[routes]]\nname = 'long'\nto = {{ bus = '{long}' }}\nmask = ['call.caller']\nx = 1\n",
+        long = "x".repeat(250),
+    );
+    assert_mistakes(
+        &text,
+        &[
+            "sinks.quiet.mask[0]: there is no text \"call.callr\"; known are numbers",
+            "sinks.quiet.unrouted: drop leaves nothing",
+            "routes[0].gateways[0]: \"mian\" fits nothing; there are: main",
+            "routes[0].agents[0]: the range \"1999-1000\" ends before it begins",
+            "routes[0].agents[1]: \"anna\" is no agent id",
+            "routes[0].categories[0]: \"calls\" fits nothing; there are: agent-state, call",
+            "routes[0].types[0]: \"ccrelay.cal.*\" fits nothing",
+            "routes[0].media[0]: \"vioce\" fits nothing; there are: voice",
+            "routes[0].skills: an empty list fits no event",
+            "routes[0].to.bus: a Kafka topic must not contain '/'",
+            "routes[0].to.wall: a MQTT topic must not contain '+'",
+            "routes[0].to.gone: there is no sink \"gone\"; there are: bus, file, quiet, wall",
+            "routes[1].name: another route is called \"one\" too",
+            "routes[1].to.bus: unknown placeholder or lone brace at character 1",
+            "routes[1].to.wall: a MQTT topic must not contain '$'",
+            "routes[1].not_to[0]: wall stands in to as well",
+            "routes[1].not_to[1]: there is no sink \"far\"",
+            "routes[1].mask[0]: \"md5\" is none of hash, last4 and hide",
+            "routes[2].name: is required: 1 to 32 characters",
+            "routes[2].to: is required",
+            "routes[3].to.bus: a topic can become longer than 249 characters",
+            "routes[3].x: unknown key",
+            "masking.secret_file: is required for the hashes of routes[3].mask",
+        ],
+    );
+}
+
+#[test]
+fn routes_lead_each_sink_its_own_way_and_without_any_all_stays_as_it_was() {
+    use crate::event::{AgentId, EventData, GatewayName};
+    let topics = |more: &str, agent: &str| {
+        let config = try_load(&format!("{CALLBACK}{GATEWAY}{ROUTED_SINKS}{more}")).unwrap();
+        let (gateway, agent_id) = (GatewayName::parse("main").unwrap(), AgentId::parse(agent).unwrap());
+        let event = crate::event::Event {
+            id: "x".into(),
+            source: "x".into(),
+            event_type: "ccrelay.call.ringing",
+            category: "call",
+            gateway: gateway.clone(),
+            agent_id: agent_id.clone(),
+            time: crate::clock::Timestamp(1),
+            recorded_time: crate::clock::Timestamp(1),
+            sequence: 0,
+            repeat: false,
+            data: EventData::new(gateway, agent_id),
+        };
+        let of = |sink: &SinkConfig| {
+            let topic = sink.router.route(event.clone()).map(|(topic, _)| topic.to_string());
+            format!("{}={}", sink.name, topic.as_deref().unwrap_or("nowhere"))
+        };
+        config.sinks.iter().map(of).collect::<Vec<_>>().join(" ")
+    };
+    let own = "bus=ccrelay.events file=ccrelay.events wall=ccrelay/main/agents/1001/events/call";
+    assert_eq!(topics("", "1001"), own);
+    let routes = "[[routes]]\nname = 'a'\nagents = ['1000-1999']\nto = { bus = 'sales' }\nnot_to = ['file']\n\
+                  [[routes]]\nname = 'b'\nto = { wall = 'all/{agent}', file = 'f' }\n";
+    assert_eq!(topics(routes, "1001"), "bus=sales file=nowhere wall=all/1001");
+    assert_eq!(topics(routes, "2001"), "bus=ccrelay.events file=f wall=all/2001");
+}
+
+#[test]
+fn the_secret_of_hashes_is_read_from_its_file_and_must_be_long_enough() {
+    let with = |file: &str| {
+        format!(
+            "{CALLBACK}{GATEWAY}[masking]\nsecret_file = '{file}'\n[sinks.a]\nmask = ['numbers']\n[sinks.a.jsonl]\npath = '-'\n"
+        )
+    };
+    assert_mistakes(&with("/nonexistent/secret"), &["masking.secret_file: cannot read /nonexistent/secret"]);
+    let short = mistakes(&with("FOLDER/password"));
+    assert_eq!(short.len(), 1);
+    assert!(
+        short[0].contains("has 9 bytes and needs at least 32") && !short[0].contains("hush"),
+        "{short:?}"
+    );
+    assert!(try_load(&with("FOLDER/key.pem")).is_ok());
 }

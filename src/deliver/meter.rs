@@ -54,6 +54,13 @@ impl Meter {
         self.metrics.sink_repeats_dropped.with_label_values(&[&self.sink]).inc_by(count as u64);
     }
 
+    /// Events were left to other sinks.
+    pub(super) fn unrouted(&self, count: usize) {
+        if count > 0 {
+            self.metrics.sink_unrouted.with_label_values(&[&self.sink]).inc_by(count as u64);
+        }
+    }
+
     pub(super) fn in_flight(&self, count: usize) {
         self.in_flight.set(i64::try_from(count).unwrap_or(i64::MAX));
     }

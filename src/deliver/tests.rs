@@ -109,6 +109,8 @@ struct Bench {
     /// Copies of dead letters are wanted.
     copies: bool,
     repeats: Repeats,
+    /// Another way than all events to one topic of their agent.
+    router: Option<Router>,
 }
 
 /// A worker that runs.
@@ -181,6 +183,7 @@ impl Bench {
             stop: CancellationToken::new(),
             copies: false,
             repeats: Repeats::Publish,
+            router: None,
         }
     }
 
@@ -204,12 +207,16 @@ impl Bench {
         stall_timeout: Duration,
         script: impl FnMut(&Seen, usize) -> Verdict + Send + 'static,
     ) -> Running {
-        let topic = TopicTemplate::parse("events.{agent}", TopicRules::Free).unwrap();
+        let router = self
+            .router
+            .clone()
+            .unwrap_or_else(|| Router::to(TopicTemplate::parse("events.{agent}", TopicRules::Free).unwrap()));
         let copies = TopicTemplate::parse("copies", TopicRules::Free).unwrap();
         let dead_letter_topic = self.copies.then_some(copies);
         let repeats = self.repeats;
+        let sink_name = sink.to_owned();
         let config =
-            DeliverConfig { sink: sink.to_owned(), window, stall_timeout, topic, dead_letter_topic, repeats };
+            DeliverConfig { sink: sink_name, window, stall_timeout, router, dead_letter_topic, repeats };
         let book = Arc::<Mutex<Book>>::default();
         let fake = FakeSink { book: book.clone(), script: Box::new(script) };
         let reader = self.spool.reader(sink).unwrap();
@@ -707,6 +714,34 @@ async fn repeats_are_published_with_the_first_ids_or_left_out_and_counted() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_which_nothing_is_routed_here_are_passed_over_and_counted() {
+    let mut bench = Bench::open();
+    bench.router = Some(only_agents_of("1001"));
+    let mut ids = bench.push("1001", 2).await;
+    bench.push("1002", 3).await;
+    ids.extend(bench.push("1001", 1).await);
+    bench.push("1002", 1).await;
+    let routed = bench.start("one", |_, _| Verdict::Confirm);
+    bench.cursor_at("one", 5).await;
+    assert_eq!(routed.ids(), ids);
+    assert_eq!(bench.metrics.sink_unrouted.with_label_values(&["one"]).get(), 4);
+    assert_eq!(bench.metrics.sink_delivered.with_label_values(&["one"]).get(), 3);
+    assert_eq!(bench.metrics.sink_unrouted.with_label_values(&["two"]).get(), 0);
+    bench.close().await;
+    routed.ended().await;
+}
+
+/// Events of this agent go to one topic, and no others anywhere.
+fn only_agents_of(agent: &str) -> Router {
+    use crate::route::{Condition, Pattern, Rule, Subject, Target};
+    let any_of = vec![Pattern::agents(agent).unwrap()];
+    let conditions: Arc<[Condition]> = [Condition { subject: Subject::Agents, any_of }].into();
+    let topic = TopicTemplate::parse("chosen", TopicRules::Free).unwrap();
+    let target = Some(Target { topic, mask: Arc::default() });
+    Router::new(vec![Rule { name: "chosen".into(), conditions, target }], None)
+}
+
 mod replays {
     use super::*;
     use crate::spool::LetterFilter;
@@ -735,6 +770,24 @@ mod replays {
         let replays = &bench.metrics.replays;
         assert_eq!(replays.with_label_values(&["one", "delivered"]).get(), 1);
         assert_eq!(worker.book().resets, 0);
+        bench.close().await;
+        worker.ended().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_dead_letter_that_no_route_sends_here_any_more_stays_and_says_so() {
+        let mut bench = Bench::open();
+        bench.push("1001", 1).await;
+        let worker = bench.start("one", |_, _| too_large());
+        until("a dead letter", || bench.spool.dead_letters().unwrap().len() == 1).await;
+        bench.stop.cancel();
+        worker.ended().await;
+        bench.stop = CancellationToken::new();
+        bench.router = Some(only_agents_of("1002"));
+        bench.spool.replay_letters(LetterFilter::default()).await.unwrap();
+        let worker = bench.start("one", |_, _| Verdict::Confirm);
+        until("it says so", || bench.spool.dead_letters().unwrap()[0].reason == "not_routed").await;
+        assert!(worker.ids().is_empty());
         bench.close().await;
         worker.ended().await;
     }

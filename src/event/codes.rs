@@ -14,7 +14,7 @@ pub struct Code {
 }
 
 /// One table of codes.
-pub(super) type Table = &'static [(i64, &'static str)];
+pub type Table = &'static [(i64, &'static str)];
 
 impl Code {
     /// Looks `code` up in `table`.
@@ -57,8 +57,7 @@ pub(super) fn direction(feature: i64) -> Option<&'static str> {
 }
 
 /// `mediaAbility`: the media of a call (cec_07_1355, cec_07_1366, cec_07_1405).
-pub(super) const MEDIA: Table =
-    &[(1, "voice"), (2, "video"), (3, "voiceAndVideo"), (TEXT, "text"), (6, "h5Video")];
+pub const MEDIA: Table = &[(1, "voice"), (2, "video"), (3, "voiceAndVideo"), (TEXT, "text"), (6, "h5Video")];
 
 /// The `mediaAbility` of text sessions.
 pub(super) const TEXT: i64 = 5;

@@ -68,6 +68,9 @@ pub struct Raw {
     /// The whole event, when it says more than the members above can hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<Verbatim>,
+    /// Only when true: the operator has `content` and `event` left out, whatever the gateway said.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub withheld: bool,
 }
 
 impl EventData {

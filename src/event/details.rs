@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::codes::Code;
 use super::data::Moment;
 use super::state::{CallOutcome, CallState};
+use super::texts::{self, Texts};
 
 macro_rules! sections {
     ($( $(#[$outer:meta])* $name:ident { $( $(#[$inner:meta])* $field:ident : $type:ty, )+ } )+) => { $(
@@ -14,6 +15,16 @@ macro_rules! sections {
         #[serde(rename_all = "camelCase")]
         pub struct $name {
             $( $(#[$inner])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$type>, )+
+        }
+
+        impl Texts for $name {
+            fn visit(&mut self, path: &str, look: &mut dyn FnMut(&str, &mut String)) {
+                $( if self.$field.is_some() { self.$field.visit(&texts::below(path, stringify!($field)), look); } )+
+            }
+
+            fn paths(path: &str, found: &mut Vec<String>) {
+                $( <$type>::paths(&texts::below(path, stringify!($field)), found); )+
+            }
         }
     )+ };
 }

@@ -115,6 +115,7 @@ fn gateway_event(
             content: raw.content.map(Verbatim::of),
             event_gen_time: raw.raw_gen_time.map(Verbatim::of),
             event: raw.says_more.then(|| Verbatim::of(raw.raw)),
+            withheld: false,
         },
     };
     let place = EventRef { offset: record.offset, index: u32::try_from(index).unwrap_or(u32::MAX) };

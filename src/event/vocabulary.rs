@@ -133,6 +133,23 @@ pub fn lookup_session(event_type: &str) -> Option<&'static Entry> {
     SESSION_ENTRIES.iter().find(|entry| entry.gateway_type == event_type)
 }
 
+/// The category of the events that we call `event_type`.
+#[must_use]
+pub fn category(event_type: &str) -> &'static str {
+    let mut known = ENTRIES.iter().chain(SESSION_ENTRIES).chain(DERIVED_ENTRIES);
+    known.find(|entry| entry.event_type == event_type).map_or(UNKNOWN_CATEGORY, |entry| entry.category)
+}
+
+/// Every type that an event can have, in order and each once.
+#[must_use]
+pub fn event_types() -> Vec<&'static str> {
+    let known = ENTRIES.iter().chain(SESSION_ENTRIES).chain(DERIVED_ENTRIES).map(|entry| entry.event_type);
+    let mut types: Vec<_> = known.chain([UNKNOWN_TYPE]).collect();
+    types.sort_unstable();
+    types.dedup();
+    types
+}
+
 /// All events of the gateway that are known.
 #[must_use]
 pub fn entries() -> &'static [Entry] {

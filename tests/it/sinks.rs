@@ -3,3 +3,4 @@
 mod kafka;
 mod mqtt;
 mod relay;
+mod routes;

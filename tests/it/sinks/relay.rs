@@ -17,15 +17,15 @@ use crate::support::in_process::good;
 use crate::support::{DEADLINE, eventually};
 
 /// A relay in this process that has these sinks.
-struct Running {
-    spool: Spool,
-    metrics: Metrics,
+pub(super) struct Running {
+    pub(super) spool: Spool,
+    pub(super) metrics: Metrics,
     lifecycle: Lifecycle,
     run: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
 
 impl Running {
-    async fn start(folder: &Path, sinks: &str) -> Running {
+    pub(super) async fn start(folder: &Path, sinks: &str) -> Running {
         let at = folder.display();
         let text = format!(
             "[callback]\nlisten = '127.0.0.1:0'\ncertificate_file = '{at}/cert.pem'\nkey_file = '{at}/key.pem'\n\
@@ -45,18 +45,23 @@ impl Running {
 
     async fn store(&self, records: usize) {
         for _ in 0..records {
-            let record = NewRecord {
-                kind: RecordKind::Push,
-                received_at: Clock::system().now(),
-                agent: AgentKey {
-                    gateway: GatewayName::parse("main").expect("a name"),
-                    agent_id: AgentId::parse("1001").expect("an id"),
-                },
-                body: Bytes::from(good("1001")),
-                answer: None,
-            };
-            self.spool.append(record).await.expect("it is stored");
+            self.store_push("1001", good("1001")).await;
         }
+    }
+
+    /// Stores a push of this agent's.
+    pub(super) async fn store_push(&self, agent: &str, body: impl Into<Bytes>) {
+        let record = NewRecord {
+            kind: RecordKind::Push,
+            received_at: Clock::system().now(),
+            agent: AgentKey {
+                gateway: GatewayName::parse("main").expect("a name"),
+                agent_id: AgentId::parse(agent).expect("an id"),
+            },
+            body: body.into(),
+            answer: None,
+        };
+        self.spool.append(record).await.expect("it is stored");
     }
 
     /// Waits until the spool holds so many records.
@@ -67,7 +72,16 @@ impl Running {
         .await;
     }
 
-    async fn stop(self) {
+    /// Waits until every sink has confirmed all that is stored.
+    pub(super) async fn delivered(&self) {
+        let end = *self.spool.end().borrow();
+        eventually("all confirmed", DEADLINE, || async {
+            self.spool.cursors().iter().all(|(_, cursor)| *cursor >= end).then_some(())
+        })
+        .await;
+    }
+
+    pub(super) async fn stop(self) {
         self.lifecycle.stop();
         self.run.await.expect("no panic").expect("a clean end");
     }
