@@ -76,6 +76,7 @@ async fn main() -> anyhow::Result<()> {
         directory: folder.path().to_owned(),
         limits: SpoolLimits::default(),
         repeats: RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) },
+        call_age: Duration::from_secs(86_400),
     };
     let starts = SINKS.map(|name| SinkStart {
         name: name.to_owned(),

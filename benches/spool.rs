@@ -93,6 +93,7 @@ fn open(folder: &Path) -> anyhow::Result<(Spool, SpoolThreads, Metrics)> {
         directory: folder.join("spool"),
         limits: SpoolLimits::default(),
         repeats: RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) },
+        call_age: Duration::from_secs(86_400),
     };
     let sink = SinkStart { name: SINK.to_owned(), from: StartFrom::Earliest, when_full: WhenFull::Block };
     let (spool, threads) = Spool::open(config, &[sink], metrics.clone(), Clock::system())?;

@@ -6,6 +6,7 @@
 use crate::clock::Timestamp;
 
 mod body;
+mod calls;
 pub mod cloudevent;
 pub mod codes;
 mod content;
@@ -16,17 +17,18 @@ pub mod ids;
 mod json;
 pub mod normalise;
 pub mod state;
+mod summary;
 pub mod texts;
 pub mod vocabulary;
 
 pub use data::EventData;
 pub use ids::{AgentId, GatewayName};
-pub use normalise::EventRef;
+pub use normalise::{EventRef, Repeated};
 
 /// One event as consumers see it: the context attributes of CloudEvents 1.0 and typed data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// `<spool id>-<offset>-<index>`: the same at every delivery of the same event.
+    /// `<spool id>-<offset>-<index>`, and `-<n>` more for what follows from that event: the same at every delivery.
     pub id: String,
     /// `/ccrelay/<gateway>/agents/<agent>`.
     pub source: String,

@@ -10,6 +10,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
+use crate::event::state::{AgentState, CallOutcome};
+
 /// Push answers: from a quarter of a millisecond (one fsync) to the gateway's retry interval of 10 s.
 const PUSH_SECONDS: &[f64] = &[
     0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
@@ -178,6 +180,10 @@ metrics! {
     events: IntCounterVec = "ccrelay_events_total" ["category"];
     /// Events that came again because an answer of ours had not arrived.
     events_repeated: IntCounter = "ccrelay_events_repeated_total";
+    /// Events that do not fit the state their agent was in, by that state. They are followed all the same.
+    events_unexpected: IntCounterVec = "ccrelay_events_unexpected_total" ["state"];
+    /// Calls and text sessions that ended at an agent, by outcome; each is an event ccrelay.call.ended.
+    calls_ended: IntCounterVec = "ccrelay_calls_ended_total" ["outcome"];
 
     /// Records in the spool that some sink has not confirmed.
     spool_records: IntGauge = "ccrelay_spool_records";
@@ -288,6 +294,12 @@ impl Metrics {
         }
         for category in EVENT_CATEGORIES {
             inner.events.with_label_values(&[*category]);
+        }
+        for state in AgentState::ALL {
+            inner.events_unexpected.with_label_values(&[state.as_label()]);
+        }
+        for outcome in CallOutcome::ALL {
+            inner.calls_ended.with_label_values(&[outcome.as_label()]);
         }
         for reason in ["full", "failed"] {
             inner.spool_failures.with_label_values(&[reason]);

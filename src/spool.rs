@@ -23,7 +23,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Timestamp;
-use crate::event::normalise::{EventRef, RecordKind, RecordView};
+use crate::event::normalise::{RecordKind, RecordView, Repeated};
 use crate::event::state::AgentSnapshot;
 use crate::event::{AgentId, GatewayName};
 use crate::exchange::Exchange;
@@ -61,6 +61,8 @@ pub struct SpoolConfig {
     pub limits: SpoolLimits,
     /// When a batch counts as a repeat of the one before.
     pub repeats: RepeatRules,
+    /// How long nothing may be heard of a call before it is given up.
+    pub call_age: Duration,
 }
 
 /// A sink that reads this spool, and where it begins when the spool has not seen it before.
@@ -145,10 +147,10 @@ pub struct Record {
     pub received_at: Timestamp,
     /// Whose it is.
     pub agent: AgentKey,
-    /// Number of its first event among those of its agent.
+    /// Number of its first event that is no repeat among those of its agent.
     pub sequence: u64,
     /// For its leading events: the first deliveries they repeat.
-    pub repeats: Vec<EventRef>,
+    pub repeats: Vec<Repeated>,
     /// The agent's state before its first event.
     pub before: AgentSnapshot,
     /// The bytes as received.

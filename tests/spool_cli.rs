@@ -25,7 +25,12 @@ const BEGUN: u64 = 1_795_491_900_000;
 
 fn open(directory: &Path) -> (Spool, SpoolThreads) {
     let repeats = RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) };
-    let config = SpoolConfig { directory: directory.to_path_buf(), limits: SpoolLimits::default(), repeats };
+    let config = SpoolConfig {
+        directory: directory.to_path_buf(),
+        limits: SpoolLimits::default(),
+        repeats,
+        call_age: Duration::from_secs(86_400),
+    };
     let sinks = ["bus", "wall"].map(|name| SinkStart {
         name: name.to_owned(),
         from: StartFrom::Earliest,

@@ -129,12 +129,17 @@ struct RawSpool {
     max_dead_letter_bytes: u64,
     repeat_soonest_millis: u64,
     repeat_window_secs: u64,
+    call_expiry_secs: u64,
 }
 
 /// The gateway repeats after `EVENT_PUSH_FAIL_INTERVALTIME`, 10 s; a little less allows for clocks and queues.
 const REPEAT_SOONEST_MILLIS: u64 = 8_000;
 /// The gateway gives up after `EVENT_PUSH_FAIL_TOTALTIME`, 120 s, each try counted from the one before.
 const REPEAT_WINDOW_SECS: u64 = 180;
+/// A day is longer than any conversation, and sessions of messengers are mostly answered within one.
+const CALL_EXPIRY_SECS: u64 = 86_400;
+/// A month, so that what is remembered of an agent has an end.
+const LONGEST_CALL_SECS: u64 = 30 * 86_400;
 
 impl Default for RawSpool {
     fn default() -> RawSpool {
@@ -147,6 +152,7 @@ impl Default for RawSpool {
             max_dead_letter_bytes: limits.max_dead_letter_bytes,
             repeat_soonest_millis: REPEAT_SOONEST_MILLIS,
             repeat_window_secs: REPEAT_WINDOW_SECS,
+            call_expiry_secs: CALL_EXPIRY_SECS,
         }
     }
 }
@@ -422,6 +428,7 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
                 soonest: Duration::from_millis(raw.spool.repeat_soonest_millis),
                 window: Duration::from_secs(raw.spool.repeat_window_secs),
             },
+            call_age: Duration::from_secs(raw.spool.call_expiry_secs),
         },
         operations,
         log,
@@ -542,6 +549,7 @@ impl RawSpool {
         within(problems, "spool.low_water_percent", u64::from(self.low_water_percent), 1, 100);
         positive(problems, "spool.max_dead_letter_bytes", self.max_dead_letter_bytes);
         within(problems, WINDOW, self.repeat_window_secs, 1, LONGEST_SECS);
+        within(problems, "spool.call_expiry_secs", self.call_expiry_secs, 60, LONGEST_CALL_SECS);
         let too_late = self.repeat_soonest_millis / 1000 >= self.repeat_window_secs;
         if too_late && !problems.suspect(WINDOW) {
             problems.add(SOONEST, "must be less than repeat_window_secs, or no repeat is ever recognised");

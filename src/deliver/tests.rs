@@ -168,7 +168,12 @@ impl Bench {
     fn limited(folder: TempDir, limits: SpoolLimits) -> Bench {
         let metrics = Metrics::new(["main"], [("one", &[][..]), ("two", &[][..])]).unwrap();
         let repeats = RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) };
-        let config = SpoolConfig { directory: folder.path().to_path_buf(), limits, repeats };
+        let config = SpoolConfig {
+            directory: folder.path().to_path_buf(),
+            limits,
+            repeats,
+            call_age: Duration::from_secs(86_400),
+        };
         let sinks = ["one", "two"].map(|name| SinkStart {
             name: name.to_owned(),
             from: StartFrom::Earliest,

@@ -92,9 +92,10 @@ impl Record {
         })
     }
 
-    /// Whether the relay made it itself, of a session's life, rather than the gateway.
+    /// Whether the relay made it itself, of a session's life or at a call's end, rather than the gateway.
     pub(super) fn is_own(&self) -> bool {
-        self.data["raw"]["eventType"].as_str().is_some_and(|name| name.starts_with("session."))
+        let name = self.data["raw"]["eventType"].as_str();
+        name.is_some_and(|name| name.starts_with("session.") || name == "call.ended")
     }
 }
 

@@ -230,7 +230,7 @@ fn note(body: &Body<'_>) -> NoteData {
 }
 
 /// The agent that a number names: numbers of agents begin with `a` or `A` (cec_07_1366).
-fn agent_of(number: &str) -> Option<String> {
+pub(super) fn agent_of(number: &str) -> Option<String> {
     let digits = number.strip_prefix(['a', 'A'])?;
     let is_id = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_id.then(|| digits.to_owned())

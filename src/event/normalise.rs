@@ -16,7 +16,8 @@ use super::envelope::{self, EnvelopeError, RawEvent};
 use super::ids::{AgentId, GatewayName};
 use super::json::{self, Members};
 use super::state::{AgentSnapshot, AgentState, Transition};
-use super::vocabulary::{self, Content, Effect, Entry};
+use super::summary;
+use super::vocabulary::{self, CALL_ENDED, Content, Effect, Entry};
 use super::{Event, event_id};
 use crate::clock::Timestamp;
 
@@ -35,11 +36,11 @@ pub struct RecordView<'a> {
     pub gateway: &'a GatewayName,
     /// For which agent.
     pub agent_id: &'a AgentId,
-    /// The sequence number of its first event; the others count on.
+    /// The sequence number of its first event that is no repeat; the others, and what follows from them, count on.
     pub sequence: u64,
     /// For its leading events: which first delivery they repeat. At most as long as the list of events. What they did
     /// to the agent is in `before` already.
-    pub repeats: &'a [EventRef],
+    pub repeats: &'a [Repeated],
     /// Where the agent stood before it.
     pub before: &'a AgentSnapshot,
     /// The body as received.
@@ -67,6 +68,15 @@ pub struct EventRef {
     pub index: u32,
 }
 
+/// Marks an event as a further delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repeated {
+    /// The first delivery, which has the id.
+    pub first: EventRef,
+    /// Its sequence number.
+    pub sequence: u64,
+}
+
 /// A record that no event can be made of.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum NormaliseError {
@@ -78,48 +88,133 @@ pub enum NormaliseError {
     Lifecycle,
 }
 
-/// Makes the events of `record`, in their order.
+/// Makes the events of `record`, in their order. A call that ends with an event is one event more, after it.
 ///
 /// # Errors
 /// When the body is not what the record's kind says. That never mends: set the record aside.
 pub fn normalise(record: &RecordView<'_>) -> Result<Vec<Event>, NormaliseError> {
+    let mut maker =
+        Maker { record, snapshot: record.before.clone(), next: record.sequence, made: Vec::new() };
     if record.kind == RecordKind::Lifecycle {
-        return lifecycle_event(record).map(|event| vec![event]);
+        maker.lifecycle_event()?;
+        return Ok(maker.made);
     }
     let envelope = envelope::parse(record.body)?;
-    let mut snapshot = record.before.clone();
-    let events = envelope.events.iter().enumerate();
-    Ok(events.map(|(index, raw)| gateway_event(record, &mut snapshot, index, raw)).collect())
+    maker.made.reserve_exact(envelope.events.len());
+    for (index, raw) in envelope.events.iter().enumerate() {
+        maker.gateway_event(index, raw);
+    }
+    Ok(maker.made)
 }
 
-fn gateway_event(
-    record: &RecordView<'_>,
-    snapshot: &mut AgentSnapshot,
-    index: usize,
-    raw: &RawEvent<'_>,
-) -> Event {
-    let entry = vocabulary::lookup(&raw.event_type);
-    let body = Body::read(raw.content);
-    let time = raw.time(record.received_at);
-    let repeated = record.repeats.get(index);
-    // A repeated event moved the agent when it came first; the agent has gone on since.
-    let followed = entry.filter(|_| repeated.is_none()).unwrap_or(&NO_EFFECT);
-    let transition = snapshot.follow(followed, &body, time);
-    let mut details = entry.map_or_else(Details::default, |entry| content::details(entry.content, &body));
-    add_call_states(&mut details, entry, &transition);
-    let data = EventData {
-        agent: agent_data(record, snapshot, &transition),
-        details,
-        raw: Raw {
+/// Makes the events of one record.
+struct Maker<'a> {
+    record: &'a RecordView<'a>,
+    /// Where the agent stands after the events made so far.
+    snapshot: AgentSnapshot,
+    /// The sequence number of the next event that is not a repeat.
+    next: u64,
+    made: Vec<Event>,
+}
+
+impl Maker<'_> {
+    fn gateway_event(&mut self, index: usize, raw: &RawEvent<'_>) {
+        let record = self.record;
+        let entry = vocabulary::lookup(&raw.event_type);
+        let body = Body::read(raw.content);
+        let time = raw.time(record.received_at);
+        let repeated = record.repeats.get(index);
+        // A repeated event moved the agent when it came first; the agent has gone on since.
+        let followed = entry.filter(|_| repeated.is_none()).unwrap_or(&NO_EFFECT);
+        let transition = self.snapshot.follow(followed, &body, time);
+        let mut details = entry.map_or_else(Details::default, |entry| content::details(entry.content, &body));
+        add_call_states(&mut details, entry, &transition);
+        let raw = Raw {
             event_type: raw.event_type.to_string(),
             content: raw.content.map(Verbatim::of),
             event_gen_time: raw.raw_gen_time.map(Verbatim::of),
             event: raw.says_more.then(|| Verbatim::of(raw.raw)),
             withheld: false,
-        },
-    };
-    let place = EventRef { offset: record.offset, index: u32::try_from(index).unwrap_or(u32::MAX) };
-    event(record, entry, *repeated.unwrap_or(&place), repeated.is_some(), index, time, data)
+        };
+        let place = EventRef { offset: record.offset, index: u32::try_from(index).unwrap_or(u32::MAX) };
+        match repeated {
+            Some(repeated) => {
+                let id = event_id(record.spool_id, repeated.first);
+                let event = self.event(entry, id, repeated.sequence, time, &transition, details, raw);
+                self.made.push(Event { repeat: true, ..event });
+            }
+            None => self.add(entry, place, time, &transition, details, raw),
+        }
+    }
+
+    fn lifecycle_event(&mut self) -> Result<(), NormaliseError> {
+        let record = self.record;
+        let body: &RawValue = serde_json::from_slice(record.body).map_err(|_| NormaliseError::Lifecycle)?;
+        let members = Members::of(body).ok_or(NormaliseError::Lifecycle)?;
+        let name = members.value("type").and_then(json::text).unwrap_or_default();
+        let transition = self.snapshot.apply_session(&name, record.received_at);
+        let reason = members.value("reason").and_then(json::text).map(String::from);
+        let session = SessionData { signed_in_at: None, reason };
+        let details = Details { session: Some(session), ..Details::default() };
+        let raw = Raw { event_type: name.to_string(), content: Some(Verbatim::of(body)), ..Raw::default() };
+        let (entry, place) =
+            (vocabulary::lookup_session(&name), EventRef { offset: record.offset, index: 0 });
+        self.add(entry, place, record.received_at, &transition, details, raw);
+        Ok(())
+    }
+
+    /// The event at `place`, and the summaries of the calls that ended with it.
+    fn add(
+        &mut self,
+        entry: Option<&Entry>,
+        place: EventRef,
+        time: Timestamp,
+        transition: &Transition,
+        details: Details,
+        raw: Raw,
+    ) {
+        let id = event_id(self.record.spool_id, place);
+        self.made.reserve(transition.ended.len());
+        let event = self.event(entry, id.clone(), self.next, time, transition, details, raw);
+        self.made.push(event);
+        self.next = self.next.saturating_add(1);
+        for (n, ended) in transition.ended.iter().enumerate() {
+            let id = format!("{id}-{}", n + 1);
+            let raw = Raw { event_type: CALL_ENDED.gateway_type.to_owned(), ..Raw::default() };
+            let (unmoved, details) = (self.snapshot.unmoved(), summary::details(ended));
+            let event = self.event(Some(CALL_ENDED), id, self.next, time, &unmoved, details, raw);
+            self.made.push(event);
+            self.next = self.next.saturating_add(1);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of an event, each once")]
+    fn event(
+        &self,
+        entry: Option<&Entry>,
+        id: String,
+        sequence: u64,
+        time: Timestamp,
+        transition: &Transition,
+        details: Details,
+        raw: Raw,
+    ) -> Event {
+        let record = self.record;
+        let entry = entry.unwrap_or(&NO_EFFECT);
+        Event {
+            id,
+            source: format!("/ccrelay/{}/agents/{}", record.gateway.as_str(), record.agent_id.as_str()),
+            event_type: entry.event_type,
+            category: entry.category,
+            gateway: record.gateway.clone(),
+            agent_id: record.agent_id.clone(),
+            time,
+            recorded_time: record.received_at,
+            sequence,
+            repeat: false,
+            data: EventData { agent: agent_data(record, &self.snapshot, transition), details, raw },
+        }
+    }
 }
 
 /// What unknown and repeated events do to the agent.
@@ -131,48 +226,6 @@ const NO_EFFECT: Entry = Entry {
     effect: Effect::None,
     page: "-",
 };
-
-fn lifecycle_event(record: &RecordView<'_>) -> Result<Event, NormaliseError> {
-    let body: &RawValue = serde_json::from_slice(record.body).map_err(|_| NormaliseError::Lifecycle)?;
-    let members = Members::of(body).ok_or(NormaliseError::Lifecycle)?;
-    let name = members.value("type").and_then(json::text).unwrap_or_default();
-    let mut snapshot = record.before.clone();
-    let transition = snapshot.apply_session(&name, record.received_at);
-    let reason = members.value("reason").and_then(json::text).map(String::from);
-    let session = SessionData { signed_in_at: None, reason };
-    let data = EventData {
-        agent: agent_data(record, &snapshot, &transition),
-        details: Details { session: Some(session), ..Details::default() },
-        raw: Raw { event_type: name.to_string(), content: Some(Verbatim::of(body)), ..Raw::default() },
-    };
-    let place = EventRef { offset: record.offset, index: 0 };
-    Ok(event(record, vocabulary::lookup_session(&name), place, false, 0, record.received_at, data))
-}
-
-fn event(
-    record: &RecordView<'_>,
-    entry: Option<&Entry>,
-    place: EventRef,
-    repeat: bool,
-    index: usize,
-    time: Timestamp,
-    data: EventData,
-) -> Event {
-    let entry = entry.unwrap_or(&NO_EFFECT);
-    Event {
-        id: event_id(record.spool_id, place),
-        source: format!("/ccrelay/{}/agents/{}", record.gateway.as_str(), record.agent_id.as_str()),
-        event_type: entry.event_type,
-        category: entry.category,
-        gateway: record.gateway.clone(),
-        agent_id: record.agent_id.clone(),
-        time,
-        recorded_time: record.received_at,
-        sequence: record.sequence.saturating_add(index as u64),
-        repeat,
-        data,
-    }
-}
 
 fn agent_data(record: &RecordView<'_>, after: &AgentSnapshot, transition: &Transition) -> AgentData {
     let reason = after.reason.map(|code| match after.state {

@@ -3,7 +3,7 @@ use crate::event::cloudevent;
 
 const RECEIVED_AT: Timestamp = Timestamp(1_784_529_723_000);
 
-fn normalised(kind: RecordKind, repeats: &[EventRef], before: &AgentSnapshot, body: &str) -> Vec<Event> {
+fn normalised(kind: RecordKind, repeats: &[Repeated], before: &AgentSnapshot, body: &str) -> Vec<Event> {
     let record = RecordView {
         spool_id: "k3v9",
         offset: 70,
@@ -47,13 +47,14 @@ fn events_of_a_record_count_on_and_follow_one_another() {
 
 #[test]
 fn repeats_have_the_ids_of_the_first_delivery_and_do_not_move_the_agent() {
-    let first = EventRef { offset: 64, index: 3 };
+    let first = Repeated { first: EventRef { offset: 64, index: 3 }, sequence: 2 };
     let now = AgentSnapshot { state: AgentState::Busy, since: Timestamp(9), ..AgentSnapshot::default() };
     let body =
         r#"{"workNo":"291","eventList":[{"eventType":"AgentState_Ready"},{"eventType":"AgentState_Work"}]}"#;
     let events = normalised(RecordKind::Push, &[first], &now, body);
     assert_eq!((events[0].id.as_str(), events[0].repeat), ("k3v9-64-3", true));
     assert_eq!((events[1].id.as_str(), events[1].repeat), ("k3v9-70-1", false));
+    assert_eq!((events[0].sequence, events[1].sequence), (2, 5));
     assert_eq!((events[0].data.agent.state, events[0].data.agent.changed), (AgentState::Busy, false));
     assert_eq!(events[0].event_type, "ccrelay.agent.ready");
     assert_eq!(events[1].data.agent.state, AgentState::WorkingAfterCall);

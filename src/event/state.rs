@@ -11,15 +11,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::body::Body;
-use super::codes::TEXT;
+use super::calls::{self, MAX_CALLS, MAX_ID};
+pub use super::calls::{CallOutcome, CallSnapshot, CallState, EndedCall};
 use super::envelope::RawEvent;
 use super::vocabulary::{self, Content, Effect, Entry};
 use crate::clock::Timestamp;
-
-/// Calls of one agent that are tracked at a time; the oldest makes room. Agents have up to about five text sessions.
-const MAX_CALLS: usize = 8;
-/// Call ids have two numbers and a hyphen, some 20 characters; longer ones are not tracked.
-const MAX_ID: usize = 48;
 
 /// What an agent is doing. The words of ECMA-269, with rest apart from other reasons of being not ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -45,44 +41,33 @@ pub enum AgentState {
     Unknown,
 }
 
-/// Where a call stands at this agent (ECMA-269: local connection state).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum CallState {
-    /// It was announced to the agent and does not ring yet.
-    Offered,
-    /// The agent is calling.
-    Initiated,
-    /// It waits for the agent's answer.
-    Alerting,
-    /// The agent talks or writes.
-    Connected,
-    /// The other side waits.
-    Held,
-    /// The agent is out of it.
-    Ended,
-}
+impl AgentState {
+    /// All of them.
+    pub const ALL: &[AgentState] = &[
+        AgentState::SignedOut,
+        AgentState::SignedIn,
+        AgentState::Ready,
+        AgentState::Busy,
+        AgentState::NotReady,
+        AgentState::Rest,
+        AgentState::WorkingAfterCall,
+        AgentState::Unknown,
+    ];
 
-/// How a call or text session ended at an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum CallOutcome {
-    /// It was answered, and ended later.
-    Answered,
-    /// Nobody answered it in time, or it was taken away before.
-    NotAnswered,
-    /// Who called gave up before the answer.
-    Abandoned,
-    /// It could not be set up.
-    Failed,
-    /// The agent signed out in the middle of it.
-    SignedOut,
-    /// The session was lost in the middle of it: its end was not seen.
-    SessionLost,
-    /// Nothing was heard of it for so long that it is given up: its end was not seen.
-    Expired,
-    /// It made room for newer ones, because so many were open: its end was not seen.
-    Displaced,
+    /// As label of a metric.
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            AgentState::SignedOut => "signed_out",
+            AgentState::SignedIn => "signed_in",
+            AgentState::Ready => "ready",
+            AgentState::Busy => "busy",
+            AgentState::NotReady => "not_ready",
+            AgentState::Rest => "rest",
+            AgentState::WorkingAfterCall => "working_after_call",
+            AgentState::Unknown => "unknown",
+        }
+    }
 }
 
 /// An agent at one moment. Compact as JSON: members that say nothing are left out.
@@ -102,20 +87,8 @@ pub struct AgentSnapshot {
     pub calls: Vec<CallSnapshot>,
 }
 
-/// A call that an agent has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CallSnapshot {
-    /// The gateway's id of the call.
-    pub id: String,
-    /// Where it stands.
-    pub state: CallState,
-    /// Whether it is a text session, which does not make its agent busy.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub text: bool,
-}
-
 /// What one event did to an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {
     /// The state before the event.
     pub before: AgentState,
@@ -131,6 +104,8 @@ pub struct Transition {
     pub call_before: Option<CallState>,
     /// Where the event's call stands now, when the event says it or it is known.
     pub call_after: Option<CallState>,
+    /// The calls that ended with it, oldest first. Each is one event more, `ccrelay.call.ended`.
+    pub ended: Vec<EndedCall>,
 }
 
 impl AgentSnapshot {
@@ -139,11 +114,10 @@ impl AgentSnapshot {
     ///
     /// Events that are marked as repeats must not be applied: they were when they came first.
     pub fn apply(&mut self, event: &RawEvent<'_>, received_at: Timestamp) -> Transition {
+        let at = event.time(received_at);
         match vocabulary::lookup(&event.event_type) {
-            Some(entry) if entry.effect != Effect::None => {
-                self.follow(entry, &Body::read(event.content), event.time(received_at))
-            }
-            _ => self.unmoved(),
+            Some(entry) if entry.effect != Effect::None => self.follow(entry, &Body::read(event.content), at),
+            _ => self.pass(at),
         }
     }
 
@@ -154,7 +128,15 @@ impl AgentSnapshot {
         match vocabulary::lookup_session(event_type) {
             // The gateway's own sign-in events may have come first and know more.
             Some(entry) if !(starts && known) => self.follow(entry, &Body::Nothing, at),
-            _ => self.unmoved(),
+            _ => self.pass(at),
+        }
+    }
+
+    /// Marks the calls of which nothing was heard for longer than `age`: unless the next event names them, they end
+    /// with it as expired.
+    pub fn mark_due(&mut self, now: Timestamp, age: Duration) {
+        for call in &mut self.calls {
+            call.due = now.since(call.last_heard()) > age;
         }
     }
 
@@ -166,69 +148,133 @@ impl AgentSnapshot {
 
     pub(super) fn follow(&mut self, entry: &Entry, body: &Body<'_>, at: Timestamp) -> Transition {
         let id = body.call_id();
-        let call_before = id.as_deref().and_then(|id| self.call_state(id));
-        let continues = call_before.is_some() || matches!(self.state, AgentState::Busy | AgentState::Unknown);
+        let call = calls::position(&self.calls, entry, id.as_deref());
+        let call_before = call.map(|index| self.calls[index].state);
+        let in_call = matches!(self.state, AgentState::Busy | AgentState::Unknown);
+        let continues = call.is_some() || in_call;
         let unexpected = match entry.effect {
             Effect::Continues(_) => !continues,
             effect => !is_expected(self.state, effect),
         };
-        let mut transition = match entry.effect {
-            Effect::None | Effect::Reminds(_) => self.unmoved(),
-            Effect::Enters(state) => self.enter(state, reason(entry.content, body), at),
-            Effect::Leaves(_) => self.enter(AgentState::Ready, None, at),
-            Effect::Continues(_) if !continues => self.unmoved(),
-            Effect::Call(state) | Effect::Continues(state) => {
-                let text = entry.content == Content::Chat || body.integer("mediaAbility") == Some(TEXT);
-                self.move_call(id.as_deref(), state, text, at)
+        // What moves nothing is not read at receipt, so nothing may be noted of it here.
+        if let Some(index) = call.filter(|_| entry.effect != Effect::None) {
+            self.calls[index].note(entry, body, at);
+        }
+        let mut heard = Heard { entry, body, id: id.as_deref(), call, at, ended: Vec::new() };
+        let (moved, call_after) = match entry.effect {
+            Effect::None | Effect::Reminds(_) | Effect::Notes => (None, call_before),
+            Effect::Enters(state) => {
+                (self.enter(state, reason(entry.content, body), &mut heard), call_before)
             }
+            Effect::Leaves(_) => (self.enter(AgentState::Ready, None, &mut heard), call_before),
+            Effect::Continues(state) if !continues => (None, Some(state)),
+            Effect::Call(state) | Effect::Continues(state) => {
+                (self.move_call(state, &mut heard), Some(state))
+            }
+            Effect::Offers if call.is_some() => (None, call_before),
+            Effect::Offers => (self.move_call(CallState::Offered, &mut heard), Some(CallState::Offered)),
+            Effect::Reaches if call.is_none() && in_call && id.is_some() => {
+                (self.move_call(CallState::Initiated, &mut heard), Some(CallState::Initiated))
+            }
+            Effect::Reaches => (None, call_before),
+            Effect::Fails if call.is_some_and(|index| self.calls[index].answered.is_some()) => {
+                (None, call_before)
+            }
+            Effect::Fails => (self.move_call(CallState::Ended, &mut heard), Some(CallState::Ended)),
         };
+        let mut transition = self.moved(moved, at);
+        transition.ended = heard.ended;
         transition.unexpected = unexpected;
-        transition.call_before = call_before;
-        transition.call_after = match entry.effect {
-            Effect::Call(state) | Effect::Continues(state) => Some(state),
-            _ => call_before,
-        };
+        (transition.call_before, transition.call_after) = (call_before, call_after);
+        self.expire(at, &mut transition.ended);
         transition
     }
 
-    fn enter(&mut self, state: AgentState, reason: Option<u32>, at: Timestamp) -> Transition {
-        match state {
-            AgentState::Busy => {}
-            AgentState::SignedIn | AgentState::SignedOut | AgentState::Unknown => self.calls.clear(),
+    /// An event that moves nothing; calls may be overdue all the same.
+    fn pass(&mut self, at: Timestamp) -> Transition {
+        let mut transition = self.unmoved();
+        self.expire(at, &mut transition.ended);
+        transition
+    }
+
+    fn enter(&mut self, state: AgentState, reason: Option<u32>, heard: &mut Heard<'_>) -> Option<Stretch> {
+        let ends = match state {
+            AgentState::Busy => None,
+            AgentState::SignedIn | AgentState::SignedOut => Some(Some(CallOutcome::SignedOut)),
+            AgentState::Unknown => Some(Some(CallOutcome::SessionLost)),
             // Whoever can be in these states has no call of voice or video any more.
-            _ => self.calls.retain(|call| call.text),
+            _ => Some(None),
+        };
+        if let Some(outcome) = ends {
+            let kept = |call: &CallSnapshot| call.text && outcome.is_none();
+            let (kept, gone) = std::mem::take(&mut self.calls).into_iter().partition(kept);
+            self.calls = kept;
+            let gone: Vec<CallSnapshot> = gone;
+            heard.ended.extend(gone.into_iter().filter_map(|call| match outcome {
+                Some(outcome) => call.ended(outcome, heard.at),
+                None => call.ended_by(heard.entry.event_type, heard.at),
+            }));
         }
-        let before = self.state;
-        if before == state && self.reason == reason {
-            return self.unmoved();
+        if self.state == state && self.reason == reason {
+            return None;
         }
-        let lasted = (self.since != Timestamp::default()).then(|| at.since(self.since));
-        (self.state, self.reason, self.since) = (state, reason, at);
-        Transition { before, changed: true, lasted, ..self.unmoved() }
+        let stretch = Stretch { state: self.state, since: self.since };
+        (self.state, self.reason, self.since) = (state, reason, heard.at);
+        Some(stretch)
     }
 
-    fn move_call(&mut self, id: Option<&str>, state: CallState, text: bool, at: Timestamp) -> Transition {
-        let known = id.and_then(|id| self.calls.iter().position(|call| call.id == id));
-        let text = text || known.is_some_and(|index| self.calls[index].text);
-        match (known, state) {
-            (Some(index), CallState::Ended) => drop(self.calls.remove(index)),
-            (Some(index), _) => self.calls[index].state = state,
+    fn move_call(&mut self, state: CallState, heard: &mut Heard<'_>) -> Option<Stretch> {
+        let known = heard.call.is_some_and(|index| self.calls[index].text);
+        let text = known || calls::is_text(heard.entry, heard.body);
+        match (heard.call, state) {
+            (Some(index), CallState::Ended) => {
+                let call = self.calls.remove(index);
+                heard.ended.extend(call.ended_by(heard.entry.event_type, heard.at));
+            }
+            (Some(index), _) => self.calls[index].enter(state, heard.at),
             (None, CallState::Ended) => {}
-            (None, _) => self.add_call(id, state, text),
+            (None, _) => self.add_call(state, heard),
         }
-        let stays = text || state == CallState::Ended || self.state == AgentState::Busy;
-        if stays { self.unmoved() } else { self.enter(AgentState::Busy, None, at) }
+        let stays = text
+            || matches!(state, CallState::Ended | CallState::Offered)
+            || self.state == AgentState::Busy
+            || heard.entry.effect == Effect::Reaches;
+        if stays { None } else { self.enter(AgentState::Busy, None, heard) }
     }
 
-    fn add_call(&mut self, id: Option<&str>, state: CallState, text: bool) {
-        let Some(id) = id.filter(|id| id.len() <= MAX_ID) else { return };
+    fn add_call(&mut self, state: CallState, heard: &mut Heard<'_>) {
+        let Some(id) = heard.id.filter(|id| id.len() <= MAX_ID && !id.chars().any(char::is_control)) else {
+            return;
+        };
         if self.calls.len() >= MAX_CALLS {
-            self.calls.remove(0);
+            let oldest = self.calls.remove(0);
+            heard.ended.extend(oldest.ended(CallOutcome::Displaced, heard.at));
         }
-        self.calls.push(CallSnapshot { id: id.to_owned(), state, text });
+        let mut call = CallSnapshot::new(id, state, heard.at);
+        call.note(heard.entry, heard.body, heard.at);
+        self.calls.push(call);
     }
 
-    fn unmoved(&self) -> Transition {
+    /// Ends the calls that are due.
+    fn expire(&mut self, at: Timestamp, ended: &mut Vec<EndedCall>) {
+        if self.calls.iter().all(|call| !call.due) {
+            return;
+        }
+        let (due, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.calls).into_iter().partition(|call| call.due);
+        self.calls = kept;
+        ended.extend(due.into_iter().filter_map(|call| call.ended(CallOutcome::Expired, at)));
+    }
+
+    /// The transition to the present state from the stretch before; none when it goes on.
+    fn moved(&self, before: Option<Stretch>, at: Timestamp) -> Transition {
+        let Some(before) = before else { return self.unmoved() };
+        let lasted = (before.since != Timestamp::default()).then(|| at.since(before.since));
+        Transition { before: before.state, changed: true, lasted, ..self.unmoved() }
+    }
+
+    /// What an event does that is not followed.
+    pub(super) fn unmoved(&self) -> Transition {
         Transition {
             before: self.state,
             after: self.state,
@@ -237,8 +283,25 @@ impl AgentSnapshot {
             unexpected: false,
             call_before: None,
             call_after: None,
+            ended: Vec::new(),
         }
     }
+}
+
+/// An event, the call that it means, and the calls that end with it.
+struct Heard<'a> {
+    entry: &'a Entry,
+    body: &'a Body<'a>,
+    id: Option<&'a str>,
+    call: Option<usize>,
+    at: Timestamp,
+    ended: Vec<EndedCall>,
+}
+
+/// A state that has come to its end.
+struct Stretch {
+    state: AgentState,
+    since: Timestamp,
 }
 
 fn reason(content: Content, body: &Body<'_>) -> Option<u32> {
@@ -252,10 +315,12 @@ fn reason(content: Content, body: &Body<'_>) -> Option<u32> {
 fn is_expected(before: AgentState, effect: Effect) -> bool {
     use AgentState::{Busy, Ready, SignedIn, SignedOut, Unknown};
     match (before, effect) {
-        (Unknown, _) | (_, Effect::None | Effect::Call(CallState::Ended)) => true,
+        (Unknown, _) => true,
+        (_, Effect::None | Effect::Notes | Effect::Reaches | Effect::Fails) => true,
+        (_, Effect::Call(CallState::Ended)) => true,
         (SignedOut, Effect::Enters(state)) => matches!(state, SignedIn | SignedOut | Unknown),
         (SignedOut, _) => false,
-        (_, Effect::Enters(_) | Effect::Call(_) | Effect::Continues(_)) => true,
+        (_, Effect::Enters(_) | Effect::Call(_) | Effect::Continues(_) | Effect::Offers) => true,
         // The gateway may report the new state before the success of what led to it.
         (_, Effect::Leaves(state)) => before == state || before == Ready || before == Busy,
         (_, Effect::Reminds(state)) => before == state,

@@ -92,6 +92,14 @@ pub enum Effect {
     Call(CallState),
     /// A call that the agent has already goes on in this state. A late one does not make a ready agent busy.
     Continues(CallState),
+    /// A call is announced to the agent.
+    Offers,
+    /// A phone rings for a call that the agent has, or, when a busy agent has none of this id, is making.
+    Reaches,
+    /// A call comes to nothing, unless it was answered before: then only what was tried with it failed.
+    Fails,
+    /// Something is said of a call that the agent has; it stands where it stood.
+    Notes,
 }
 
 use Content::{
@@ -99,7 +107,7 @@ use Content::{
     Phone, Playback, Preview, QualityCheck, Recording, RestReason, Screenshot, SignOut, SwitchedCall,
     VideoSession,
 };
-use Effect::{Continues, Enters, Leaves, None as Nil, Reminds};
+use Effect::{Continues, Enters, Fails, Leaves, None as Nil, Notes, Offers, Reaches, Reminds};
 
 const STATE: &str = "agent-state";
 const CALL: &str = "call";
@@ -187,6 +195,9 @@ const RIGHT_SPELLINGS: &[(&str, &str)] = &[
     ("AgentOther_PhoneUnknown", "AgentOther_PhoneUnknow"),
 ];
 
+/// The summary of a call that has ended at an agent.
+pub(super) const CALL_ENDED: &Entry = &DERIVED_ENTRIES[0];
+
 #[rustfmt::skip]
 const DERIVED_ENTRIES: &[Entry] = &[
     row("call.ended", "ccrelay.call.ended", CALL, Nothing, Nil, "-"),
@@ -221,29 +232,29 @@ const ENTRIES: &[Entry] = &[
     row("AgentState_Rest_Timeout",           "ccrelay.agent.rest-overdue",        STATE, Nothing,        Reminds(Rest),            "cec_07_1350"),
 
     // Calls.
-    row("AgentEvent_Incoming_CallInfo",  "ccrelay.call.offered",                  CALL, OfferedCall,  Nil,                     "cec_07_1373"),
+    row("AgentEvent_Incoming_CallInfo",  "ccrelay.call.offered",                  CALL, OfferedCall,  Offers,                  "cec_07_1373"),
     row("AgentEvent_Ringing",            "ccrelay.call.ringing",                  CALL, Call,         Effect::Call(Alerting),  "cec_07_1366"),
     row("AgentEvent_Auto_Answer",        "ccrelay.call.auto-answered",            CALL, Call,         Effect::Call(Connected), "cec_07_1365"),
-    row("AgentEvent_Customer_Alerting",  "ccrelay.call.customer-alerting",        CALL, Call,         Nil,                     "cec_07_1356"),
+    row("AgentEvent_Customer_Alerting",  "ccrelay.call.customer-alerting",        CALL, Call,         Reaches,                 "cec_07_1356"),
     row("AgentEvent_Talking",            "ccrelay.call.established",              CALL, Call,         Effect::Call(Connected), "cec_07_1355"),
     row("AgentEvent_Conference",         "ccrelay.call.conferenced",              CALL, Call,         Continues(Connected),    "cec_07_1358"),
     row("AgentEvent_Hold",               "ccrelay.call.held",                     CALL, Call,         Continues(Held),         "cec_07_1357"),
-    row("AgentEvent_MediaSwith",         "ccrelay.call.media-switched",           CALL, SwitchedCall, Nil,                     "cec_07_1371"),
-    row("AgentEvent_SuccTransResult",    "ccrelay.call.transfer-result",          CALL, Call,         Nil,                     "cec_07_1369"),
-    row("AgentEvent_TransOutResult",     "ccrelay.call.transfer-out-result",      CALL, Call,         Nil,                     "-"),
-    row("AgentEvent_ReturnFromIvr",      "ccrelay.call.returned-from-ivr",        CALL, Call,         Nil,                     "cec_07_1370"),
+    row("AgentEvent_MediaSwith",         "ccrelay.call.media-switched",           CALL, SwitchedCall, Notes,                   "cec_07_1371"),
+    row("AgentEvent_SuccTransResult",    "ccrelay.call.transfer-result",          CALL, Call,         Notes,                   "cec_07_1369"),
+    row("AgentEvent_TransOutResult",     "ccrelay.call.transfer-out-result",      CALL, Call,         Notes,                   "-"),
+    row("AgentEvent_ReturnFromIvr",      "ccrelay.call.returned-from-ivr",        CALL, Call,         Notes,                   "cec_07_1370"),
     row("AgentEvent_ReleaseRequest",     "ccrelay.call.release-requested",        CALL, Call,         Nil,                     "-"),
     row("AgentEvent_ReleaseResponse",    "ccrelay.call.release-answered",         CALL, Call,         Nil,                     "-"),
     row("AgentEvent_Call_Release",       "ccrelay.call.released",                 CALL, Call,         Effect::Call(Ended),     "cec_07_1363"),
-    row("AgentEvent_Customer_Release",   "ccrelay.call.customer-released",        CALL, Call,         Nil,                     "cec_07_1364"),
+    row("AgentEvent_Customer_Release",   "ccrelay.call.customer-released",        CALL, Call,         Notes,                   "cec_07_1364"),
     row("AgentEvent_AbandonCall",        "ccrelay.call.abandoned",                CALL, Call,         Effect::Call(Ended),     "-"),
     row("AgentEvent_No_Answer",          "ccrelay.call.not-answered",             CALL, Call,         Effect::Call(Ended),     "cec_07_1362"),
     row("AgentEvent_No_Answer_From_Cti", "ccrelay.call.not-answered-cti",         CALL, Call,         Effect::Call(Ended),     "-"),
     row("AgentEvent_Call_Out_Fail",      "ccrelay.call.outgoing-failed",          CALL, Call,         Effect::Call(Ended),     "cec_07_1359"),
     row("OUTBOUND_DETECT_EVENT",         "ccrelay.call.outgoing-failure-detected", CALL, Call,        Nil,                     "cec_07_1360"),
     row("AgentEvent_Inside_Call_Fail",   "ccrelay.call.internal-failed",          CALL, Call,         Effect::Call(Ended),     "cec_07_1361"),
-    row("AgentEvent_Connect_Fail",       "ccrelay.call.connection-failed",        CALL, Call,         Effect::Call(Ended),     "cec_07_1367"),
-    row("AgentEvent_Consult_Fail",       "ccrelay.call.consultation-failed",      CALL, Call,         Nil,                     "cec_07_1368"),
+    row("AgentEvent_Connect_Fail",       "ccrelay.call.connection-failed",        CALL, Call,         Fails,                   "cec_07_1367"),
+    row("AgentEvent_Consult_Fail",       "ccrelay.call.consultation-failed",      CALL, Call,         Notes,                   "cec_07_1368"),
 
     // Outbound calls.
     row("AgentEvent_Agent_Occupyed",     "ccrelay.outbound.agent-reserved",        OUTBOUND, Nothing, Enters(Busy), "cec_07_1376"),
@@ -253,14 +264,14 @@ const ENTRIES: &[Entry] = &[
     row("AgentEvent_Release_Preview",    "ccrelay.outbound.preview-released",      OUTBOUND, Preview, Nil,          "cec_07_1375"),
 
     // Text and video sessions.
-    row("AgentEvent_MessageData",    "ccrelay.message.received",             MESSAGE, Chat,         Nil,                     "cec_07_1405"),
+    row("AgentEvent_MessageData",    "ccrelay.message.received",             MESSAGE, Chat,         Notes,                   "cec_07_1405"),
     row("AgentEvent_RequestConnect", "ccrelay.message.video-access-granted", MESSAGE, VideoSession, Nil,                     "cec_07_1406"),
     row("AgentEvent_ImageCapture",   "ccrelay.message.screenshot-taken",     MESSAGE, Screenshot,   Nil,                     "cec_07_1407"),
     row("AgentChat_CallOutCreated",  "ccrelay.chat.created",                 MESSAGE, Chat,         Effect::Call(Initiated), "-"),
     row("AgentChat_CalloutFailed",   "ccrelay.chat.failed",                  MESSAGE, Chat,         Effect::Call(Ended),     "-"),
     row("AgentChat_Ring",            "ccrelay.chat.ringing",                 MESSAGE, Chat,         Effect::Call(Alerting),  "-"),
     row("AgentChat_Connected",       "ccrelay.chat.established",             MESSAGE, Chat,         Effect::Call(Connected), "-"),
-    row("AgentChat_DataRecved",      "ccrelay.chat.message-received",        MESSAGE, Chat,         Nil,                     "-"),
+    row("AgentChat_DataRecved",      "ccrelay.chat.message-received",        MESSAGE, Chat,         Notes,                   "-"),
     row("AgentChat_TransferStart",   "ccrelay.chat.transfer-started",        MESSAGE, Chat,         Nil,                     "-"),
     row("AgentChat_TransferFailed",  "ccrelay.chat.transfer-failed",         MESSAGE, Chat,         Nil,                     "-"),
     row("AgentChat_Disconnected",    "ccrelay.chat.released",                MESSAGE, Chat,         Effect::Call(Ended),     "-"),
@@ -295,7 +306,7 @@ const ENTRIES: &[Entry] = &[
     row("AgentEvent_linkagePhoneMute",              "ccrelay.linked-phone.muted",             LINKAGE, LinkedPhone,       Nil,                  "cec_07_1423"),
     row("AgentEvent_linkagePhoneUnMute",            "ccrelay.linked-phone.unmuted",           LINKAGE, LinkedPhone,       Nil,                  "cec_07_1424"),
     row("AgentEvent_linkagePhoneTransferOut",       "ccrelay.linked-phone.transferring",      LINKAGE, LinkedPhone,       Nil,                  "cec_07_1425"),
-    row("AgentEvent_linkagePhoneTransferOut_Result", "ccrelay.linked-phone.transfer-result",   LINKAGE, LinkedPhone,       Nil,                  "cec_07_1426"),
+    row("AgentEvent_linkagePhoneTransferOut_Result", "ccrelay.linked-phone.transfer-result",   LINKAGE, LinkedPhone,       Notes,                "cec_07_1426"),
 
     // Recording, and playing recordings.
     row("AgentMediaEvent_Record",         "ccrelay.recording.started",       RECORDING, Recording, Nil, "cec_07_1381"),

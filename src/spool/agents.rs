@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 use super::{AgentKey, Record};
 use crate::clock::Timestamp;
 use crate::event::envelope::{self, RawEvent};
-use crate::event::normalise::{EventRef, RecordKind};
-use crate::event::state::AgentSnapshot;
+use crate::event::normalise::{EventRef, RecordKind, Repeated};
+use crate::event::state::{AgentSnapshot, AgentState, CallOutcome, Transition};
 use crate::exchange::Exchange;
 
 /// When a batch counts as a repeat.
@@ -35,6 +35,13 @@ pub struct RepeatRules {
     pub soonest: Duration,
     /// No repeat comes later than this: the gateway has given the agent up by then.
     pub window: Duration,
+}
+
+/// How long nothing may be heard of a call, and when a batch counts as a repeat.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub(super) repeats: &'a RepeatRules,
+    pub(super) call_age: Duration,
 }
 
 /// One agent's row; all but the mark is stored.
@@ -49,19 +56,23 @@ pub(super) struct AgentRow {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct LastBatch {
     received_at: Timestamp,
-    sequence: u64,
     events: Vec<LastEvent>,
+    /// The number of the first event, in rows of early releases, where the others count on.
+    #[serde(rename = "sequence", default, skip_serializing)]
+    counts_from: Option<u64>,
     /// Not stored: after a restart nothing shows that an answer arrived.
     #[serde(skip)]
     answer: Option<Exchange>,
 }
 
-/// One event of it: a digest of its bytes, whether it has an `eventGenTime`, and its first delivery.
+/// One event of it: a digest of its bytes, whether it has an `eventGenTime`, its first delivery and its number.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct LastEvent {
     digest: u64,
     timed: bool,
     first: EventRef,
+    #[serde(default)]
+    sequence: u64,
 }
 
 /// What the book reads of an event of our own.
@@ -75,8 +86,17 @@ struct OwnEvent {
 #[derive(Debug)]
 pub(super) struct Placement {
     pub(super) sequence: u64,
-    pub(super) repeats: Vec<EventRef>,
+    pub(super) repeats: Vec<Repeated>,
     pub(super) before: AgentSnapshot,
+}
+
+/// What events did to agents, to be counted when it is committed.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// The states in which events came that do not fit them.
+    pub(super) unexpected: Vec<AgentState>,
+    /// How calls ended.
+    pub(super) ended: Vec<CallOutcome>,
 }
 
 /// All agents, in memory; the writer thread owns it and stores what changed.
@@ -85,36 +105,52 @@ pub(super) struct AgentBook {
     rows: HashMap<AgentKey, AgentRow>,
     /// What each agent touched by the open transaction was before it.
     undo: Vec<(AgentKey, Option<AgentRow>)>,
+    /// What happened in the open transaction.
+    tally: Tally,
     /// Agents whose stored row is old.
     dirty: HashSet<AgentKey>,
 }
 
 impl AgentBook {
-    pub(super) fn insert(&mut self, agent: AgentKey, row: AgentRow) {
+    pub(super) fn insert(&mut self, agent: AgentKey, mut row: AgentRow) {
+        if let Some(last) = &mut row.last
+            && let Some(first) = last.counts_from.take()
+        {
+            for (sequence, event) in (first..).zip(&mut last.events) {
+                event.sequence = sequence;
+            }
+        }
         self.rows.insert(agent, row);
     }
 
     /// Puts a batch of events of one agent into its place and remembers it.
-    pub(super) fn place(&mut self, batch: &Batch<'_>, rules: &RepeatRules) -> Placement {
+    pub(super) fn place(&mut self, batch: &Batch<'_>, rules: &Rules<'_>) -> Placement {
         self.touch(batch.agent);
         let row = self.rows.entry(batch.agent.clone()).or_default();
         let events: Vec<LastEvent> =
             batch.events.iter().map(|event| LastEvent::of(event, batch.offset)).collect();
-        let repeated = row.last.as_ref().filter(|last| last.is_repeated_by(&events, batch, rules));
+        let repeated = row.last.as_ref().filter(|last| last.is_repeated_by(&events, batch, rules.repeats));
         let (placement, events) = match repeated {
             Some(last) => last.placed_again(events, row),
-            None => (row.placed_new(), renumbered(events)),
+            None if events.is_empty() => (row.placed_again(), events),
+            None => (row.placed_new(batch.received_at, rules.call_age), renumbered(events)),
         };
-        row.advance(batch, &placement, events);
+        row.advance(batch, &placement, events, &mut self.tally);
         placement
     }
 
     /// Puts an event of our own, which has no envelope, after the agent's last one.
-    pub(super) fn place_own(&mut self, agent: &AgentKey, body: &[u8], at: Timestamp) -> Placement {
+    pub(super) fn place_own(
+        &mut self,
+        agent: &AgentKey,
+        body: &[u8],
+        at: Timestamp,
+        rules: &Rules<'_>,
+    ) -> Placement {
         self.touch(agent);
         let row = self.rows.entry(agent.clone()).or_default();
-        let placement = row.placed_new();
-        row.advance_own(placement.sequence, body, at);
+        let placement = row.placed_new(at, rules.call_age);
+        row.advance_own(placement.sequence, body, at, &mut self.tally);
         placement
     }
 
@@ -128,13 +164,13 @@ impl AgentBook {
             RecordKind::Lifecycle => None,
         };
         let Some(envelope) = parsed else {
-            row.advance_own(record.sequence, &record.body, record.received_at);
+            row.advance_own(record.sequence, &record.body, record.received_at, &mut self.tally);
             return;
         };
         let mut events: Vec<LastEvent> =
             envelope.events.iter().map(|event| LastEvent::of(event, record.offset)).collect();
-        for (event, first) in events.iter_mut().zip(&record.repeats) {
-            event.first = *first;
+        for (event, repeated) in events.iter_mut().zip(&record.repeats) {
+            (event.first, event.sequence) = (repeated.first, repeated.sequence);
         }
         let batch = Batch {
             agent: &record.agent,
@@ -148,7 +184,7 @@ impl AgentBook {
             repeats: record.repeats.clone(),
             before: record.before.clone(),
         };
-        row.advance(&batch, &placement, renumbered(events));
+        row.advance(&batch, &placement, renumbered(events), &mut self.tally);
     }
 
     fn touch(&mut self, agent: &AgentKey) {
@@ -158,13 +194,15 @@ impl AgentBook {
         self.dirty.insert(agent.clone());
     }
 
-    /// The transaction was committed.
-    pub(super) fn committed(&mut self) {
+    /// The transaction was committed. Gives what happened in it.
+    pub(super) fn committed(&mut self) -> Tally {
         self.undo.clear();
+        std::mem::take(&mut self.tally)
     }
 
     /// The transaction was rolled back: all rows are as they were.
     pub(super) fn rolled_back(&mut self) {
+        self.tally = Tally::default();
         for (agent, row) in self.undo.drain(..).rev() {
             match row {
                 Some(row) => self.rows.insert(agent, row),
@@ -200,30 +238,61 @@ pub(super) struct Batch<'a> {
 }
 
 impl AgentRow {
-    fn placed_new(&self) -> Placement {
+    /// A place for new events. What is due is marked in the record, so that reading it needs no configuration.
+    fn placed_new(&self, at: Timestamp, call_age: Duration) -> Placement {
+        let mut placement = self.placed_again();
+        placement.before.mark_due(at, call_age);
+        placement
+    }
+
+    /// A place for what moves nothing but perhaps its last events.
+    fn placed_again(&self) -> Placement {
         Placement { sequence: self.next_sequence, repeats: Vec::new(), before: self.snapshot.clone() }
     }
 
-    fn advance_own(&mut self, sequence: u64, body: &[u8], at: Timestamp) {
-        self.next_sequence = self.next_sequence.max(sequence + 1);
-        if let Ok(own) = serde_json::from_slice::<OwnEvent>(body) {
-            self.snapshot.apply_session(&own.kind, at);
-        }
+    fn advance_own(&mut self, sequence: u64, body: &[u8], at: Timestamp, tally: &mut Tally) {
+        let own = serde_json::from_slice::<OwnEvent>(body).map(|own| own.kind).unwrap_or_default();
+        let transition = self.snapshot.apply_session(&own, at);
+        self.next_sequence = self.next_sequence.max(sequence + numbers(&transition));
+        tally.add(&transition);
     }
 
-    fn advance(&mut self, batch: &Batch<'_>, placement: &Placement, events: Vec<LastEvent>) {
-        self.next_sequence = self.next_sequence.max(placement.sequence + events.len() as u64);
+    fn advance(
+        &mut self,
+        batch: &Batch<'_>,
+        placement: &Placement,
+        mut events: Vec<LastEvent>,
+        tally: &mut Tally,
+    ) {
+        self.snapshot = placement.before.clone();
+        let mut next = placement.sequence;
         // Repeated events moved the agent when they came first.
-        for event in batch.events.iter().skip(placement.repeats.len()) {
-            self.snapshot.apply(event, batch.received_at);
+        for (event, last) in batch.events.iter().zip(&mut events).skip(placement.repeats.len()) {
+            last.sequence = next;
+            let transition = self.snapshot.apply(event, batch.received_at);
+            next += numbers(&transition);
+            tally.add(&transition);
         }
+        self.next_sequence = self.next_sequence.max(next);
         self.last = Some(LastBatch {
             received_at: batch.received_at,
-            sequence: placement.sequence,
             events,
+            counts_from: None,
             answer: batch.answer.clone(),
         });
     }
+}
+
+impl Tally {
+    fn add(&mut self, transition: &Transition) {
+        self.unexpected.extend(transition.unexpected.then_some(transition.before));
+        self.ended.extend(transition.ended.iter().map(|ended| ended.outcome));
+    }
+}
+
+/// How many numbers an event takes: its own, and one for each summary of a call that ended with it.
+fn numbers(transition: &Transition) -> u64 {
+    1 + transition.ended.len() as u64
 }
 
 impl LastBatch {
@@ -243,19 +312,16 @@ impl LastBatch {
         alike && gap <= rules.window && (timed || unanswered || overlaps)
     }
 
-    /// Repeated events keep id and sequence; new ones at the end go on from there. Only where an event of our own came
-    /// in between do repeated events move up, so that no number is given to two new ones.
+    /// Repeated events keep id and sequence; new ones at the end count on from the agent's newest event.
     fn placed_again(&self, mut events: Vec<LastEvent>, row: &AgentRow) -> (Placement, Vec<LastEvent>) {
-        let known = self.events.len() as u64;
-        let fresh = events.len() as u64 > known;
-        let repeats = self.events.iter().take(events.len()).map(|event| event.first).collect();
-        let sequence = if fresh { row.next_sequence.saturating_sub(known) } else { self.sequence };
+        let repeats = self.events.iter().take(events.len());
+        let repeats = repeats.map(|old| Repeated { first: old.first, sequence: old.sequence }).collect();
         for (new, old) in events.iter_mut().zip(&self.events) {
-            new.first = old.first;
+            (new.first, new.sequence) = (old.first, old.sequence);
         }
         // The first delivery that is read after its repeat: what is known of the repeat stays known.
         events.extend(self.events.iter().skip(events.len()).cloned());
-        (Placement { sequence, repeats, before: row.snapshot.clone() }, renumbered(events))
+        (Placement { repeats, ..row.placed_again() }, renumbered(events))
     }
 }
 
@@ -265,6 +331,7 @@ impl LastEvent {
             digest: fnv1a(event.raw.get().as_bytes()),
             timed: event.gen_time.is_some(),
             first: EventRef { offset, index: u32::MAX },
+            sequence: 0,
         }
     }
 }

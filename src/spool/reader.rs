@@ -12,7 +12,7 @@ use rusqlite::{Connection, Row, params};
 use super::dead_letters::{self, Replay};
 use super::{AgentKey, OpenError, Record, SinkState, schema};
 use crate::clock::Timestamp;
-use crate::event::normalise::{EventRef, RecordKind};
+use crate::event::normalise::{EventRef, RecordKind, Repeated};
 use crate::event::{AgentId, GatewayName};
 
 /// One position of the spool as read.
@@ -178,6 +178,8 @@ fn decode(row: &Row<'_>, offset: u64) -> Result<Record, &'static str> {
         return Err("checksum mismatch");
     }
     let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "name is not UTF-8");
+    let first = u64::try_from(raw.sequence).map_err(|_| "sequence out of range")?;
+    let (sequence, repeats) = decode_repeats(first, raw.repeats).ok_or("repeat marks unreadable")?;
     Ok(Record {
         offset,
         kind: kind_of(raw.kind).ok_or("unknown kind")?,
@@ -186,8 +188,8 @@ fn decode(row: &Row<'_>, offset: u64) -> Result<Record, &'static str> {
             gateway: GatewayName::parse(text(raw.gateway)?).map_err(|_| "gateway name invalid")?,
             agent_id: AgentId::parse(text(raw.agent_id)?).map_err(|_| "agent id invalid")?,
         },
-        sequence: u64::try_from(raw.sequence).map_err(|_| "sequence out of range")?,
-        repeats: decode_repeats(raw.repeats).ok_or("repeat marks unreadable")?,
+        sequence,
+        repeats,
         before: serde_json::from_slice(raw.before).map_err(|_| "state unreadable")?,
         body: Bytes::copy_from_slice(raw.body),
     })
@@ -249,21 +251,51 @@ fn kind_of(number: i64) -> Option<RecordKind> {
         .find(|kind| kind_number(*kind) == number)
 }
 
-/// Twelve bytes an entry: offset and index, little endian.
-pub(super) fn encode_repeats(repeats: &[EventRef]) -> Vec<u8> {
-    repeats.iter().flat_map(|r| r.offset.to_le_bytes().into_iter().chain(r.index.to_le_bytes())).collect()
+/// What entries with a number begin with; those of early releases have none.
+const NUMBERED: u8 = 2;
+
+/// Twenty bytes an entry: offset, index and sequence, little endian.
+pub(super) fn encode_repeats(repeats: &[Repeated]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for Repeated { first, sequence } in repeats {
+        if bytes.is_empty() {
+            bytes.push(NUMBERED);
+        }
+        bytes.extend(first.offset.to_le_bytes());
+        bytes.extend(first.index.to_le_bytes());
+        bytes.extend(sequence.to_le_bytes());
+    }
+    bytes
 }
 
-fn decode_repeats(bytes: &[u8]) -> Option<Vec<EventRef>> {
-    let (entries, rest) = bytes.as_chunks::<12>();
-    let decode = |entry: &[u8; 12]| {
-        let (offset, index) = entry.split_at(8);
+/// The number of the first event that is no repeat, and the repeats. In early releases an entry had twelve bytes, and
+/// the numbers of all events counted on from `first`.
+fn decode_repeats(first: u64, bytes: &[u8]) -> Option<(u64, Vec<Repeated>)> {
+    let reference = |entry: &[u8]| {
+        let (offset, index) = entry.split_at_checked(8)?;
         Some(EventRef {
             offset: u64::from_le_bytes(offset.try_into().ok()?),
             index: u32::from_le_bytes(index.try_into().ok()?),
         })
     };
-    rest.is_empty().then(|| entries.iter().map(decode).collect()).flatten()
+    match bytes {
+        [NUMBERED, entries @ ..] if bytes.len() % 20 == 1 => {
+            let decode = |entry: &[u8]| {
+                let (place, sequence) = entry.split_at_checked(12)?;
+                let sequence = u64::from_le_bytes(sequence.try_into().ok()?);
+                Some(Repeated { first: reference(place)?, sequence })
+            };
+            Some((first, entries.chunks_exact(20).map(decode).collect::<Option<_>>()?))
+        }
+        _ => {
+            let (entries, rest) = bytes.as_chunks::<12>();
+            let numbered = (first..).zip(entries);
+            let repeats =
+                numbered.map(|(sequence, entry)| Some(Repeated { first: reference(entry)?, sequence }));
+            let repeats: Vec<_> = rest.is_empty().then(|| repeats.collect::<Option<_>>())??;
+            Some((first + repeats.len() as u64, repeats))
+        }
+    }
 }
 
 pub(super) fn sessions(directory: &Path) -> Result<Vec<(AgentKey, Vec<u8>)>, OpenError> {

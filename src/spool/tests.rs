@@ -10,9 +10,16 @@ use crate::exchange::Connection;
 use crate::metrics::Metrics;
 
 const RULES: RepeatRules = RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) };
+/// Longer than what these tests do.
+const CALL_AGE: Duration = Duration::from_secs(86_400);
 
 fn config(directory: &Path) -> SpoolConfig {
-    SpoolConfig { directory: directory.to_path_buf(), limits: SpoolLimits::default(), repeats: RULES }
+    SpoolConfig {
+        directory: directory.to_path_buf(),
+        limits: SpoolLimits::default(),
+        repeats: RULES,
+        call_age: CALL_AGE,
+    }
 }
 
 fn limited(directory: &Path, limits: SpoolLimits) -> SpoolConfig {
@@ -288,14 +295,17 @@ mod damaged;
 mod dead_letters;
 mod full;
 mod life;
+mod numbers;
 
 mod repeats {
     use super::*;
 
     async fn repeats_of(spool: &Spool) -> Vec<(u64, Vec<(u64, u32)>)> {
         let records = read_all(&spool.reader("kafka").unwrap()).await;
-        let refs = |record: &Record| record.repeats.iter().map(|r| (r.offset, r.index)).collect();
-        records.iter().map(|record| (record.sequence, refs(record))).collect()
+        let refs = |record: &Record| record.repeats.iter().map(|r| (r.first.offset, r.first.index)).collect();
+        let first =
+            |record: &Record| record.repeats.first().map_or(record.sequence, |repeat| repeat.sequence);
+        records.iter().map(|record| (first(record), refs(record))).collect()
     }
 
     #[tokio::test(flavor = "multi_thread")]

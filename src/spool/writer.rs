@@ -9,7 +9,7 @@ use std::time::Instant;
 use rusqlite::{Connection, ErrorCode, params};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::agents::{AgentBook, AgentRow, Batch};
+use super::agents::{AgentBook, AgentRow, Batch, Rules, Tally};
 use super::dead_letters::{self, LetterFilter, Replayed};
 use super::limits::{self, Gauge, Mark, Notice};
 use super::mark::{self, MarkFile};
@@ -246,7 +246,8 @@ impl Writer {
             self.next_offset = end;
             return self.refuse(error, waiting);
         }
-        self.book.committed();
+        let tally = self.book.committed();
+        self.count(&tally);
         self.disk_full = false;
         if let Some(shed) = waiting.shed.take() {
             self.has_shed(&shed);
@@ -417,14 +418,15 @@ impl Writer {
             RecordKind::Push | RecordKind::Poll => envelope::parse(&record.body).ok(),
             RecordKind::Lifecycle => None,
         };
+        let rules = Rules { repeats: &self.config.repeats, call_age: self.config.call_age };
         let (events, placement) = match &parsed {
             Some(envelope) => {
                 let events = &envelope.events;
                 let batch =
                     Batch { agent: &record.agent, offset, received_at, events, answer: record.answer };
-                (events.len(), self.book.place(&batch, &self.config.repeats))
+                (events.len(), self.book.place(&batch, &rules))
             }
-            None => (1, self.book.place_own(&record.agent, &record.body, received_at)),
+            None => (1, self.book.place_own(&record.agent, &record.body, received_at, &rules)),
         };
         let before = serde_json::to_vec(&placement.before)
             .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
@@ -592,8 +594,19 @@ impl Writer {
                 }
             }
         }
+        // What happened before this start was counted then.
         self.book.committed();
         Ok(())
+    }
+
+    /// Counts what the events of a commit did to their agents.
+    fn count(&self, tally: &Tally) {
+        for state in &tally.unexpected {
+            self.metrics.events_unexpected.with_label_values(&[state.as_label()]).inc();
+        }
+        for outcome in &tally.ended {
+            self.metrics.calls_ended.with_label_values(&[outcome.as_label()]).inc();
+        }
     }
 
     /// After a beat's commit: give free pages back, keep the journal short, set the gauges.

@@ -12,14 +12,30 @@ use crate::support::judge::{Arrival, Verdict, judge};
 
 /// `count` events of one agent: what the gateway made, and the lines that a flawless relay wrote of them.
 fn flawless(count: u64) -> (Vec<LedgerEntry>, Vec<String>) {
+    let kinds = ["AgentState_Busy", "AgentState_Ready"];
+    let kinds = (1..=count).map(|serial| (kinds[usize::try_from(serial % 2).expect("it is small")], "null"));
+    delivered(&kinds.collect::<Vec<_>>())
+}
+
+/// The same of a call.
+fn flawless_call() -> (Vec<LedgerEntry>, Vec<String>) {
+    delivered(&[
+        ("AgentEvent_Talking", r#"{"callid":"1-2"}"#),
+        ("AgentEvent_Hold", "\"1-2\""),
+        ("AgentEvent_Call_Release", "\"1-2\""),
+        ("AgentState_Ready", "null"),
+    ])
+}
+
+fn delivered(events: &[(&str, &str)]) -> (Vec<LedgerEntry>, Vec<String>) {
     let (gateway, agent) =
         (GatewayName::parse("main").expect("a name"), AgentId::parse("1001").expect("an id"));
     let mut state = AgentSnapshot::default();
     let (mut ledger, mut lines) = (Vec::new(), Vec::new());
-    for serial in 1..=count {
-        let kind = ["AgentState_Busy", "AgentState_Ready"][usize::try_from(serial % 2).expect("it is small")];
-        let json =
-            format!(r#"{{"eventType":"{kind}","workNo":"1001","content":null,"simulatorSerial":{serial}}}"#);
+    for (serial, (kind, content)) in (1..).zip(events) {
+        let json = format!(
+            r#"{{"eventType":"{kind}","workNo":"1001","content":{content},"simulatorSerial":{serial}}}"#
+        );
         let body = format!(r#"{{"workNo":"1001","eventList":[{json}]}}"#);
         let received_at = Timestamp(1_784_529_722_590 + serial);
         let view = RecordView {
@@ -29,14 +45,14 @@ fn flawless(count: u64) -> (Vec<LedgerEntry>, Vec<String>) {
             received_at,
             gateway: &gateway,
             agent_id: &agent,
-            sequence: serial - 1,
+            sequence: lines.len() as u64,
             repeats: &[],
             before: &state,
             body: body.as_bytes(),
         };
-        lines.push(
-            String::from_utf8(cloudevent::structured(&normalise(&view).expect("a push")[0])).expect("UTF-8"),
-        );
+        for event in normalise(&view).expect("a push") {
+            lines.push(String::from_utf8(cloudevent::structured(&event)).expect("UTF-8"));
+        }
         state.apply(&envelope::parse(body.as_bytes()).expect("a push").events[0], received_at);
         ledger.push(LedgerEntry {
             agent: agent.clone(),
@@ -90,4 +106,26 @@ fn the_judge_finds_each_crime() {
     assert_eq!(other_id.duplicates_other_id.len(), 1, "{other_id:?}");
     let differs = crime(&|_, lines| lines.push(lines[5].replace("\"time\":\"2", "\"time\":\"3")));
     assert_eq!(differs.not_as_normalised.len(), 1, "{differs:?}");
+}
+
+#[test]
+fn the_judge_finds_summaries_that_are_missing_wrong_or_out_of_place() {
+    let (ledger, lines) = flawless_call();
+    assert!(lines[3].contains("ccrelay.call.ended"));
+    verdict(&ledger, &lines).assert_flawless("the file");
+    let crime = |commit: &dyn Fn(&mut Vec<String>)| {
+        let mut lines = lines.clone();
+        commit(&mut lines);
+        verdict(&ledger, &lines)
+    };
+    let lost = crime(&|lines| drop(lines.remove(3)));
+    assert_eq!((lost.lost.len(), lost.gaps.len()), (1, 1), "{lost:?}");
+    let lost_at_the_end = crime(&|lines| lines.truncate(3));
+    assert_eq!(lost_at_the_end.lost.len(), 2, "the summary and the last event: {lost_at_the_end:?}");
+    let early = crime(&|lines| lines.swap(2, 3));
+    assert_eq!((early.unknown.len(), early.gaps.len()), (1, 1), "{early:?}");
+    let wrong = crime(&|lines| lines[3] = lines[3].replace("\"heldCount\":1", "\"heldCount\":2"));
+    assert_eq!(wrong.not_as_normalised.len(), 1, "{wrong:?}");
+    let renamed = crime(&|lines| lines[3] = lines[3].replace("x-3-0-1", "x-3-0-2"));
+    assert_eq!(renamed.not_as_normalised.len(), 1, "{renamed:?}");
 }

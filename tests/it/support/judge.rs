@@ -1,13 +1,13 @@
 //! The judge: what the gateway made and was answered for, against what a broker has. It hears one arrival after another
 //! and keeps little of each, so that it can follow a run of any length.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use ccrelay::clock::Timestamp;
 use ccrelay::event::normalise::{RecordKind, RecordView, normalise};
 use ccrelay::event::state::AgentSnapshot;
-use ccrelay::event::{AgentId, GatewayName, cloudevent};
+use ccrelay::event::{AgentId, Event, GatewayName, cloudevent};
 use ccrelay::simulate::{Fate, LedgerEntry};
 use rumqttc::v5::mqttbytes::v5::Publish;
 use serde_json::Value;
@@ -63,6 +63,11 @@ impl Arrival {
 
     fn is_ours(&self) -> bool {
         self.attribute("type").starts_with("ccrelay.session.")
+    }
+
+    /// The summary of a call, which follows the event that ended it.
+    fn is_summary(&self) -> bool {
+        self.attribute("type") == "ccrelay.call.ended"
     }
 
     /// The event as the gateway made it, and its number there. The simulator marks its events, so the whole is kept.
@@ -131,6 +136,8 @@ struct Heard {
     has_gap: bool,
     /// The agent's state after the last event, as the relay must have had it.
     state: AgentSnapshot,
+    /// The summaries that must follow the last event, with their ids.
+    summaries: VecDeque<(String, Event)>,
 }
 
 /// Compares what is complete.
@@ -167,6 +174,9 @@ impl Judge {
             }
         }
         for (agent, heard) in &self.agents {
+            for (id, _) in &heard.summaries {
+                verdict.lost.push(format!("agent {agent}: summary {id}"));
+            }
             for (serial, (digest, id)) in &heard.events {
                 match made.get(&(agent.as_str(), *serial)) {
                     Some(entry) if entry.attempts > 0 && digest_of(&*entry.json) == *digest => {}
@@ -197,6 +207,10 @@ impl Heard {
         }
         self.first_of.insert(id.into(), (digest, arrival.is_repeat()));
         self.check_sequence(agent, arrival, verdict);
+        if arrival.is_summary() {
+            self.check_summary(agent, arrival, verdict);
+            return;
+        }
         self.check_normalised(agent, arrival, verdict);
         if !arrival.is_ours() {
             self.check_original(agent, arrival, verdict);
@@ -216,7 +230,26 @@ impl Heard {
         self.last = Some(serial);
     }
 
-    /// Numbers of an agent's events rise by one, our own events included.
+    /// A summary comes right after the event that ended its call, and says what that event's normalising says.
+    fn check_summary(&mut self, agent: &str, arrival: &Arrival, verdict: &mut Verdict) {
+        let name = format!("agent {agent}: summary {}", arrival.attribute("id"));
+        match self.summaries.pop_front() {
+            None => verdict.unknown.push(name),
+            Some((id, expected)) => {
+                let same = id == arrival.attribute("id")
+                    && cloudevent::data(&expected) == arrival.data
+                    && expected.time.to_string() == arrival.attribute("time");
+                if !same {
+                    let found = String::from_utf8_lossy(&arrival.data).into_owned();
+                    verdict
+                        .not_as_normalised
+                        .push(format!("{name}: expected {id} {expected:?}, found {found}"));
+                }
+            }
+        }
+    }
+
+    /// Numbers of an agent's events rise by one, our own events and summaries included.
     fn check_sequence(&mut self, agent: &str, arrival: &Arrival, verdict: &mut Verdict) {
         let expected = self.count;
         self.count += 1;
@@ -250,7 +283,13 @@ impl Heard {
             before: &self.state,
             body: body.as_bytes(),
         };
-        let event = &normalise(&view).expect("what was delivered can be normalised")[0];
+        let mut made = normalise(&view).expect("what was delivered can be normalised").into_iter();
+        let event = &made.next().expect("one event at least");
+        for (id, _) in self.summaries.drain(..) {
+            verdict.lost.push(format!("agent {agent}: summary {id}"));
+        }
+        let id = arrival.attribute("id");
+        self.summaries.extend(made.enumerate().map(|(n, summary)| (format!("{id}-{}", n + 1), summary)));
         let same = cloudevent::data(event) == arrival.data
             && event.event_type == arrival.attribute("type")
             && event.time.to_string() == arrival.attribute("time");

@@ -1,0 +1,424 @@
+//! The calls that an agent has, and what is remembered of each until it ends.
+//!
+//! A call is known from the first event that names it to this agent. What a summary will say is gathered in
+//! [`CallSnapshot`], which lies in the snapshot of every record: so it has short names in JSON, leaves out what says
+//! nothing, and holds only strings of bounded length. Times within a call are milliseconds after its beginning.
+//!
+//! Two agents in one call have a snapshot, and a summary, each: consumers join them by the call's id.
+
+use serde::{Deserialize, Serialize};
+
+use super::body::Body;
+use super::codes::TEXT;
+use super::vocabulary::{Content, Entry};
+use crate::clock::Timestamp;
+
+/// Calls of one agent that are tracked at a time; the oldest makes room. Agents have up to about five text sessions.
+pub(super) const MAX_CALLS: usize = 8;
+/// Call ids have two numbers and a hyphen, some 20 characters; longer ones are not tracked.
+pub(super) const MAX_ID: usize = 48;
+/// Numbers and queue names of more bytes are left out of summaries: half a number would be a wrong one.
+const MAX_WORD: usize = 40;
+/// `mediaType` of calls that are text sessions.
+const TEXT_TYPES: &[i64] = &[1, 51, 53];
+
+/// Where a call stands at this agent (ECMA-269: local connection state).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CallState {
+    /// It was announced to the agent and does not ring yet.
+    Offered,
+    /// The agent is calling.
+    Initiated,
+    /// It waits for the agent's answer.
+    Alerting,
+    /// The agent talks or writes.
+    Connected,
+    /// The other side waits.
+    Held,
+    /// The agent is out of it.
+    Ended,
+}
+
+/// How a call or text session ended at an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CallOutcome {
+    /// It was answered, and ended later.
+    Answered,
+    /// Nobody answered it in time, or it was taken away before.
+    NotAnswered,
+    /// Who called gave up before the answer.
+    Abandoned,
+    /// It could not be set up.
+    Failed,
+    /// The agent signed out in the middle of it.
+    SignedOut,
+    /// The session was lost in the middle of it: its end was not seen.
+    SessionLost,
+    /// Nothing was heard of it for so long that it is given up: its end was not seen.
+    Expired,
+    /// It made room for newer ones, because so many were open: its end was not seen.
+    Displaced,
+}
+
+/// A call that an agent has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallSnapshot {
+    /// The gateway's id of the call.
+    pub id: String,
+    /// Where it stands.
+    pub state: CallState,
+    /// Whether it is a text session, which does not make its agent busy.
+    #[serde(default, skip_serializing_if = "nothing")]
+    pub text: bool,
+    /// When it was first named. Zero in snapshots of early releases: there is no summary of such a call.
+    #[serde(rename = "b", default, skip_serializing_if = "nothing")]
+    pub began: Timestamp,
+    /// When it came to its present state.
+    #[serde(rename = "s", default, skip_serializing_if = "nothing")]
+    pub since: u64,
+    /// When it first rang, here or at the other party.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub rang: Option<u64>,
+    /// When it was answered.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<u64>,
+    /// When a text session was last heard of.
+    #[serde(rename = "l", default, skip_serializing_if = "nothing")]
+    pub heard: u64,
+    /// How long both sides were connected, before the present state.
+    #[serde(rename = "t", default, skip_serializing_if = "nothing")]
+    pub talked: u64,
+    /// How long the other side was on hold, before the present state.
+    #[serde(rename = "h", default, skip_serializing_if = "nothing")]
+    pub held: u64,
+    /// How often it was put on hold.
+    #[serde(rename = "n", default, skip_serializing_if = "nothing")]
+    pub holds: u32,
+    /// Both sides have talked: whoever's phone rings now is a third party.
+    #[serde(rename = "e", default, skip_serializing_if = "nothing")]
+    pub established: bool,
+    /// Three or more took part.
+    #[serde(rename = "c", default, skip_serializing_if = "nothing")]
+    pub conferenced: bool,
+    /// A third party's phone rings, and nothing came of it yet.
+    #[serde(rename = "o", default, skip_serializing_if = "nothing")]
+    pub reaching: bool,
+    /// The gateway has reported a transfer.
+    #[serde(rename = "x", default, skip_serializing_if = "nothing")]
+    pub transferred: bool,
+    /// The number of the third party.
+    #[serde(rename = "z", default, skip_serializing_if = "Option::is_none")]
+    pub third: Option<String>,
+    /// The other party has left.
+    #[serde(rename = "u", default, skip_serializing_if = "nothing")]
+    pub left: bool,
+    /// `feature`.
+    #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
+    pub feature: Option<i64>,
+    /// `mediaAbility`.
+    #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
+    pub media: Option<i64>,
+    /// `mediaType`.
+    #[serde(rename = "y", default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<i64>,
+    /// The calling number.
+    #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    /// The called number.
+    #[serde(rename = "q", default, skip_serializing_if = "Option::is_none")]
+    pub called: Option<String>,
+    /// The number of the other party.
+    #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
+    pub other: Option<String>,
+    /// The skill queue.
+    #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<i64>,
+    /// The skill queue's name.
+    #[serde(rename = "j", default, skip_serializing_if = "Option::is_none")]
+    pub queue_name: Option<String>,
+    /// It was given up when the record came, because nothing was heard of it for too long: said here, so that it does
+    /// not depend on the configuration when the record is read.
+    #[serde(rename = "d", default, skip_serializing_if = "nothing")]
+    pub due: bool,
+}
+
+/// A call that has ended at an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedCall {
+    /// The call in the end. Its state is that before the end.
+    pub call: CallSnapshot,
+    /// How it ended.
+    pub outcome: CallOutcome,
+    /// When; where the end was not seen, when that became clear.
+    pub at: Timestamp,
+    /// Who ended it, where that can be told.
+    pub by: Option<&'static str>,
+}
+
+impl CallState {
+    /// Whether the agent has not answered it, nor was answered.
+    fn is_pending(self) -> bool {
+        matches!(self, CallState::Offered | CallState::Initiated | CallState::Alerting)
+    }
+}
+
+impl CallOutcome {
+    /// All of them.
+    pub const ALL: &[CallOutcome] = &[
+        CallOutcome::Answered,
+        CallOutcome::NotAnswered,
+        CallOutcome::Abandoned,
+        CallOutcome::Failed,
+        CallOutcome::SignedOut,
+        CallOutcome::SessionLost,
+        CallOutcome::Expired,
+        CallOutcome::Displaced,
+    ];
+
+    /// As label of a metric.
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            CallOutcome::Answered => "answered",
+            CallOutcome::NotAnswered => "not_answered",
+            CallOutcome::Abandoned => "abandoned",
+            CallOutcome::Failed => "failed",
+            CallOutcome::SignedOut => "signed_out",
+            CallOutcome::SessionLost => "session_lost",
+            CallOutcome::Expired => "expired",
+            CallOutcome::Displaced => "displaced",
+        }
+    }
+
+    /// Whether the end itself was seen, so that the last stretch counts.
+    pub(super) fn is_seen(self) -> bool {
+        !matches!(self, CallOutcome::SessionLost | CallOutcome::Expired | CallOutcome::Displaced)
+    }
+
+    /// What an event says of a call that it ends; none where that depends on the call.
+    fn told_by(event_type: &str) -> Option<CallOutcome> {
+        Some(match event_type {
+            "ccrelay.call.abandoned" => CallOutcome::Abandoned,
+            "ccrelay.call.not-answered" | "ccrelay.call.not-answered-cti" => CallOutcome::NotAnswered,
+            "ccrelay.call.outgoing-failed"
+            | "ccrelay.call.internal-failed"
+            | "ccrelay.call.connection-failed"
+            | "ccrelay.chat.failed" => CallOutcome::Failed,
+            _ => return None,
+        })
+    }
+}
+
+impl CallSnapshot {
+    /// A call that is first named at `at`.
+    #[must_use]
+    pub fn new(id: &str, state: CallState, at: Timestamp) -> CallSnapshot {
+        let mut call = CallSnapshot {
+            id: id.to_owned(),
+            state: CallState::Offered,
+            text: false,
+            began: at,
+            since: 0,
+            rang: None,
+            answered: None,
+            heard: 0,
+            talked: 0,
+            held: 0,
+            holds: 0,
+            established: false,
+            conferenced: false,
+            reaching: false,
+            transferred: false,
+            third: None,
+            left: false,
+            feature: None,
+            media: None,
+            media_type: None,
+            caller: None,
+            called: None,
+            other: None,
+            queue: None,
+            queue_name: None,
+            due: false,
+        };
+        call.enter(state, at);
+        call
+    }
+
+    /// It comes to `state`, or is reported in it again.
+    pub(super) fn enter(&mut self, state: CallState, at: Timestamp) {
+        let now = self.elapsed(at);
+        let stretch = now.saturating_sub(self.since);
+        match self.state {
+            CallState::Connected => self.talked += stretch,
+            CallState::Held => self.held += stretch,
+            _ => {}
+        }
+        match state {
+            CallState::Connected => self.answered = self.answered.or(Some(now)),
+            CallState::Held if self.state != CallState::Held => {
+                self.answered = self.answered.or(Some(now));
+                self.holds = self.holds.saturating_add(1);
+            }
+            CallState::Alerting => self.rang = self.rang.or(Some(now)),
+            _ => {}
+        }
+        (self.state, self.since) = (state, now.max(self.since));
+    }
+
+    /// What an event says of the call beside its state. The first word counts, except for the media.
+    pub(super) fn note(&mut self, entry: &Entry, body: &Body<'_>, at: Timestamp) {
+        self.due = false;
+        self.text |= is_text(entry, body);
+        if let Body::Members(_) = body {
+            self.note_members(entry, body);
+        }
+        self.note_course(entry.event_type, body, at);
+        if self.text {
+            self.heard = self.elapsed(at).max(self.heard);
+        }
+    }
+
+    fn note_members(&mut self, entry: &Entry, body: &Body<'_>) {
+        let keep = |kept: &mut Option<String>, name| {
+            if kept.is_none() {
+                *kept = word(body, name);
+            }
+        };
+        match entry.content {
+            Content::Call | Content::OfferedCall | Content::Chat => {
+                self.feature = self.feature.or_else(|| body.integer("feature"));
+                self.media = body.integer("mediaAbility").or(self.media);
+                self.media_type = self.media_type.or_else(|| body.integer("mediaType"));
+                keep(&mut self.caller, "caller");
+                keep(&mut self.called, "called");
+            }
+            Content::SwitchedCall if body.integer("reason") == Some(0) => {
+                self.media = body.integer("mediaType").or(self.media);
+            }
+            _ => {}
+        }
+        if entry.content == Content::OfferedCall {
+            self.queue = self.queue.or_else(|| body.integer("skillId"));
+            keep(&mut self.queue_name, "skillName");
+        }
+    }
+
+    fn note_course(&mut self, event_type: &str, body: &Body<'_>, at: Timestamp) {
+        match event_type {
+            "ccrelay.call.customer-alerting" if self.established => {
+                (self.reaching, self.transferred) = (true, false);
+                let number = word(body, "otherPhone");
+                self.third =
+                    number.filter(|n| self.caller.as_ref() != Some(n) && self.called.as_ref() != Some(n));
+            }
+            "ccrelay.call.customer-alerting" => {
+                if self.answered.is_none() {
+                    self.rang = self.rang.or(Some(self.elapsed(at)));
+                }
+                self.other = self.other.take().or_else(|| word(body, "otherPhone"));
+            }
+            "ccrelay.call.established" | "ccrelay.chat.established" => {
+                (self.established, self.reaching, self.left) = (true, false, false);
+            }
+            "ccrelay.call.conferenced" => {
+                (self.established, self.conferenced, self.reaching, self.left) = (true, true, false, false);
+            }
+            "ccrelay.call.customer-released" => self.left = true,
+            "ccrelay.call.transfer-result"
+            | "ccrelay.call.transfer-out-result"
+            | "ccrelay.linked-phone.transfer-result" => {
+                self.transferred = body.integer("result") == Some(0);
+                self.reaching &= self.transferred;
+            }
+            "ccrelay.call.connection-failed"
+            | "ccrelay.call.consultation-failed"
+            | "ccrelay.call.returned-from-ivr" => (self.reaching, self.transferred) = (false, false),
+            _ => {}
+        }
+    }
+
+    /// Ends it by this event, which need not say how.
+    pub(super) fn ended_by(self, event_type: &str, at: Timestamp) -> Option<EndedCall> {
+        let pending = self.answered.is_none();
+        let told = CallOutcome::told_by(event_type).filter(|_| pending);
+        let outcome = match told {
+            Some(told) => told,
+            None if pending && self.left => CallOutcome::Abandoned,
+            None if pending => CallOutcome::NotAnswered,
+            None => CallOutcome::Answered,
+        };
+        let by = match outcome {
+            CallOutcome::Abandoned => Some("otherParty"),
+            CallOutcome::NotAnswered => told.map(|_| "platform"),
+            CallOutcome::Answered if self.is_transferred_out() => Some("agent"),
+            // Of a conversation of three or more somebody may leave without ending it.
+            CallOutcome::Answered if self.left && !self.conferenced => Some("otherParty"),
+            _ => None,
+        };
+        self.ended(outcome, at).map(|ended| EndedCall { by, ..ended })
+    }
+
+    /// Ends it; nothing where its beginning is not known.
+    pub(super) fn ended(mut self, outcome: CallOutcome, at: Timestamp) -> Option<EndedCall> {
+        if outcome.is_seen() {
+            let state = self.state;
+            self.enter(CallState::Ended, at);
+            self.state = state;
+        }
+        (self.began != Timestamp::default()).then_some(EndedCall { call: self, outcome, at, by: None })
+    }
+
+    /// When it was last heard of.
+    #[must_use]
+    pub fn last_heard(&self) -> Timestamp {
+        Timestamp(self.began.millis().saturating_add(self.since.max(self.heard)))
+    }
+
+    /// Whether it passed to somebody else, as far as was told.
+    pub(super) fn is_transferred_out(&self) -> bool {
+        self.transferred || (self.reaching && !self.left)
+    }
+
+    fn elapsed(&self, at: Timestamp) -> u64 {
+        at.millis().saturating_sub(self.began.millis())
+    }
+}
+
+/// Which of `calls` an event means: the one it names, or, where it names none, the only one that it can be about.
+pub(super) fn position(calls: &[CallSnapshot], entry: &Entry, id: Option<&str>) -> Option<usize> {
+    if let Some(id) = id {
+        return calls.iter().position(|call| call.id == id);
+    }
+    let waits = |call: &CallSnapshot| match entry.event_type {
+        "ccrelay.call.abandoned" | "ccrelay.call.not-answered-cti" => call.state.is_pending(),
+        "ccrelay.call.transfer-out-result" => call.established,
+        _ => false,
+    };
+    let mut fitting = calls.iter().enumerate().filter(|(_, call)| waits(call));
+    let (index, _) = fitting.next()?;
+    fitting.next().is_none().then_some(index)
+}
+
+/// Whether an event is about a text session.
+pub(super) fn is_text(entry: &Entry, body: &Body<'_>) -> bool {
+    entry.content == Content::Chat
+        || body.integer("mediaAbility") == Some(TEXT)
+        || (entry.content == Content::OfferedCall
+            && body.integer("mediaType").is_some_and(|code| TEXT_TYPES.contains(&code)))
+}
+
+/// A number or name that is short enough, and plain enough that JSON does not make it longer.
+fn word(body: &Body<'_>, name: &str) -> Option<String> {
+    body.text(name).filter(|text| text.len() <= MAX_WORD && !text.chars().any(char::is_control))
+}
+
+fn nothing<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+#[cfg(test)]
+#[path = "calls_tests.rs"]
+mod tests;

@@ -1,0 +1,146 @@
+//! Sequence numbers, read as sinks read them: whatever is published of an agent has consecutive ones.
+
+use super::*;
+use crate::event::Event;
+use crate::event::normalise::normalise;
+
+fn event(event_type: &str, content: &str) -> String {
+    format!(r#"{{"eventType":"{event_type}","content":{content}}}"#)
+}
+
+fn talking(id: &str) -> String {
+    event("AgentEvent_Talking", &format!(r#"{{"callid":"{id}"}}"#))
+}
+
+fn released(id: &str) -> String {
+    event("AgentEvent_Call_Release", &format!("\"{id}\""))
+}
+
+fn own(agent_id: &str, event_type: &str, at: u64) -> NewRecord {
+    let body = Bytes::from(format!(r#"{{"type":"{event_type}"}}"#));
+    NewRecord { kind: RecordKind::Lifecycle, body, ..record(agent_id, &[], at) }
+}
+
+/// Everything that a sink would publish, in order.
+async fn published(spool: &Spool) -> Vec<Event> {
+    let records = read_all(&spool.reader("kafka").unwrap()).await;
+    records.iter().flat_map(|record| normalise(&record.view(spool.id())).unwrap()).collect()
+}
+
+/// Ids and numbers of all but repeats, which must be consecutive; repeats must say what their first delivery said.
+fn assert_consecutive(events: &[Event]) {
+    let fresh: Vec<_> = events.iter().filter(|event| !event.repeat).collect();
+    for (expected, event) in (0u64..).zip(&fresh) {
+        assert_eq!(event.sequence, expected, "{}: {}", event.id, event.event_type);
+    }
+    for repeat in events.iter().filter(|event| event.repeat) {
+        let first = fresh.iter().find(|event| event.id == repeat.id);
+        assert_eq!(first.map(|first| first.sequence), Some(repeat.sequence), "{}", repeat.id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_have_no_gap_across_summaries_own_events_repeats_expiry_and_a_crash() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    spool.append(own("1001", "session.started", 0)).await.unwrap();
+    let calls = [talking("1-1"), talking("1-2"), event("AgentState_Ready", "null"), talking("1-3")];
+    spool.append(record("1001", &calls, 1)).await.unwrap();
+    // The gateway repeats a batch in whose middle calls ended, twice, with more at its end; our own event in between.
+    spool.append(own("1001", "session.degraded", 2)).await.unwrap();
+    let more: Vec<_> = calls.iter().cloned().chain([released("1-3"), talking("1-4")]).collect();
+    spool.append(record("1001", &more, 12)).await.unwrap();
+    spool.append(record("1001", &more, 24)).await.unwrap();
+    let copy = crash_copy(folder.path());
+    close(spool, threads).await;
+
+    let (spool, threads) = open(config(copy.path()), &["kafka"]);
+    spool.append(record("1001", &more, 36)).await.unwrap();
+    spool.append(record("1001", &[], 80_000)).await.unwrap();
+    spool.append(record("1001", &[event("AgentEvent_New", "null")], 90_000)).await.unwrap();
+    spool.append(record("1001", &[talking("1-5")], 90_001)).await.unwrap();
+    spool.append(own("1001", "session.lost", 90_002)).await.unwrap();
+    spool.append(own("1001", "session.ended", 90_003)).await.unwrap();
+    let events = published(&spool).await;
+    assert_consecutive(&events);
+    let ended: Vec<_> =
+        events.iter().filter_map(|event| event.data.details.summary.as_ref()?.outcome).collect();
+    use crate::event::state::CallOutcome::{Answered, Expired, SessionLost};
+    assert_eq!(ended, [Answered, Answered, Answered, Expired, SessionLost]);
+    assert_eq!(events.iter().filter(|event| event.repeat).count(), 4 + 6 + 6);
+    close(spool, threads).await;
+}
+
+/// What the receiver made of an event of a kind, and at what distance to the one before.
+#[derive(Debug, Clone)]
+enum Step {
+    Push(Vec<(u8, u8)>),
+    Again(u8),
+    Own(bool),
+    Crash,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let events = prop::collection::vec((0u8..8, 0u8..4), 1..5);
+    prop_oneof![
+        6 => events.prop_map(Step::Push),
+        3 => (0u8..3).prop_map(Step::Again),
+        1 => any::<bool>().prop_map(Step::Own),
+        1 => Just(Step::Crash),
+    ]
+}
+
+fn made_of((kind, call): (u8, u8), serial: usize) -> String {
+    let id = format!("1-{call}");
+    // The number makes events different, so that only what is sent again is a repeat.
+    match kind {
+        0 | 1 => event("AgentEvent_Talking", &format!(r#"{{"callid":"{id}","n":{serial}}}"#)),
+        2 => event("AgentEvent_Talking", &format!(r#"{{"callid":"{id}","mediaAbility":"5","n":{serial}}}"#)),
+        3 | 4 => event("AgentEvent_Call_Release", &format!(r#"{{"callid":"{id}","n":{serial}}}"#)),
+        5 => event("AgentState_Ready", &format!(r#"{{"n":{serial}}}"#)),
+        6 => event("AgentOther_ShutdownService", &format!(r#"{{"n":{serial}}}"#)),
+        _ => event("AgentEvent_New", &format!(r#"{{"callid":"{id}","n":{serial}}}"#)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn numbers_are_consecutive_whatever_comes(steps in prop::collection::vec(step(), 1..14)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut folder = TempDir::new().unwrap();
+            let (mut spool, mut threads) = open(config(folder.path()), &["kafka"]);
+            let (mut last, mut serial, mut at) = (Vec::<String>::new(), 0, 0);
+            for step in steps {
+                at += 20;
+                match step {
+                    Step::Push(kinds) => {
+                        last = kinds.into_iter().map(|kind| { serial += 1; made_of(kind, serial) }).collect();
+                        spool.append(record("1001", &last, at)).await.unwrap();
+                    }
+                    Step::Again(more) => {
+                        for _ in 0..more {
+                            serial += 1;
+                            last.push(made_of((u8::try_from(serial % 8).unwrap(), more), serial));
+                        }
+                        spool.append(record("1001", &last, at)).await.unwrap();
+                    }
+                    Step::Own(lost) => {
+                        let name = if lost { "session.lost" } else { "session.degraded" };
+                        spool.append(own("1001", name, at)).await.unwrap();
+                    }
+                    Step::Crash => {
+                        let copy = crash_copy(folder.path());
+                        close(spool, threads).await;
+                        folder = copy;
+                        (spool, threads) = open(config(folder.path()), &["kafka"]);
+                    }
+                }
+            }
+            assert_consecutive(&published(&spool).await);
+            close(spool, threads).await;
+        });
+    }
+}
