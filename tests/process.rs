@@ -23,6 +23,9 @@ const PASSWORD: &str = "canary-password";
 const AGENTS: std::ops::RangeInclusive<u32> = 1001..=1020;
 /// What a phase may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// The sign-out limit of the scene, and the metric that counts down from it.
+const SIGN_OUT_LIMIT: f64 = 60.0;
+const BUDGET: &str = "ccrelay_sign_out_budget_seconds{gateway=\"main\"}";
 /// Far above what a stop or a failure takes, and below the default grace period of 20 s.
 const SOON: Duration = Duration::from_secs(15);
 
@@ -225,8 +228,18 @@ async fn fill_the_disk(min_free_bytes: u32) {
         .await;
         assert!(scene.simulator.wait_for(PATIENCE, |s| s.total.pushes_failed >= before.1 + 20).await);
         assert!(scene.relay.probe().is_ready().await, "traffic must keep coming: a full disk passes");
+        // Heartbeats come every second, so that what eats the budget is the pushes refused.
+        eventually("refused pushes that eat the sign-out budget", PATIENCE, || async {
+            fill(&ballast);
+            (scene.relay.metric(BUDGET).await < SIGN_OUT_LIMIT - 5.0).then_some(())
+        })
+        .await;
         std::fs::remove_file(&ballast).expect("the ballast is there");
         scene.play_on(300).await;
+        eventually("the budget back where heartbeats leave it", PATIENCE, || async {
+            (scene.relay.metric(BUDGET).await > SIGN_OUT_LIMIT - 4.0).then_some(())
+        })
+        .await;
     }
     path.heal();
     scene.assert_nothing_is_lost().await;
