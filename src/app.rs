@@ -23,6 +23,7 @@ use crate::lifecycle::Lifecycle;
 use crate::listen::Listener;
 use crate::metrics::Metrics;
 use crate::receive::{PushHandler, tls};
+use crate::reload::{self, Desk, Reloader, SetLogLevel, Targets, Wishes};
 use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
 use crate::session::roster::{self, Changes};
 use crate::session::{Deps, Sessions};
@@ -57,6 +58,8 @@ pub struct Relay {
     delivering: CancellationToken,
     operations: Operations,
     threads: SpoolThreads,
+    targets: Targets,
+    wishes: Option<Wishes>,
     config: Config,
 }
 
@@ -78,6 +81,7 @@ impl Relay {
         let metrics = Metrics::new(gateways.iter().map(GatewayName::as_str), names).context("metrics")?;
         let tls = tls::server_config(&config.callback.certificate_file, &config.callback.key_file)?;
         let tls = Arc::new(ArcSwap::from_pointee(tls));
+        reload::show_expiry(&config, &metrics);
         let (spool, threads) = open_spool(&config, &metrics, &clock).await?;
         let authenticator = Arc::new(authenticator(&config.token, &config.spool.directory, &clock)?);
 
@@ -98,7 +102,7 @@ impl Relay {
         let address = config.callback.listen;
         let limits = config.callback.limits.clone();
         let listener =
-            Listener::bind(address, Some(tls), limits, handler, metrics.clone(), receiving.clone());
+            Listener::bind(address, Some(tls.clone()), limits, handler, metrics.clone(), receiving.clone());
         let listener =
             listener.await.with_context(|| format!("cannot listen on callback.listen {address}"))?;
         let callback_addr = listener.local_addr().context("the callback listener has no address")?;
@@ -116,7 +120,7 @@ impl Relay {
             receiving.clone(),
         );
         let deps = Deps {
-            tokens: Arc::new(TokenBridge(authenticator)),
+            tokens: Arc::new(TokenBridge(authenticator.clone())),
             store: Arc::new(StoreBridge::load(&spool)?),
             journal: Arc::new(journal),
             events: Arc::new(EventBridge {
@@ -138,7 +142,9 @@ impl Relay {
         agents.extend(put);
         let sessions = Sessions::start(SessionsConfig { agents, ..config.sessions.clone() }, deps)?;
         observer.connect(sessions.clone());
-        operations.api.connect(admin_parts(&config.sessions, configured.clone(), &sessions, &spool, kept));
+        let (desk, wishes) = Desk::new();
+        let parts = admin_parts(&config.sessions, configured.clone(), &sessions, &spool, kept, desk);
+        operations.api.connect(parts);
         watch_failures(&lifecycle, &spool, &sessions);
         lifecycle.spawn(
             "rosters",
@@ -160,6 +166,13 @@ impl Relay {
             spool = %config.spool.directory.display(),
             "ccrelay is ready"
         );
+        let targets = Targets {
+            callback_tls: tls,
+            operations_tls: operations.tls.clone(),
+            authenticator,
+            sessions: sessions.clone(),
+            set_log_level: None,
+        };
         Ok(Relay {
             callback_addr,
             operations_addr: operations.address,
@@ -172,8 +185,22 @@ impl Relay {
             delivering,
             operations,
             threads,
+            targets,
+            wishes: Some(wishes),
             config,
         })
+    }
+
+    /// From now on what may change while the daemon runs is read anew when it changes or when somebody asks for it.
+    ///
+    /// # Errors
+    /// When the configuration at `path` cannot be read any more.
+    pub fn watch_files(&mut self, path: &Path, set_log_level: Option<SetLogLevel>) -> anyhow::Result<()> {
+        let Some(wishes) = self.wishes.take() else { return Ok(()) };
+        let targets = Targets { set_log_level, ..self.targets.clone() };
+        let reloader = Reloader::new(path, &self.config, targets, self.metrics.clone())?;
+        self.lifecycle.spawn("reloads", reloader.run(self.lifecycle.clone(), wishes));
+        Ok(())
     }
 
     /// Runs until the stop, then ends in order: sessions, pushes in hand, sinks, spool, operations.
@@ -223,12 +250,21 @@ async fn open_spool(
 }
 
 fn authenticator(config: &TokenConfig, directory: &Path, clock: &Clock) -> anyhow::Result<Authenticator> {
+    let (current, previous) = token_keys(config, directory)?;
+    Ok(Authenticator::new(current, previous, config.rules, clock.clone()))
+}
+
+/// The token secrets as their files have them now: the one that mints, and the one before.
+pub(crate) fn token_keys(
+    config: &TokenConfig,
+    directory: &Path,
+) -> anyhow::Result<(TokenKey, Option<TokenKey>)> {
     let current = match &config.secret_file {
         Some(path) => TokenKey::read(path)?,
         None => own_key(&directory.join(TOKEN_SECRET))?,
     };
     let previous = config.previous_secret_file.as_deref().map(TokenKey::read).transpose()?;
-    Ok(Authenticator::new(current, previous, config.rules, clock.clone()))
+    Ok((current, previous))
 }
 
 /// The secret that this instance made for itself at its first start.
@@ -298,6 +334,7 @@ fn admin_parts(
     sessions: &Sessions,
     spool: &Spool,
     kept: Arc<KeptAgents>,
+    reloads: Desk,
 ) -> Parts {
     let open = |gateway: &GatewayConfig| (gateway.name.clone(), gateway.call_through.clone());
     Parts {
@@ -308,6 +345,7 @@ fn admin_parts(
         kept,
         call_through: Arc::new(config.gateways.iter().map(open).collect()),
         runtime: tokio::runtime::Handle::current(),
+        reloads,
     }
 }
 
@@ -328,6 +366,7 @@ fn note_configured(configured: &ArcSwap<HashSet<AgentKey>>, changes: &Changes) {
 /// The operations listener on a thread and runtime of its own.
 struct Operations {
     address: SocketAddr,
+    tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     api: Api,
     stop: CancellationToken,
     thread: std::thread::JoinHandle<()>,
@@ -347,7 +386,8 @@ impl Operations {
         let tls =
             config.certificate.as_ref().map(|(chain, key)| tls::server_config(chain, key)).transpose()?;
         let tls = tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls)));
-        let bind = Listener::bind(listen, tls, admin::limits(), handler, metrics.clone(), stop.clone());
+        let bind =
+            Listener::bind(listen, tls.clone(), admin::limits(), handler, metrics.clone(), stop.clone());
         let (tell, told) = tokio::sync::oneshot::channel();
         let serve = async move {
             let (listener, address) =
@@ -367,7 +407,7 @@ impl Operations {
             std::thread::Builder::new().name("operations".into()).spawn(move || runtime.block_on(serve))?;
         let address = told.await.context("the operations thread ended")?;
         let address = address.with_context(|| format!("cannot listen on operations.listen {listen}"))?;
-        Ok(Operations { address, api, stop, thread })
+        Ok(Operations { address, tls, api, stop, thread })
     }
 
     async fn stop(self) {

@@ -16,6 +16,9 @@
 //! good until a newer one of its agent **has arrived on a push**, and for an overlap after that, and never beyond
 //! its greatest age.
 //!
+//! The secrets can be replaced while pushes come ([`Authenticator::replace`]): a secret that is taken away is still good for
+//! checking for one overlap, so that no push of a token that the gateway has already is refused.
+//!
 //! Besides there are **fixed tokens**: those which other programs gave to the gateway for sessions that we adopted. They
 //! may be shared by many agents, so the body has to say whose push it is, and its agent must be one of the token's.
 //! A fixed token counts as minted at the adoption: once newer tokens of ours were seen it ends like any other.
@@ -23,9 +26,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::{Digest, Sha256};
@@ -94,6 +98,8 @@ impl TokenFault {
 #[derive(Clone)]
 pub struct TokenKey {
     id: u8,
+    /// A hash that tells secrets apart; never shown.
+    print: [u8; 32],
     mac: Hmac<Sha256>,
 }
 
@@ -153,7 +159,7 @@ impl TokenKey {
         let mac = Hmac::<Sha256>::new_from_slice(bytes).map_err(|_| SecretTooShort(bytes.len()))?;
         // The key's name is one character of a hash: it tells two secrets apart and nothing about either.
         let name = Sha256::new().chain_update(b"ccrelay token key name").chain_update(bytes).finalize();
-        Ok(TokenKey { id: BASE62[usize::from(name[0]) % 62], mac })
+        Ok(TokenKey { id: BASE62[usize::from(name[0]) % 62], print: name.into(), mac })
     }
 
     fn sign(&self, gateway: &GatewayName, time: &[u8], agent: &str) -> [u8; MAC_DIGITS] {
@@ -203,10 +209,17 @@ impl FixedTokens {
     }
 }
 
+/// The secrets in force.
+struct Keys {
+    /// The first one mints; all check.
+    good: Vec<TokenKey>,
+    /// Those taken away, each with the end of its overlap.
+    leaving: Vec<(TokenKey, Timestamp)>,
+}
+
 /// Mints and checks callback tokens.
 pub struct Authenticator {
-    /// The first key mints; all check.
-    keys: Vec<TokenKey>,
+    keys: ArcSwap<Keys>,
     rules: TokenRules,
     clock: Clock,
     /// Per agent: which tokens were seen on pushes, and when first.
@@ -252,15 +265,35 @@ impl Authenticator {
         rules: TokenRules,
         clock: Clock,
     ) -> Authenticator {
-        let keys = std::iter::once(current).chain(previous).collect();
+        let good = std::iter::once(current).chain(previous).collect();
+        let keys = ArcSwap::from_pointee(Keys { good, leaving: Vec::new() });
         let seen = (0..SHARDS).map(|_| Mutex::default()).collect();
         Authenticator { keys, rules, clock, seen, fixed: RwLock::default() }
+    }
+
+    /// From now on mints with `current` and also accepts tokens of `previous`; secrets that are neither stay good for
+    /// checking for one overlap. Says whether anything has changed.
+    pub fn replace(&self, current: TokenKey, previous: Option<TokenKey>) -> bool {
+        let now = self.clock.now();
+        let good: Vec<TokenKey> = std::iter::once(current).chain(previous).collect();
+        let old = self.keys.load();
+        if good.iter().map(|key| key.print).eq(old.good.iter().map(|key| key.print)) {
+            return false;
+        }
+        let leaves = |key: &TokenKey| good.iter().all(|stays| stays.print != key.print);
+        let until = now.plus(self.rules.overlap);
+        let gone = old.good.iter().filter(|key| leaves(key)).map(|key| (key.clone(), until));
+        let still = old.leaving.iter().filter(|(key, until)| *until > now && leaves(key)).cloned();
+        let leaving = still.chain(gone).collect();
+        self.keys.store(Arc::new(Keys { good, leaving }));
+        true
     }
 
     /// The token of this agent of this gateway for the current period.
     #[must_use]
     pub fn mint(&self, gateway: &GatewayName, agent: &AgentId) -> SecretString {
-        let key = &self.keys[0];
+        let keys = self.keys.load();
+        let key = &keys.good[0];
         let period = self.rules.period.as_secs().max(1);
         let time = time_digits(self.clock.now().millis() / 1000 / period * period);
         let mac = key.sign(gateway, &time, agent.as_str());
@@ -278,10 +311,12 @@ impl Authenticator {
     /// When it is not; the fault says why.
     pub fn check(&self, gateway: &GatewayName, token: &str) -> Result<AgentId, TokenFault> {
         let parts = Parts::split(token)?;
-        if !self.keys.iter().any(|key| key.id == parts.key && key.matches(gateway, &parts)) {
+        let now = self.clock.now();
+        let keys = self.keys.load();
+        let leaving = keys.leaving.iter().filter(|(_, until)| *until > now).map(|(key, _)| key);
+        if !keys.good.iter().chain(leaving).any(|key| key.id == parts.key && key.matches(gateway, &parts)) {
             return Err(TokenFault::Forged);
         }
-        let now = self.clock.now();
         if parts.minted > now.plus(CLOCK_SKEW) {
             return Err(TokenFault::FromFuture);
         }
@@ -494,6 +529,32 @@ mod tests {
                 "{changed} differs from {token} at {at}"
             );
         }
+    }
+
+    #[test]
+    fn a_secret_that_is_replaced_is_good_for_one_overlap_more() {
+        let (authenticator, clock) = fixture();
+        let old = authenticator.mint(&gateway(), &agent("1001"));
+        assert!(!authenticator.replace(key(1), None), "nothing has changed");
+        assert!(authenticator.replace(key(2), None));
+        let new = authenticator.mint(&gateway(), &agent("1001"));
+        for token in [&old, &new] {
+            assert_eq!(authenticator.check(&gateway(), token.expose_secret()), Ok(agent("1001")));
+        }
+        clock.advance(RULES.overlap - Duration::from_secs(1));
+        // Another change in between neither lengthens nor shortens it.
+        assert!(authenticator.replace(key(3), Some(key(2))));
+        assert!(authenticator.check(&gateway(), old.expose_secret()).is_ok());
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(authenticator.check(&gateway(), old.expose_secret()), Err(TokenFault::Forged));
+        assert!(
+            authenticator.check(&gateway(), new.expose_secret()).is_ok(),
+            "it is named as the one before"
+        );
+        // A secret that comes back is good for good.
+        assert!(authenticator.replace(key(1), None));
+        clock.advance(RULES.overlap * 2);
+        assert!(authenticator.check(&gateway(), old.expose_secret()).is_ok());
     }
 
     #[test]

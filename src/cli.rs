@@ -4,24 +4,30 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::Handle;
 
 use crate::app::Relay;
 use crate::config::{self, Config, LogConfig, LogFormat};
 use crate::demo;
 use crate::lifecycle::Lifecycle;
+use crate::reload::SetLogLevel;
 use crate::simulate;
 use crate::spool::OpenError;
 
 mod agents;
+mod api;
 mod dead_letters;
 mod inspect;
 mod route;
+mod status;
 
 use agents::AgentsCommand;
+use api::ApiPlace;
 use dead_letters::DeadLettersCommand;
 use inspect::SpoolCommand;
 use route::RouteCommand;
@@ -66,6 +72,12 @@ enum Command {
     /// Look at agents and change their sessions, through the admin API of a running daemon.
     #[command(subcommand)]
     Agents(AgentsCommand),
+    /// What a running daemon is doing; ends with 2 when somebody should look.
+    Status(ApiPlace),
+    /// Where a running daemon delivers to, and how far each sink is; ends with 2 when one does not deliver.
+    Sinks(ApiPlace),
+    /// Have a running daemon read certificates, secrets, rosters and its log level anew.
+    Reload(ApiPlace),
 }
 
 #[derive(Debug, Args)]
@@ -94,7 +106,7 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(file) => with_config(&file.config, run),
+        Command::Run(file) => with_config(&file.config, |config| run(config, &file.config)),
         Command::Check(file) => with_config(&file.config, |_| {
             println!("{}: no mistakes found", file.config.display());
             ExitCode::SUCCESS
@@ -105,6 +117,9 @@ pub fn main() -> ExitCode {
         Command::Deadletters(command) => inspected(dead_letters::run(command)),
         Command::Route(command) => inspected(route::run(command)),
         Command::Agents(command) => inspected(agents::run(command)),
+        Command::Status(api) => inspected(status::status(&api)),
+        Command::Sinks(api) => inspected(status::sinks(&api)),
+        Command::Reload(api) => inspected(status::reload(&api)),
     }
 }
 
@@ -126,12 +141,14 @@ fn with_config(path: &Path, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     }
 }
 
-fn run(config: Config) -> ExitCode {
-    init_logging(&config.log);
+fn run(config: Config, path: &Path) -> ExitCode {
+    let set_log_level = init_logging(&config.log);
     finish(block_on(async {
         let lifecycle = Lifecycle::default();
         lifecycle.watch_signals().context("cannot watch signals")?;
-        Relay::start(config, lifecycle).await?.run().await
+        let mut relay = Relay::start(config, lifecycle).await?;
+        relay.watch_files(path, set_log_level)?;
+        relay.run().await
     }))
 }
 
@@ -185,17 +202,36 @@ pub(crate) fn finish(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// Log lines go to standard error, which leaves standard output to what a command is asked for.
-pub(crate) fn init_logging(config: &LogConfig) {
+/// Log lines go to standard error, which leaves standard output to what a command is asked for. Gives what changes the
+/// level later, unless the environment decides it.
+pub(crate) fn init_logging(config: &LogConfig) -> Option<SetLogLevel> {
     let text = match config.format {
         LogFormat::Auto => std::io::stderr().is_terminal(),
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let filter = EnvFilter::try_from_env("CCRELAY_LOG").unwrap_or_else(|_| EnvFilter::new(&config.level));
+    let from_environment = EnvFilter::try_from_env("CCRELAY_LOG").ok();
+    let fixed = from_environment.is_some();
+    let filter = from_environment.unwrap_or_else(|| EnvFilter::new(&config.level));
     let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let set = if text { logger.try_init() } else { logger.json().flatten_event(true).try_init() };
+    let (set, change) = if text {
+        let logger = logger.with_filter_reloading();
+        let change = set_level(logger.reload_handle());
+        (logger.try_init(), change)
+    } else {
+        let logger = logger.json().flatten_event(true).with_filter_reloading();
+        let change = set_level(logger.reload_handle());
+        (logger.try_init(), change)
+    };
     if set.is_err() {
         tracing::debug!("logging was set up before");
     }
+    (!fixed).then_some(change)
+}
+
+fn set_level<S: 'static>(handle: Handle<EnvFilter, S>) -> SetLogLevel {
+    Arc::new(move |level| {
+        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+        handle.reload(filter).map_err(|error| error.to_string())
+    })
 }

@@ -1,6 +1,8 @@
 //! Configuration: defaults, then the file, then the environment (`CCRELAY_SECTION__KEY`), read into a raw model
 //! that refuses unknown keys and turned into a [`Config`] that cannot be wrong, with every mistake reported at once.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -112,6 +114,45 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
         (Some(config), true) => Ok(config),
         _ => Err(ConfigError::Mistakes { path: path.into(), problems: with_variables(problems.found) }),
     }
+}
+
+/// What a configuration says, key by key, without what it says: enough to tell two of them apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outline(BTreeMap<String, u64>);
+
+impl Outline {
+    /// Keys that stand in one of the two only, or with another value.
+    #[must_use]
+    pub fn difference(&self, other: &Outline) -> Vec<String> {
+        let differs = |key: &&String| self.0.get(*key) != other.0.get(*key);
+        let mine = self.0.keys().filter(differs);
+        let others = other.0.keys().filter(|key| !self.0.contains_key(*key));
+        let mut keys: Vec<String> = mine.chain(others).cloned().collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// This one, with the keys of `newer` for which `takes` holds.
+    #[must_use]
+    pub fn with(mut self, newer: Outline, takes: impl Fn(&str) -> bool) -> Outline {
+        self.0.retain(|key, _| !takes(key));
+        for (key, value) in newer.0 {
+            if let Entry::Vacant(entry) = self.0.entry(key)
+                && takes(entry.key())
+            {
+                entry.insert(value);
+            }
+        }
+        self
+    }
+}
+
+/// The outline of what [`load`] reads.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn outline(path: &Path) -> Result<Outline, ConfigError> {
+    layers::outline(path).map(Outline)
 }
 
 /// Names the environment variable wherever the value came from one.

@@ -165,6 +165,14 @@ metrics! {
     build_info: IntGaugeVec = "ccrelay_build_info" ["version"];
     /// 1 when /ready answers 200.
     ready: IntGauge = "ccrelay_ready";
+    /// Reloads of what may change while the daemon runs, by outcome (ok, refused).
+    reloads: IntCounterVec = "ccrelay_reloads_total" ["outcome"];
+    /// 1 when the last reload was ok; 0 when it was refused and all stayed as it was.
+    reload_last_ok: IntGauge = "ccrelay_reload_last_ok";
+    /// 1 when the configuration has changed in keys that need a restart.
+    restart_needed: IntGauge = "ccrelay_restart_needed";
+    /// When certificates end, in seconds since 1970, by what they are for (callback, operations, gateway_client, gateway_ca); of a file with several the first that ends.
+    certificate_expiry: GaugeVec = "ccrelay_certificate_expiry_timestamp_seconds" ["purpose", "gateway"];
     /// Requests to the admin API by outcome (ok, refused, denied, failed).
     admin_requests: IntCounterVec = "ccrelay_admin_requests_total" ["outcome"];
 
@@ -289,6 +297,11 @@ impl Metrics {
         for outcome in ["ok", "refused", "denied", "failed"] {
             inner.admin_requests.with_label_values(&[outcome]);
         }
+        for outcome in ["ok", "refused"] {
+            inner.reloads.with_label_values(&[outcome]);
+        }
+        inner.reload_last_ok.set(1);
+        inner.certificate_expiry.with_label_values(&["callback", ""]);
         for outcome in ["stored", "refused"] {
             inner.push_duration.with_label_values(&[outcome]);
         }

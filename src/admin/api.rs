@@ -26,6 +26,7 @@ use crate::calm::Calm;
 use crate::event::GatewayName;
 use crate::listen::Incomer;
 use crate::metrics::Metrics;
+use crate::reload::Desk;
 use crate::session::Sessions;
 use crate::session::config::CallPattern;
 use crate::spool::{AgentKey, Spool};
@@ -54,6 +55,8 @@ pub struct Parts {
     pub kept: Arc<KeptAgents>,
     /// Which calls of each gateway are open to callers.
     pub call_through: Arc<HashMap<GatewayName, Vec<CallPattern>>>,
+    /// Takes wishes for a reload.
+    pub reloads: Desk,
     /// Where changes run: the daemon's runtime, which lives longer than a caller's patience.
     pub runtime: Handle,
 }
@@ -255,6 +258,7 @@ async fn dispatch(call: Call<'_>) -> Answer {
         Endpoint::OpenApi => Err(Fault::not_found("it is answered before")),
         Endpoint::Status => Ok(status::status(&call)),
         Endpoint::Sinks => Ok(status::sinks(&call)),
+        Endpoint::Reload => status::reload(&call).await,
         Endpoint::Agents => agents::list(&call),
         Endpoint::Agent => agents::show(&call),
         Endpoint::SignIn => agents::sign_in(&call),

@@ -8,10 +8,11 @@ use http_body_util::Full;
 use hyper::Response;
 use serde::Serialize;
 
-use super::api::Call;
-use super::fault::json;
+use super::api::{Answer, Call, query};
+use super::fault::{Fault, json};
 use crate::event::GatewayName;
 use crate::metrics::SESSION_STATES;
+use crate::reload::Outcome;
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -49,6 +50,8 @@ struct SinkState {
 struct GatewayState {
     gateway: GatewayName,
     sign_out_budget_secs: f64,
+    /// What it is when all is well.
+    sign_out_limit_secs: f64,
     sessions: BTreeMap<&'static str, i64>,
 }
 
@@ -79,13 +82,35 @@ pub(super) fn sinks(call: &Call<'_>) -> Response<Full<Bytes>> {
     json(StatusCode::OK, &serde_json::json!({ "sinks": sink_states(call) }))
 }
 
+/// Reads anew what may change while the daemon runs. A configuration with mistakes is the caller's to mend, so it is
+/// their conflict; each is named.
+pub(super) async fn reload(call: &Call<'_>) -> Answer {
+    query(call.query, &[])?;
+    if !call.body.is_empty() {
+        return Err(Fault::bad_request("no body is expected"));
+    }
+    match call.parts.reloads.reload().await {
+        None => Err(Fault::unavailable("this process reads nothing anew")),
+        Some(Outcome::Done { changed, needs_restart }) => Ok(json(
+            StatusCode::OK,
+            &serde_json::json!({ "changed": changed, "needs_restart": needs_restart }),
+        )),
+        Some(Outcome::Refused(problems)) => {
+            let listed: Vec<_> = problems.iter().map(|one| format!("{}: {}", one.key, one.message)).collect();
+            Err(Fault::conflict("reload_refused", format_args!("nothing was changed: {}", listed.join("; "))))
+        }
+    }
+}
+
 fn gateway_state(call: &Call<'_>, gateway: &GatewayName) -> GatewayState {
     let name = gateway.as_str();
     let sessions =
         |state: &&'static str| (*state, call.metrics.sessions.with_label_values(&[name, *state]).get());
+    let limit = call.parts.sessions.sign_out_limit(gateway);
     GatewayState {
         gateway: gateway.clone(),
         sign_out_budget_secs: call.metrics.sign_out_budget.with_label_values(&[name]).get(),
+        sign_out_limit_secs: limit.unwrap_or_default().as_secs_f64(),
         sessions: SESSION_STATES.iter().map(sessions).collect(),
     }
 }

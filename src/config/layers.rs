@@ -2,6 +2,8 @@
 //! that is missing is noted and put in, and the whole is read again. The keys so repaired are doubted ever after
 //! ([`Problems::doubt`]), so that what stands there now is blamed for nothing.
 
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use figment::error::{Actual, Kind};
@@ -19,13 +21,50 @@ const PREFIX: &str = "CCRELAY_";
 
 /// The raw model; none when the mistakes are such that nothing more can be said about the rest.
 pub(super) fn read(path: &Path, problems: &mut Problems) -> Result<Option<RawConfig>, ConfigError> {
+    Ok(read_layers(merged(path)?, problems))
+}
+
+/// The file with the environment over it.
+fn merged(path: &Path) -> Result<Dict, ConfigError> {
     let unreadable = |reason: String| ConfigError::Unreadable { path: path.into(), reason };
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
     check_syntax(&text).map_err(unreadable)?;
     let environment = Env::prefixed(PREFIX).filter(|key| key.as_str().contains("__")).split("__");
     let figment = Figment::new().merge(Toml::string(&text)).merge(environment);
     let mut layers = figment.data().map_err(|error| unreadable(error.to_string()))?;
-    Ok(read_layers(layers.remove(&Profile::Default).unwrap_or_default(), problems))
+    Ok(layers.remove(&Profile::Default).unwrap_or_default())
+}
+
+/// Each key with a hash of its value.
+pub(super) fn outline(path: &Path) -> Result<BTreeMap<String, u64>, ConfigError> {
+    let mut keys = BTreeMap::new();
+    add_to_outline(&mut keys, String::new(), &Value::from(merged(path)?));
+    Ok(keys)
+}
+
+fn add_to_outline(keys: &mut BTreeMap<String, u64>, key: String, value: &Value) {
+    let mut hasher = DefaultHasher::new();
+    match value {
+        Value::Dict(_, dict) => {
+            for (name, value) in dict {
+                let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                add_to_outline(keys, key, value);
+            }
+            return;
+        }
+        Value::Array(_, list) => {
+            for (at, value) in list.iter().enumerate() {
+                add_to_outline(keys, format!("{key}[{at}]"), value);
+            }
+            return;
+        }
+        Value::String(_, text) => text.hash(&mut hasher),
+        Value::Char(_, character) => character.to_string().hash(&mut hasher),
+        Value::Bool(_, flag) => flag.hash(&mut hasher),
+        Value::Num(_, number) => format!("{number:?}").hash(&mut hasher),
+        Value::Empty(..) => {}
+    }
+    keys.insert(key, hasher.finish());
 }
 
 /// TOML's own report quotes the line, which may hold a secret.

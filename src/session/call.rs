@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::event::AgentId;
-use crate::session::config::AgentConfig;
+use crate::session::config::{AgentConfig, GatewayConfig};
 use crate::session::forward::{ForwardAnswer, ForwardRequest};
+use crate::session::gateway::GatewayError;
 use crate::session::retcode::{Operation, Retcode};
 use crate::sink::BoxFuture;
 
@@ -25,7 +26,20 @@ pub trait GatewayCalls: Send + Sync {
     /// Passes on one call of somebody else, with the agent's GUID and cookies and the deadline of a short call. Never
     /// repeats by itself.
     fn forward<'a>(&'a self, request: &'a ForwardRequest, ticket: &'a Ticket) -> BoxFuture<'a, Forwarded>;
+
+    /// Reads the files of certificates anew; what it returns puts them in force for connections from then on. Calls that
+    /// are under way end as they began.
+    ///
+    /// # Errors
+    /// When a file cannot be used; then nothing has changed.
+    fn renew<'a>(&'a self, config: &GatewayConfig) -> Result<PutInForce<'a>, GatewayError> {
+        let _nothing_to_read = config;
+        Ok(Box::new(|| ()))
+    }
 }
+
+/// The second half of [`GatewayCalls::renew`].
+pub type PutInForce<'a> = Box<dyn FnOnce() + Send + 'a>;
 
 /// One call of one agent.
 #[derive(Debug, Clone, Copy)]

@@ -74,6 +74,12 @@ pub struct GatewayConfig {
 }
 
 impl GatewayConfig {
+    /// The files of certificates, keys and revocations.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let ours = self.client_certificate.iter().flat_map(|(chain, key)| [chain, key]);
+        self.ca_file.iter().chain(&self.crl_file).chain(ours)
+    }
+
     /// All base URLs without their last slash, the main one first.
     #[must_use]
     pub fn bases(&self) -> Vec<String> {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body_util::{BodyExt, Full, Limited};
@@ -22,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::metrics::Metrics;
-use crate::session::call::{Answer, Call, CallError, Forwarded, GatewayCalls, Ticket};
+use crate::session::call::{Answer, Call, CallError, Forwarded, GatewayCalls, PutInForce, Ticket};
 use crate::session::config::GatewayConfig;
 use crate::session::forward::{ForwardAnswer, ForwardRequest};
 use crate::session::retcode::Operation;
@@ -126,9 +127,11 @@ impl GatewayError {
     }
 }
 
+type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 /// The client of one gateway.
 pub struct GatewayClient {
-    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: ArcSwap<HttpClient>,
     wire: wire::Wire,
     addresses: Arc<Addresses>,
     call_deadline: Duration,
@@ -143,12 +146,7 @@ impl GatewayClient {
     /// # Errors
     /// When a file cannot be used or TLS cannot be set up.
     pub fn new(config: &GatewayConfig, metrics: Option<&Metrics>) -> Result<GatewayClient, GatewayError> {
-        let connector = tls::connector(config)?;
-        let http = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(POOL_SIZE)
-            .pool_timer(TokioTimer::new())
-            .build(connector);
+        let http = ArcSwap::from_pointee(http_client(config)?);
         let mut addresses = Addresses::new(config.name.clone(), config.bases());
         if let Some(metrics) = metrics {
             addresses.show(metrics);
@@ -169,7 +167,7 @@ impl GatewayClient {
             Ok(request) => request,
             Err(error) => return Answer::failed(CallError::Unreachable(error.to_string())),
         };
-        match self.http.request(request).await {
+        match self.http.load_full().request(request).await {
             Ok(response) => read(response, call.operation == Operation::Poll).await,
             Err(error) => Answer::failed(unanswered(&error)),
         }
@@ -180,7 +178,7 @@ impl GatewayClient {
             Ok(request) => request,
             Err(error) => return Forwarded::failed(CallError::Unreachable(error.to_string())),
         };
-        match self.http.request(request).await {
+        match self.http.load_full().request(request).await {
             Ok(response) => read_forwarded(response).await,
             Err(error) => Forwarded::failed(unanswered(&error)),
         }
@@ -194,7 +192,7 @@ impl GatewayClient {
             Ok(request) => request,
             Err(error) => return tracing::debug!(%error, "the main address cannot be asked"),
         };
-        let (http, addresses, deadline) = (self.http.clone(), self.addresses.clone(), self.call_deadline);
+        let (http, addresses, deadline) = (self.http.load_full(), self.addresses.clone(), self.call_deadline);
         tokio::spawn(async move {
             let answer = tokio::time::timeout(deadline, http.request(request)).await;
             // Any answer will do; nothing is asked for.
@@ -205,7 +203,22 @@ impl GatewayClient {
     }
 }
 
+fn http_client(config: &GatewayConfig) -> Result<HttpClient, GatewayError> {
+    let connector = tls::connector(config)?;
+    let client = Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(POOL_SIZE)
+        .pool_timer(TokioTimer::new())
+        .build(connector);
+    Ok(client)
+}
+
 impl GatewayCalls for GatewayClient {
+    fn renew<'a>(&'a self, config: &GatewayConfig) -> Result<PutInForce<'a>, GatewayError> {
+        let http = Arc::new(http_client(config)?);
+        Ok(Box::new(move || self.http.store(http)))
+    }
+
     fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Answer> {
         let (semaphore, limit) = match call.operation {
             Operation::Login | Operation::ForceLogin => (Some(&self.sign_ins), self.sign_in_deadline),

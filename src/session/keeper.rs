@@ -158,6 +158,27 @@ impl Sessions {
         Ok(sessions)
     }
 
+    /// Reads the certificates of these gateways anew and puts all of them in force, or none. Sessions notice nothing.
+    ///
+    /// # Errors
+    /// When a file cannot be used, with the gateway's name.
+    pub fn renew(&self, configs: &[&GatewayConfig]) -> Result<(), (GatewayName, GatewayError)> {
+        let mut ready = Vec::new();
+        for config in configs {
+            // One that is new needs a restart.
+            let Some(kept) = self.inner.gateways.get(&config.name) else { continue };
+            ready.push(kept.gateway.calls.renew(config).map_err(|error| (config.name.clone(), error))?);
+        }
+        ready.into_iter().for_each(|put_in_force| put_in_force());
+        Ok(())
+    }
+
+    /// How long this gateway may hear nothing before it signs an agent out.
+    #[must_use]
+    pub fn sign_out_limit(&self, gateway: &GatewayName) -> Option<Duration> {
+        self.inner.gateways.get(gateway).map(|kept| kept.gateway.config.sign_out_limit)
+    }
+
     /// Adds an agent, which is then signed in, or changes the one that is there: its session stays, other skill queues
     /// are entered at once, and what concerns the sign-in counts from the next one on. A suspended agent whose
     /// sign-in is configured differently now is tried again.

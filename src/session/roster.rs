@@ -8,14 +8,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::config::Problems;
 use crate::session::config::{AgentConfig, AgentDefaults, RawAgent};
+use crate::stamp::Stamp;
 
 mod csv;
 mod diff;
@@ -96,15 +95,6 @@ pub struct Mistake {
     pub column: Option<String>,
     /// What is wrong and what is expected.
     pub message: String,
-}
-
-/// Changes as soon as a file is written or replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    node: (u64, u64),
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
 }
 
 /// What came of reading some of the files.
@@ -300,19 +290,6 @@ impl fmt::Display for Mistake {
             (Some(line), None) => write!(f, "line {line}: {}", self.message),
             (None, _) => f.write_str(&self.message),
         }
-    }
-}
-
-impl Stamp {
-    /// None when there is no such file.
-    fn of(path: &Path) -> Option<Stamp> {
-        let stamp = |file: Metadata| Stamp {
-            node: (file.dev(), file.ino()),
-            size: file.size(),
-            modified: (file.mtime(), file.mtime_nsec()),
-            changed: (file.ctime(), file.ctime_nsec()),
-        };
-        std::fs::metadata(path).map(stamp).ok()
     }
 }
 

@@ -5,6 +5,7 @@ mod change;
 mod cli;
 mod client;
 mod letters;
+mod reload;
 mod scene;
 mod through;
 mod tokens;

@@ -10,9 +10,10 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Changes, Loaded, Mistake, Rosters, Stamp};
+use super::{Changes, Loaded, Mistake, Rosters};
 use crate::metrics::Metrics;
 use crate::session::Sessions;
+use crate::stamp::Stamp;
 
 /// How often files are looked at.
 const INTERVAL: Duration = Duration::from_secs(2);

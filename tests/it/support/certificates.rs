@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, IsCa, KeyPair};
 
 pub(crate) struct Certificates {
     pub(crate) ca: PathBuf,
@@ -10,6 +10,7 @@ pub(crate) struct Certificates {
     pub(crate) key: PathBuf,
     /// Key and certificate in one file, as Kafka wants them.
     pub(crate) both: PathBuf,
+    authority: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Certificates {
@@ -19,22 +20,33 @@ impl Certificates {
         params.distinguished_name.push(rcgen::DnType::CommonName, "ccrelay test authority");
         let authority =
             CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
+        let path = |name: &str| folder.join(name);
+        let certificates = Certificates {
+            ca: path("ca.pem"),
+            cert: path("cert.pem"),
+            key: path("key.pem"),
+            both: path("both.pem"),
+            authority,
+        };
+        write(&certificates.ca, &certificates.authority.pem());
+        certificates.renew();
+        certificates
+    }
+
+    /// Another key and certificate of the same authority, in the same files.
+    pub(crate) fn renew(&self) {
         let key = KeyPair::generate().expect("a key");
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut leaf = CertificateParams::new(names).expect("valid names");
+        leaf.distinguished_name = DistinguishedName::new();
         leaf.distinguished_name.push(rcgen::DnType::CommonName, "127.0.0.1");
-        let leaf = leaf.signed_by(&key, &authority).expect("a certificate");
-        let write = |name: &str, text: &str| {
-            let path = folder.join(name);
-            std::fs::write(&path, text).expect("the folder can be written");
-            path
-        };
-        let both = format!("{}{}", key.serialize_pem(), leaf.pem());
-        Certificates {
-            ca: write("ca.pem", &authority.pem()),
-            cert: write("cert.pem", &leaf.pem()),
-            key: write("key.pem", &key.serialize_pem()),
-            both: write("both.pem", &both),
-        }
+        let leaf = leaf.signed_by(&key, &self.authority).expect("a certificate");
+        write(&self.cert, &leaf.pem());
+        write(&self.key, &key.serialize_pem());
+        write(&self.both, &format!("{}{}", key.serialize_pem(), leaf.pem()));
     }
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).expect("the folder can be written");
 }

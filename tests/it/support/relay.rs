@@ -92,6 +92,11 @@ impl Relay {
         std::fs::read_to_string(&self.certificates.ca).expect("the certificate was written")
     }
 
+    /// Replaces the certificate of the callback listener by another of the same authority.
+    pub(crate) fn renew_certificate(&self) {
+        self.certificates.renew();
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }

@@ -1,0 +1,132 @@
+//! Calls of the admin API of a running daemon. The token comes from a file, so that no secret stands in the command line.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
+use clap::Args;
+use http::{HeaderValue, Method, Request, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use rustls::{ClientConfig, RootCertStore};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use url::{Host, Url};
+
+use crate::receive::tls::read_chain;
+
+/// Longer than the API takes for any answer.
+const PATIENCE: Duration = Duration::from_secs(70);
+/// A page of agents has some hundred kilobytes.
+const ANSWER_BYTES: usize = 16 << 20;
+
+/// Where the admin API is.
+#[derive(Debug, Args)]
+pub(super) struct ApiPlace {
+    /// The operations listener; http only for this machine itself.
+    #[arg(long, env = "CCRELAY_ADMIN_URL", default_value = "http://127.0.0.1:9464")]
+    url: Url,
+    /// A file as of operations.admin_tokens_file; its first token is used.
+    #[arg(long, env = "CCRELAY_ADMIN_TOKEN_FILE", default_value = "/etc/ccrelay/admin.tokens")]
+    token_file: PathBuf,
+    /// PEM file of the authorities to trust; needed with https.
+    #[arg(long)]
+    ca_file: Option<PathBuf>,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Makes calls with a token.
+pub(super) struct Caller {
+    base: Url,
+    token: SecretString,
+    client: Client<
+        hyper_rustls::HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>,
+        Empty<Bytes>,
+    >,
+}
+
+impl Caller {
+    pub(super) fn new(api: &ApiPlace) -> anyhow::Result<Caller> {
+        check_url(api)?;
+        let base = api.url.join("/api/v1/").context("the URL cannot have a path")?;
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(client_config(api.ca_file.as_deref())?)
+            .https_or_http()
+            .enable_http1()
+            .build();
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Caller { base, token: read_token(&api.token_file)?, client })
+    }
+
+    pub(super) async fn call(&self, method: Method, path: &str) -> anyhow::Result<Value> {
+        let url = self.base.join(path).context("not a path")?;
+        let mut token = HeaderValue::from_str(&format!("Bearer {}", self.token.expose_secret()))
+            .map_err(|_| anyhow!("the token has characters that no header can carry"))?;
+        token.set_sensitive(true);
+        let request =
+            Request::builder().method(method).uri(url.as_str()).header(header::AUTHORIZATION, token);
+        let exchange = async {
+            let response = self.client.request(request.body(Empty::new())?).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+            let body = body.map_err(|error| anyhow!("the answer broke: {error}"))?.to_bytes();
+            anyhow::Ok((status, body))
+        };
+        let answered = tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time");
+        let (status, body) = answered.and_then(|answered| answered).context(self.base.to_string())?;
+        let body: Value =
+            serde_json::from_slice(&body).with_context(|| format!("{}: not the admin API", self.base))?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let text = |name: &str| body["error"][name].as_str().unwrap_or_default().to_owned();
+        Err(anyhow!("{status} {}: {}", text("code"), text("message")))
+    }
+}
+
+/// A token must not travel where others can read it.
+fn check_url(api: &ApiPlace) -> anyhow::Result<()> {
+    let here = match api.url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    match api.url.scheme() {
+        "https" if api.ca_file.is_none() => bail!("--ca-file is needed with https"),
+        "https" => Ok(()),
+        "http" if here => Ok(()),
+        "http" => bail!("http would show the token to others: use https"),
+        _ => bail!("the URL begins with https:// or http://"),
+    }
+}
+
+fn client_config(ca_file: Option<&Path>) -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = ca_file {
+        for certificate in read_chain(path)? {
+            roots.add(certificate).with_context(|| path.display().to_string())?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+/// The last word of the first line that is no comment.
+fn read_token(path: &Path) -> anyhow::Result<SecretString> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = SecretString::from(text);
+    let lines = text.expose_secret().lines().map(str::trim);
+    let mut lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let token = lines.next().and_then(|line| line.split([' ', '\t', ':']).next_back());
+    token.map(SecretString::from).with_context(|| format!("{} has no token in it", path.display()))
+}

@@ -1,0 +1,414 @@
+//! Reads anew, while the daemon runs, what may change under it: certificates of the listeners, authorities, revocation
+//! lists and client certificates of gateways, token secrets, and the log level. Rosters and the tokens of the admin API
+//! look after themselves.
+//!
+//! - **When**: SIGHUP, `POST /api/v1/reload`, or when one of the files looks different; a file that is being written is left
+//!   alone until it has looked the same twice.
+//! - **All or nothing**: the whole configuration is read and checked as at a start, and everything is made ready before
+//!   anything is put in force. One mistake, and all stays as it was.
+//! - **Nobody is disturbed**: listeners go on listening, open connections keep what they began with, sessions know nothing
+//!   of it. A token secret that is taken away is good for checking for one overlap more.
+//! - **What cannot change** is named: those keys need a restart.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::app::token_keys;
+use crate::authenticate::Authenticator;
+use crate::config::{self, Config, ConfigError, Outline, Problem};
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+use crate::receive::tls;
+use crate::session::Sessions;
+use crate::stamp::Stamp;
+
+mod expiry;
+
+pub use expiry::show as show_expiry;
+
+/// How often files are looked at.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Callers that may wait for a reload.
+const WAITING: usize = 8;
+/// Ends of keys that may change while the daemon runs, in the tables before the dot.
+const CHANGEABLE: &[(&str, &[&str])] = &[
+    ("log", &["level"]),
+    ("callback", &["certificate_file", "key_file"]),
+    ("operations", &["certificate_file", "key_file"]),
+    ("token", &["secret_file", "previous_secret_file"]),
+    (
+        "gateways",
+        &[
+            "ca_file",
+            "crl_file",
+            "client_cert_file",
+            "client_key_file",
+            "tls_server_name",
+            "verify_server_name",
+            "dangerously_trust_all",
+        ],
+    ),
+];
+
+/// Sets the log level of the running process.
+pub type SetLogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What a reload came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is as the files say.
+    Done {
+        /// What is other than before, in words.
+        changed: Vec<String>,
+        /// Keys that are written differently now and need a restart.
+        needs_restart: Vec<String>,
+    },
+    /// Nothing was changed, because of these mistakes.
+    Refused(Vec<Problem>),
+}
+
+/// Takes wishes for a reload; cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    wishes: mpsc::Sender<oneshot::Sender<Outcome>>,
+}
+
+/// The other end of a [`Desk`].
+#[derive(Debug)]
+pub struct Wishes(mpsc::Receiver<oneshot::Sender<Outcome>>);
+
+impl Desk {
+    /// A desk and where its wishes come out.
+    #[must_use]
+    pub fn new() -> (Desk, Wishes) {
+        let (wishes, received) = mpsc::channel(WAITING);
+        (Desk { wishes }, Wishes(received))
+    }
+
+    /// Reloads and says what came of it; `None` when nobody does that here.
+    pub async fn reload(&self) -> Option<Outcome> {
+        let (tell, told) = oneshot::channel();
+        self.wishes.send(tell).await.ok()?;
+        told.await.ok()
+    }
+}
+
+/// What can be changed in a running daemon.
+#[derive(Clone)]
+pub struct Targets {
+    /// Of the callback listener.
+    pub callback_tls: Arc<ArcSwap<ServerConfig>>,
+    /// Of the operations listener, where it has TLS.
+    pub operations_tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    /// The token secrets.
+    pub authenticator: Arc<Authenticator>,
+    /// The clients of gateways.
+    pub sessions: Sessions,
+    /// The log level; none when the environment decides.
+    pub set_log_level: Option<SetLogLevel>,
+}
+
+impl std::fmt::Debug for Targets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Targets")
+    }
+}
+
+/// What is in force.
+#[derive(Debug)]
+struct InForce {
+    /// What the configuration said.
+    outline: Outline,
+    level: String,
+    /// What files looked like when they were read.
+    stamps: BTreeMap<PathBuf, Option<Stamp>>,
+}
+
+/// Watches files and reloads.
+#[derive(Debug)]
+pub struct Reloader {
+    path: PathBuf,
+    targets: Arc<Targets>,
+    in_force: InForce,
+    /// What files looked like at the last look, and at the last try.
+    seen: BTreeMap<PathBuf, Option<Stamp>>,
+    tried: BTreeMap<PathBuf, Option<Stamp>>,
+    metrics: Metrics,
+}
+
+impl Reloader {
+    /// A reloader of a daemon that was started with `config`, which was read from `path` a moment ago.
+    ///
+    /// # Errors
+    /// When the file cannot be read any more.
+    pub fn new(
+        path: &Path,
+        config: &Config,
+        targets: Targets,
+        metrics: Metrics,
+    ) -> Result<Reloader, ConfigError> {
+        let outline = config::outline(path)?;
+        let stamps = stamps(&files(path, config));
+        Ok(Reloader {
+            path: path.into(),
+            targets: Arc::new(targets),
+            in_force: InForce { outline, level: config.log.level.clone(), stamps: stamps.clone() },
+            seen: stamps.clone(),
+            tried: stamps,
+            metrics,
+        })
+    }
+
+    /// Reloads whenever there is a reason to, until the stop.
+    pub async fn run(mut self, lifecycle: Lifecycle, mut wishes: Wishes) {
+        let (stop, mut reloads) = (lifecycle.stopping(), lifecycle.reloads());
+        let mut ticks = tokio::time::interval_at(Instant::now() + INTERVAL, INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let mut asked = Vec::new();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {
+                    let (back, due) = match off_the_runtime(self, Reloader::is_due).await {
+                        Some(back) => back,
+                        None => return,
+                    };
+                    self = back;
+                    if !due {
+                        continue;
+                    }
+                }
+                changed = reloads.changed() => if changed.is_err() {
+                    return stop.cancelled().await;
+                },
+                Some(wish) = wishes.0.recv() => asked.push(wish),
+            }
+            while let Ok(wish) = wishes.0.try_recv() {
+                asked.push(wish);
+            }
+            let Some((back, outcome)) = off_the_runtime(self, Reloader::reload).await else { return };
+            self = back;
+            if !asked.is_empty() && matches!(outcome, Outcome::Done { .. }) {
+                // Rosters are read anew as well, as with SIGHUP.
+                lifecycle.reload();
+                reloads.mark_unchanged();
+            }
+            for wish in asked {
+                // Who asked may have gone.
+                drop(wish.send(outcome.clone()));
+            }
+        }
+    }
+
+    /// Whether files have settled on something other than what was tried last.
+    fn is_due(&mut self) -> bool {
+        let now = stamps(&self.in_force.stamps.keys().cloned().collect::<Vec<_>>());
+        let settled = now == self.seen;
+        self.seen = now;
+        settled && self.seen != self.tried
+    }
+
+    /// Reads everything and puts it in force, or leaves everything as it is.
+    fn reload(&mut self) -> Outcome {
+        let outcome = match self.try_reload() {
+            Ok(outcome) => outcome,
+            Err(problems) => Outcome::Refused(problems),
+        };
+        self.say(&outcome);
+        outcome
+    }
+
+    fn try_reload(&mut self) -> Result<Outcome, Vec<Problem>> {
+        // Looked at before it is read: what is written in between is read again.
+        let before = stamps(&self.in_force.stamps.keys().cloned().collect::<Vec<_>>());
+        (self.seen, self.tried) = (before.clone(), before);
+        let problem = |key: &str, message: String| vec![Problem { key: key.to_owned(), message }];
+        let config = config::load(&self.path).map_err(problems_of)?;
+        let outline = config::outline(&self.path).map_err(problems_of)?;
+        let now = stamps(&files(&self.path, &config));
+
+        let callback = tls::server_config(&config.callback.certificate_file, &config.callback.key_file)
+            .map_err(|error| problem("callback.certificate_file", error.to_string()))?;
+        let operations = match (&self.targets.operations_tls, &config.operations.certificate) {
+            (Some(target), Some((chain, key))) => {
+                let tls = tls::server_config(chain, key)
+                    .map_err(|error| problem("operations.certificate_file", error.to_string()))?;
+                Some((target, tls))
+            }
+            _ => None,
+        };
+        let (current, previous) = token_keys(&config.token, &config.spool.directory)
+            .map_err(|error| problem("token.secret_file", format!("{error:#}")))?;
+        let changes = Changes {
+            outline: self.in_force.outline.difference(&outline),
+            before: &self.in_force.stamps,
+            now: &now,
+        };
+        let gateways = config.sessions.gateways.iter().enumerate();
+        let renewed: Vec<_> = gateways
+            .filter(|(at, gateway)| {
+                changes.has_key(&format!("gateways[{at}]"), "gateways") || changes.any_file(gateway.files())
+            })
+            .map(|(_, gateway)| gateway)
+            .collect();
+        // The last thing that can fail, and it puts all gateways in force or none.
+        self.targets.sessions.renew(&renewed).map_err(|(name, error)| {
+            problem(&format!("gateways.{name}.{}", error.key()), format!("{:#}", anyhow::Error::from(error)))
+        })?;
+
+        let mut changed = Vec::new();
+        if changes.has_key("callback", "callback")
+            || changes.any_file([&config.callback.certificate_file, &config.callback.key_file])
+        {
+            self.targets.callback_tls.store(Arc::new(callback));
+            changed.push("certificate of the callback listener".to_owned());
+        }
+        if let (Some((target, tls)), Some((chain, key))) = (operations, &config.operations.certificate)
+            && (changes.has_key("operations", "operations") || changes.any_file([chain, key]))
+        {
+            target.store(Arc::new(tls));
+            changed.push("certificate of the operations listener".to_owned());
+        }
+        if self.targets.authenticator.replace(current, previous) {
+            changed.push("token secrets".to_owned());
+        }
+        changed.extend(renewed.iter().map(|gateway| format!("TLS towards the gateway {}", gateway.name)));
+        if config.log.level != self.in_force.level
+            && let Some(set) = &self.targets.set_log_level
+        {
+            match set(&config.log.level) {
+                Ok(()) => changed.push("log level".to_owned()),
+                // It was read as a level before; this is about the process, not the file.
+                Err(error) => tracing::error!(error, "the log level cannot be changed"),
+            }
+        }
+        let needs_restart = changes.needing_restart(self.targets.operations_tls.is_some());
+        expiry::show(&config, &self.metrics);
+        self.in_force.level = config.log.level;
+        self.in_force.stamps = now.clone();
+        (self.seen, self.tried) = (now.clone(), now);
+        // What needs a restart is compared with what the daemon was started with, every time.
+        self.in_force.outline = std::mem::take(&mut self.in_force.outline).with(outline, is_changeable);
+        Ok(Outcome::Done { changed, needs_restart })
+    }
+
+    fn say(&self, outcome: &Outcome) {
+        let (label, ok) = match outcome {
+            Outcome::Done { changed, needs_restart } => {
+                tracing::info!(?changed, "read anew");
+                if !needs_restart.is_empty() {
+                    tracing::warn!(keys = ?needs_restart, "these keys have other values now, which need a restart");
+                }
+                self.metrics.restart_needed.set(i64::from(!needs_restart.is_empty()));
+                ("ok", 1)
+            }
+            Outcome::Refused(problems) => {
+                for Problem { key, message } in problems {
+                    tracing::error!(file = %self.path.display(), key, error = message, "a mistake in what was read anew");
+                }
+                tracing::error!(mistakes = problems.len(), "not reloaded: all stays as it was");
+                ("refused", 0)
+            }
+        };
+        self.metrics.reloads.with_label_values(&[label]).inc();
+        self.metrics.reload_last_ok.set(ok);
+    }
+}
+
+/// What is other than it was.
+struct Changes<'a> {
+    outline: Vec<String>,
+    before: &'a BTreeMap<PathBuf, Option<Stamp>>,
+    now: &'a BTreeMap<PathBuf, Option<Stamp>>,
+}
+
+impl Changes<'_> {
+    /// Whether a changeable key of this table was written differently.
+    fn has_key(&self, table: &str, kind: &str) -> bool {
+        let ends = CHANGEABLE.iter().find(|(known, _)| *known == kind).map_or(&[][..], |(_, ends)| ends);
+        let of_table = self.outline.iter().filter_map(|key| key.strip_prefix(table)?.strip_prefix('.'));
+        of_table.into_iter().any(|end| ends.contains(&end))
+    }
+
+    fn any_file<'p>(&self, files: impl IntoIterator<Item = &'p PathBuf>) -> bool {
+        files.into_iter().any(|file| self.before.get(file) != self.now.get(file))
+    }
+
+    fn needing_restart(&self, operations_tls: bool) -> Vec<String> {
+        let stays =
+            |key: &&String| !is_changeable(key) || (!operations_tls && key.starts_with("operations."));
+        self.outline.iter().filter(stays).cloned().collect()
+    }
+}
+
+fn is_changeable(key: &str) -> bool {
+    let Some((table, end)) = key.rsplit_once('.') else { return false };
+    let kind = table.split('[').next().unwrap_or(table);
+    CHANGEABLE.iter().any(|(known, ends)| *known == kind && ends.contains(&end))
+}
+
+/// Every file that is read anew.
+fn files(path: &Path, config: &Config) -> Vec<PathBuf> {
+    let callback = [&config.callback.certificate_file, &config.callback.key_file];
+    let operations = config.operations.certificate.iter().flat_map(|(chain, key)| [chain, key]);
+    let secrets = [&config.token.secret_file, &config.token.previous_secret_file].into_iter().flatten();
+    let gateways = config.sessions.gateways.iter().flat_map(|gateway| gateway.files());
+    let named = callback.into_iter().chain(operations).chain(secrets).chain(gateways);
+    std::iter::once(path.to_path_buf()).chain(named.cloned()).collect()
+}
+
+fn stamps(files: &[PathBuf]) -> BTreeMap<PathBuf, Option<Stamp>> {
+    files.iter().map(|file| (file.clone(), Stamp::of(file))).collect()
+}
+
+fn problems_of(error: ConfigError) -> Vec<Problem> {
+    match error {
+        ConfigError::Mistakes { problems, .. } => problems,
+        ConfigError::Unreadable { path, reason } => {
+            vec![Problem { key: path.display().to_string(), message: reason }]
+        }
+    }
+}
+
+/// Files may lie on a disk that hangs.
+async fn off_the_runtime<T: Send + 'static>(
+    mut reloader: Reloader,
+    work: impl FnOnce(&mut Reloader) -> T + Send + 'static,
+) -> Option<(Reloader, T)> {
+    let done = tokio::task::spawn_blocking(move || {
+        let done = work(&mut reloader);
+        (reloader, done)
+    });
+    done.await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_may_change_are_told_from_those_that_need_a_restart() {
+        for key in ["log.level", "callback.key_file", "gateways[3].crl_file", "token.previous_secret_file"] {
+            assert!(is_changeable(key), "{key}");
+        }
+        for key in
+            ["log.format", "callback.listen", "gateways[3].base_url", "sinks.bus.topic", "callback", ""]
+        {
+            assert!(!is_changeable(key), "{key}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_desk_that_nobody_serves_says_so() {
+        let (desk, wishes) = Desk::new();
+        drop(wishes);
+        assert_eq!(desk.reload().await, None);
+    }
+}

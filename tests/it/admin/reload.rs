@@ -1,0 +1,222 @@
+//! What may change while the daemon runs, changed under load: nothing is refused and nobody notices; and mistakes, which
+//! leave everything as it was.
+
+use std::path::PathBuf;
+use std::process::Output;
+use std::sync::Arc;
+
+use ccrelay::event::AgentId;
+use nix::sys::signal::Signal;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use super::scene::Scene;
+use crate::support::{DEADLINE, eventually};
+
+const OK: &str = "ccrelay_reloads_total{outcome=\"ok\"}";
+const REFUSED: &str = "ccrelay_reloads_total{outcome=\"refused\"}";
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+async fn ccrelay(scene: &Scene, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ccrelay"))
+        .args(arguments)
+        .args(["--url", &format!("http://{}", scene.relay.operations()), "--token-file"])
+        .arg(scene.relay.folder().join("tokens"))
+        .output()
+        .await
+        .expect("the program starts")
+}
+
+/// With a secret of tokens in a file, which can be replaced.
+async fn scene() -> (Scene, PathBuf) {
+    let mut file = PathBuf::new();
+    let scene = Scene::with(|relay| {
+        file = relay.folder().join("secret");
+        std::fs::write(&file, "canary: the first secret, long enough to be one").expect("it can be written");
+        relay.edit("[token]\n", &format!("[token]\nsecret_file = \"{}\"\n", file.display()));
+    })
+    .await;
+    (scene, file)
+}
+
+/// The certificate that the callback listener shows to a new connection.
+async fn shown(scene: &Scene) -> CertificateDer<'static> {
+    let mut roots = rustls::RootCertStore::empty();
+    let authority = CertificateDer::from_pem_slice(scene.relay.ca_pem().as_bytes()).expect("PEM");
+    roots.add(authority).expect("an authority");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(("127.0.0.1", scene.relay.callback_port())).await.expect("it listens");
+    let name = ServerName::try_from("127.0.0.1").expect("a name");
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(name, stream).await.expect("a certificate of the authority");
+    stream.get_ref().1.peer_certificates().expect("a certificate")[0].clone().into_owned()
+}
+
+/// Waits until a metric is above a value.
+async fn above(scene: &Scene, series: &str, value: f64) {
+    eventually(&format!("{series} above {value}"), DEADLINE, || async {
+        (scene.relay.metric(series).await > value).then_some(())
+    })
+    .await;
+}
+
+/// Plays until so many more events of the agents are delivered.
+async fn play_on(scene: &Scene, events: u64) {
+    let goal = scene.simulator.statistics().total.delivered + events;
+    assert!(
+        scene.simulator.wait_for(DEADLINE, |s| s.total.delivered >= goal).await,
+        "{:?}\n{}",
+        scene.simulator.statistics().total,
+        scene.relay.log()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_and_secrets_change_under_load_and_not_one_push_is_refused() {
+    let (scene, secret) = scene().await;
+    scene.simulator.play(20.0);
+    for round in 0..4 {
+        let (before, reloads) = (shown(&scene).await, scene.relay.metric(OK).await);
+        scene.relay.renew_certificate();
+        std::fs::write(&secret, format!("canary: secret number {round} that comes after the first"))
+            .expect("it can be written");
+        // Twice nobody says anything, once a signal does, and once the command line.
+        match round {
+            2 => scene.relay.running().signal(Signal::SIGHUP),
+            3 => {
+                let output = ccrelay(&scene, &["reload"]).await;
+                assert!(output.status.success(), "{}", text(&output.stderr));
+                let said = text(&output.stdout);
+                assert!(
+                    said.contains("certificate of the callback") && said.contains("token secrets"),
+                    "{said}"
+                );
+            }
+            _ => {}
+        }
+        above(&scene, OK, reloads).await;
+        eventually("the new certificate", DEADLINE, || async {
+            (shown(&scene).await != before).then_some(())
+        })
+        .await;
+        // Heartbeats take tokens of the new secret to the gateway while those of the old one are on their way.
+        play_on(&scene, 60).await;
+        scene.heartbeats("1001", 2).await;
+        play_on(&scene, 60).await;
+    }
+    let total = scene.simulator.statistics().total;
+    assert_eq!(total.pushes_failed, 0, "{total:?}\n{}", scene.relay.log());
+    assert!(total.sign_outs.is_empty() && total.sign_ins == 3, "{total:?}");
+    assert_eq!(scene.relay.metric(REFUSED).await, 0.0);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistake_leaves_everything_as_it_was_and_is_named() {
+    let (scene, secret) = scene().await;
+    scene.simulator.play(20.0);
+    let before = shown(&scene).await;
+    // A good certificate and a secret that is too short: neither may be taken.
+    scene.relay.renew_certificate();
+    std::fs::write(&secret, "canary").expect("it can be written");
+    above(&scene, REFUSED, 0.0).await;
+    assert_eq!(scene.relay.metric("ccrelay_reload_last_ok").await, 0.0);
+    let output = ccrelay(&scene, &["reload"]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    let said = text(&output.stderr);
+    assert!(said.contains("token.secret_file") && said.contains("at least 32 bytes"), "{said}");
+    assert!(shown(&scene).await == before, "all or nothing");
+    play_on(&scene, 60).await;
+    std::fs::write(&secret, "canary: a secret of thirty-two characters and more").expect("it can be written");
+    above(&scene, "ccrelay_reload_last_ok", 0.0).await;
+    assert!(shown(&scene).await != before);
+    scene.heartbeats("1001", 2).await;
+    play_on(&scene, 60).await;
+    let total = scene.simulator.statistics().total;
+    assert!(total.pushes_failed == 0 && total.sign_outs.is_empty(), "{total:?}\n{}", scene.relay.log());
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_a_restart_is_named_and_the_log_level_does_not() {
+    let (scene, _) = scene().await;
+    scene
+        .relay
+        .edit("[operations]\n", "[log]\nlevel = \"debug\"\n[shutdown]\ngrace_secs = 19\n[operations]\n");
+    let output = ccrelay(&scene, &["reload"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("needs a restart: shutdown.grace_secs"), "{said}");
+    assert!(!said.contains("restart: log"), "{said}");
+    assert_eq!(scene.relay.metric("ccrelay_restart_needed").await, 1.0);
+    eventually("log lines of the level debug", DEADLINE, || async {
+        scene.relay.log().contains("DEBUG").then_some(())
+    })
+    .await;
+    scene.relay.edit("grace_secs = 19", "grace_secs = 20");
+    let output = ccrelay(&scene, &["reload", "--json"]).await;
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    // The key was not there at the start: it still differs, though its value is the default.
+    assert_eq!(said["needs_restart"], serde_json::json!(["shutdown.grace_secs"]));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_authority_of_a_gateway_changes_and_sessions_go_on() {
+    let (scene, _) = scene().await;
+    let file = scene.relay.folder().join("gateway-ca.pem");
+    let right = std::fs::read_to_string(&file).expect("it was written");
+    std::fs::write(&file, scene.relay.ca_pem()).expect("it can be written");
+    // Calls from now on find a gateway that they must not trust.
+    above(&scene, "ccrelay_heartbeats_total{gateway=\"main\",outcome=\"transport\"}", 2.0).await;
+    std::fs::write(&file, right).expect("it can be written");
+    let counted = scene.simulator.counts(&AgentId::parse("1002").expect("an id")).heartbeats;
+    assert!(counted > 0);
+    for id in ["1001", "1002", "1003"] {
+        scene.heartbeats(id, 2).await;
+    }
+    let total = scene.simulator.statistics().total;
+    assert!(total.sign_outs.is_empty() && total.sign_ins == 3, "{total:?}");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_and_sinks_are_shown_with_an_exit_code() {
+    let (scene, _) = scene().await;
+    scene.simulator.play(20.0);
+    play_on(&scene, 20).await;
+    let delivering = eventually("a sink that delivers", DEADLINE, || async {
+        let output = ccrelay(&scene, &["status"]).await;
+        output.status.success().then_some(output)
+    });
+    let said = text(&delivering.await.stdout);
+    assert!(
+        said.contains("ready, up") && said.contains("main: 3 active") && said.contains("delivering"),
+        "{said}"
+    );
+    let output = ccrelay(&scene, &["sinks", "--json"]).await;
+    let sinks: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(sinks["sinks"][0]["sink"], "file");
+
+    // A suspended agent needs a person.
+    let put = scene
+        .admin()
+        .call("PUT", "/api/v1/agents/main/1004", r#"{"phone_number":"71004","password":"not it"}"#)
+        .await;
+    assert_eq!(put.status, 201, "{}", put.text);
+    scene.agent_in("1004", "suspended").await;
+    let output = ccrelay(&scene, &["status"]).await;
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("1 suspended"), "{}", text(&output.stdout));
+    scene.end().await;
+}
