@@ -29,7 +29,6 @@ use ccrelay::simulate::{Settings, SignOut, Simulator};
 use clap::Parser;
 
 #[path = "../tests/it/support/certificates.rs"]
-#[expect(dead_code, reason = "shared with tests that use all of it")]
 mod certificates;
 
 use certificates::Certificates;
