@@ -24,6 +24,7 @@ mod api;
 mod dead_letters;
 mod inspect;
 mod route;
+mod schema;
 mod status;
 
 use agents::AgentsCommand;
@@ -31,6 +32,7 @@ use api::ApiPlace;
 use dead_letters::DeadLettersCommand;
 use inspect::SpoolCommand;
 use route::RouteCommand;
+use schema::SchemaArgs;
 
 /// Something failed while running.
 const FAILED: u8 = 1;
@@ -69,6 +71,8 @@ enum Command {
     /// See where events go.
     #[command(subcommand)]
     Route(RouteCommand),
+    /// Print the contract for consumers of events: JSON Schemas and an AsyncAPI document.
+    Schema(SchemaArgs),
     /// Look at agents and change their sessions, through the admin API of a running daemon.
     #[command(subcommand)]
     Agents(AgentsCommand),
@@ -116,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Spool(command) => inspected(inspect::spool(command)),
         Command::Deadletters(command) => inspected(dead_letters::run(command)),
         Command::Route(command) => inspected(route::run(command)),
+        Command::Schema(args) => inspected(schema::run(args)),
         Command::Agents(command) => inspected(agents::run(command)),
         Command::Status(api) => inspected(status::status(&api)),
         Command::Sinks(api) => inspected(status::sinks(&api)),

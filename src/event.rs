@@ -9,7 +9,7 @@ mod body;
 mod calls;
 pub mod cloudevent;
 pub mod codes;
-mod content;
+pub(crate) mod content;
 pub mod data;
 pub mod details;
 pub mod envelope;

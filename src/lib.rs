@@ -11,6 +11,7 @@ pub mod calm;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod contract;
 pub mod deliver;
 pub mod demo;
 pub mod event;

@@ -6,6 +6,7 @@
 //!
 //! Two agents in one call have a snapshot, and a summary, each: consumers join them by the call's id.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::body::Body;
@@ -23,7 +24,7 @@ const MAX_WORD: usize = 40;
 const TEXT_TYPES: &[i64] = &[1, 51, 53];
 
 /// Where a call stands at this agent (ECMA-269: local connection state).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum CallState {
     /// It was announced to the agent and does not ring yet.
@@ -41,7 +42,7 @@ pub enum CallState {
 }
 
 /// How a call or text session ended at an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum CallOutcome {
     /// It was answered, and ended later.

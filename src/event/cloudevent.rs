@@ -18,6 +18,8 @@ pub const STRUCTURED_CONTENT_TYPE: &str = "application/cloudevents+json; charset
 pub const DATA_CONTENT_TYPE: &str = "application/json";
 /// The version of CloudEvents.
 const SPEC_VERSION: &str = "1.0";
+/// The version of all schemas. Members are only ever added, so it has never been another.
+pub const SCHEMA_VERSION: u32 = 1;
 /// Room for one event without letting the buffer grow: most have about 900 bytes.
 const USUAL_LENGTH: usize = 1536;
 
@@ -42,6 +44,7 @@ pub fn attributes(event: &Event) -> Vec<(&'static str, Cow<'_, str>)> {
         ("id", Cow::Borrowed(event.id.as_str())),
         ("source", Cow::Borrowed(event.source.as_str())),
         ("type", Cow::Borrowed(event.event_type)),
+        ("dataschema", Cow::Owned(data_schema(event.event_type))),
         ("subject", Cow::Borrowed(event.agent_id.as_str())),
         ("time", Cow::Owned(event.time.to_string())),
         ("sequence", Cow::Owned(sequence(event))),
@@ -52,6 +55,13 @@ pub fn attributes(event: &Event) -> Vec<(&'static str, Cow<'_, str>)> {
         attributes.push(("ccrelayrepeat", Cow::Borrowed("true")));
     }
     attributes
+}
+
+/// The name of the schema that the data of this type keep. It is a name, not an address: `ccrelay schema` prints what it
+/// names, and the number at its end rises when something that consumers may rely on changes.
+#[must_use]
+pub fn data_schema(event_type: &str) -> String {
+    format!("urn:ccrelay:schema:{event_type}:{SCHEMA_VERSION}")
 }
 
 /// The data: a JSON object in UTF-8.

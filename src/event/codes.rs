@@ -1,10 +1,11 @@
 //! What the gateway's code numbers mean: its own tables, in words for JSON. Each table names the page of the CEC API
 //! Reference it was taken from. A code that is in no table passes as a number without a name.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A code of the gateway and, where it is documented, what it stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Code {
     /// The number as the gateway gave it, whether it wrote `5` or `"5"`.
     pub code: i64,

@@ -62,6 +62,27 @@ pub(super) fn details(content: Content, body: &Body<'_>) -> Details {
     details
 }
 
+/// The sections of `data` that an event with this content can have.
+pub(crate) fn sections(content: Content) -> &'static [&'static str] {
+    match content {
+        Content::Nothing | Content::NotReadyReason | Content::RestReason => &[],
+        Content::Call | Content::SwitchedCall => &["call"],
+        Content::OfferedCall => &["call", "queue"],
+        Content::Chat => &["call", "message"],
+        Content::Conference => &["conference"],
+        Content::Screenshot => &["call", "screenshot"],
+        Content::VideoSession => &["call", "videoSession"],
+        Content::Recording => &["call", "recording"],
+        Content::Playback => &["playback"],
+        Content::Phone => &["call", "phone"],
+        Content::LinkedPhone | Content::LinkedPhoneStatus => &["call", "linkedPhone"],
+        Content::Preview => &["preview"],
+        Content::QualityCheck => &["qualityCheck"],
+        Content::Note => &["note"],
+        Content::SignOut => &["session"],
+    }
+}
+
 fn call_id_only(body: &Body<'_>) -> CallData {
     CallData { id: body.call_id().map(Cow::into_owned), ..CallData::default() }
 }

@@ -3,6 +3,9 @@
 //! All names are in camel case, all times RFC 3339 in UTC, all durations seconds; phone numbers and ids are strings,
 //! codes of the gateway are numbers with their meaning beside them. What the gateway does not say is left out.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -13,7 +16,7 @@ use super::state::AgentState;
 use crate::clock::Timestamp;
 
 /// The `data` member of an event.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventData {
     /// Whose event it is, and where that agent stands.
@@ -26,7 +29,7 @@ pub struct EventData {
 }
 
 /// An agent before and after an event.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentData {
     /// The agent's id, `workNo`.
@@ -54,7 +57,7 @@ pub struct AgentData {
 }
 
 /// What the gateway said, byte for byte.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Raw {
     /// `eventType`, or ccrelay's name of an event of its own.
@@ -102,6 +105,20 @@ impl Serialize for Moment {
     }
 }
 
+impl JsonSchema for Moment {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Moment".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "date-time" })
+    }
+}
+
 /// JSON that is passed on byte for byte.
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
@@ -124,5 +141,19 @@ impl Verbatim {
 impl PartialEq for Verbatim {
     fn eq(&self, other: &Verbatim) -> bool {
         self.as_str() == other.as_str()
+    }
+}
+
+impl JsonSchema for Verbatim {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Verbatim".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({})
     }
 }

@@ -1,6 +1,7 @@
 //! The sections of `data` that the content of an event fills, one struct each. Every member is optional: what the
 //! gateway does not say is left out.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::codes::Code;
@@ -11,7 +12,7 @@ use super::texts::{self, Texts};
 macro_rules! sections {
     ($( $(#[$outer:meta])* $name:ident { $( $(#[$inner:meta])* $field:ident : $type:ty, )+ } )+) => { $(
         $(#[$outer])*
-        #[derive(Debug, Clone, PartialEq, Default, Serialize)]
+        #[derive(Debug, Clone, PartialEq, Default, Serialize, JsonSchema)]
         #[serde(rename_all = "camelCase")]
         pub struct $name {
             $( $(#[$inner])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$type>, )+

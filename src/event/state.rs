@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::body::Body;
@@ -18,7 +19,7 @@ use super::vocabulary::{self, Content, Effect, Entry};
 use crate::clock::Timestamp;
 
 /// What an agent is doing. The words of ECMA-269, with rest apart from other reasons of being not ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum AgentState {
     /// Not signed in (ECMA-269: agent null).

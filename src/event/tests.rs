@@ -83,6 +83,8 @@ fn every_known_type_has_its_golden_event() {
 fn shorten(mut events: Vec<Value>) -> Vec<Value> {
     for event in &mut events {
         let event = event.as_object_mut().unwrap();
+        let schema = format!("urn:ccrelay:schema:{}:1", event["type"].as_str().unwrap());
+        assert_eq!(event.remove("dataschema"), Some(schema.into()));
         for (name, value) in [
             ("specversion", "1.0"),
             ("id", "k3v9-70-0"),

@@ -29,6 +29,7 @@ mod watchdog;
 
 use client::Connection;
 pub use config::{MqttConfig, MqttOnErrorOptions, MqttOptions, Version};
+pub(crate) use encode::state_schema;
 use in_flight::Outcome;
 
 /// Every reason of this sink's [`DeliveryError`]s.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Publish, PublishProperties};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 
 use super::config::{MqttConfig, Version};
@@ -72,16 +73,24 @@ pub(super) fn topic(publish: &Publish) -> Cow<'_, str> {
 }
 
 /// An agent's state as it is retained: a published contract, members are only ever added.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct StateDocument<'a> {
     #[serde(flatten)]
     agent: &'a AgentData,
     /// The event that led to it.
     event_id: &'a str,
+    /// The type of that event.
     event_type: &'a str,
+    /// The number of that event.
     sequence: u64,
+    /// When that event happened.
     time: Moment,
+}
+
+/// What is retained of agents, for the contract.
+pub(crate) fn state_schema(generator: &mut SchemaGenerator) -> Schema {
+    StateDocument::json_schema(generator)
 }
 
 impl StateDocument<'_> {
@@ -173,6 +182,7 @@ mod tests {
             "eventId": "1001-7", "eventType": "ccrelay.call.ringing", "sequence": 7, "time": "2026-07-20T06:42:02.590Z",
         });
         assert_eq!(document, expected);
+        crate::contract::tests::assert_keeps(crate::contract::STATE, &document);
         event.data.agent.state = AgentState::SignedOut;
         let publish = state(&event, "state", &config).unwrap();
         assert!(publish.retain && publish.payload.is_empty());
