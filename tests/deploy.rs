@@ -1,0 +1,201 @@
+//! What `deploy/` and the runbook say of metrics, alerts and commands is true of this release.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use ccrelay::metrics::{Metrics, NAMES};
+use serde_json::Value;
+
+const RULES: &str = include_str!("../deploy/prometheus/ccrelay.rules.yml");
+const CASES: &str = include_str!("../deploy/prometheus/ccrelay.test.yml");
+const DASHBOARD: &str = include_str!("../deploy/grafana/ccrelay.json");
+const RUNBOOK: &str = include_str!("../docs/runbook.md");
+/// Labels that Prometheus itself adds.
+const ADDED: &[&str] = &["job", "instance"];
+
+fn deploy(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
+}
+
+fn promtool(arguments: &[&str], folder: &Path) -> Output {
+    let output = Command::new("promtool").args(arguments).current_dir(folder).output();
+    output.unwrap_or_else(|error| panic!("promtool does not start ({error}): `make setup` installs it"))
+}
+
+#[track_caller]
+fn succeeds(output: &Output) {
+    let said =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat();
+    assert!(output.status.success() && !said.contains("FAILED"), "{said}");
+}
+
+/// Names of all alerts.
+fn alerts() -> BTreeSet<&'static str> {
+    RULES.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect()
+}
+
+/// Every query of the dashboard, as Prometheus gets it.
+fn queries() -> Vec<String> {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels.iter().filter(|panel| panel["type"] != "row").flat_map(|panel| {
+        let targets = panel["targets"].as_array().expect("targets");
+        assert!(!targets.is_empty(), "{} shows nothing", panel["title"]);
+        targets
+    });
+    let filled = |query: &str| {
+        query
+            .replace("$__rate_interval", "1m")
+            .replace("$__range", "1h")
+            .replace("$job", "ccrelay")
+            .replace("$instance", ".*")
+    };
+    targets.map(|target| filled(target["expr"].as_str().expect("a query"))).collect()
+}
+
+/// A page of metrics as a new instance shows it, with one gateway and one sink.
+fn page() -> String {
+    let reasons: &[&str] = &["too_large"];
+    let metrics = Metrics::new(["main"], [("bus", reasons)]).expect("metrics");
+    String::from_utf8(metrics.render()).expect("text")
+}
+
+/// The metrics that a query names, each with what it asks of labels: name, operator and value.
+fn selectors(query: &str) -> BTreeMap<String, Vec<(String, String, String)>> {
+    let mut found: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    for (at, _) in query.match_indices("ccrelay_").chain(query.match_indices("process_")) {
+        if query[..at].ends_with(is_name) {
+            continue;
+        }
+        let name: String = query[at..].chars().take_while(|c| is_name(*c)).collect();
+        let asked = found.entry(name.clone()).or_default();
+        let Some(rest) = query[at + name.len()..].strip_prefix('{') else { continue };
+        let inside = rest.split('}').next().expect("a part");
+        for matcher in inside.split("\", ").map(|matcher| matcher.trim_end_matches('"')) {
+            let (left, value) = matcher.split_once('"').unwrap_or_else(|| panic!("{matcher} in {query}"));
+            let label = left.trim_end_matches(['=', '!', '~']);
+            asked.push((label.to_owned(), left[label.len()..].to_owned(), value.to_owned()));
+        }
+    }
+    found
+}
+
+/// What the page does not bear out.
+fn faults(query: &str, page: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (name, asked) in selectors(query) {
+        let bare =
+            ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+        if !NAMES.contains(&bare) && !NAMES.contains(&name.as_str()) && !name.starts_with("process_") {
+            faults.push(format!("there is no metric {name}"));
+            continue;
+        }
+        let series: Vec<_> = page.lines().filter(|line| line.starts_with(&format!("{name}{{"))).collect();
+        for (label, operator, value) in asked.iter().filter(|(label, ..)| !ADDED.contains(&label.as_str())) {
+            if !series.iter().any(|line| line.contains(&format!("{label}=\""))) {
+                faults.push(format!("{name} has no label {label}"));
+            } else if operator == "="
+                && !series.iter().any(|line| line.contains(&format!("{label}=\"{value}\"")))
+            {
+                faults.push(format!("{name} never has {label}=\"{value}\""));
+            }
+        }
+    }
+    faults
+}
+
+#[test]
+fn alerts_and_their_cases_pass_promtool() {
+    let folder = deploy("prometheus");
+    succeeds(&promtool(&["check", "rules", "ccrelay.rules.yml"], &folder));
+    succeeds(&promtool(&["test", "rules", "ccrelay.test.yml"], &folder));
+}
+
+#[test]
+fn every_alert_has_a_case_in_which_it_fires_and_a_section_in_the_runbook_and_no_section_is_without_its_alert()
+{
+    let alerts = alerts();
+    assert!(alerts.len() > 20, "{alerts:?}");
+    let sections: BTreeSet<_> = RUNBOOK.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    assert_eq!(sections, alerts);
+    for alert in alerts {
+        assert!(CASES.contains(&format!("alertname=\"{alert}\"")), "{alert} never fires in a case");
+        let link = format!("runbook_url: \"docs/runbook.md#{}\"", alert.to_lowercase());
+        assert_eq!(RULES.matches(&link).count(), 1, "{link}");
+    }
+    for part in ["**At stake:**", "**Look:**", "**Do:**"] {
+        assert_eq!(RUNBOOK.matches(part).count(), sections.len(), "{part}");
+    }
+}
+
+#[test]
+fn alerts_and_dashboard_name_only_metrics_and_labels_that_exist() {
+    let page = page();
+    let mut queries = queries();
+    assert!(queries.len() > 30, "{queries:?}");
+    // An expression may go on in the lines below its key.
+    queries.extend(RULES.split("expr:").skip(1).map(|rest| {
+        let end =
+            rest.find("\n        for:").or_else(|| rest.find("\n        labels:")).unwrap_or(rest.len());
+        rest[..end].to_owned()
+    }));
+    let faults: Vec<_> = queries.iter().flat_map(|query| faults(query, &page)).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn a_metric_or_label_that_does_not_exist_is_noticed() {
+    let page = page();
+    assert_eq!(
+        faults("rate(ccrelay_nothing_total[5m])", &page),
+        ["there is no metric ccrelay_nothing_total"]
+    );
+    assert_eq!(faults("ccrelay_sessions{colour=\"red\"}", &page), ["ccrelay_sessions has no label colour"]);
+    let asleep = faults("sum(ccrelay_sessions{job=\"x\", state=\"asleep\"})", &page);
+    assert_eq!(asleep, ["ccrelay_sessions never has state=\"asleep\""]);
+    assert!(faults("ccrelay_sessions{state=\"active\"}", &page).is_empty());
+}
+
+#[test]
+fn every_query_of_the_dashboard_is_one() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let queries = queries();
+    let rules = queries.iter().enumerate().map(|(at, query)| {
+        format!("  - record: query_{at}\n    expr: {}\n", serde_json::to_string(query).expect("text"))
+    });
+    let rules: String = rules.collect();
+    let file = folder.path().join("queries.yml");
+    std::fs::write(&file, format!("groups:\n- name: dashboard\n  rules:\n{rules}"))
+        .expect("it can be written");
+    succeeds(&promtool(&["check", "rules", "queries.yml"], folder.path()));
+}
+
+#[test]
+fn commands_of_the_runbook_exist() {
+    let mut seen = 0;
+    for command in RUNBOOK.split('`').skip(1).step_by(2).filter(|code| code.starts_with("ccrelay ")) {
+        let command = command.split('|').next().expect("a part");
+        let words = command.split_whitespace().skip(1);
+        // Upper case stands for names; options are looked up in the command's help.
+        let (options, names): (Vec<_>, Vec<_>) = words
+            .filter(|word| !word.contains(char::is_uppercase) && !word.starts_with('/'))
+            .partition(|word| word.starts_with("--"));
+        let known: Vec<_> = names
+            .iter()
+            .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
+            .collect();
+        // A value of an option is no command.
+        let known = known.into_iter().take(2 - usize::from(!options.is_empty() && names.len() < 2));
+        let output = Command::new(env!("CARGO_BIN_EXE_ccrelay")).args(known).arg("--help").output();
+        let output = output.expect("the program starts");
+        let help = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "`{command}`: {}", String::from_utf8_lossy(&output.stderr));
+        for option in options {
+            assert!(help.contains(option), "`{command}`: there is no {option} in\n{help}");
+        }
+        seen += 1;
+    }
+    assert!(seen > 15, "{seen} commands");
+}
