@@ -1,5 +1,6 @@
 //! The sinks against real brokers.
 
+mod consumers;
 mod kafka;
 mod mqtt;
 mod relay;

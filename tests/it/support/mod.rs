@@ -20,6 +20,7 @@ pub(crate) mod kafka;
 pub(crate) mod mosquitto;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod python;
 pub(crate) mod relay;
 pub(crate) mod witness;
 pub(crate) mod worker;

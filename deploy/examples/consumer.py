@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""Rebuilds from Kafka where every agent stands, how long each state lasted, and what became of every call.
+
+Written from the contract alone: deploy/contract/asyncapi.json says which topic and which headers, the schemas there say
+what the data hold. Needs kafka-python, and zstandard for topics that are compressed so.
+
+    consumer.py localhost:9092                 follow the topic
+    consumer.py localhost:9092 --once          read what is there, print it and end
+    consumer.py localhost:9092 --once --json   the same for programs
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from datetime import datetime
+from pathlib import Path
+
+from kafka import KafkaConsumer, TopicPartition
+
+CONTRACT = Path(__file__).resolve().parent.parent / "contract" / "asyncapi.json"
+CHANNEL = "kafka-events"
+# Ids that are remembered, the newest: what comes again comes soon.
+KNOWN_IDS = 100_000
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+class Agent:
+    """One agent: the state, since when, and the seconds that ended states came to."""
+
+    def __init__(self) -> None:
+        self.state, self.since, self.reason = "unknown", None, None
+        self.seconds = defaultdict(float)
+
+    def follow(self, data: dict) -> None:
+        agent = data["agent"]
+        if agent["changed"]:
+            self.seconds[agent["previousState"]] += agent.get("previousDurationSeconds", 0.0)
+        self.state, self.since = agent["state"], agent.get("since")
+        self.reason = agent.get("reason")
+
+    def shown(self) -> dict:
+        return {"state": self.state, "since": self.since, "reason": self.reason, "seconds": dict(self.seconds)}
+
+
+class Call:
+    """One call at one agent, followed event by event: the summary at its end must say the same."""
+
+    def __init__(self) -> None:
+        self.state, self.at = None, None
+        self.seconds = defaultdict(float)
+
+    def follow(self, call: dict, at: datetime) -> None:
+        state = call.get("state")
+        if state is None or state == self.state:
+            return
+        if self.state is not None:
+            self.seconds[self.state] += (at - self.at).total_seconds()
+        self.state, self.at = state, at
+
+
+class Consumer:
+    def __init__(self) -> None:
+        self.agents, self.calls = defaultdict(Agent), defaultdict(Call)
+        self.ended, self.differing = [], []
+        self.last_sequence, self.missing, self.repeated = {}, 0, 0
+        self.seen = {}
+
+    def take(self, attributes: dict, data: dict) -> None:
+        """One event. The same id means the same event, which may come again at any time."""
+        if attributes["id"] in self.seen:
+            self.repeated += 1
+            return
+        self.seen[attributes["id"]] = True
+        if len(self.seen) > KNOWN_IDS:
+            del self.seen[next(iter(self.seen))]
+        source, sequence = attributes["source"], int(attributes["sequence"])
+        if source in self.last_sequence:
+            self.missing += max(0, sequence - self.last_sequence[source] - 1)
+        self.last_sequence[source] = max(sequence, self.last_sequence.get(source, sequence))
+        self.agents[source].follow(data)
+        call = data.get("call", {})
+        if "id" not in call:
+            return
+        key = (source, call["id"])
+        if attributes["type"] == "ccrelay.call.ended":
+            self.end(key, data)
+        else:
+            self.calls[key].follow(call, moment(attributes["time"]))
+
+    def end(self, key: tuple, data: dict) -> None:
+        summary, call, followed = data["summary"], data["call"], self.calls.pop(key, Call())
+        self.ended.append({
+            "source": key[0], "id": call["id"], "caller": call.get("caller"), "direction": call.get("direction"),
+            "outcome": summary["outcome"], "seconds": summary.get("durationSeconds"),
+            "answeredAfter": summary.get("answeredAfterSeconds"),
+            "talked": summary.get("talkedSeconds"), "held": summary.get("heldSeconds"),
+        })
+        for state, told in (("connected", summary.get("talkedSeconds")), ("held", summary.get("heldSeconds"))):
+            if told is not None and abs(followed.seconds[state] - told) > 0.002:
+                self.differing.append({"id": call["id"], "state": state, "told": told, "followed": followed.seconds[state]})
+
+    def shown(self) -> dict:
+        return {
+            "agents": {source: agent.shown() for source, agent in sorted(self.agents.items())},
+            "calls": self.ended, "open": len([call for call in self.calls.values() if call.state not in (None, "ended")]),
+            "missing": self.missing, "repeated": self.repeated, "differing": self.differing,
+        }
+
+    def in_words(self) -> str:
+        lines = ["agents"]
+        for source, agent in sorted(self.agents.items()):
+            times = ", ".join(f"{state} {seconds:.0f} s" for state, seconds in agent.seconds.items())
+            lines.append(f"  {source}: {agent.state} since {agent.since} ({times})")
+        lines.append("calls that ended")
+        for call in self.ended:
+            lines.append(f"  {call['id']} at {call['source']}: {call['outcome']}, talked {call['talked']} s, held {call['held']} s")
+        lines.append(f"missing {self.missing}, repeated {self.repeated}, summaries that differ {len(self.differing)}")
+        return "\n".join(lines)
+
+
+def decode(message, prefix: str) -> tuple[dict, dict]:
+    """Attributes and data, in either content mode."""
+    headers = {name: value.decode() for name, value in message.headers}
+    payload = json.loads(message.value)
+    if headers["content-type"].startswith("application/cloudevents+json"):
+        return payload, payload["data"]
+    return {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}, payload
+
+
+def main() -> None:
+    contract = json.loads(CONTRACT.read_text())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("brokers", help="host:port, with commas between several")
+    parser.add_argument("--topic", default=contract["channels"][CHANNEL]["address"])
+    parser.add_argument("--once", action="store_true", help="read what is there, print it and end")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+
+    # Attributes are headers whose names begin alike: that of the id shows how.
+    required = contract["components"]["schemas"]["kafkaAttributes"]["required"]
+    prefix = next(name for name in required if name.endswith("specversion")).removesuffix("specversion")
+    known = set(contract["channels"][CHANNEL]["messages"])
+
+    reader = KafkaConsumer(bootstrap_servers=arguments.brokers.split(","), group_id=None, enable_auto_commit=False)
+    partitions = [TopicPartition(arguments.topic, number) for number in reader.partitions_for_topic(arguments.topic)]
+    reader.assign(partitions)
+    reader.seek_to_beginning(*partitions)
+    ends = reader.end_offsets(partitions)
+    consumer = Consumer()
+
+    def at_end() -> bool:
+        return all(reader.position(partition) >= end for partition, end in ends.items())
+
+    while not (arguments.once and at_end()):
+        for messages in reader.poll(timeout_ms=500).values():
+            for message in messages:
+                attributes, data = decode(message, prefix)
+                if attributes["type"] in known:
+                    consumer.take(attributes, data)
+        if not arguments.once:
+            print("\033[2J\033[H" + consumer.in_words(), flush=True)
+    print(json.dumps(consumer.shown(), indent=2) if arguments.json else consumer.in_words())
+
+
+if __name__ == "__main__":
+    main()
