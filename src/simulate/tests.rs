@@ -1,6 +1,7 @@
 //! The simulator over real sockets: each rule of the interface, and each way to break it.
 
 mod calls;
+mod flows;
 mod guid;
 mod play;
 mod polling;
