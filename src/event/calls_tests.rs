@@ -51,10 +51,7 @@ impl Desk {
         };
         let made = normalise(&record).unwrap();
         let ended = match kind {
-            RecordKind::Lifecycle => {
-                let own: Value = serde_json::from_str(body).unwrap();
-                self.snapshot.apply_session(own["type"].as_str().unwrap(), received_at).ended.len() + 1
-            }
+            RecordKind::Lifecycle => self.snapshot.apply_own(body.as_bytes(), received_at).ended.len() + 1,
             _ => {
                 let events = envelope::parse(body.as_bytes()).unwrap().events;
                 let fresh = events.iter().skip(repeats.len());

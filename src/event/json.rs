@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 /// The members of one object, their values unread and in the order of the text.
 #[derive(Debug)]
-pub(super) struct Members<'a>(Vec<(Cow<'a, [u8]>, &'a RawValue)>);
+pub(super) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
     /// Reads the members of the object that `text` is, checking all of it.
@@ -30,13 +30,12 @@ impl<'a> Members<'a> {
 
     /// The value of the member called `name`, in whatever case.
     pub(super) fn value(&self, name: &str) -> Option<&'a RawValue> {
-        let wanted = name.as_bytes();
-        self.0.iter().rev().find(|(key, _)| key.eq_ignore_ascii_case(wanted)).map(|(_, value)| *value)
+        self.0.iter().rev().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 
     /// Whether there is a member that is called none of `names`.
     pub(super) fn has_others_than(&self, names: &[&str]) -> bool {
-        let known = |key: &[u8]| names.iter().any(|name| key.eq_ignore_ascii_case(name.as_bytes()));
+        let known = |key: &str| names.iter().any(|name| key.eq_ignore_ascii_case(name));
         self.0.iter().any(|(key, _)| !known(key))
     }
 }
@@ -97,8 +96,9 @@ impl<'de> Visitor<'de> for MembersVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
         let mut members = Vec::with_capacity(8);
-        while let Some(key) = map.next_key_seed(TextSeed)? {
-            members.push((key, map.next_value()?));
+        // As raw values names are checked like any string, and may hold halves of surrogate pairs.
+        while let Some(key) = map.next_key::<&RawValue>()? {
+            members.push((string(key).unwrap_or_default(), map.next_value()?));
         }
         Ok(Members(members))
     }
@@ -147,6 +147,9 @@ mod tests {
         assert!(members.has_others_than(&["callid"]));
         assert!(!members.has_others_than(&["callid", "x"]));
         assert!(Members::parse(r#"{"a":1} x"#).is_err());
+        for control in ["{\"a\u{18}\":1}", "{\"a\n\":1}", "{\"a\":\"\t\"}"] {
+            assert!(Members::parse(control).is_err(), "{control:?}");
+        }
     }
 
     #[test]

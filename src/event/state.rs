@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::body::Body;
 use super::calls::{self, MAX_CALLS, MAX_ID};
 pub use super::calls::{CallOutcome, CallSnapshot, CallState, EndedCall};
 use super::envelope::RawEvent;
+use super::json::{self, Members};
 use super::vocabulary::{self, Content, Effect, Entry};
 use crate::clock::Timestamp;
 
@@ -120,6 +122,13 @@ impl AgentSnapshot {
             Some(entry) if entry.effect != Effect::None => self.follow(entry, &Body::read(event.content), at),
             _ => self.pass(at),
         }
+    }
+
+    /// Follows the body of a life-cycle record, read as the normaliser reads it.
+    pub fn apply_own(&mut self, body: &[u8], at: Timestamp) -> Transition {
+        let members = serde_json::from_slice::<&RawValue>(body).ok().and_then(Members::of);
+        let name = members.as_ref().and_then(|members| members.value("type")).and_then(json::text);
+        self.apply_session(&name.unwrap_or_default(), at)
     }
 
     /// Follows one of ccrelay's own events, such as `session.lost`.

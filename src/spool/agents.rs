@@ -75,13 +75,6 @@ struct LastEvent {
     sequence: u64,
 }
 
-/// What the book reads of an event of our own.
-#[derive(Deserialize)]
-struct OwnEvent {
-    #[serde(rename = "type")]
-    kind: String,
-}
-
 /// What the book adds to a new record.
 #[derive(Debug)]
 pub(super) struct Placement {
@@ -251,8 +244,7 @@ impl AgentRow {
     }
 
     fn advance_own(&mut self, sequence: u64, body: &[u8], at: Timestamp, tally: &mut Tally) {
-        let own = serde_json::from_slice::<OwnEvent>(body).map(|own| own.kind).unwrap_or_default();
-        let transition = self.snapshot.apply_session(&own, at);
+        let transition = self.snapshot.apply_own(body, at);
         self.next_sequence = self.next_sequence.max(sequence + numbers(&transition));
         tally.add(&transition);
     }

@@ -319,3 +319,32 @@ pub(super) fn sessions(directory: &Path) -> Result<Vec<(AgentKey, Vec<u8>)>, Ope
 pub(super) fn agent_key(gateway: &str, agent_id: &str) -> Option<AgentKey> {
     Some(AgentKey { gateway: GatewayName::parse(gateway).ok()?, agent_id: AgentId::parse(agent_id).ok()? })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeat_marks_read_back_and_those_of_early_releases_count_on() {
+        let marks = [(70, 0, 5), (70, 1, 9)]
+            .map(|(offset, index, sequence)| Repeated { first: EventRef { offset, index }, sequence });
+        assert_eq!(decode_repeats(12, &encode_repeats(&marks)), Some((12, marks.to_vec())));
+        assert_eq!(decode_repeats(12, &encode_repeats(&[])), Some((12, Vec::new())));
+        let early: Vec<u8> = marks
+            .iter()
+            .flat_map(|mark| {
+                mark.first.offset.to_le_bytes().into_iter().chain(mark.first.index.to_le_bytes())
+            })
+            .collect();
+        let (next, read) = decode_repeats(5, &early).unwrap();
+        assert_eq!(next, 7);
+        assert_eq!(
+            read.iter().map(|mark| (mark.first, mark.sequence)).collect::<Vec<_>>(),
+            [(marks[0].first, 5), (marks[1].first, 6)]
+        );
+        for damaged in [&early[..13], &[NUMBERED][..], &[0; 21]] {
+            let read = decode_repeats(5, damaged);
+            assert!(read.is_none() || read == Some((5, Vec::new())), "{damaged:?}");
+        }
+    }
+}

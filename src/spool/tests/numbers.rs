@@ -71,7 +71,31 @@ async fn numbers_have_no_gap_across_summaries_own_events_repeats_expiry_and_a_cr
     close(spool, threads).await;
 }
 
-/// What the receiver made of an event of a kind, and at what distance to the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_do_not_fit_and_calls_that_end_are_counted_once_they_are_stored() {
+    let folder = TempDir::new().unwrap();
+    let metrics = Metrics::new([], []).unwrap();
+    let open =
+        || Spool::open(config(folder.path()), &[sink("kafka")], metrics.clone(), Clock::system()).unwrap();
+    let (spool, threads) = open();
+    let refused =
+        [event("AgentState_SetRest_Success", "null"), event("AgentState_CancelNotReady_Success", "null")];
+    spool.append(record("1001", &refused, 0)).await.unwrap();
+    spool.append(record("1001", &[talking("1-1"), released("1-1"), talking("1-2")], 20)).await.unwrap();
+    spool.append(own("1001", "session.lost", 40)).await.unwrap();
+    spool.append(own("1001", "session.ended", 41)).await.unwrap();
+    spool.append(record("1001", &[talking("1-3")], 60)).await.unwrap();
+    close(spool, threads).await;
+    // A start counts nothing again.
+    let (spool, threads) = open();
+    close(spool, threads).await;
+    let unexpected = |state| metrics.events_unexpected.with_label_values(&[state]).get();
+    assert_eq!((unexpected("rest"), unexpected("signed_out"), unexpected("ready")), (1, 1, 0));
+    let ended = |outcome| metrics.calls_ended.with_label_values(&[outcome]).get();
+    assert_eq!((ended("answered"), ended("session_lost"), ended("expired")), (1, 1, 0));
+}
+
+/// What happens to one agent.
 #[derive(Debug, Clone)]
 enum Step {
     Push(Vec<(u8, u8)>),
