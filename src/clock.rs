@@ -39,23 +39,65 @@ impl Timestamp {
     }
 }
 
+/// A moment as text: `2026-11-24T03:32:59.120Z`. Every event has several, so they are written without `format!`.
+#[derive(Debug, Clone, Copy)]
+pub struct Rfc3339Text([u8; 24]);
+
+impl Rfc3339Text {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl Timestamp {
+    /// RFC 3339 in UTC with milliseconds, as CloudEvents asks.
+    #[must_use]
+    pub fn rfc3339(self) -> Rfc3339Text {
+        let millis = self.0.min(LATEST_MILLIS);
+        let (year, month, day) = civil(millis / MILLIS_OF_A_DAY);
+        let of_day = millis % MILLIS_OF_A_DAY;
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        for (range, value) in [
+            (0..4, year),
+            (5..7, month),
+            (8..10, day),
+            (11..13, of_day / 3_600_000),
+            (14..16, of_day / 60_000 % 60),
+            (17..19, of_day / 1000 % 60),
+            (20..23, of_day % 1000),
+        ] {
+            let mut rest = value;
+            for digit in text[range].iter_mut().rev() {
+                *digit = DIGITS[(rest % 10) as usize];
+                rest /= 10;
+            }
+        }
+        Rfc3339Text(text)
+    }
+}
+
+const DIGITS: &[u8; 10] = b"0123456789";
+const MILLIS_OF_A_DAY: u64 = 86_400_000;
+
+/// Year, month and day of the Gregorian calendar, so many days after 1970-01-01. Years begin in March here, so that the
+/// day that some have more is their last (H. Hinnant, "chrono-compatible low-level date algorithms").
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with milliseconds, as CloudEvents asks: `2026-11-24T03:32:59.120Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let millis = self.0.min(LATEST_MILLIS);
-        let nanos = i128::from(millis) * 1_000_000;
-        let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos).map_err(|_| fmt::Error)?;
-        write!(
-            f,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-            moment.year(),
-            u8::from(moment.month()),
-            moment.day(),
-            moment.hour(),
-            moment.minute(),
-            moment.second(),
-            moment.millisecond()
-        )
+        f.write_str(self.rfc3339().as_str())
     }
 }
 
@@ -119,6 +161,23 @@ mod tests {
         assert_eq!("2026-07-20T06:42:02.590Z".parse::<Timestamp>().unwrap(), t);
         assert_eq!(Timestamp(0).to_string(), "1970-01-01T00:00:00.000Z");
         assert_eq!(Timestamp(u64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn every_day_until_the_year_9999_is_printed_as_another_calendar_has_it() {
+        for day in 0..=LATEST_MILLIS / MILLIS_OF_A_DAY {
+            let millis = day * MILLIS_OF_A_DAY + day % MILLIS_OF_A_DAY;
+            let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).unwrap();
+            let date = (moment.year(), u8::from(moment.month()), moment.day());
+            let (year, month, day) = civil(millis / MILLIS_OF_A_DAY);
+            assert_eq!(
+                (i32::try_from(year).unwrap(), u8::try_from(month).unwrap(), u8::try_from(day).unwrap()),
+                date
+            );
+        }
+        for millis in (0..LATEST_MILLIS).step_by(86_399_999_777) {
+            assert_eq!(Timestamp(millis).to_string().parse::<Timestamp>().unwrap(), Timestamp(millis));
+        }
     }
 
     #[test]

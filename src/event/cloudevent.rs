@@ -46,10 +46,10 @@ pub fn attributes(event: &Event) -> Vec<(&'static str, Cow<'_, str>)> {
         ("type", Cow::Borrowed(event.event_type)),
         ("dataschema", Cow::Owned(data_schema(event.event_type))),
         ("subject", Cow::Borrowed(event.agent_id.as_str())),
-        ("time", Cow::Owned(event.time.to_string())),
+        ("time", Cow::Owned(event.time.rfc3339().as_str().to_owned())),
         ("sequence", Cow::Owned(sequence(event))),
         ("partitionkey", Cow::Borrowed(event.agent_id.as_str())),
-        ("recordedtime", Cow::Owned(event.recorded_time.to_string())),
+        ("recordedtime", Cow::Owned(event.recorded_time.rfc3339().as_str().to_owned())),
     ];
     if event.repeat {
         attributes.push(("ccrelayrepeat", Cow::Borrowed("true")));

@@ -203,7 +203,7 @@ impl Maker<'_> {
         let entry = entry.unwrap_or(&NO_EFFECT);
         Event {
             id,
-            source: format!("/ccrelay/{}/agents/{}", record.gateway.as_str(), record.agent_id.as_str()),
+            source: ["/ccrelay/", record.gateway.as_str(), "/agents/", record.agent_id.as_str()].concat(),
             event_type: entry.event_type,
             category: entry.category,
             gateway: record.gateway.clone(),
