@@ -6,7 +6,7 @@
 //! ```
 //!
 //! For each size it starts the real binary in release mode with a spool of its own, and the simulated gateway in this
-//! process, over TLS on the loopback. All agents sign in, enter their skill queues and get their first pushes; when
+//! process, over TLS on the loopback. The agents stand in a CSV file, as they do where they are many. All sign in, enter their skill queues and get their first pushes; when
 //! all are in and quiet, the window begins. Timers are those of service (heartbeat 30 s, GUIDs renewed at 60 s), unless
 //! `--interval` says otherwise.
 //!
@@ -174,22 +174,23 @@ impl Relay {
         std::fs::write(folder.join("gateway-ca.pem"), simulator.ca_pem().unwrap_or_default())?;
         std::fs::write(folder.join("password"), PASSWORD)?;
         let interval = options.interval;
-        let mut config = format!(
+        let config = format!(
             "[callback]\nlisten = '127.0.0.1:{callback}'\ncertificate_file = '{at}/cert.pem'\nkey_file = '{at}/key.pem'\n\
              [operations]\nlisten = '127.0.0.1:{operations}'\n[spool]\ndirectory = '{at}/spool'\n[log]\nlevel = 'warn'\n\
              [[gateways]]\nname = 'main'\nbase_url = '{}'\nca_file = '{at}/gateway-ca.pem'\n\
              callback_uri = 'https://127.0.0.1:{callback}/push/main'\nheartbeat_interval_secs = {interval}\n\
              sign_out_limit_secs = {}\nsign_in_rate_per_sec = {SIGN_IN_RATE}\n\
+             [[rosters]]\nfile = '{at}/agents.csv'\ngateway = 'main'\nallow_empty = true\n\
+             [rosters.defaults]\npassword_file = '{at}/password'\n\
              [sinks.file.jsonl]\npath = '{at}/events.jsonl'\n",
             simulator.base_url(),
             4 * interval,
         );
+        let mut roster = "id,phone_number\n".to_owned();
         for id in FIRST_AGENT..FIRST_AGENT + agents {
-            write!(
-                config,
-                "[[agents]]\ngateway = 'main'\nid = '{id}'\npassword_file = '{at}/password'\nphone_number = '7{id}'\n"
-            )?;
+            writeln!(roster, "{id},7{id}")?;
         }
+        std::fs::write(folder.join("agents.csv"), roster)?;
         let file = folder.join("config.toml");
         std::fs::write(&file, config)?;
         let log = folder.join("log");

@@ -136,10 +136,12 @@ impl Relay {
         let names: Vec<_> = config.sessions.gateways.iter().map(|gateway| gateway.name.clone()).collect();
         // The roster is large: the sessions keep it, and nobody a second one.
         let mut agents = std::mem::take(&mut config.sessions.agents);
-        let configured = Arc::new(ArcSwap::from_pointee(agents.iter().map(key).collect()));
+        let configured = Arc::new(ArcSwap::from_pointee(agents.iter().map(|agent| key(agent)).collect()));
         let count = agents.len();
         let put = kept::without(&agents, kept.configs(&names));
-        agents.extend(put);
+        agents.extend(put.into_iter().map(Arc::new));
+        // They too hold the roster, and their task alone needs them.
+        let rosters = std::mem::take(&mut config.sessions.rosters);
         let sessions = Sessions::start(SessionsConfig { agents, ..config.sessions.clone() }, deps)?;
         observer.connect(sessions.clone());
         let (desk, wishes) = Desk::new();
@@ -149,7 +151,7 @@ impl Relay {
         lifecycle.spawn(
             "rosters",
             roster::watch(
-                config.sessions.rosters.clone(),
+                rosters,
                 sessions.clone(),
                 move |changes| note_configured(&configured, changes),
                 metrics.clone(),
@@ -359,7 +361,7 @@ fn note_configured(configured: &ArcSwap<HashSet<AgentKey>>, changes: &Changes) {
     for (gateway, agent_id) in &changes.remove {
         known.remove(&AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() });
     }
-    known.extend(changes.put.iter().map(key));
+    known.extend(changes.put.iter().map(|agent| key(agent)));
     configured.store(Arc::new(known));
 }
 

@@ -23,7 +23,7 @@
 //! may be shared by many agents, so the body has to say whose push it is, and its agent must be one of the token's.
 //! A fixed token counts as minted at the adoption: once newer tokens of ours were seen it ends like any other.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -236,7 +236,8 @@ impl fmt::Debug for Authenticator {
 /// Times of tokens seen on pushes, oldest first, each with its first sight. Holds what the overlap still needs.
 #[derive(Debug, Default)]
 struct Seen {
-    tokens: VecDeque<(Timestamp, Timestamp)>,
+    /// Few, and of most agents one: no more room is taken than that.
+    tokens: Vec<(Timestamp, Timestamp)>,
 }
 
 impl Seen {
@@ -246,12 +247,13 @@ impl Seen {
     }
 
     fn note(&mut self, minted: Timestamp, now: Timestamp, overlap: Duration) {
-        if self.tokens.back().is_none_or(|(newest, _)| minted > *newest) {
-            self.tokens.push_back((minted, now));
+        if self.tokens.last().is_none_or(|(newest, _)| minted > *newest) {
+            self.tokens.reserve_exact(1);
+            self.tokens.push((minted, now));
         }
         // The last one whose overlap is over stays: it stands for all that are older.
         while self.tokens.len() > 1 && self.tokens.get(1).is_some_and(|(_, at)| now.since(*at) > overlap) {
-            self.tokens.pop_front();
+            self.tokens.remove(0);
         }
     }
 }

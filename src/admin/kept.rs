@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -155,7 +155,7 @@ impl KeptAgents {
 
 /// Agents of the configuration go before those of the same name that were put.
 #[must_use]
-pub fn without(configured: &[AgentConfig], put: Vec<AgentConfig>) -> Vec<AgentConfig> {
+pub fn without(configured: &[Arc<AgentConfig>], put: Vec<AgentConfig>) -> Vec<AgentConfig> {
     let known: HashSet<_> = configured.iter().map(|agent| (&agent.gateway, &agent.id)).collect();
     let (twice, rest): (Vec<_>, Vec<_>) =
         put.into_iter().partition(|agent| known.contains(&(&agent.gateway, &agent.id)));
@@ -263,7 +263,7 @@ mod tests {
             agents.set(&agent(id), Some(kept(id, &password, true))).unwrap();
         }
         let all = agents.configs(&[GatewayName::parse("main").unwrap()]);
-        let left = without(&all[..1], all.clone());
+        let left = without(&[Arc::new(all[0].clone())], all.clone());
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].id.as_str(), "2");
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 /// Agent ids are digits on every documented gateway: 101-59999 or 101-999999, by version. Two more digits are room.
@@ -14,9 +14,11 @@ const AGENT_ID_LENGTH: usize = 10;
 const GATEWAY_NAME_LENGTH: usize = 32;
 
 /// An agent's id (`workNo`, `agentid`): one to ten ASCII digits, not beginning with 0.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct AgentId(Arc<str>);
+///
+/// The digits stand in place, with zero bytes behind them: an id is in several tables for each agent, and none of them
+/// is to be an allocation. Ids compare as their texts do.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AgentId([u8; AGENT_ID_LENGTH]);
 
 /// Our name of one CC-Gateway: 1-32 of `[a-z0-9-]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -42,7 +44,9 @@ impl AgentId {
     pub fn parse(text: &str) -> Result<AgentId, NameError> {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         if digits && text.len() <= AGENT_ID_LENGTH && !text.starts_with('0') {
-            Ok(AgentId(text.into()))
+            let mut bytes = [0; AGENT_ID_LENGTH];
+            bytes[..text.len()].copy_from_slice(text.as_bytes());
+            Ok(AgentId(bytes))
         } else {
             Err(NameError::AgentId)
         }
@@ -51,7 +55,9 @@ impl AgentId {
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        let length = self.0.iter().position(|byte| *byte == 0).unwrap_or(AGENT_ID_LENGTH);
+        // Digits are UTF-8.
+        std::str::from_utf8(&self.0[..length]).unwrap_or_default()
     }
 }
 
@@ -76,9 +82,21 @@ impl GatewayName {
     }
 }
 
+impl Serialize for AgentId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for AgentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AgentId").field(&self.as_str()).finish()
+    }
+}
+
 impl fmt::Display for AgentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
@@ -128,6 +146,15 @@ mod tests {
         for bad in ["", "0", "0101", "12345678901", "10a", "-1", " 101", "１０１"] {
             assert_eq!(AgentId::parse(bad), Err(NameError::AgentId), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn agent_ids_compare_and_read_as_their_texts_do() {
+        let texts = ["1", "12", "1234567890", "13", "2", "59999"];
+        let ids: Vec<_> = texts.iter().map(|text| AgentId::parse(text).unwrap()).collect();
+        assert!(ids.is_sorted() && texts.is_sorted());
+        assert_eq!(serde_json::to_string(&ids[3]).unwrap(), "\"13\"");
+        assert_eq!(format!("{:?} {}", ids[1], ids[5]), "AgentId(\"12\") 59999");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The task of one agent: asks the state machine what to do, makes the call, and tells everybody what came of it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use crate::session::retcode::{Meaning, Operation, Retcode, doubts_session, meani
 use crate::session::state::{
     Degradation, Effect, Entry, Forwarded, Input, Machine, Next, Outcome, Resume, Rules,
 };
-use crate::session::status::{Media, Ring, Shared, Times};
+use crate::session::status::{Common, Media, Ring, Shared, Times};
 use crate::session::{Deps, LifecycleEvent, LifecycleKind, StoredAdoption, StoredSession};
 
 /// A password that expires within this many days is worth a warning at each sign-in.
@@ -34,6 +34,41 @@ pub(super) struct Gateway {
     pub(super) config: GatewayConfig,
     pub(super) calls: Arc<dyn GatewayCalls>,
     pub(super) pace: Pace,
+    pub(super) deps: Arc<Deps>,
+    pub(super) common: Arc<Common>,
+    /// The rules of its agents, each once: few combinations of their settings exist.
+    rules: Mutex<Vec<Arc<Rules>>>,
+}
+
+impl Gateway {
+    pub(super) fn new(
+        config: GatewayConfig,
+        calls: Arc<dyn GatewayCalls>,
+        deps: Arc<Deps>,
+        epoch: Instant,
+    ) -> Gateway {
+        let common = Common {
+            gateway: config.name.clone(),
+            sign_out_limit: config.sign_out_limit,
+            epoch,
+            metrics: deps.metrics.clone(),
+        };
+        let (pace, rules) = (Pace::new(config.sign_in_rate_per_sec), Mutex::default());
+        let common = Arc::new(common);
+        Gateway { config, calls, pace, deps, common, rules }
+    }
+
+    /// The rules of an agent with this configuration.
+    fn rules(&self, agent: &AgentConfig) -> Arc<Rules> {
+        let rules = rules(&self.config, agent);
+        let mut known = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = known.iter().find(|known| ***known == rules) {
+            return same.clone();
+        }
+        let rules = Arc::new(rules);
+        known.push(rules.clone());
+        rules
+    }
 }
 
 /// What a task begins with.
@@ -49,53 +84,40 @@ pub(super) struct Start {
 pub(super) struct Agent {
     config: Arc<AgentConfig>,
     gateway: Arc<Gateway>,
-    deps: Arc<Deps>,
     shared: Arc<Shared>,
     machine: Machine,
     /// What proves the session: there while the machine holds one.
     ticket: Option<Arc<Ticket>>,
     /// The token of the program that signed the session in, where that was not us.
     adopted: Option<SecretString>,
-    media_type: Option<String>,
     /// The turn for the next sign-in, once drawn.
     turn: Option<Instant>,
-    /// Calls in a row that failed, for the log.
+    /// There after a call that failed.
+    trouble: Option<Box<Trouble>>,
+}
+
+/// Calls that fail, for the log and the journal.
+#[derive(Default)]
+struct Trouble {
+    /// How many in a row.
     failures: u32,
     last_retcode: Option<Retcode>,
 }
 
 impl Agent {
-    pub(super) fn new(
-        config: Arc<AgentConfig>,
-        gateway: Arc<Gateway>,
-        deps: Arc<Deps>,
-        shared: Arc<Shared>,
-    ) -> Agent {
-        let rules = rules(&gateway.config, &config);
-        Agent {
-            config,
-            gateway,
-            deps,
-            shared,
-            machine: Machine::new(rules),
-            ticket: None,
-            adopted: None,
-            media_type: None,
-            turn: None,
-            failures: 0,
-            last_retcode: None,
-        }
+    pub(super) fn new(config: Arc<AgentConfig>, gateway: Arc<Gateway>, shared: Arc<Shared>) -> Agent {
+        let machine = Machine::new(gateway.rules(&config));
+        Agent { config, gateway, shared, machine, ticket: None, adopted: None, turn: None, trouble: None }
     }
 
-    /// Keeps the session until the daemon stops or the agent leaves the roster.
-    pub(super) async fn run(&mut self, start: Start) {
-        Box::pin(self.begin(start)).await;
+    /// Keeps the session until the daemon stops or the agent leaves the roster. [`Agent::begin`] comes before.
+    ///
+    /// A session is idle nearly all of its time, and there are many: what is not needed for waiting is on the heap for
+    /// as long as it lasts.
+    pub(super) async fn run(&mut self) {
         loop {
-            for ring in self.shared.bell.take() {
-                match input(ring) {
-                    Some(input) => drop(Box::pin(self.step(input)).await),
-                    None => Box::pin(self.take_mail()).await,
-                }
+            if self.shared.bell.is_rung() {
+                Box::pin(self.answer_bell()).await;
             }
             if let Some(waiting) = self.next_forward() {
                 Box::pin(self.forward(waiting)).await;
@@ -107,20 +129,28 @@ impl Agent {
                 }
                 Next::Done => return,
                 Next::Rest => self.shared.bell.wait().await,
-                Next::Call(operation, due) => {
-                    let due = self.turn(operation, due);
-                    tokio::select! {
-                        biased;
-                        () = self.shared.bell.wait() => {}
-                        // On the heap for as long as the call lasts: a session is idle nearly all of its time.
-                        () = tokio::time::sleep_until(due) => Box::pin(self.call_when_due(operation, due)).await,
+                Next::Call(operation, due) => tokio::select! {
+                    biased;
+                    () = self.shared.bell.wait() => {}
+                    () = tokio::time::sleep_until(self.turn(operation, due)) => {
+                        Box::pin(self.call_when_due()).await;
                     }
-                }
+                },
             }
         }
     }
 
-    async fn begin(&mut self, start: Start) {
+    async fn answer_bell(&mut self) {
+        for ring in self.shared.bell.take() {
+            match input(ring) {
+                Some(input) => drop(self.step(input).await),
+                None => self.take_mail().await,
+            }
+        }
+    }
+
+    /// The first step, with what an earlier run left or another program gave.
+    pub(super) async fn begin(&mut self, start: Start) {
         match self.shared.mail.take_adoption() {
             Some(adoption) => {
                 self.hold_adopted(adoption);
@@ -171,8 +201,9 @@ impl Agent {
     fn hold_adopted(&mut self, adoption: Adoption) {
         self.ticket = Some(Arc::new(adoption.ticket));
         self.adopted = Some(adoption.token);
-        self.media_type = None;
-        self.shared.status().adopted = true;
+        let mut status = self.shared.status();
+        status.media_type = None;
+        status.adopted = true;
     }
 
     /// The next call to be passed on, if it can be now. Those that cannot be made at all are told.
@@ -215,12 +246,12 @@ impl Agent {
     }
 
     fn metrics(&self) -> &Metrics {
-        &self.deps.metrics
+        &self.gateway.deps.metrics
     }
 
     /// The session of an earlier run, if the gateway may still know it.
     fn resume(&mut self, stored: StoredSession, delay: Duration) -> Option<Resume> {
-        let now = self.deps.clock.now();
+        let now = self.gateway.deps.clock.now();
         let silence = now.since(stored.last_success);
         let guid_age = stored.guid_taken.map(|taken| now.since(taken));
         let resume = Resume {
@@ -233,9 +264,9 @@ impl Agent {
         };
         (silence < self.gateway.config.sign_out_limit).then(|| {
             self.ticket = Some(Arc::new(stored.ticket));
-            self.media_type = stored.media_type;
+            self.shared.status().media_type = stored.media_type.map(String::into_boxed_str);
             if let Some(StoredAdoption { token }) = stored.adopted {
-                self.deps.tokens.accept(self.gateway(), self.agent_id(), &token);
+                self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), &token);
                 self.adopted = Some(token);
                 self.shared.status().adopted = true;
             }
@@ -251,7 +282,11 @@ impl Agent {
         }
     }
 
-    async fn call_when_due(&mut self, operation: Operation, due: Instant) {
+    /// Makes the call whose time has come.
+    async fn call_when_due(&mut self) {
+        // Nothing has happened to the machine since it was asked for the time.
+        let Next::Call(operation, due) = self.machine.next() else { return };
+        let due = self.turn(operation, due);
         if operation == Operation::Login && self.turn.is_none() {
             let turn = self.gateway.pace.reserve(Instant::now());
             self.turn = Some(turn);
@@ -273,7 +308,7 @@ impl Agent {
         };
         let pushes = self.config.mode == Mode::Push;
         let with_token = pushes && (operation.signs_in() || self.machine.wants_token());
-        let token = with_token.then(|| self.deps.tokens.mint(self.gateway(), self.agent_id()));
+        let token = with_token.then(|| self.gateway.deps.tokens.mint(self.gateway(), self.agent_id()));
         let sent = Instant::now();
         if operation.signs_in() {
             self.shared.sign_in_began();
@@ -328,7 +363,9 @@ impl Agent {
     /// nothing is asked for, so the rest stays there, for as long as the gateway lets the session live.
     async fn store_polled(&self, event: Bytes) {
         let mut attempt = 0u32;
-        while let Err(error) = self.deps.events.store(self.gateway(), self.agent_id(), event.clone()).await {
+        while let Err(error) =
+            self.gateway.deps.events.store(self.gateway(), self.agent_id(), event.clone()).await
+        {
             attempt += 1;
             if attempt.is_power_of_two() {
                 tracing::error!(gateway = %self.gateway(), agent_id = %self.agent_id(), attempt, %error,
@@ -392,12 +429,13 @@ impl Agent {
         if let Some(days) = result.password_days_left.filter(|days| *days <= PASSWORD_WARNING_DAYS) {
             tracing::warn!(gateway = %self.gateway(), agent_id = %self.agent_id(), days, "password expires soon");
         }
-        self.media_type = result.media_type;
-        if lacks_voice(self.media_type.as_deref(), &self.config.skills) {
+        if lacks_voice(result.media_type.as_deref(), &self.config.skills) {
             tracing::warn!(gateway = %self.gateway(), agent_id = %self.agent_id(),
                 "not signed in at the CTI server (mediatype begins with F): no voice calls come");
         }
-        self.shared.status().password_days_left = result.password_days_left;
+        let mut status = self.shared.status();
+        status.media_type = result.media_type.map(String::into_boxed_str);
+        status.password_days_left = result.password_days_left;
     }
 
     fn count(
@@ -448,18 +486,21 @@ impl Agent {
         let operation = operation.as_str();
         let (retcode, error) = match verdict {
             Ok(reply) if reply.retcode.class() == Some(super::retcode::Class::Ok) => {
-                if self.failures > 0 {
+                let failures =
+                    self.trouble.as_mut().map_or(0, |trouble| std::mem::take(&mut trouble.failures));
+                if failures > 0 {
                     tracing::warn!(gateway = %self.gateway(), agent_id = %self.agent_id(), operation,
-                        attempt = self.failures + 1, "succeeded again");
+                        attempt = failures + 1, "succeeded again");
                 }
-                self.failures = 0;
                 return;
             }
             Ok(reply) => (Some(reply.retcode.clone()), reply.message.clone()),
             Err(error) => (None, error.to_string()),
         };
-        self.failures = self.failures.saturating_add(1);
-        let attempt = self.failures;
+        let trouble = self.trouble.get_or_insert_default();
+        trouble.failures = trouble.failures.saturating_add(1);
+        trouble.last_retcode.clone_from(&retcode);
+        let attempt = trouble.failures;
         let code = retcode.as_ref().map_or("", Retcode::as_str);
         if attempt.is_power_of_two() {
             tracing::warn!(gateway = %self.gateway(), agent_id = %self.agent_id(), operation, retcode = code,
@@ -468,7 +509,6 @@ impl Agent {
             tracing::debug!(gateway = %self.gateway(), agent_id = %self.agent_id(), operation, retcode = code,
                 attempt, error, "call failed");
         }
-        self.last_retcode.clone_from(&retcode);
         if retcode.is_some() {
             self.shared.status().retcode = retcode;
         }
@@ -478,7 +518,7 @@ impl Agent {
     async fn step(&mut self, input: Input) -> bool {
         let effects = self.machine.step(input, Instant::now());
         let times = Times { last_ok: self.machine.last_ok(), guid_since: self.machine.guid_since() };
-        self.shared.publish(self.machine.state(), times, self.deps.clock.now(), self.metrics());
+        self.shared.publish(self.machine.state(), times, self.gateway.deps.clock.now());
         if !self.machine.holds_session() {
             self.ticket = None;
         }
@@ -497,7 +537,7 @@ impl Agent {
         match effect {
             Effect::Started(entry) => self.started(entry),
             Effect::Kept => {
-                let now = self.deps.clock.now();
+                let now = self.gateway.deps.clock.now();
                 self.shared.status().last_heartbeat = Some(now);
                 self.shared.clear_degraded(Degradation::HeartbeatsFailing);
             }
@@ -519,7 +559,7 @@ impl Agent {
             Effect::Suspended(suspension) => {
                 let reason = suspension.as_str();
                 self.count_sign_in("suspended");
-                let retcode = self.last_retcode.as_ref().map_or("", Retcode::as_str);
+                let retcode = self.last_retcode().map_or("", Retcode::as_str);
                 tracing::error!(gateway = %self.gateway(), agent_id = %self.agent_id(), reason, retcode,
                     "session suspended: a person is needed");
                 self.journal(LifecycleKind::Ended, reason);
@@ -540,18 +580,27 @@ impl Agent {
         };
         self.shared.status().adopted = self.adopted.is_some();
         self.count_sign_in(if entry == Entry::SignedIn { "ok" } else { how });
-        self.last_retcode = None;
+        self.trouble = None;
         let fresh = matches!(entry, Entry::SignedIn | Entry::TakenOver);
-        self.shared.session_began(self.media_type.clone(), fresh.then(Instant::now));
+        self.shared.session_began(fresh.then(Instant::now));
         tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(), how, "session started");
         self.journal(LifecycleKind::Started, how);
     }
 
+    /// What the gateway said to the call that failed last.
+    fn last_retcode(&self) -> Option<&Retcode> {
+        self.trouble.as_ref()?.last_retcode.as_ref()
+    }
+
     fn journal(&self, kind: LifecycleKind, reason: &'static str) {
         self.shared.status().reason = (kind != LifecycleKind::Started).then_some(reason);
-        let event =
-            LifecycleEvent { kind, reason, retcode: self.last_retcode.clone(), time: self.deps.clock.now() };
-        self.deps.journal.record(self.gateway(), self.agent_id(), event);
+        let event = LifecycleEvent {
+            kind,
+            reason,
+            retcode: self.last_retcode().cloned(),
+            time: self.gateway.deps.clock.now(),
+        };
+        self.gateway.deps.journal.record(self.gateway(), self.agent_id(), event);
     }
 
     /// Saves the session as it is, or forgets it where there is none.
@@ -561,7 +610,7 @@ impl Agent {
     }
 
     async fn save_as(&self, session: Option<StoredSession>) {
-        let save = self.deps.store.save(self.gateway(), self.agent_id(), session);
+        let save = self.gateway.deps.store.save(self.gateway(), self.agent_id(), session);
         let failure = match tokio::time::timeout(SAVE_DEADLINE, save).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
@@ -572,7 +621,7 @@ impl Agent {
     }
 
     fn stored(&self) -> Option<StoredSession> {
-        let (now, clock) = (Instant::now(), self.deps.clock.now());
+        let (now, clock) = (Instant::now(), self.gateway.deps.clock.now());
         let at = |time: Instant| {
             let ago = now.saturating_duration_since(time).as_millis();
             crate::clock::Timestamp(clock.millis().saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)))
@@ -583,9 +632,19 @@ impl Agent {
             guid_taken: self.machine.guid_since().map(at),
             skills_set: self.machine.skills_set(),
             settings_due: self.machine.settings_due(),
-            media_type: self.media_type.clone(),
+            media_type: self.shared.status().media_type.as_deref().map(str::to_owned),
             adopted: self.adopted.clone().map(|token| StoredAdoption { token }),
         })
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The task has ended: what it shows of itself goes, and who waits for it is told.
+    pub(super) fn retire(&self) {
+        self.shared.retire();
+        self.shared.mail.refuse_forwards(&ForwardError::Ended);
     }
 
     /// The agent has left the roster: nothing of it stays behind.
@@ -595,14 +654,7 @@ impl Agent {
             self.journal(LifecycleKind::Ended, "released");
         }
         self.save_as(None).await;
-        self.deps.tokens.revoke(self.gateway(), self.agent_id());
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        self.shared.retire(&self.deps.metrics);
-        self.shared.mail.refuse_forwards(&ForwardError::Ended);
+        self.gateway.deps.tokens.revoke(self.gateway(), self.agent_id());
     }
 }
 

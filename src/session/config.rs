@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -180,7 +181,7 @@ pub struct SessionsConfig {
     /// The gateways, each name once.
     pub gateways: Vec<GatewayConfig>,
     /// The agents, each of a gateway that exists, each once; those of rosters too.
-    pub agents: Vec<AgentConfig>,
+    pub agents: Vec<Arc<AgentConfig>>,
     /// Where some of them come from, to be watched.
     pub rosters: Rosters,
 }
@@ -224,7 +225,10 @@ pub fn validate_all(
         if twice && !raw.id.is_empty() && !problems.suspect(&format!("{key}.gateway")) {
             problems.add(format!("{key}.id"), "this agent stands twice in the roster of its gateway");
         }
-        config.agents.extend(raw.validate(&key, problems));
+        if let Some(agent) = raw.validate(&key, problems) {
+            let agent = agent.sharing_with(config.agents.last());
+            config.agents.push(Arc::new(agent));
+        }
     }
     let mut rosters = Rosters::new(rosters, known, &config.agents);
     if !unsure {
@@ -236,6 +240,15 @@ pub fn validate_all(
 }
 
 impl AgentConfig {
+    /// With the gateway's name in common with the agent before, where it is the same: there are many agents.
+    #[must_use]
+    pub fn sharing_with(mut self, before: Option<&Arc<AgentConfig>>) -> AgentConfig {
+        if let Some(before) = before.filter(|before| before.gateway == self.gateway) {
+            self.gateway = before.gateway.clone();
+        }
+        self
+    }
+
     /// An agent of whom we know only that another program signed it in.
     #[must_use]
     pub fn adopted(gateway: GatewayName, id: AgentId) -> AgentConfig {

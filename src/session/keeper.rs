@@ -23,7 +23,6 @@ use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
 use crate::session::forward::{ForwardAnswer, ForwardError, ForwardRequest};
 use crate::session::gateway::{self, GatewayError};
 use crate::session::mail::{Adoption, Waiting};
-use crate::session::pace::Pace;
 use crate::session::status::{Ring, SessionView, Shared};
 
 /// Sessions of an earlier run are all checked within this long: those first whose GUID is the nearest to its end.
@@ -53,7 +52,6 @@ struct Inner {
     stop: CancellationToken,
     failed: CancellationToken,
     deps: Arc<Deps>,
-    epoch: Instant,
 }
 
 /// The sessions of one gateway.
@@ -131,27 +129,25 @@ impl Sessions {
         deps: Deps,
         connect: impl Fn(&GatewayConfig) -> Result<Arc<dyn GatewayCalls>, E>,
     ) -> Result<Sessions, E> {
-        let mut gateways = HashMap::new();
+        let (mut gateways, deps, now) = (HashMap::new(), Arc::new(deps), Instant::now());
+        let epoch = now.checked_sub(LONGEST_PAST).unwrap_or(now);
         for config in config.gateways {
             let calls = connect(&config)?;
-            let pace = Pace::new(config.sign_in_rate_per_sec);
             let name = config.name.clone();
-            let gateway = Arc::new(Gateway { config, calls, pace });
+            let gateway = Arc::new(Gateway::new(config, calls, deps.clone(), epoch));
             gateways.insert(name, Kept { gateway, agents: RwLock::default() });
         }
-        let now = Instant::now();
         let inner = Arc::new(Inner {
             gateways,
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
             stop: CancellationToken::new(),
             failed: CancellationToken::new(),
-            deps: Arc::new(deps),
-            epoch: now.checked_sub(LONGEST_PAST).unwrap_or(now),
+            deps,
         });
         let sessions = Sessions { inner };
         let adopted = sessions.inner.deps.store.adopted().into_iter();
-        let adopted = adopted.map(|(gateway, id)| AgentConfig::adopted(gateway, id));
+        let adopted = adopted.map(|(gateway, id)| Arc::new(AgentConfig::adopted(gateway, id)));
         // The configured ones come first: an adopted agent that is configured too keeps its configuration.
         sessions.inner.begin_all(config.agents.into_iter().chain(adopted));
         sessions.inner.tasks.spawn(watch::look_over(sessions.clone()));
@@ -185,13 +181,13 @@ impl Sessions {
     ///
     /// # Errors
     /// When its gateway does not exist or the daemon stops.
-    pub fn put(&self, config: AgentConfig) -> Result<Change, RosterError> {
+    pub fn put(&self, config: impl Into<Arc<AgentConfig>>) -> Result<Change, RosterError> {
+        let config = config.into();
         let kept = self.inner.gateways.get(&config.gateway).ok_or(RosterError::UnknownGateway)?;
         let mut agents = kept.write();
         if self.inner.stop.is_cancelled() {
             return Err(RosterError::Stopping);
         }
-        let config = Arc::new(config);
         match agents.get_mut(&config.id) {
             None => {
                 let start = self.inner.start(&config);
@@ -427,7 +423,7 @@ impl std::fmt::Debug for Sessions {
 impl Inner {
     /// Starts the tasks of all agents. Sessions of an earlier run are checked one after the other, that with the oldest
     /// GUID first.
-    fn begin_all(self: &Arc<Self>, agents: impl Iterator<Item = AgentConfig>) {
+    fn begin_all(self: &Arc<Self>, agents: impl Iterator<Item = Arc<AgentConfig>>) {
         let mut starts: Vec<_> = agents
             .map(|agent| {
                 let start = self.start(&agent);
@@ -448,7 +444,7 @@ impl Inner {
             if let Some(kept) = self.gateways.get(&agent.gateway) {
                 let mut agents = kept.write();
                 if !agents.contains_key(&agent.id) {
-                    self.begin(kept, &mut agents, Arc::new(agent), None, start);
+                    self.begin(kept, &mut agents, agent, None, start);
                 }
             }
         }
@@ -469,56 +465,52 @@ impl Inner {
         adoption: Option<Adoption>,
         start: Start,
     ) {
-        let shared = Arc::new(Shared::new(
-            config.gateway.clone(),
-            config.id.clone(),
-            kept.gateway.config.sign_out_limit,
-            self.epoch,
-            self.deps.clock.now(),
-            &self.deps.metrics,
-        ));
+        let common = kept.gateway.common.clone();
+        let shared = Arc::new(Shared::new(common, config.id.clone(), self.deps.clock.now()));
         if let Some(adoption) = adoption {
             shared.mail.put_adoption(adoption);
         }
         let slot = Slot { config: config.clone(), shared: shared.clone(), next: None };
         agents.insert(config.id.clone(), slot);
-        let mut agent = Agent::new(config, kept.gateway.clone(), self.deps.clone(), shared.clone());
-        let guard = EndGuard { inner: self.clone(), shared };
+        let agent = Agent::new(config, kept.gateway.clone(), shared);
+        let mut keeping = Keeping { inner: self.clone(), agent };
+        let mut start = Some(Box::new(start));
         let task = async move {
-            let _guard = guard;
             // By reference: a future that takes its owner would hold it twice.
-            agent.run(start).await;
-            // What the agent shows of itself goes before the guard lets a successor begin.
-            drop(agent);
+            Box::pin(keeping.agent.begin(*start.take().unwrap_or_default())).await;
+            keeping.agent.run().await;
         };
         self.tasks.spawn_on(task, &self.runtime);
     }
 
     /// The task of an agent that was leaving has ended: the agent is gone, or comes back.
     fn left(self: &Arc<Self>, shared: &Arc<Shared>) {
-        let Some(kept) = self.gateways.get(&shared.gateway) else { return };
+        let Some(kept) = self.gateways.get(shared.gateway()) else { return };
         let mut agents = kept.write();
         let Some(slot) = agents.remove(&shared.agent_id) else { return };
         if let Some(next) = slot.next.filter(|_| !self.stop.is_cancelled()) {
             if let Some(adoption) = &next.adoption {
-                self.deps.tokens.accept(&shared.gateway, &shared.agent_id, &adoption.token);
+                self.deps.tokens.accept(shared.gateway(), &shared.agent_id, &adoption.token);
             }
             self.begin(kept, &mut agents, next.config, next.adoption, Start::default());
         }
     }
 }
 
-/// Notices a task that ends while nobody has asked it to, be it by a panic.
-struct EndGuard {
+/// What a task holds. Notices when it ends while nobody has asked it to, be it by a panic.
+struct Keeping {
     inner: Arc<Inner>,
-    shared: Arc<Shared>,
+    agent: Agent,
 }
 
-impl Drop for EndGuard {
+impl Drop for Keeping {
     fn drop(&mut self) {
-        let leaving = self.shared.leaving.load(Ordering::Acquire);
+        // What the agent shows of itself goes before a successor begins.
+        self.agent.retire();
+        let shared = self.agent.shared();
+        let leaving = shared.leaving.load(Ordering::Acquire);
         if leaving && !std::thread::panicking() {
-            self.inner.left(&self.shared);
+            self.inner.left(shared);
         } else if !self.inner.stop.is_cancelled() {
             self.inner.failed.cancel();
         }

@@ -319,7 +319,7 @@ fn at_poll(class: Option<Class>, code: &str) -> Meaning {
     }
 }
 
-/// What is set once after a sign-in: skill queues, automatic answers, the agent's state.
+/// What is set once after a sign-in (skill queues, automatic answers, the agent's state) and a new GUID.
 fn at_setting(class: Option<Class>, code: &str) -> Meaning {
     match class {
         Some(Class::AuthLost) => Meaning::Lost(loss(code)),

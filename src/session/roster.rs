@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -57,7 +58,7 @@ pub struct Rosters {
     /// The gateways by their names as written, with the defaults of their agents.
     gateways: HashMap<String, AgentDefaults>,
     /// Agents of the configuration itself.
-    inline: HashSet<AgentKey>,
+    inline: Arc<HashSet<AgentKey>>,
 }
 
 #[derive(Debug, Clone)]
@@ -73,7 +74,7 @@ struct RosterFile {
 /// An agent and the line it comes from.
 #[derive(Debug, Clone)]
 struct Entry {
-    agent: AgentConfig,
+    agent: Arc<AgentConfig>,
     line: usize,
 }
 
@@ -114,14 +115,14 @@ impl Rosters {
     pub fn new(
         rosters: Vec<RawRoster>,
         gateways: HashMap<String, AgentDefaults>,
-        inline: &[AgentConfig],
+        inline: &[Arc<AgentConfig>],
     ) -> Rosters {
         let file =
             |raw| RosterFile { raw, agents: Vec::new(), stamp: None, watched: watch::Watched::default() };
         Rosters {
             files: rosters.into_iter().map(file).collect(),
             gateways,
-            inline: inline.iter().map(key).collect(),
+            inline: Arc::new(inline.iter().map(|agent| key(agent)).collect()),
         }
     }
 
@@ -154,7 +155,7 @@ impl Rosters {
     }
 
     /// All agents of all files.
-    pub fn agents(&self) -> impl Iterator<Item = &AgentConfig> {
+    pub fn agents(&self) -> impl Iterator<Item = &Arc<AgentConfig>> {
         self.files.iter().flat_map(|file| file.agents.iter().map(|entry| &entry.agent))
     }
 
@@ -175,7 +176,7 @@ impl Rosters {
             fresh.remove(&index);
             loaded.refused.push((index, mistakes));
         }
-        let old: Vec<AgentConfig> = self.agents().cloned().collect();
+        let old: Vec<Arc<AgentConfig>> = self.agents().cloned().collect();
         if !confirmed {
             loaded.held = self.hold(&mut fresh);
         }
@@ -193,13 +194,17 @@ impl Rosters {
             Some(Format::Toml) => tables::rows(&text),
             Some(Format::Csv) | None => csv::rows(&text),
         };
-        let (mut entries, mut lines) = (Vec::with_capacity(rows.len()), HashMap::new());
+        let mut entries: Vec<Entry> = Vec::with_capacity(rows.len());
+        let mut lines = HashMap::new();
         for row in rows {
             let line = row.line;
             let Some(agent) = self.agent(row, raw, &mut mistakes) else { continue };
             match lines.insert(key(&agent), line) {
                 Some(first) => mistakes.push(Mistake::twice(line, &format!("in line {first}"))),
-                None => entries.push(Entry { agent, line }),
+                None => {
+                    let agent = agent.sharing_with(entries.last().map(|entry| &entry.agent));
+                    entries.push(Entry { agent: Arc::new(agent), line });
+                }
             }
         }
         if mistakes.is_empty() && entries.is_empty() && !raw.allow_empty {

@@ -14,6 +14,7 @@
 //! gateway to end it would cost the person two minutes. So within the sign-out limit (and a margin) after such a
 //! call, 100-002 leads to a forced sign-in even with `takeover = false`. Later it cannot be ours any more.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -32,14 +33,14 @@ use held::{Held, SkillsState};
 const SIGN_IN_FIRST: Duration = Duration::from_secs(1);
 const SIGN_IN_MOST: Duration = Duration::from_secs(30);
 /// Sign-ins refused without a clear reason: accounts are locked after a few, so stop before.
-const DOUBTFUL_TRIES: u32 = 3;
+const DOUBTFUL_TRIES: u8 = 3;
 /// While an agent is switched over, the documents ask for 1 to 5 s between tries.
 const SWITCH_OVER_LEAST: Duration = Duration::from_secs(1);
 const SWITCH_OVER_SPREAD: Duration = Duration::from_secs(4);
 /// The gateway looks for silent agents now and then, not to the second.
 const SILENCE_MARGIN: Duration = Duration::from_secs(30);
 /// A sign-out is tried this often, this far apart, before the session is left as it is.
-const SIGN_OUT_TRIES: u32 = 3;
+const SIGN_OUT_TRIES: u8 = 3;
 const SIGN_OUT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The gateway asks for 200 to 500 ms between the answer to a poll and the next one (API 1274).
@@ -47,7 +48,7 @@ const POLL_PAUSE: Duration = Duration::from_millis(200);
 const POLL_SPREAD: Duration = Duration::from_millis(100);
 
 /// What the machine must know of the configuration.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
     /// Time between heartbeats.
     pub heartbeat_interval: Duration,
@@ -288,7 +289,8 @@ enum InFlight {
 /// The machine.
 #[derive(Debug)]
 pub struct Machine {
-    rules: Rules,
+    /// Most agents of a gateway have the same.
+    rules: Arc<Rules>,
     state: State,
     wish: Wish,
     /// The unanswered call and when it was sent.
@@ -303,8 +305,8 @@ pub struct Machine {
     take_over: bool,
     sign_in_backoff: Backoff,
     /// Sign-ins in a row that were refused without a clear reason.
-    doubtful: u32,
-    sign_out_tries: u32,
+    doubtful: u8,
+    sign_out_tries: u8,
     /// Until when a session in our way may be our own (see the module's text).
     ours_until: Option<Instant>,
     /// What comes after the sign-out under way, if it is not the wish that asked for it.
@@ -316,9 +318,9 @@ pub struct Machine {
 impl Machine {
     /// A machine that waits for [`Input::Start`].
     #[must_use]
-    pub fn new(rules: Rules) -> Machine {
+    pub fn new(rules: impl Into<Arc<Rules>>) -> Machine {
         Machine {
-            rules,
+            rules: rules.into(),
             state: State::SignedOut,
             wish: Wish::SignedOut,
             in_flight: None,
@@ -357,7 +359,7 @@ impl Machine {
     /// Whether the agent is in its skill queues, as far as wanted.
     #[must_use]
     pub fn skills_set(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| matches!(held.skills, SkillsState::Done | SkillsState::Refused))
+        self.held.as_ref().is_some_and(Held::skills_are_past)
     }
 
     /// Whether calls that set the agent up are still to be made.
@@ -454,7 +456,7 @@ impl Machine {
         // A GUID lives for twice the interval: one that is near its end cannot wait for its place.
         let guid_left = resume.guid_age.map(|age| (self.rules.guid_interval * 2).saturating_sub(age));
         let first = resume.delay.min(remaining.min(guid_left.unwrap_or(remaining)) / 4);
-        let skills = if resume.skills_set { SkillsState::Done } else { self.skills_due(now) };
+        let skills = if resume.skills_set { SkillsState::Done } else { self.skills() };
         let mut held = Held::resumed(now, resume, now + first, skills);
         if resume.settings_due {
             held.set_up(&self.rules, now);
@@ -479,7 +481,7 @@ impl Machine {
     }
 
     fn configured(&mut self, rules: Rules, skills: bool, sign_in: bool, now: Instant) {
-        self.rules = rules;
+        self.rules = Arc::new(rules);
         if let Some(held) = &mut self.held {
             held.skip_settings_not_wanted(&rules);
         }
@@ -599,7 +601,7 @@ impl Machine {
             Outcome::Answered(Meaning::SwitchingOver) => self.due = Some(now + switch_over_wait()),
             Outcome::Answered(Meaning::Transient) | Outcome::Unanswered { .. } => self.sign_in_later(now),
             Outcome::Answered(_) => {
-                self.doubtful += 1;
+                self.doubtful = self.doubtful.saturating_add(1);
                 if self.doubtful >= DOUBTFUL_TRIES {
                     self.suspend(Suspension::SignInRefused);
                 } else {
@@ -624,7 +626,7 @@ impl Machine {
 
     /// There is a session, sent for at `sent`.
     fn hold(&mut self, sent: Instant, now: Instant) {
-        let mut held = Held::signed_in(sent, now, self.skills_due(now));
+        let mut held = Held::signed_in(sent, now, self.skills());
         if self.rules.polls {
             held.next_heartbeat = now;
         }
@@ -637,8 +639,8 @@ impl Machine {
         self.take_over = false;
     }
 
-    fn skills_due(&self, now: Instant) -> SkillsState {
-        if self.rules.skills { SkillsState::Due(now) } else { SkillsState::Done }
+    fn skills(&self) -> SkillsState {
+        if self.rules.skills { SkillsState::Due } else { SkillsState::Done }
     }
 
     fn heartbeat_ended(&mut self, outcome: Outcome, sent: Instant, now: Instant) {
@@ -698,14 +700,11 @@ impl Machine {
         let Some(held) = &mut self.held else { return };
         match outcome {
             Outcome::Answered(Meaning::Ok) => {
-                held.skills = SkillsState::Done;
-                held.settings_from(&self.rules, now);
+                held.skills_ended(SkillsState::Done, &self.rules, now);
                 self.effects.push(Effect::SkillsSet);
             }
             Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
-            Outcome::Answered(Meaning::SwitchingOver) => {
-                held.skills = SkillsState::Due(now + switch_over_wait());
-            }
+            Outcome::Answered(Meaning::SwitchingOver) => held.skills_wait(now + switch_over_wait()),
             Outcome::Answered(Meaning::Refused) => self.skills_refused(now),
             Outcome::Answered(Meaning::Doubtful) if held.skills_hopeless() => self.skills_refused(now),
             _ => held.skills_failed(now),
@@ -714,8 +713,7 @@ impl Machine {
 
     fn skills_refused(&mut self, now: Instant) {
         if let Some(held) = &mut self.held {
-            held.skills = SkillsState::Refused;
-            held.settings_from(&self.rules, now);
+            held.skills_ended(SkillsState::Refused, &self.rules, now);
             self.effects.push(Effect::Degraded(Degradation::SkillsRefused));
         }
     }
@@ -728,7 +726,7 @@ impl Machine {
             Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
             _ if !asked => {}
             Outcome::Answered(Meaning::Ok) => self.setting_is_past(now),
-            Outcome::Answered(Meaning::SwitchingOver) => held.settings_due = now + switch_over_wait(),
+            Outcome::Answered(Meaning::SwitchingOver) => held.setting_waits(now + switch_over_wait()),
             Outcome::Answered(Meaning::Refused) => self.setting_refused(now),
             Outcome::Answered(Meaning::Doubtful) if held.setting_hopeless() => self.setting_refused(now),
             _ => held.setting_failed(now),
@@ -755,7 +753,7 @@ impl Machine {
     }
 
     fn sign_out_ended(&mut self, outcome: Outcome, now: Instant) {
-        self.sign_out_tries += 1;
+        self.sign_out_tries = self.sign_out_tries.saturating_add(1);
         let stopping = matches!(self.wish, Wish::Stopped { .. });
         match outcome {
             Outcome::Answered(Meaning::Ok) => {

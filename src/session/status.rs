@@ -1,11 +1,14 @@
 //! What the rest of the daemon sees of a session, and how it wakes the session's task. Cheap enough for each push.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
+use prometheus::IntGauge;
 use serde::Serialize;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::clock::Timestamp;
@@ -107,18 +110,25 @@ impl Degradations {
     }
 }
 
+/// What the sessions of one gateway have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) gateway: GatewayName,
+    pub(super) sign_out_limit: Duration,
+    /// Times that sessions publish are milliseconds since this, plus one; zero is "none".
+    pub(super) epoch: Instant,
+    pub(super) metrics: Metrics,
+}
+
 /// Shared between a session's task and everybody else.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) gateway: GatewayName,
+    common: Arc<Common>,
     pub(super) agent_id: AgentId,
     pub(super) bell: Bell,
     pub(super) mail: Mailbox,
     /// The agent was taken out of the roster: its task ends, and that is no failure.
     pub(super) leaving: AtomicBool,
-    sign_out_limit: Duration,
-    /// Times below are milliseconds since this, plus one; zero is "none".
-    epoch: Instant,
     /// When the gateway last heard of the session.
     last_ok: AtomicU64,
     /// When its GUID came.
@@ -142,25 +152,25 @@ pub(super) struct Status {
     pub(super) reason: Option<&'static str>,
     pub(super) retcode: Option<Retcode>,
     pub(super) last_heartbeat: Option<Timestamp>,
-    pub(super) media_type: Option<String>,
+    pub(super) media_type: Option<Box<str>>,
     pub(super) password_days_left: Option<u32>,
     pub(super) adopted: bool,
     /// What proves the session, for those who may know it.
     ticket: Option<Arc<Ticket>>,
 }
 
+impl Common {
+    /// How many sessions are in this state.
+    fn gauge(&self, state: State) -> IntGauge {
+        self.metrics.sessions.with_label_values(&[self.gateway.as_str(), state.as_str()])
+    }
+}
+
 impl Shared {
     /// A session that is signed out, counted as such from now on.
-    pub(super) fn new(
-        gateway: GatewayName,
-        agent_id: AgentId,
-        sign_out_limit: Duration,
-        epoch: Instant,
-        since: Timestamp,
-        metrics: &Metrics,
-    ) -> Shared {
+    pub(super) fn new(common: Arc<Common>, agent_id: AgentId, since: Timestamp) -> Shared {
         let state = State::SignedOut;
-        metrics.sessions.with_label_values(&[gateway.as_str(), state.as_str()]).inc();
+        common.gauge(state).inc();
         let status = Status {
             state,
             since,
@@ -173,13 +183,11 @@ impl Shared {
             ticket: None,
         };
         Shared {
-            gateway,
+            common,
             agent_id,
             bell: Bell::default(),
             mail: Mailbox::default(),
             leaving: AtomicBool::new(false),
-            sign_out_limit,
-            epoch,
             last_ok: AtomicU64::new(0),
             guid_since: AtomicU64::new(0),
             push_awaited_since: AtomicU64::new(0),
@@ -190,12 +198,17 @@ impl Shared {
         }
     }
 
+    /// Whose gateway.
+    pub(super) fn gateway(&self) -> &GatewayName {
+        &self.common.gateway
+    }
+
     pub(super) fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Publishes where the session is; the gauge moves with it.
-    pub(super) fn publish(&self, state: State, times: Times, now: Timestamp, metrics: &Metrics) {
+    pub(super) fn publish(&self, state: State, times: Times, now: Timestamp) {
         let stamp = |time: Option<Instant>| time.map_or(0, |time| self.stamp(time));
         self.last_ok.store(stamp(times.last_ok), Ordering::Relaxed);
         self.guid_since.store(stamp(times.guid_since), Ordering::Relaxed);
@@ -205,10 +218,8 @@ impl Shared {
         }
         let mut status = self.status();
         if status.state != state {
-            let gauge =
-                |state: State| metrics.sessions.with_label_values(&[self.gateway.as_str(), state.as_str()]);
-            gauge(status.state).dec();
-            gauge(state).inc();
+            self.common.gauge(status.state).dec();
+            self.common.gauge(state).inc();
             status.state = state;
             status.since = now;
         }
@@ -226,7 +237,7 @@ impl Shared {
 
     /// A new session: what was wrong with the one before is past. One that was signed in causes events, so that pushes
     /// are awaited from then on.
-    pub(super) fn session_began(&self, media_type: Option<String>, signed_in: Option<Instant>) {
+    pub(super) fn session_began(&self, signed_in: Option<Instant>) {
         self.push_failing_since.store(0, Ordering::Relaxed);
         // Its first push may have come before the answer to the sign-in.
         let pushed = self.pushed.swap(false, Ordering::AcqRel);
@@ -236,17 +247,16 @@ impl Shared {
         let mut status = self.status();
         status.reason = None;
         status.retcode = None;
-        status.media_type = media_type;
     }
 
     /// Takes the session out of the gauge, when its task has ended.
-    pub(super) fn retire(&self, metrics: &Metrics) {
+    pub(super) fn retire(&self) {
         let state = {
             let mut status = self.status();
             status.ticket = None;
-            status.state.as_str()
+            status.state
         };
-        metrics.sessions.with_label_values(&[self.gateway.as_str(), state]).dec();
+        self.common.gauge(state).dec();
         self.last_ok.store(0, Ordering::Relaxed);
     }
 
@@ -311,8 +321,9 @@ impl Shared {
     /// Time before the gateway would sign the agent out, for silence or for failed pushes; `None` without a session.
     pub(super) fn budget(&self, now: Instant) -> Option<Duration> {
         let now = self.stamp(now);
-        let left =
-            |since: u64| self.sign_out_limit.saturating_sub(Duration::from_millis(now.saturating_sub(since)));
+        let left = |since: u64| {
+            self.common.sign_out_limit.saturating_sub(Duration::from_millis(now.saturating_sub(since)))
+        };
         let last_ok = self.last_ok.load(Ordering::Relaxed);
         let failing_since = self.push_failing_since.load(Ordering::Relaxed);
         match (last_ok, failing_since) {
@@ -325,7 +336,7 @@ impl Shared {
     pub(super) fn view(&self, now: Instant) -> SessionView {
         let status = self.status();
         SessionView {
-            gateway: self.gateway.clone(),
+            gateway: self.common.gateway.clone(),
             agent_id: self.agent_id.clone(),
             state: status.state.as_str(),
             since: status.since,
@@ -333,7 +344,7 @@ impl Shared {
             retcode: status.retcode.clone(),
             sign_out_budget_secs: self.budget(now).map(|left| left.as_secs_f64()),
             last_heartbeat: status.last_heartbeat,
-            media_type: status.media_type.clone(),
+            media_type: status.media_type.as_deref().map(str::to_owned),
             media: status.media_type.as_deref().and_then(Media::parse),
             password_days_left: status.password_days_left,
             adopted: status.adopted,
@@ -348,16 +359,16 @@ impl Shared {
 
     /// Milliseconds since the epoch plus one; the epoch lies before any time a session can know of.
     fn stamp(&self, time: Instant) -> u64 {
-        let millis = time.saturating_duration_since(self.epoch).as_millis();
+        let millis = time.saturating_duration_since(self.common.epoch).as_millis();
         u64::try_from(millis).unwrap_or(u64::MAX).saturating_add(1)
     }
 }
 
-/// Wishes of others to a session's task: a few bits, so that none is lost and none queues up.
+/// Wishes of others to a session's task: a few bits, so that none is lost and none queues up. Only that task waits.
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     rung: AtomicU8,
-    notify: Notify,
+    waiting: AtomicWaker,
 }
 
 /// What a bell can say.
@@ -395,7 +406,7 @@ impl Bell {
         let update = |rung: u8| Some((rung & !revoked) | ring as u8);
         // The closure always gives a value, so this cannot fail.
         let _previous = self.rung.fetch_update(Ordering::AcqRel, Ordering::Acquire, update);
-        self.notify.notify_one();
+        self.waiting.wake();
     }
 
     /// What was rung since the last time; empty most of the time.
@@ -408,10 +419,15 @@ impl Bell {
     ///
     /// # Cancel safety
     /// May be dropped at any time.
-    pub(super) async fn wait(&self) {
-        while self.rung.load(Ordering::Acquire) == 0 {
-            self.notify.notified().await;
-        }
+    pub(super) fn wait(&self) -> impl Future<Output = ()> + '_ {
+        poll_fn(|context| {
+            self.waiting.register(context.waker());
+            if self.is_rung() { Poll::Ready(()) } else { Poll::Pending }
+        })
+    }
+
+    pub(super) fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire) != 0
     }
 }
 
@@ -420,9 +436,13 @@ mod tests {
     use super::*;
 
     fn shared(metrics: &Metrics, now: Instant) -> Shared {
-        let gateway = GatewayName::parse("main").unwrap();
-        let agent = AgentId::parse("291").unwrap();
-        Shared::new(gateway, agent, Duration::from_secs(120), now, Timestamp(0), metrics)
+        let common = Common {
+            gateway: GatewayName::parse("main").unwrap(),
+            sign_out_limit: Duration::from_secs(120),
+            epoch: now,
+            metrics: metrics.clone(),
+        };
+        Shared::new(Arc::new(common), AgentId::parse("291").unwrap(), Timestamp(0))
     }
 
     fn heard(at: Instant) -> Times {
@@ -436,17 +456,17 @@ mod tests {
         let at = |secs| start + Duration::from_secs(secs);
         let shared = shared(&metrics, start);
         assert_eq!(shared.budget(at(0)), None);
-        shared.publish(State::Active, heard(at(10)), Timestamp(0), &metrics);
+        shared.publish(State::Active, heard(at(10)), Timestamp(0));
         assert_eq!(shared.budget(at(10)), Some(Duration::from_secs(120)));
         assert_eq!(shared.budget(at(40)), Some(Duration::from_secs(90)));
         shared.note_push(false, at(20));
         shared.note_push(false, at(30));
-        shared.publish(State::Active, heard(at(40)), Timestamp(0), &metrics);
+        shared.publish(State::Active, heard(at(40)), Timestamp(0));
         assert_eq!(shared.budget(at(50)), Some(Duration::from_secs(90)));
         shared.note_push(true, at(50));
         assert_eq!(shared.budget(at(50)), Some(Duration::from_secs(110)));
         assert_eq!(shared.budget(at(1000)), Some(Duration::ZERO));
-        shared.publish(State::Recovering, Times::default(), Timestamp(0), &metrics);
+        shared.publish(State::Recovering, Times::default(), Timestamp(0));
         assert_eq!(shared.budget(at(1000)), None);
     }
 
@@ -466,10 +486,10 @@ mod tests {
         let shared = shared(&metrics, Instant::now());
         let count = |state: &str| metrics.sessions.with_label_values(&["main", state]).get();
         assert_eq!((count("signed_out"), count("active")), (1, 0));
-        shared.publish(State::Active, Times::default(), Timestamp(0), &metrics);
-        shared.publish(State::Active, Times::default(), Timestamp(0), &metrics);
+        shared.publish(State::Active, Times::default(), Timestamp(0));
+        shared.publish(State::Active, Times::default(), Timestamp(0));
         assert_eq!((count("signed_out"), count("active")), (0, 1));
-        shared.retire(&metrics);
+        shared.retire();
         assert_eq!((count("signed_out"), count("active")), (0, 0));
     }
 

@@ -86,7 +86,7 @@ impl Server {
         let mut problems = crate::config::Problems::default();
         let mut config = validate(vec![gateway], vec![agent], &mut problems);
         assert!(problems.found().is_empty(), "{:?}", problems.found());
-        (config.gateways.remove(0), config.agents.remove(0))
+        (config.gateways.remove(0), AgentConfig::clone(&config.agents[0]))
     }
 
     async fn ask(&self, operation: Operation, change: impl Fn(&mut RawGateway)) -> Answer {

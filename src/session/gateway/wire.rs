@@ -207,7 +207,8 @@ pub(super) fn guid(value: &HeaderValue) -> Option<SecretString> {
     let text = value.to_str().ok()?;
     let text = text.split_once('=').map_or(text, |(_name, guid)| guid);
     let text = text.split(';').next().unwrap_or_default().trim();
-    (!text.is_empty() && text.len() <= GUID_LENGTH).then(|| SecretString::from(text))
+    let fits = !text.is_empty() && text.len() <= GUID_LENGTH && text.bytes().all(|b| b.is_ascii_graphic());
+    fits.then(|| SecretString::from(text))
 }
 
 /// Name and value of a `Set-Cookie` header. Its attributes are of no use with one host and one path.

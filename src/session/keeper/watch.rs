@@ -96,7 +96,7 @@ impl Sessions {
         shared.status().reason = Some(reason);
         let time = self.inner.deps.clock.now();
         let event = LifecycleEvent { kind: LifecycleKind::Degraded, reason, retcode: None, time };
-        self.inner.deps.journal.record(&shared.gateway, &shared.agent_id, event);
+        self.inner.deps.journal.record(shared.gateway(), &shared.agent_id, event);
     }
 
     fn export(&self, name: &GatewayName, kept: &Kept, sums: &Sums) {

@@ -1,6 +1,7 @@
 //! What is to be done to get from one roster to another.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::event::{AgentId, GatewayName};
 use crate::session::config::AgentConfig;
@@ -12,7 +13,7 @@ pub type AgentKey = (GatewayName, AgentId);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// New, or with another configuration than before.
-    pub put: Vec<AgentConfig>,
+    pub put: Vec<Arc<AgentConfig>>,
     /// No longer there.
     pub remove: Vec<AgentKey>,
 }
@@ -33,10 +34,11 @@ impl Changes {
 
 /// From `old` to `new`; each agent stands once in either.
 pub fn diff<'a>(
-    old: impl IntoIterator<Item = &'a AgentConfig>,
-    new: impl IntoIterator<Item = &'a AgentConfig>,
+    old: impl IntoIterator<Item = &'a Arc<AgentConfig>>,
+    new: impl IntoIterator<Item = &'a Arc<AgentConfig>>,
 ) -> Changes {
-    let old: HashMap<AgentKey, &AgentConfig> = old.into_iter().map(|agent| (key(agent), agent)).collect();
+    let old: HashMap<AgentKey, &Arc<AgentConfig>> =
+        old.into_iter().map(|agent| (key(agent), agent)).collect();
     let mut kept = HashSet::new();
     let mut changes = Changes::default();
     for agent in new {
@@ -65,8 +67,8 @@ mod tests {
     use super::*;
     use crate::session::config::{AfterSignIn, Mode, PasswordSource, SignInOptions, Skills};
 
-    fn agent(gateway: u8, id: u8, phone: u8) -> AgentConfig {
-        AgentConfig {
+    fn agent(gateway: u8, id: u8, phone: u8) -> Arc<AgentConfig> {
+        Arc::new(AgentConfig {
             gateway: GatewayName::parse(&format!("gw-{gateway}")).unwrap(),
             id: AgentId::parse(&(1000 + u32::from(id)).to_string()).unwrap(),
             password: PasswordSource::File("password".into()),
@@ -75,10 +77,10 @@ mod tests {
             takeover: false,
             mode: Mode::Push,
             options: SignInOptions { phone_number: phone.to_string(), ..SignInOptions::default() },
-        }
+        })
     }
 
-    fn roster() -> impl Strategy<Value = BTreeMap<AgentKey, AgentConfig>> {
+    fn roster() -> impl Strategy<Value = BTreeMap<AgentKey, Arc<AgentConfig>>> {
         let agents = prop::collection::vec((0..2u8, 0..12u8, 0..3u8), 0..20);
         agents.prop_map(|agents| {
             let agents = agents.into_iter().map(|(gateway, id, phone)| agent(gateway, id, phone));

@@ -39,8 +39,8 @@ const CHECK_SPACING: Duration = Duration::from_secs(1);
 /// Whether the agent is in its skill queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SkillsState {
-    /// To be entered at this time.
-    Due(Instant),
+    /// To be entered.
+    Due,
     /// Entered, or none wanted.
     Done,
     /// Refused for good: the agent gets events but no calls.
@@ -61,13 +61,10 @@ pub(super) struct Held {
     slot: Instant,
     /// Waits between repeats of a failed heartbeat.
     repeat: Backoff,
-    pub(super) skills: SkillsState,
-    skills_backoff: Backoff,
-    /// Which of the settings in the rules is next; behind the last when all are made.
-    next_setting: usize,
-    /// When that one is due, once the skill queues are entered.
-    pub(super) settings_due: Instant,
-    settings_backoff: Backoff,
+    skills: SkillsState,
+    /// What is still to be done for the agent to get calls: nothing, in a session that is only kept. On the heap, since
+    /// nearly all sessions are only kept, and there are many.
+    set_up: Option<Box<SetUp>>,
     /// Of an earlier run or another program, and not yet confirmed; and what it is once it is.
     pub(super) unconfirmed: Option<Entry>,
     /// The token was refused: the next heartbeat goes without.
@@ -78,6 +75,32 @@ pub(super) struct Held {
     shut_down: bool,
     /// The heartbeat in flight was sent after that event.
     checking: bool,
+}
+
+/// How far the agent is set up.
+#[derive(Debug)]
+struct SetUp {
+    /// When the skill queues are to be entered, if they are.
+    skills_due: Instant,
+    skills_backoff: Backoff,
+    /// Which of the settings in the rules is next; behind the last when all are made.
+    next_setting: usize,
+    /// When that one is due, once the skill queues are entered.
+    settings_due: Instant,
+    settings_backoff: Backoff,
+}
+
+impl SetUp {
+    /// Nothing but the skill queues, from now on.
+    fn new(now: Instant) -> Box<SetUp> {
+        Box::new(SetUp {
+            skills_due: now,
+            skills_backoff: Backoff::new(SKILLS_FIRST, SKILLS_MOST),
+            next_setting: SETTINGS,
+            settings_due: now,
+            settings_backoff: Backoff::new(SKILLS_FIRST, SKILLS_MOST),
+        })
+    }
 }
 
 impl Held {
@@ -108,10 +131,7 @@ impl Held {
             slot: first_heartbeat,
             repeat: Backoff::new(REPEAT_FIRST, REPEAT_MOST),
             skills,
-            skills_backoff: Backoff::new(SKILLS_FIRST, SKILLS_MOST),
-            next_setting: SETTINGS,
-            settings_due: since,
-            settings_backoff: Backoff::new(SKILLS_FIRST, SKILLS_MOST),
+            set_up: (skills == SkillsState::Due).then(|| SetUp::new(since)),
             unconfirmed: None,
             omit_token: false,
             degraded: false,
@@ -180,75 +200,121 @@ impl Held {
         self.shut_down
     }
 
+    /// Whether the agent is in its skill queues, as far as it can be.
+    pub(super) fn skills_are_past(&self) -> bool {
+        self.skills != SkillsState::Due
+    }
+
     /// Other skill queues are wanted: enter those.
     pub(super) fn skills_changed(&mut self, now: Instant) {
-        self.skills = SkillsState::Due(now);
-        self.skills_backoff.reset();
+        self.skills = SkillsState::Due;
+        let set_up = self.set_up.get_or_insert_with(|| SetUp::new(now));
+        set_up.skills_due = now;
+        set_up.skills_backoff.reset();
     }
 
     /// Entering the skill queues failed for now.
     pub(super) fn skills_failed(&mut self, now: Instant) {
-        self.skills = SkillsState::Due(now + self.skills_backoff.next_wait());
+        if let Some(set_up) = &mut self.set_up {
+            set_up.skills_due = now + set_up.skills_backoff.next_wait();
+        }
+    }
+
+    /// The skill queues have to wait until then.
+    pub(super) fn skills_wait(&mut self, until: Instant) {
+        if let Some(set_up) = &mut self.set_up {
+            set_up.skills_due = until;
+        }
     }
 
     /// Whether entering the skill queues has failed too often for a refusal without a clear reason.
     pub(super) fn skills_hopeless(&self) -> bool {
-        self.skills_backoff.tries() >= SKILLS_TRIES
+        self.set_up.as_ref().is_some_and(|set_up| set_up.skills_backoff.tries() >= SKILLS_TRIES)
+    }
+
+    /// The skill queues are entered, or refused: on to the settings.
+    pub(super) fn skills_ended(&mut self, skills: SkillsState, rules: &Rules, now: Instant) {
+        self.skills = skills;
+        self.settings_from(rules, now);
     }
 
     /// All settings of the rules are to be made.
     pub(super) fn set_up(&mut self, rules: &Rules, now: Instant) {
-        self.next_setting = 0;
+        self.set_up.get_or_insert_with(|| SetUp::new(now)).next_setting = 0;
         self.skip_settings_not_wanted(rules);
         self.settings_from(rules, now);
     }
 
     /// The next setting, where one is to be made.
     pub(super) fn setting(&self, rules: &Rules) -> Option<Operation> {
-        rules.settings.get(self.next_setting).copied().flatten()
+        rules.settings.get(self.set_up.as_ref()?.next_setting).copied().flatten()
     }
 
     /// What is to be done next for the agent to get calls, and when: first the skill queues, then the settings. A
     /// session of an earlier run is confirmed before.
     pub(super) fn to_set_up(&self, rules: &Rules) -> Option<(Operation, Instant)> {
+        let set_up = self.set_up.as_ref()?;
         match self.skills {
-            SkillsState::Due(due) => Some((Operation::ResetSkill, due)),
+            SkillsState::Due => Some((Operation::ResetSkill, set_up.skills_due)),
             _ if self.unconfirmed.is_some() => None,
-            SkillsState::Done | SkillsState::Refused => Some((self.setting(rules)?, self.settings_due)),
+            SkillsState::Done | SkillsState::Refused => Some((self.setting(rules)?, set_up.settings_due)),
         }
     }
 
     /// Settings that nobody wants are passed over. One that is wanted later is for the next sign-in.
     pub(super) fn skip_settings_not_wanted(&mut self, rules: &Rules) {
-        while self.next_setting < SETTINGS && self.setting(rules).is_none() {
-            self.next_setting += 1;
+        if let Some(set_up) = &mut self.set_up {
+            let wanted = |at: &usize| rules.settings.get(*at).is_none_or(Option::is_some);
+            set_up.next_setting = (set_up.next_setting..SETTINGS).find(wanted).unwrap_or(SETTINGS);
         }
+        self.forget_what_is_set_up();
     }
 
     /// The next setting is due from now on: a heartbeat that was due before goes first. A poll does not, since it is
     /// answered only when something happens, which may be what the setting brings about.
-    pub(super) fn settings_from(&mut self, rules: &Rules, now: Instant) {
-        self.settings_due = now;
-        self.settings_backoff.reset();
+    fn settings_from(&mut self, rules: &Rules, now: Instant) {
+        if let Some(set_up) = &mut self.set_up {
+            set_up.settings_due = now;
+            set_up.settings_backoff.reset();
+        }
         if rules.polls && self.setting(rules).is_some() {
             self.next_heartbeat = self.next_heartbeat.max(now);
         }
+        self.forget_what_is_set_up();
     }
 
     /// One setting is made, or refused: on to the next.
     pub(super) fn setting_is_past(&mut self, rules: &Rules, now: Instant) {
-        self.next_setting += 1;
+        if let Some(set_up) = &mut self.set_up {
+            set_up.next_setting += 1;
+        }
         self.skip_settings_not_wanted(rules);
         self.settings_from(rules, now);
     }
 
     /// A setting failed for now.
     pub(super) fn setting_failed(&mut self, now: Instant) {
-        self.settings_due = now + self.settings_backoff.next_wait();
+        if let Some(set_up) = &mut self.set_up {
+            set_up.settings_due = now + set_up.settings_backoff.next_wait();
+        }
+    }
+
+    /// The next setting has to wait until then.
+    pub(super) fn setting_waits(&mut self, until: Instant) {
+        if let Some(set_up) = &mut self.set_up {
+            set_up.settings_due = until;
+        }
     }
 
     /// Whether a setting has failed too often for a refusal without a clear reason.
     pub(super) fn setting_hopeless(&self) -> bool {
-        self.settings_backoff.tries() >= SKILLS_TRIES
+        self.set_up.as_ref().is_some_and(|set_up| set_up.settings_backoff.tries() >= SKILLS_TRIES)
+    }
+
+    fn forget_what_is_set_up(&mut self) {
+        let made = self.set_up.as_ref().is_some_and(|set_up| set_up.next_setting >= SETTINGS);
+        if made && self.skills_are_past() {
+            self.set_up = None;
+        }
     }
 }

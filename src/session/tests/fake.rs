@@ -454,7 +454,7 @@ impl Scene {
         // Nobody pushes here, except where a test does.
         config.gateways[0].push_silence_limit = Duration::from_secs(1_000_000);
         for agent in &mut config.agents {
-            change(&mut config.gateways[0], agent);
+            change(&mut config.gateways[0], Arc::make_mut(agent));
         }
         Scene {
             gateway: Arc::default(),

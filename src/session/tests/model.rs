@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::fake::{Scene, Script, agent, main_gateway, view};
 use crate::session::call::Ticket;
-use crate::session::config::{AfterSignIn, AgentState, PasswordSource, Skills};
+use crate::session::config::{AfterSignIn, AgentConfig, AgentState, PasswordSource, Skills};
 use crate::session::forward::ForwardRequest;
 use crate::session::retcode::{Operation, codes};
 
@@ -91,7 +91,7 @@ async fn live(takeover: bool, turns: Vec<(Turn, u64)>) -> Result<(), TestCaseErr
         agent.after_sign_in =
             AfterSignIn { autoanswer: Some(true), state: Some(AgentState::Ready), busy_reason: None };
     });
-    let mut config = scene.config.agents[0].clone();
+    let mut config = AgentConfig::clone(&scene.config.agents[0]);
     let (mut adoptions, mut forwards) = (0, Vec::new());
     let mut sessions = scene.start();
     for (turn, secs) in turns {

@@ -21,7 +21,7 @@ fn configs(agent: serde_json::Value) -> (GatewayConfig, AgentConfig) {
     let mut problems = crate::config::Problems::default();
     let mut config = validate(vec![gateway], vec![raw], &mut problems);
     assert!(problems.found().is_empty(), "{:?}", problems.found());
-    (config.gateways.remove(0), config.agents.remove(0))
+    (config.gateways.remove(0), AgentConfig::clone(&config.agents[0]))
 }
 
 fn request(operation: Operation, agent: serde_json::Value) -> Request<Full<Bytes>> {
