@@ -1,6 +1,6 @@
 //! The task of one agent: asks the state machine what to do, makes the call, and tells everybody what came of it.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub(super) struct Gateway {
     pub(super) common: Arc<Common>,
     /// The rules of its agents, each once: few combinations of their settings exist.
     rules: Mutex<Vec<Arc<Rules>>>,
+    /// It was said that the gateway gives no GUIDs that it is asked for.
+    renewals_missed: AtomicBool,
 }
 
 impl Gateway {
@@ -55,7 +57,14 @@ impl Gateway {
         };
         let (pace, rules) = (Pace::new(config.sign_in_rate_per_sec), Mutex::default());
         let common = Arc::new(common);
-        Gateway { config, calls, pace, deps, common, rules }
+        Gateway { config, calls, pace, deps, common, rules, renewals_missed: AtomicBool::new(false) }
+    }
+
+    /// Says once what it means that a gateway refuses to renew GUIDs.
+    fn note_no_renewals(&self) {
+        if !self.renewals_missed.swap(true, Ordering::Relaxed) {
+            tracing::warn!(gateway = %self.config.name, "the gateway does not give new GUIDs when it is asked                 (updateGuid); it gives them with heartbeats, but a restart after nearly a minute may then have to sign                 agents in anew; guid_renewal_secs = 0 asks no more");
+        }
     }
 
     /// The rules of an agent with this configuration.
@@ -349,7 +358,11 @@ impl Agent {
         }
         let outcome = self.outcome(operation, &answer.verdict, answer.guid.is_some());
         self.count(operation, &answer.verdict, outcome, sent);
-        self.note(operation, &answer.verdict);
+        if is_no_renewal(operation, outcome) {
+            self.gateway.note_no_renewals();
+        } else {
+            self.note(operation, &answer.verdict);
+        }
         let result = answer.verdict.as_ref().map(|reply| reply.result.clone()).unwrap_or_default();
         let renewed = self.take_ticket(operation, answer, outcome);
         self.take_result(operation, outcome, result);
@@ -378,6 +391,10 @@ impl Agent {
     fn outcome(&self, operation: Operation, verdict: &Result<Reply, CallError>, has_guid: bool) -> Outcome {
         let reply = match verdict {
             Ok(reply) => reply,
+            // Gateways that do not know the call say so in one of these ways.
+            Err(CallError::Status(404 | 405 | 501)) if operation == Operation::UpdateGuid => {
+                return Outcome::Answered(Meaning::Refused);
+            }
             Err(error) => return Outcome::Unanswered { may_have_arrived: error.may_have_arrived() },
         };
         match meaning(operation, &reply.retcode) {
@@ -473,6 +490,7 @@ impl Agent {
             | Operation::SayFree
             | Operation::SayBusy
             | Operation::Work
+            | Operation::UpdateGuid
             | Operation::Logout => {}
         }
     }
@@ -664,11 +682,19 @@ pub(super) fn lacks_voice(media_type: Option<&str>, skills: &Skills) -> bool {
     media.is_some_and(|media| !media.voice) && *skills != Skills::Ids(Vec::new())
 }
 
+/// Whether the gateway does not do what was asked for, and will not the next time.
+fn is_no_renewal(operation: Operation, outcome: Outcome) -> bool {
+    let final_word =
+        matches!(outcome, Outcome::Answered(Meaning::Refused | Meaning::Doubtful | Meaning::NotNow));
+    operation == Operation::UpdateGuid && final_word
+}
+
 fn rules(gateway: &GatewayConfig, agent: &AgentConfig) -> Rules {
     Rules {
         heartbeat_interval: gateway.heartbeat_interval,
         sign_out_limit: gateway.sign_out_limit,
         guid_interval: gateway.guid_interval,
+        guid_renewal: gateway.guid_renewal,
         takeover: agent.takeover,
         skills: agent.skills != Skills::Ids(Vec::new()),
         settings: agent.after_sign_in.operations(),

@@ -168,7 +168,7 @@ impl GatewayClient {
             Err(error) => return Answer::failed(CallError::Unreachable(error.to_string())),
         };
         match self.http.load_full().request(request).await {
-            Ok(response) => read(response, call.operation == Operation::Poll).await,
+            Ok(response) => read(response, call.operation).await,
             Err(error) => Answer::failed(unanswered(&error)),
         }
     }
@@ -271,7 +271,8 @@ impl std::fmt::Debug for GatewayClient {
     }
 }
 
-async fn read(response: Response<Incoming>, poll: bool) -> Answer {
+async fn read(response: Response<Incoming>, operation: Operation) -> Answer {
+    let poll = operation == Operation::Poll;
     let (head, body) = response.into_parts();
     let mut answer = Answer::failed(CallError::Status(head.status.as_u16()));
     if head.status.is_success() {
@@ -281,6 +282,9 @@ async fn read(response: Response<Incoming>, poll: bool) -> Answer {
         let limit = if poll { POLLED_LIMIT_BYTES } else { BODY_LIMIT_BYTES };
         let bytes = read_body(body, limit).await;
         answer.event = bytes.as_ref().ok().filter(|bytes| poll && wire::has_event(bytes)).cloned();
+        if let (Operation::UpdateGuid, Ok(bytes)) = (operation, &bytes) {
+            answer.guid = wire::updated_guid(bytes).or(answer.guid);
+        }
         answer.verdict = bytes.and_then(|bytes| wire::reply(&bytes));
     }
     answer

@@ -119,6 +119,8 @@ pub enum Operation {
     Handshake,
     /// The heartbeat in polling mode, which may bring an event.
     Poll,
+    /// Ask for a new GUID.
+    UpdateGuid,
     /// Sign out.
     Logout,
 }
@@ -137,6 +139,7 @@ impl Operation {
             Operation::Work => "sayWork",
             Operation::Handshake => "handShake",
             Operation::Poll => "getAgentEvent",
+            Operation::UpdateGuid => "updateGuid",
             Operation::Logout => "logout",
         }
     }
@@ -269,7 +272,8 @@ pub fn meaning(operation: Operation, retcode: &Retcode) -> Meaning {
             | Operation::AutoAnswer
             | Operation::SayFree
             | Operation::SayBusy
-            | Operation::Work => at_setting(class, code),
+            | Operation::Work
+            | Operation::UpdateGuid => at_setting(class, code),
             Operation::Logout => at_logout(class),
         },
     }

@@ -56,6 +56,8 @@ pub struct Rules {
     pub sign_out_limit: Duration,
     /// Age at which the gateway renews a GUID on the next heartbeat.
     pub guid_interval: Duration,
+    /// Age at which we ask for a new GUID.
+    pub guid_renewal: Option<Duration>,
     /// Force in where somebody is signed in.
     pub takeover: bool,
     /// Enter skill queues after sign-in.
@@ -392,7 +394,7 @@ impl Machine {
         match (self.state, &self.held, self.due) {
             (State::SignedOut | State::Suspended(_), _, _) => Next::Rest,
             (State::SigningOut, _, Some(due)) => Next::Call(Operation::Logout, due),
-            (_, Some(held), _) => match held.to_set_up(&self.rules) {
+            (_, Some(held), _) => match held.to_set_up(&self.rules).or_else(|| held.to_renew(&self.rules)) {
                 Some((operation, due)) if due <= held.next_heartbeat => Next::Call(operation, due),
                 _ if self.rules.polls => Next::Call(Operation::Poll, held.next_heartbeat),
                 _ => Next::Call(Operation::Handshake, held.next_heartbeat),
@@ -430,7 +432,7 @@ impl Machine {
             }
             Input::GuidRenewed => {
                 if let Some(held) = &mut self.held {
-                    held.guid_since = Some(now);
+                    held.guid_renewed(now);
                 }
             }
             Input::Adopted => self.adopted(now),
@@ -540,6 +542,7 @@ impl Machine {
             Operation::AutoAnswer | Operation::SayFree | Operation::SayBusy | Operation::Work => {
                 self.setting_ended(operation, outcome, now);
             }
+            Operation::UpdateGuid => self.renewal_ended(outcome, sent, now),
             Operation::Logout => self.sign_out_ended(outcome, now),
         }
     }
@@ -743,6 +746,23 @@ impl Machine {
         held.setting_is_past(&self.rules, now);
         if held.setting(&self.rules).is_none() {
             self.effects.push(Effect::SettingsDone);
+        }
+    }
+
+    /// What the answer says of the session is for a heartbeat to find out.
+    fn renewal_ended(&mut self, outcome: Outcome, sent: Instant, now: Instant) {
+        let Some(held) = &mut self.held else { return };
+        match outcome {
+            Outcome::Answered(Meaning::Ok) if held.guid_since.is_some_and(|since| since >= sent) => {}
+            Outcome::Answered(Meaning::Lost(_)) => {
+                held.renewal_failed();
+                held.doubt(now);
+            }
+            Outcome::Answered(Meaning::SwitchingOver | Meaning::Transient) | Outcome::Unanswered { .. } => {
+                held.renewal_failed();
+            }
+            // Also a success that brings no new GUID: the gateway's are static.
+            _ => held.renewals_refused = true,
         }
     }
 

@@ -274,6 +274,55 @@ async fn a_daemon_that_is_killed_and_started_again_signs_nobody_in_or_out() {
     simulator.stop().await;
 }
 
+/// Kills the daemon when the oldest GUID has this age, and starts it again after what stands for a minute: the gateway's
+/// times are a tenth of its usual ones.
+async fn away_for_a_minute_at(age: Duration) {
+    const AGENTS: usize = 40;
+    const AWAY: Duration = Duration::from_secs(6);
+    let mut settings = settings(1..=40);
+    settings.guid_interval_ms = 6_000;
+    settings.guid_timeout_ms = 12_000;
+    settings.handshake_max_time_ms = 12_000;
+    let simulator = Simulator::start(settings).await.expect("the simulator starts");
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = "heartbeat_interval_secs = 3\nguid_interval_secs = 6\nsign_out_limit_secs = 12\ncall_deadline_secs = 4\n\
+                sign_in_rate_per_sec = 400\n";
+    let config = config(folder.path(), &[("main", &simulator, 1..=40, keys)]);
+    let (world, metrics) = (Arc::new(World::default()), Metrics::new(["main"], []).expect("metrics"));
+    let daemon = Daemon::start(&config, &world, &metrics);
+    all_active(&daemon, "main", AGENTS).await;
+    eventually("all GUIDs were renewed", DEADLINE, || async {
+        (metrics.guid_changes.with_label_values(&["main"]).get() >= AGENTS as u64).then_some(())
+    })
+    .await;
+    eventually("the oldest GUID is as old as wanted", DEADLINE, || async {
+        let ages = daemon.sessions.list().into_iter().filter_map(|view| view.guid_age_secs);
+        (ages.fold(0.0, f64::max) >= age.as_secs_f64()).then_some(())
+    })
+    .await;
+    daemon.kill();
+    tokio::time::sleep(AWAY).await;
+    let daemon = Daemon::start(&config, &world, &metrics);
+    eventually("all sessions are resumed", DEADLINE, || async {
+        (sign_ins(&metrics, "main", "resumed") >= AGENTS as u64).then_some(())
+    })
+    .await;
+    assert_eq!(daemon.in_state("main", "active"), AGENTS);
+    assert_eq!(simulator.statistics().total.sign_ins, AGENTS as u64, "killed at an age of {age:?}");
+    let losses = ccrelay::metrics::SESSION_LOSS_REASONS.iter();
+    let losses = losses.map(|reason| metrics.session_losses.with_label_values(&["main", *reason]).get());
+    assert_eq!(losses.sum::<u64>(), 0, "killed at an age of {age:?}");
+    drop(daemon);
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minute_between_kill_and_start_costs_no_session_however_old_its_guid_was() {
+    // The last is the worst: a new one is asked for at 4.5 s.
+    let at = |millis| away_for_a_minute_at(Duration::from_millis(millis));
+    tokio::join!(at(200), at(1_500), at(3_000), at(4_350));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_is_down_touches_no_agent_of_another() {
     const AGENTS: usize = 100;

@@ -7,9 +7,9 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{
-    AgentDefaults, CALL_DEADLINE_SECS, CONNECT_DEADLINE_SECS, CallPattern, GUID_INTERVAL_SECS, GatewayConfig,
-    HEARTBEAT_INTERVAL_SECS, PUSH_SILENCE_LIMIT_SECS, SIGN_IN_DEADLINE_SECS, SIGN_IN_RATE_PER_SEC,
-    SIGN_OUT_LIMIT_SECS,
+    AgentDefaults, CALL_DEADLINE_SECS, CONNECT_DEADLINE_SECS, CallPattern, GUID_INTERVAL_SECS,
+    GUID_RENEWAL_PART, GatewayConfig, HEARTBEAT_INTERVAL_SECS, PUSH_SILENCE_LIMIT_SECS,
+    SIGN_IN_DEADLINE_SECS, SIGN_IN_RATE_PER_SEC, SIGN_OUT_LIMIT_SECS,
 };
 use crate::config::Problems;
 use crate::event::GatewayName;
@@ -55,6 +55,9 @@ pub struct RawGateway {
     /// Seconds after which the gateway renews a GUID on the next heartbeat.
     #[serde(default = "guid_interval_secs")]
     pub guid_interval_secs: u64,
+    /// Age in seconds at which we ask for a new GUID, zero for never; three quarters of `guid_interval_secs` when left
+    /// out.
+    pub guid_renewal_secs: Option<u64>,
     /// Seconds after a sign-in by which a push must have come.
     #[serde(default = "push_silence_limit_secs")]
     pub push_silence_limit_secs: u64,
@@ -131,6 +134,7 @@ impl RawGateway {
             problems.add(format!("{key}.sign_in_rate_per_sec"), "must be at least 1");
         }
         let call_through = self.check_call_through(key, problems);
+        let guid_renewal = self.guid_renewal();
         let config = GatewayConfig {
             name: name?,
             base_url: base_url?,
@@ -144,6 +148,7 @@ impl RawGateway {
             heartbeat_interval: Duration::from_secs(self.heartbeat_interval_secs),
             sign_out_limit: Duration::from_secs(self.sign_out_limit_secs),
             guid_interval: Duration::from_secs(self.guid_interval_secs),
+            guid_renewal,
             push_silence_limit: Duration::from_secs(self.push_silence_limit_secs),
             call_deadline: Duration::from_secs(self.call_deadline_secs),
             sign_in_deadline: Duration::from_secs(self.sign_in_deadline_secs),
@@ -155,6 +160,13 @@ impl RawGateway {
         };
         check_trust(&config, key, problems);
         Some(config)
+    }
+
+    fn guid_renewal(&self) -> Option<Duration> {
+        let (part, whole) = GUID_RENEWAL_PART;
+        let default = Duration::from_secs(self.guid_interval_secs) * part / whole;
+        let age = self.guid_renewal_secs.map_or(default, Duration::from_secs);
+        (!age.is_zero()).then_some(age)
     }
 
     fn check_url(&self, key: &str, text: &str, problems: &mut Problems) -> Option<Url> {
@@ -236,6 +248,12 @@ impl RawGateway {
             if !(1..=3600).contains(&value) {
                 problems.add(format!("{key}.{name}"), "must be between 1 and 3600");
             }
+        }
+        if self.guid_renewal_secs.is_some_and(|secs| secs >= self.guid_interval_secs) {
+            problems.add(
+                format!("{key}.guid_renewal_secs"),
+                "must be less than guid_interval_secs, at which the gateway renews a GUID by itself",
+            );
         }
         let related = ["heartbeat_interval_secs", "sign_out_limit_secs", "call_deadline_secs"];
         if related.iter().any(|name| problems.suspect(&format!("{key}.{name}"))) {

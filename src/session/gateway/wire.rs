@@ -46,6 +46,7 @@ impl Wire {
             Operation::ForceLogin => (Method::PUT, format!("{agent}/forcelogin")),
             Operation::Handshake => (Method::POST, format!("{agent}/handshake")),
             Operation::Poll => (Method::GET, format!("{base}/agentevent/{}", call.agent_id())),
+            Operation::UpdateGuid => (Method::PUT, format!("{agent}/updateGuid")),
             Operation::Logout => (Method::DELETE, format!("{agent}/logout")),
             Operation::ResetSkill => (Method::POST, format!("{agent}/resetskill/{}", skills(call))),
             Operation::AutoAnswer => {
@@ -61,10 +62,10 @@ impl Wire {
             }
             Operation::Work => (Method::POST, format!("{agent}/work")),
         };
-        let posts = method == Method::POST;
+        let empty = method == Method::POST || call.operation == Operation::UpdateGuid;
         let mut request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, JSON);
-        if posts {
-            // hyper leaves the length of an empty body out; some balancers answer a POST without one with 411.
+        if empty {
+            // hyper leaves the length of an empty body out; some balancers answer a POST or PUT without one with 411.
             request = request.header(CONTENT_LENGTH, "0");
         }
         if let Some(ticket) = call.ticket {
@@ -204,7 +205,16 @@ impl<'a> SignInBody<'a> {
 
 /// The GUID of a `Set-GUID` header: what follows the first `=`, up to a `;`. Empty ones mean nothing.
 pub(super) fn guid(value: &HeaderValue) -> Option<SecretString> {
-    let text = value.to_str().ok()?;
+    guid_of(value.to_str().ok()?)
+}
+
+/// The GUID in the body of the answer to `updateGuid`, which comes without the name before it.
+pub(super) fn updated_guid(bytes: &[u8]) -> Option<SecretString> {
+    let value: Value = serde_json::from_slice(bytes).ok()?;
+    guid_of(value.get("result")?.get("guid")?.as_str()?)
+}
+
+fn guid_of(text: &str) -> Option<SecretString> {
     let text = text.split_once('=').map_or(text, |(_name, guid)| guid);
     let text = text.split(';').next().unwrap_or_default().trim();
     let fits = !text.is_empty() && text.len() <= GUID_LENGTH && text.bytes().all(|b| b.is_ascii_graphic());

@@ -1,6 +1,13 @@
 //! A session that the gateway gave us: when its heartbeats are due and how long it lasts without one.
 //!
-//! Heartbeats keep slots, and the slots keep step with the GUID: the gateway renews a GUID on the first heartbeat after
+//! **The age of the GUID** decides how long the daemon may be away. The gateway renews a GUID on a heartbeat once it is
+//! `guid_interval` old, and one that is not renewed dies at twice that age; so a GUID that is left to the gateway may
+//! have less than `guid_interval` to live when the daemon is killed. Therefore we ask for a new one (`updateGuid`) at
+//! three quarters of the interval: with 60 s, one that is at most 45 s old and a call lives for 75 s less that call, in
+//! which a minute away, a start, and the first heartbeats over five seconds fit. What stays: a kill between the
+//! gateway's answer with a new GUID and its being on disk, some milliseconds in 45 s.
+//!
+//! Where a gateway refuses that (older ones, static GUIDs), heartbeats keep slots, and the slots keep step with the GUID: the gateway renews a GUID on the first heartbeat after
 //! `guid_interval`, so a heartbeat a moment before that age would leave it to the next one, half a minute later. A
 //! daemon that is killed then and returns within seconds would meet a dead GUID. So a slot shortly before that age
 //! moves to it, and no slot lies beyond it.
@@ -26,6 +33,9 @@ const FIRST_SPREAD: Duration = Duration::from_secs(3);
 const GUID_MARGIN: Duration = Duration::from_secs(1);
 /// A slot that lies before that by less than this part of the interval moves to it.
 const GUID_PULL_DIVISOR: u32 = 4;
+/// New GUIDs that are asked for before we wait for the one that the gateway gives by itself, and the time between.
+const RENEWAL_TRIES: u8 = 3;
+const RENEWAL_PAUSE: Duration = Duration::from_secs(3);
 /// Heartbeats keep their slots, each late by up to a tenth of the interval, so that agents do not march in step.
 const JITTER_DIVISOR: u32 = 10;
 /// Skill queues that cannot be entered for the moment: calls stay away meanwhile, so soon, then calmer.
@@ -67,6 +77,10 @@ pub(super) struct Held {
     set_up: Option<Box<SetUp>>,
     /// Of an earlier run or another program, and not yet confirmed; and what it is once it is.
     pub(super) unconfirmed: Option<Entry>,
+    /// New GUIDs that were asked for in vain since the last one came.
+    renewal_tries: u8,
+    /// The gateway gives no GUIDs that it is asked for: wait for its own.
+    pub(super) renewals_refused: bool,
     /// The token was refused: the next heartbeat goes without.
     pub(super) omit_token: bool,
     /// A consumer was told that the session is in danger.
@@ -133,6 +147,8 @@ impl Held {
             skills,
             set_up: (skills == SkillsState::Due).then(|| SetUp::new(since)),
             unconfirmed: None,
+            renewal_tries: 0,
+            renewals_refused: false,
             omit_token: false,
             degraded: false,
             shut_down: false,
@@ -180,6 +196,23 @@ impl Held {
     /// A heartbeat failed: repeat it soon.
     pub(super) fn heartbeat_failed(&mut self, now: Instant) {
         self.next_heartbeat = now + self.repeat.next_wait();
+    }
+
+    /// When a new GUID is to be asked for. Not where heartbeats fail: they matter more, and bring one too.
+    pub(super) fn to_renew(&self, rules: &Rules) -> Option<(Operation, Instant)> {
+        let well = self.unconfirmed.is_none() && self.repeat.tries() == 0 && !self.shut_down;
+        let wanted = well && !self.renewals_refused && self.renewal_tries < RENEWAL_TRIES;
+        let age = rules.guid_renewal.filter(|_| wanted)? + RENEWAL_PAUSE * self.renewal_tries.into();
+        Some((Operation::UpdateGuid, self.guid_since? + age))
+    }
+
+    pub(super) fn guid_renewed(&mut self, now: Instant) {
+        self.guid_since = Some(now);
+        self.renewal_tries = 0;
+    }
+
+    pub(super) fn renewal_failed(&mut self) {
+        self.renewal_tries = self.renewal_tries.saturating_add(1);
     }
 
     /// An event says that the session has ended: ask the gateway now. The event may be late and belong to an earlier

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::Operation::{
-    AutoAnswer, ForceLogin, Handshake, Login, Logout, Poll, ResetSkill, SayBusy, SayFree, Work,
+    AutoAnswer, ForceLogin, Handshake, Login, Logout, Poll, ResetSkill, SayBusy, SayFree, UpdateGuid, Work,
 };
 use super::*;
 
@@ -21,6 +21,7 @@ fn rules(takeover: bool) -> Rules {
         heartbeat_interval: Duration::from_secs(30),
         sign_out_limit: LIMIT,
         guid_interval: Duration::from_secs(60),
+        guid_renewal: None,
         takeover,
         skills: true,
         settings: [None, None],
@@ -553,4 +554,26 @@ proptest! {
         }
         prop_assert_eq!(bench.machine.next(), Next::Done);
     }
+}
+
+#[test]
+fn a_renewal_waits_for_the_skill_queues_and_while_heartbeats_fail() {
+    let renewal = Some(Duration::from_secs(45));
+    let mut bench = Bench::new(false);
+    bench.machine = Machine::new(Rules { guid_renewal: renewal, ..rules(false) });
+    bench.input(Input::Start(None));
+    bench.answer(Login, Meaning::Ok);
+    let signed_in = bench.now;
+    bench.answer(ResetSkill, Meaning::Ok);
+    bench.answer(Handshake, Meaning::Ok);
+    // By now a GUID is to be asked for, but heartbeats are not answered.
+    while bench.now < signed_in + Duration::from_secs(50) {
+        bench.call(Handshake, UNREACHABLE);
+    }
+    bench.answer(Handshake, Meaning::Ok);
+    assert_eq!(bench.answer(UpdateGuid, Meaning::Transient), Duration::ZERO);
+    assert_eq!(bench.machine.next(), Next::Call(UpdateGuid, signed_in + Duration::from_secs(48)));
+    bench.input(Input::Configured { rules: rules(false), skills: true, sign_in: false });
+    bench.answer(ResetSkill, Meaning::Ok);
+    assert!(matches!(bench.machine.next(), Next::Call(Handshake, _)), "no renewals are wanted any more");
 }

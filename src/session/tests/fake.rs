@@ -236,6 +236,12 @@ impl State {
         }
         match call.operation {
             Operation::Logout => desk.guid = None,
+            Operation::UpdateGuid if self.static_guids => {}
+            Operation::UpdateGuid => {
+                self.guids += 1;
+                (desk.guid, desk.guid_since) = (Some(format!("guid-{}", self.guids)), Some(now));
+                return answer("0", desk.guid.clone());
+            }
             Operation::Handshake | Operation::Poll => {
                 desk.last_heard = Some(now);
                 if !self.static_guids
