@@ -17,7 +17,7 @@ use crate::authenticate::{Authenticator, TokenKey};
 use crate::calm::Calm;
 use crate::clock::Clock;
 use crate::config::{Config, OperationsConfig, SinkConfig, SinkKind, TokenConfig};
-use crate::deliver::{DeliverConfig, Worker};
+use crate::deliver::{DeliverConfig, Sight, Worker};
 use crate::event::GatewayName;
 use crate::lifecycle::Lifecycle;
 use crate::listen::Listener;
@@ -145,7 +145,8 @@ impl Relay {
         let sessions = Sessions::start(SessionsConfig { agents, ..config.sessions.clone() }, deps)?;
         observer.connect(sessions.clone());
         let (desk, wishes) = Desk::new();
-        let parts = admin_parts(&config.sessions, configured.clone(), &sessions, &spool, kept, desk);
+        let parts =
+            admin_parts(&config.sinks, &config.sessions, configured.clone(), &sessions, &spool, kept, desk);
         operations.api.connect(parts);
         watch_failures(&lifecycle, &spool, &sessions);
         lifecycle.spawn(
@@ -331,6 +332,7 @@ fn watch_failures(lifecycle: &Lifecycle, spool: &Spool, sessions: &Sessions) {
 
 /// What the admin API shows and changes.
 fn admin_parts(
+    sinks: &[SinkConfig],
     config: &SessionsConfig,
     configured: Arc<ArcSwap<HashSet<AgentKey>>>,
     sessions: &Sessions,
@@ -347,6 +349,7 @@ fn admin_parts(
         kept,
         call_through: Arc::new(config.gateways.iter().map(open).collect()),
         runtime: tokio::runtime::Handle::current(),
+        sight: Sight::of(sinks),
         reloads,
     }
 }

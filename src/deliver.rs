@@ -29,9 +29,11 @@ use crate::sink::{Ack, CopyNote, DeliveryError, Disposition, Message, Purpose, S
 use crate::spool::{DeadLetter, ReadRecord, Record, Replay, Replayed, Spool, SpoolReader};
 
 mod meter;
+mod sight;
 mod tries;
 
 use meter::{Copied, Meter, State};
+pub use sight::Sight;
 use tries::Tries;
 
 /// Every reason of failures that are the worker's own, whatever the sink.

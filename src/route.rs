@@ -48,36 +48,55 @@ pub struct Rule {
 pub struct Router {
     rules: Vec<Rule>,
     default: Option<Target>,
+    /// What the sink hides by every rule.
+    mask: Arc<Mask>,
 }
 
 impl Router {
     /// All events go to this topic as they are.
     #[must_use]
     pub fn to(topic: TopicTemplate) -> Router {
-        Router::new(Vec::new(), Some(Target { topic, mask: Arc::default() }))
+        Router::new(Vec::new(), Some(Target { topic, mask: Arc::default() }), Arc::default())
     }
 
-    /// Rules in their order, and what happens when none holds: events go nowhere when absent.
+    /// Rules in their order, what happens when none holds (events go nowhere when absent), and what the sink hides.
     #[must_use]
-    pub fn new(rules: Vec<Rule>, default: Option<Target>) -> Router {
-        Router { rules, default }
+    pub fn new(rules: Vec<Rule>, default: Option<Target>, mask: Arc<Mask>) -> Router {
+        Router { rules, default, mask }
     }
 
     /// Where this event goes, with what is to be hidden hidden; nowhere when no rule sends it here.
     #[must_use]
     pub fn route(&self, mut event: Event) -> Option<(Arc<str>, Event)> {
-        let target = if self.rules.is_empty() {
-            self.default.as_ref()
-        } else {
-            let facts = Facts::of(&event);
-            match self.rules.iter().find(|rule| rule.conditions.iter().all(|c| c.holds(&facts))) {
-                Some(rule) => rule.target.as_ref(),
-                None => self.default.as_ref(),
-            }
-        }?;
+        let target = self.target(&event)?;
         let topic = target.topic.render(&event);
         target.mask.apply(&mut event);
         Some((topic, event))
+    }
+
+    /// The event as the sink would get it; one that no rule sends here with what the sink hides hidden.
+    #[must_use]
+    pub fn hide(&self, mut event: Event) -> Event {
+        self.target(&event).map_or(&self.mask, |target| &target.mask).apply(&mut event);
+        event
+    }
+
+    /// Whether anything is hidden from this sink, in whatever event.
+    #[must_use]
+    pub fn hides(&self) -> bool {
+        let targets = self.rules.iter().filter_map(|rule| rule.target.as_ref());
+        !self.mask.is_empty() || targets.chain(&self.default).any(|target| !target.mask.is_empty())
+    }
+
+    fn target(&self, event: &Event) -> Option<&Target> {
+        if self.rules.is_empty() {
+            return self.default.as_ref();
+        }
+        let facts = Facts::of(event);
+        match self.rules.iter().find(|rule| rule.conditions.iter().all(|c| c.holds(&facts))) {
+            Some(rule) => rule.target.as_ref(),
+            None => self.default.as_ref(),
+        }
     }
 }
 

@@ -43,7 +43,9 @@ mod writer;
 
 pub use agents::RepeatRules;
 pub use damage::{Damage, Findings};
-pub use dead_letters::{DeadLetter, Letter, LetterFilter, Replay, Replayed, StoredLetter, body_as_json};
+pub use dead_letters::{
+    DeadLetter, Letter, LetterFilter, LetterSight, Replay, Replayed, StoredLetter, Unhidden, body_as_json,
+};
 pub use limits::{SpoolLimits, WhenFull};
 pub use reader::{ReadRecord, SpoolReader};
 pub use schema::OpenError;

@@ -46,7 +46,7 @@ pub(super) async fn list(call: &Call<'_>) -> Answer {
 pub(super) async fn show(call: &Call<'_>) -> Answer {
     query(call.query, &[])?;
     let letter = call.parts.spool.letter(id(call)?).await.map_err(unreadable)?.ok_or_else(no_such_letter)?;
-    Ok(answer_json(StatusCode::OK, &letter.shown(call.parts.spool.id())))
+    Ok(answer_json(StatusCode::OK, &letter.shown(call.parts.spool.id(), &call.parts.sight)))
 }
 
 pub(super) async fn export(call: &Call<'_>) -> Answer {
@@ -61,7 +61,7 @@ pub(super) async fn export(call: &Call<'_>) -> Answer {
         }
         // It may have been delivered or discarded since the page was read.
         let Some(letter) = spool.letter(stored.id).await.map_err(unreadable)? else { continue };
-        for line in letter.exported(spool.id()) {
+        for line in letter.exported(spool.id(), &call.parts.sight) {
             lines.extend_from_slice(line.to_string().as_bytes());
             lines.push(b'\n');
         }

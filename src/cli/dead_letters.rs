@@ -33,7 +33,8 @@ pub(super) enum DeadLettersCommand {
         #[arg(long)]
         limit: Option<usize>,
     },
-    /// Show one with its record as received and its event as it would be sent.
+    /// Show one with its record as received and its event as it would be sent. What is hidden from the sink is left out, unless
+    /// --directory names the spool.
     Show {
         #[command(flatten)]
         place: SpoolPlace,
@@ -44,7 +45,8 @@ pub(super) enum DeadLettersCommand {
     Replay(Change),
     /// Give them up for good.
     Discard(Change),
-    /// Write them as JSON lines, each with its event as a structured CloudEvent.
+    /// Write them as JSON lines, each with its event as a structured CloudEvent. What is hidden from the sink is left out, unless
+    /// --directory names the spool.
     Export {
         #[command(flatten)]
         place: SpoolPlace,
@@ -166,7 +168,7 @@ fn list(place: &SpoolPlace, filter: &LetterFilter, after: u64, limit: usize) -> 
 fn show(place: &SpoolPlace, id: u64) -> anyhow::Result<()> {
     let inspector = Inspector::open(&place.directory()?)?;
     let letter = inspector.letter(id)?.with_context(|| format!("there is no dead letter {id}"))?;
-    let shown = letter.shown(&inspector.spool_id()?);
+    let shown = letter.shown(&inspector.spool_id()?, &*place.sight()?);
     let text =
         if place.json { serde_json::to_string(&shown)? } else { serde_json::to_string_pretty(&shown)? };
     println!("{text}");
@@ -175,7 +177,7 @@ fn show(place: &SpoolPlace, id: u64) -> anyhow::Result<()> {
 
 fn export(place: &SpoolPlace, filter: &LetterFilter, output: Option<&Path>) -> anyhow::Result<()> {
     let inspector = Inspector::open(&place.directory()?)?;
-    let spool_id = inspector.spool_id()?;
+    let (spool_id, sight) = (inspector.spool_id()?, place.sight()?);
     let mut out: Box<dyn Write> = match output {
         None => Box::new(BufWriter::new(std::io::stdout().lock())),
         Some(path) => Box::new(BufWriter::new(new_file(path)?)),
@@ -183,7 +185,7 @@ fn export(place: &SpoolPlace, filter: &LetterFilter, output: Option<&Path>) -> a
     each(&inspector, filter, 0, usize::MAX, |stored| {
         // It may have been delivered or discarded since the page was read.
         let Some(letter) = inspector.letter(stored.id)? else { return Ok(()) };
-        for line in letter.exported(&spool_id) {
+        for line in letter.exported(&spool_id, &*sight) {
             serde_json::to_writer(&mut out, &line)?;
             out.write_all(b"\n")?;
         }

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config;
+use crate::deliver::Sight;
 use crate::spool::inspect::Inspector;
 use crate::spool::offline::{From, Offline};
-use crate::spool::{self, OpenError, ReadRecord, Record, repair};
+use crate::spool::{self, LetterSight, OpenError, ReadRecord, Record, Unhidden, repair};
 
 /// Which spool.
 #[derive(Debug, Args)]
@@ -34,7 +35,7 @@ pub(super) enum SpoolCommand {
     Stat(SpoolPlace),
     /// Check every record's checksum and the database itself; exit 1 when anything is damaged.
     Verify(SpoolPlace),
-    /// Print records that not every sink has confirmed, one JSON object a line.
+    /// Print records that not every sink has confirmed, one JSON object a line, as they were received: nothing is hidden.
     Dump {
         #[command(flatten)]
         place: SpoolPlace,
@@ -70,6 +71,15 @@ pub(super) enum SpoolCommand {
 }
 
 impl SpoolPlace {
+    /// What may be shown of dead letters: what the configuration says, where it is what names the spool. Whoever names the
+    /// spool's own folder sees what is in it.
+    pub(super) fn sight(&self) -> anyhow::Result<Box<dyn LetterSight>> {
+        match &self.directory {
+            Some(_) => Ok(Box::new(Unhidden)),
+            None => Ok(Box::new(Sight::of(&config::load(&self.config)?.sinks))),
+        }
+    }
+
     pub(super) fn directory(&self) -> anyhow::Result<PathBuf> {
         match &self.directory {
             Some(directory) => Ok(directory.clone()),

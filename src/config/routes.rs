@@ -109,8 +109,9 @@ pub(super) fn validate(
             );
         }
         let topic = own.topic.clone().filter(|_| own.unrouted == Unrouted::Publish);
-        let default = topic.map(|topic| Target { topic, mask: Arc::new(mask) });
-        (name.to_owned(), Router::new(rules, default))
+        let mask = Arc::new(mask);
+        let default = topic.map(|topic| Target { topic, mask: mask.clone() });
+        (name.to_owned(), Router::new(rules, default, mask))
     };
     ways.into_iter().map(router).collect()
 }

@@ -744,7 +744,7 @@ fn only_agents_of(agent: &str) -> Router {
     let conditions: Arc<[Condition]> = [Condition { subject: Subject::Agents, any_of }].into();
     let topic = TopicTemplate::parse("chosen", TopicRules::Free).unwrap();
     let target = Some(Target { topic, mask: Arc::default() });
-    Router::new(vec![Rule { name: "chosen".into(), conditions, target }], None)
+    Router::new(vec![Rule { name: "chosen".into(), conditions, target }], None, Arc::default())
 }
 
 mod replays {

@@ -90,8 +90,8 @@ fn the_first_rule_that_holds_decides_and_without_one_the_sinks_own_topic() {
         rule("calls", vec![condition(Subject::Types, &["ccrelay.call.*"])], Some("calls/{gateway}/{agent}")),
         rule("calls-again", vec![condition(Subject::Categories, &["call"])], Some("never")),
     ];
-    let publishes = Router::new(rules.clone(), Some(target("rest/{category}")));
-    let drops = Router::new(rules, None);
+    let publishes = Router::new(rules.clone(), Some(target("rest/{category}")), Arc::default());
+    let drops = Router::new(rules, None, Arc::default());
     for (gateway, agent, event_type, topic, otherwise) in [
         ("main", "1001", "ccrelay.call.ringing", Some("calls/main/1001"), None),
         ("main", "1002", "ccrelay.call.ringing", None, None),
@@ -119,6 +119,7 @@ fn an_explanation_names_the_rule_and_what_failed_in_those_before() {
             rule("all", vec![], Some("all")),
         ],
         None,
+        Arc::default(),
     );
     let miss = |key, expected: &[&str], found: &[&str]| Miss {
         key,

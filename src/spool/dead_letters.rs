@@ -110,6 +110,29 @@ fn as_text<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Err
     serializer.collect_str(at)
 }
 
+/// What may be shown of dead letters.
+pub trait LetterSight {
+    /// The event of a letter of this sink, as it may be shown.
+    fn event(&self, sink: &str, event: Event) -> Event;
+
+    /// Whether what the gateway said may be shown of letters of this sink.
+    fn body(&self, sink: &str) -> bool;
+}
+
+/// All may be shown: to whoever reads the files of the spool, it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Unhidden;
+
+impl LetterSight for Unhidden {
+    fn event(&self, _: &str, event: Event) -> Event {
+        event
+    }
+
+    fn body(&self, _: &str) -> bool {
+        true
+    }
+}
+
 impl Letter {
     /// The events that were set aside: one, or all of a record that could not be read at the time. What becomes of a
     /// record depends on the release, so they may have come to be readable.
@@ -129,11 +152,11 @@ impl Letter {
         if events.is_empty() { Err("the record has no such event".to_owned()) } else { Ok(events) }
     }
 
-    /// The letter with its record's body and its events, for people.
+    /// The letter with its record's body and its events, for people. A body that may not be shown is null.
     #[must_use]
-    pub fn shown(&self, spool_id: &str) -> Value {
+    pub fn shown(&self, spool_id: &str, sight: &dyn LetterSight) -> Value {
         let (events, fault) = match self.events(spool_id) {
-            Ok(events) => (events.iter().map(in_full).collect(), Value::Null),
+            Ok(events) => (events.into_iter().map(|event| self.in_full(event, sight)).collect(), Value::Null),
             Err(fault) => (Vec::new(), Value::String(fault)),
         };
         let record = match &self.record {
@@ -141,7 +164,7 @@ impl Letter {
                 "kind": record.kind,
                 "receivedAt": record.received_at.to_string(),
                 "sequence": record.sequence,
-                "body": body_as_json(&record.body),
+                "body": self.body(sight),
             }),
             ReadRecord::Damaged { .. } => Value::Null,
         };
@@ -151,25 +174,29 @@ impl Letter {
     /// One line for each event: the letter, and the event as a structured CloudEvent. Where no event can be made of the
     /// record, one line that says why, with the body.
     #[must_use]
-    pub fn exported(&self, spool_id: &str) -> Vec<Value> {
+    pub fn exported(&self, spool_id: &str, sight: &dyn LetterSight) -> Vec<Value> {
         match self.events(spool_id) {
             Ok(events) => events
-                .iter()
-                .map(|event| json!({ "deadLetter": self.stored, "event": in_full(event) }))
+                .into_iter()
+                .map(|event| json!({ "deadLetter": self.stored, "event": self.in_full(event, sight) }))
                 .collect(),
             Err(fault) => {
-                let body = match &self.record {
-                    ReadRecord::Good(record) => body_as_json(&record.body),
-                    ReadRecord::Damaged { .. } => Value::Null,
-                };
-                vec![json!({ "deadLetter": self.stored, "fault": fault, "body": body })]
+                vec![json!({ "deadLetter": self.stored, "fault": fault, "body": self.body(sight) })]
             }
         }
     }
-}
 
-fn in_full(event: &Event) -> Value {
-    serde_json::from_slice(&cloudevent::structured(event)).unwrap_or_default()
+    fn body(&self, sight: &dyn LetterSight) -> Value {
+        match &self.record {
+            ReadRecord::Good(record) if sight.body(&self.stored.letter.sink) => body_as_json(&record.body),
+            _ => Value::Null,
+        }
+    }
+
+    fn in_full(&self, event: Event, sight: &dyn LetterSight) -> Value {
+        let event = sight.event(&self.stored.letter.sink, event);
+        serde_json::from_slice(&cloudevent::structured(&event)).unwrap_or_default()
+    }
 }
 
 /// A body as JSON, or as text where it is none.

@@ -66,8 +66,8 @@ async fn a_letter_keeps_its_record_when_the_record_itself_is_freed() {
     assert_eq!(events[0].id, format!("{}-2-1", spool.id()));
     let whole = spool.letter(4).await.unwrap().unwrap();
     assert_eq!(whole.events(spool.id()).unwrap().len(), 2);
-    assert_eq!(whole.exported(spool.id()).len(), 2);
-    let shown = one.shown(spool.id());
+    assert_eq!(whole.exported(spool.id(), &Unhidden).len(), 2);
+    let shown = one.shown(spool.id(), &Unhidden);
     assert_eq!(shown["record"]["body"]["workNo"], "1001");
     assert_eq!(shown["events"][0]["id"], events[0].id);
     assert_eq!(shown["deadLetter"]["reason"], "too_large");

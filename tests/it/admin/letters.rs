@@ -50,6 +50,52 @@ async fn ids(client: &Client, query: &str) -> (Vec<u64>, Option<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_hidden_from_a_sink_is_hidden_in_its_dead_letters_too() {
+    let relay = TestRelay::with_operations(|folder| {
+        let tokens = folder.join("tokens");
+        std::fs::write(&tokens, format!("crm {ADMIN}\n")).expect("the folder can be written");
+        std::fs::set_permissions(&tokens, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+        format!(
+            "admin_tokens_file = '{}'\n[sinks.stuck]\nmask = ['call.caller:last4']\n[sinks.stuck.mqtt]\nurl = 'mqtt://127.0.0.1:1'\n",
+            tokens.display()
+        )
+    })
+    .await;
+    let body = r#"{"workNo":"1001","eventList":[{"eventType":"AgentEvent_Ringing","workNo":"1001",
+        "content":{"callid":"1-2","caller":"+4930123456"}}]}"#;
+    let offset = relay.stored();
+    assert_eq!(relay.push("1001", body).await.retcode(), "0");
+    let id = format!("{}-{offset}-0", relay.spool().id());
+    // One whole record, of which nobody knows what is in it; and one of a sink that is not there any more.
+    for (sink, event_id) in [("stuck", id.as_str()), ("stuck", ""), ("gone", &id), ("file", &id)] {
+        let letter = DeadLetter {
+            sink: sink.to_owned(),
+            spool_offset: offset,
+            event_id: event_id.to_owned(),
+            topic: "t".to_owned(),
+            reason: "too_large".to_owned(),
+            detail: String::new(),
+            at: Timestamp(1_784_529_722_590),
+            attempts: 1,
+        };
+        relay.spool().dead_letter(letter).await.expect("it is set aside");
+    }
+    let client = Client { address: relay.operations, token: Some(ADMIN.to_owned()) };
+    let mut texts = vec![client.get("/api/v1/dead-letters/export?limit=3").await.text];
+    for letter in 1..=3 {
+        texts.push(client.get(&format!("/api/v1/dead-letters/{letter}")).await.text);
+    }
+    for text in &texts {
+        assert!(text.contains("AgentEvent_Ringing") && !text.contains("0123456"), "{text}");
+    }
+    assert!(texts[0].contains("***3456"), "{}", texts[0]);
+    let of_file = client.get("/api/v1/dead-letters/4").await.json();
+    assert_eq!(of_file["events"][0]["data"]["call"]["caller"], "+4930123456", "this sink hides nothing");
+    assert_eq!(of_file["record"]["body"]["workNo"], "1001");
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_listed_shown_and_exported() {
     let (relay, client) = relay_with(4).await;
     assert_eq!(ids(&client, "").await, (vec![1, 2, 3, 4], None));
