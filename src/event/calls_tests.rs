@@ -169,6 +169,17 @@ fn the_outcome_says_how_a_call_ended() {
             "notAnswered",
             json!(null),
         ),
+        (
+            vec![talk.clone(), ("AgentState_SetNotReady_Success", json!({"reason": "1"})), release.clone()],
+            "answered",
+            json!(null),
+        ),
+        (
+            vec![ring.clone(), ("AgentState_Work", json!(null)), talk.clone(), release.clone()],
+            "answered",
+            json!(null),
+        ),
+        (vec![talk.clone(), ("AgentState_Work", json!(null)), ready.clone()], "answered", json!(null)),
         (vec![ring.clone(), ("AgentEvent_AbandonCall", json!(null))], "abandoned", json!("otherParty")),
         (vec![ring.clone(), left.clone(), release.clone()], "abandoned", json!("otherParty")),
         (vec![calling.clone(), ("AgentEvent_Call_Out_Fail", json!("1-2"))], "failed", json!(null)),

@@ -208,23 +208,14 @@ impl AgentSnapshot {
     }
 
     fn enter(&mut self, state: AgentState, reason: Option<u32>, heard: &mut Heard<'_>) -> Option<Stretch> {
-        let ends = match state {
-            AgentState::Busy => None,
-            AgentState::SignedIn | AgentState::SignedOut => Some(Some(CallOutcome::SignedOut)),
-            AgentState::Unknown => Some(Some(CallOutcome::SessionLost)),
-            // Whoever can be in these states has no call of voice or video any more.
-            _ => Some(None),
-        };
-        if let Some(outcome) = ends {
-            let kept = |call: &CallSnapshot| call.text && outcome.is_none();
-            let (kept, gone) = std::mem::take(&mut self.calls).into_iter().partition(kept);
-            self.calls = kept;
-            let gone: Vec<CallSnapshot> = gone;
-            heard.ended.extend(gone.into_iter().filter_map(|call| match outcome {
-                Some(outcome) => call.ended(outcome, heard.at),
-                None => call.ended_by(heard.entry.event_type, heard.at),
-            }));
-        }
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.calls).into_iter().partition(|call| ends_in(state, call));
+        self.calls = kept;
+        heard.ended.extend(gone.into_iter().filter_map(|call| match state {
+            AgentState::SignedIn | AgentState::SignedOut => call.ended(CallOutcome::SignedOut, heard.at),
+            AgentState::Unknown => call.ended(CallOutcome::SessionLost, heard.at),
+            _ => call.ended_by(heard.entry.event_type, heard.at),
+        }));
         if self.state == state && self.reason == reason {
             return None;
         }
@@ -312,6 +303,19 @@ struct Heard<'a> {
 struct Stretch {
     state: AgentState,
     since: Timestamp,
+}
+
+/// Whether an agent who comes to `state` has this call no more.
+fn ends_in(state: AgentState, call: &CallSnapshot) -> bool {
+    match state {
+        AgentState::SignedIn | AgentState::SignedOut | AgentState::Unknown => true,
+        // Whoever can be given a call has none of voice or video.
+        AgentState::Ready => !call.text,
+        // An agent can ask for these in a call, which then goes on; one that rings goes elsewhere.
+        AgentState::NotReady | AgentState::Rest => !call.text && call.answered.is_none(),
+        // Some see work reported as soon as the agent is reserved.
+        AgentState::Busy | AgentState::WorkingAfterCall => false,
+    }
 }
 
 fn reason(content: Content, body: &Body<'_>) -> Option<u32> {
