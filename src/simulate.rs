@@ -36,6 +36,7 @@ mod serve;
 mod session;
 pub mod settings;
 mod trust;
+mod voice;
 mod watch;
 
 #[cfg(test)]
@@ -253,6 +254,14 @@ impl Simulator {
         let slot = self.slot(agent)?;
         let flow = Catalogue::shared().flow(flow).ok_or_else(|| EmitError::NoSuchFlow(flow.to_owned()))?;
         play::play_flow(&self.gateway, slot, flow, pause).await
+    }
+
+    /// A call comes in for an agent and rings until somebody answers it or gives it up. Gives its id.
+    ///
+    /// # Errors
+    /// When there is no such agent or it is not signed in.
+    pub fn ring(&self, agent: &AgentId) -> Result<String, EmitError> {
+        play::ring(&self.gateway, self.slot(agent)?)
     }
 
     /// The names of all flows.

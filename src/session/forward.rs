@@ -15,6 +15,10 @@ pub const FORWARD_QUEUE: usize = 8;
 /// The largest body we pass on: call data has 16 KiB, messages less.
 pub const FORWARD_BODY_BYTES: usize = 64 * 1024;
 
+/// What a segment of a path may have besides letters and digits.
+const PLAIN: &[u8] = b"-_.~:,@+$*";
+/// What may stand there as its code.
+const ENCODED: &[u8] = b" !\"#$&'()*+,:<=>@[]^`{|}~";
 /// What stands after `onlineagent/{agentid}/` in the session's own calls.
 const OWN_CALLS: [&str; 8] = [
     "forcelogin",
@@ -133,8 +137,7 @@ impl ForwardRequest {
 fn check_path(method: &Method, path: &str) -> Result<(), ForwardError> {
     let segments: Vec<&str> = path.strip_prefix('/').ok_or(ForwardError::Path)?.split('/').collect();
     let plain = |segment: &&str| {
-        let known = segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~:,@+$*".contains(&byte));
-        known && !segment.is_empty() && !segment.bytes().all(|byte| byte == b'.')
+        is_plain(segment.as_bytes()) && !segment.is_empty() && !segment.bytes().all(|byte| byte == b'.')
     };
     if !segments.iter().all(plain) {
         return Err(ForwardError::Path);
@@ -150,6 +153,27 @@ fn check_path(method: &Method, path: &str) -> Result<(), ForwardError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Bytes that mean nothing to a server, and percent signs before the code of such a byte: `seconddial/%23` dials a hash.
+/// Letters, digits and dots must stand as they are, so that no name has two spellings; a slash, backslash, semicolon,
+/// percent sign or control character must not come at all.
+fn is_plain(mut segment: &[u8]) -> bool {
+    while let Some((first, rest)) = segment.split_first() {
+        segment = match (first, rest) {
+            (b'%', [high, low, rest @ ..]) => {
+                let digits = char::from(*high).to_digit(16).zip(char::from(*low).to_digit(16));
+                let byte = digits.and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+                if !byte.is_some_and(|byte| ENCODED.contains(&byte)) {
+                    return false;
+                }
+                rest
+            }
+            (byte, rest) if byte.is_ascii_alphanumeric() || PLAIN.contains(byte) => rest,
+            _ => return false,
+        };
+    }
+    true
 }
 
 #[cfg(test)]
@@ -169,6 +193,8 @@ mod tests {
             (Method::GET, "/onlineagent/291/agentstatus"),
             (Method::POST, "/voicecall/291/dropcall/1471585949-12"),
             (Method::POST, "/voicecall/291/seconddial/12*"),
+            (Method::POST, "/voicecall/291/seconddial/%23"),
+            (Method::POST, "/voicecall/291/seconddial/1%2A2%2a%23%20%5b"),
             (Method::POST, "/onlineagent/291/resetskill/false?skillid=1;2;3"),
         ] {
             assert_eq!(check(&method, path), Ok(()), "{path}");
@@ -198,6 +224,25 @@ mod tests {
             "/voicecall/../onlineagent/291/logout",
             "/voicecall/%2e%2e/x",
             "/onlineagent/291/log%6fut",
+            "/voicecall/291/seconddial/%2e%2e",
+            "/voicecall/291/seconddial/%2E",
+            "/voicecall/291/seconddial/.%2e",
+            "/voicecall/291/seconddial/x%2fy",
+            "/voicecall/291/seconddial/x%2Fy",
+            "/voicecall/291/seconddial/x%5cy",
+            "/voicecall/291/seconddial/%00",
+            "/voicecall/291/seconddial/%0d%0aGuid:x",
+            "/voicecall/291/seconddial/%7f",
+            "/voicecall/291/seconddial/%252e%252e",
+            "/voicecall/291/seconddial/%25",
+            "/voicecall/291/seconddial/%3bx=1",
+            "/voicecall/291/seconddial/%3fx=1",
+            "/voicecall/291/seconddial/%c0%af",
+            "/voicecall/291/seconddial/%31",
+            "/voicecall/291/seconddial/%",
+            "/voicecall/291/seconddial/%2",
+            "/voicecall/291/seconddial/%+2",
+            "/voicecall/291/seconddial/%zz",
             "/onlineagent/291/logout;x=1",
             "/onlineagent//291",
             "/voicecall/291/",

@@ -16,6 +16,7 @@ use super::catalogue;
 use super::guid::{Guid, Guids};
 use super::ledger::{Counts, Fate, LedgerEntry, SignOut};
 use super::settings::Agents;
+use super::voice::Line;
 use crate::clock::Timestamp;
 use crate::event::ids::AgentId;
 
@@ -115,6 +116,8 @@ pub(super) struct Session {
     /// The stickiness cookies, `name=value`.
     pub(super) cookies: Vec<SecretString>,
     pub(super) activity: Activity,
+    /// Its voice call and what else is done with its phone.
+    pub(super) line: Line,
     /// Effective skills; none before the first resetskill.
     pub(super) skills: Option<Vec<u32>>,
     pub(super) login_time: Timestamp,
@@ -236,6 +239,7 @@ impl Agent {
     /// Follows the agent's state from the events it is sent.
     pub(super) fn observe(&mut self, event_type: &str) {
         let Some(session) = &mut self.session else { return };
+        session.line.observe(event_type);
         session.activity = match event_type {
             "AgentState_Ready" | "AgentState_Force_Ready" => Activity::Idle,
             "AgentState_SetNotReady_Success" | "AgentState_Force_SetNotReady" | "AgentState_NotReady" => {

@@ -45,6 +45,28 @@ impl Refusal {
     pub(super) const PASSWORD_EXPIRED: Refusal = Refusal("100-020", "password expired");
     pub(super) const SIGNING_IN: Refusal = Refusal("100-021", "sign-in in progress");
     pub(super) const LOCKED: Refusal = Refusal("110-016", "account locked");
+    pub(super) const NUMBER: Refusal = Refusal("200-001", "dialled number wrong");
+    pub(super) const NO_CALL_TO_ANSWER: Refusal = Refusal("200-002", "no call to answer");
+    pub(super) const NO_CALL_TO_MUTE: Refusal = Refusal("200-003", "no call to mute");
+    pub(super) const MUTE_STATE: Refusal = Refusal("200-004", "wrong state for mute");
+    pub(super) const NO_CALL_TO_UNMUTE: Refusal = Refusal("200-007", "no call to unmute");
+    pub(super) const UNMUTE_STATE: Refusal = Refusal("200-008", "wrong state for unmute");
+    pub(super) const NO_CALL_TO_TRANSFER: Refusal = Refusal("200-012", "no call to transfer");
+    pub(super) const NO_CALL_TO_HOLD: Refusal = Refusal("200-013", "no call to hold");
+    pub(super) const HOLD_STATE: Refusal = Refusal("200-014", "wrong state for hold");
+    pub(super) const NO_CALL_TO_UNHOLD: Refusal = Refusal("200-015", "no call to unhold");
+    pub(super) const UNHOLD_STATE: Refusal = Refusal("200-016", "wrong state for unhold");
+    pub(super) const NO_CALL_TO_END: Refusal = Refusal("200-017", "no call to end");
+    pub(super) const NO_CALL_FOR_HELP: Refusal = Refusal("200-018", "no call for internal help");
+    pub(super) const NO_CALL: Refusal = Refusal("200-026", "agent has no call");
+    pub(super) const REWIND_STATE: Refusal = Refusal("500-001", "wrong state for rewind");
+    pub(super) const FORWARD_STATE: Refusal = Refusal("500-002", "wrong state for fast forward");
+    pub(super) const PAUSE_STATE: Refusal = Refusal("500-003", "wrong state for pausing playback");
+    pub(super) const RESUME_STATE: Refusal = Refusal("500-005", "wrong state for resuming playback");
+    pub(super) const PLAY_STATE: Refusal = Refusal("500-007", "wrong state for starting playback");
+    pub(super) const STOP_STATE: Refusal = Refusal("500-009", "wrong state for stopping playback");
+    pub(super) const NO_SUCH_AGENT: Refusal = Refusal("900-004", "no agent information");
+    pub(super) const INSPECTION_STATE: Refusal = Refusal("900-005", "wrong state for quality control");
 }
 
 impl Answer {

@@ -105,8 +105,10 @@ fn connect(gateway: &Arc<Gateway>, tls: Option<Acceptor>, stream: TcpStream, unt
     let (own, until) = (gateway.clone(), until.clone());
     gateway.tasks.spawn(async move {
         tokio::select! {
-            () = converse(own, tls, stream) => {}
+            // First, so that a request which is there already is not answered any more.
+            biased;
             () = until.cancelled() => {}
+            () = converse(own, tls, stream) => {}
         }
     });
 }

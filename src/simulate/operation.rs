@@ -50,6 +50,52 @@ pub enum Operation {
     Work,
     /// `POST onlineagent/{id}/cancelwork`
     CancelWork,
+    /// `PUT voicecall/{id}/answer`
+    Answer,
+    /// `DELETE voicecall/{id}/release`
+    Release,
+    /// `POST voicecall/{id}/dropcall/{argument}`
+    DropCall,
+    /// `POST voicecall/{id}/hold`
+    Hold,
+    /// `POST voicecall/{id}/gethold`
+    GetHold,
+    /// `POST voicecall/{id}/transfer`
+    Transfer,
+    /// `POST voicecall/{id}/innerhelp`
+    InnerHelp,
+    /// `POST voicecall/{id}/beginmute`
+    BeginMute,
+    /// `POST voicecall/{id}/endmute`
+    EndMute,
+    /// `POST voicecall/{id}/seconddial/{argument}`
+    SecondDial,
+    /// `PUT voicecall/{id}/callout`
+    CallOut,
+    /// `PUT qualitycontrol/{id}/addinsert/{argument}`
+    AddInsert,
+    /// `PUT qualitycontrol/{id}/addsupervise/{argument}`
+    AddSupervise,
+    /// `PUT qualitycontrol/{id}/intercept/{argument}`
+    Intercept,
+    /// `POST qualitycontrol/{id}/switch/{argument}`
+    SwitchInspection,
+    /// `DELETE qualitycontrol/{id}/{agent}`
+    StopInspection,
+    /// `PUT recordplay/{id}/play`
+    Play,
+    /// `POST recordplay/{id}/pauseplay`
+    PausePlay,
+    /// `POST recordplay/{id}/resumeplay`
+    ResumePlay,
+    /// `POST recordplay/{id}/forefast/{argument}`
+    ForeFast,
+    /// `POST recordplay/{id}/backfast/{argument}`
+    BackFast,
+    /// `DELETE recordplay/{id}/stopplay`
+    StopPlay,
+    /// `POST mediacall/{id}/sendmessage`
+    SendMessage,
 }
 
 /// A request understood as far as its path goes.
@@ -93,6 +139,40 @@ const TABLE: [(&str, Operation, Method, usize); 19] = [
     ("cancelwork", Operation::CancelWork, Method::POST, 0),
 ];
 
+/// Operations of a call: group, verb, method, number of path arguments. Releasing without a verb is the old way.
+const CALLS: [(&str, &str, Operation, Method, usize); 23] = [
+    ("voicecall", "answer", Operation::Answer, Method::PUT, 0),
+    ("voicecall", "release", Operation::Release, Method::DELETE, 0),
+    ("voicecall", "", Operation::Release, Method::DELETE, 0),
+    ("voicecall", "dropcall", Operation::DropCall, Method::POST, 1),
+    ("voicecall", "hold", Operation::Hold, Method::POST, 0),
+    ("voicecall", "gethold", Operation::GetHold, Method::POST, 0),
+    ("voicecall", "transfer", Operation::Transfer, Method::POST, 0),
+    ("voicecall", "innerhelp", Operation::InnerHelp, Method::POST, 0),
+    ("voicecall", "beginmute", Operation::BeginMute, Method::POST, 0),
+    ("voicecall", "endmute", Operation::EndMute, Method::POST, 0),
+    ("voicecall", "seconddial", Operation::SecondDial, Method::POST, 1),
+    ("voicecall", "callout", Operation::CallOut, Method::PUT, 0),
+    ("qualitycontrol", "addinsert", Operation::AddInsert, Method::PUT, 1),
+    ("qualitycontrol", "addsupervise", Operation::AddSupervise, Method::PUT, 1),
+    ("qualitycontrol", "intercept", Operation::Intercept, Method::PUT, 1),
+    ("qualitycontrol", "switch", Operation::SwitchInspection, Method::POST, 1),
+    ("recordplay", "play", Operation::Play, Method::PUT, 0),
+    ("recordplay", "pauseplay", Operation::PausePlay, Method::POST, 0),
+    ("recordplay", "resumeplay", Operation::ResumePlay, Method::POST, 0),
+    ("recordplay", "forefast", Operation::ForeFast, Method::POST, 1),
+    ("recordplay", "backfast", Operation::BackFast, Method::POST, 1),
+    ("recordplay", "stopplay", Operation::StopPlay, Method::DELETE, 0),
+    ("mediacall", "sendmessage", Operation::SendMessage, Method::POST, 0),
+];
+
+impl Operation {
+    /// Whether it makes something of a call, a recording or a message.
+    pub(super) fn is_of_a_call(self) -> bool {
+        self == Operation::StopInspection || CALLS.iter().any(|(_, _, operation, ..)| *operation == self)
+    }
+}
+
 impl Call {
     /// Understands method, path and query.
     pub(super) fn parse(
@@ -105,11 +185,11 @@ impl Call {
         let mut segments = rest.split('/');
         let group = segments.next().unwrap_or_default();
         let agent = segments.next().filter(|id| is_agent(id, limit)).ok_or(NoOperation::Path)?;
-        let tail: Vec<String> = segments.map(str::to_owned).collect();
+        let tail: Vec<String> = segments.map(decoded).collect();
         let (operation, allowed, arguments) = match group {
             "onlineagent" => find(&tail)?,
             "agentevent" if tail.is_empty() => (Operation::AgentEvent, Method::GET, Vec::new()),
-            _ => return Err(NoOperation::Path),
+            group => find_of_a_call(group, method, &tail)?,
         };
         if allowed != *method {
             return Err(NoOperation::Method);
@@ -142,6 +222,44 @@ fn find(tail: &[String]) -> Result<(Operation, Method, Vec<String>), NoOperation
         .ok_or(NoOperation::Path)
 }
 
+fn find_of_a_call(
+    group: &str,
+    method: &Method,
+    tail: &[String],
+) -> Result<(Operation, Method, Vec<String>), NoOperation> {
+    let verb = tail.first().map_or("", String::as_str);
+    let arguments = tail.get(1..).unwrap_or_default();
+    let found = CALLS.iter().find(|(its_group, name, _, _, count)| {
+        *its_group == group
+            && *name == verb
+            && *count == arguments.len()
+            && name.is_empty() == tail.is_empty()
+    });
+    match found {
+        Some((_, _, operation, method, _)) => Ok((*operation, method.clone(), arguments.to_vec())),
+        None if group == "qualitycontrol" && tail.len() == 1 && *method == Method::DELETE => {
+            Ok((Operation::StopInspection, Method::DELETE, tail.to_vec()))
+        }
+        None => Err(NoOperation::Path),
+    }
+}
+
+/// A segment of the path with its percent signs read.
+fn decoded(segment: &str) -> String {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let code = tail.get(..2).filter(|_| *first == b'%').and_then(|code| std::str::from_utf8(code).ok());
+        let (byte, used) = match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
+            Some(byte) => (byte, 3),
+            None => (*first, 1),
+        };
+        bytes.push(byte);
+        rest = &rest[used..];
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// Query parameters. Only `&` separates them: a raw `;` belongs to the value, as skill lists need.
 fn parse_query(query: Option<&str>) -> Vec<(String, String)> {
     query.map_or_else(Vec::new, |q| {
@@ -167,6 +285,23 @@ mod tests {
             assert_eq!(call.parameter("skillid"), Some("1;2;3"));
             assert_eq!(call.parameter("phonelinkage"), Some("0"));
             assert_eq!(call.arguments, ["false"]);
+        }
+    }
+
+    #[test]
+    fn operations_of_a_call_are_known_by_group_verb_and_arguments() {
+        let of = |method, path| parse(&method, path, None).map(|call| (call.operation, call.arguments));
+        let dial = of(Method::POST, "voicecall/101/seconddial/%23");
+        assert_eq!(dial, Ok((Operation::SecondDial, vec!["#".to_owned()])));
+        assert_eq!(of(Method::DELETE, "voicecall/101"), Ok((Operation::Release, Vec::new())));
+        assert_eq!(of(Method::DELETE, "voicecall/101/release"), Ok((Operation::Release, Vec::new())));
+        let stop = of(Method::DELETE, "qualitycontrol/101/102");
+        assert_eq!(stop, Ok((Operation::StopInspection, vec!["102".to_owned()])));
+        assert_eq!(of(Method::POST, "voicecall/101/answer"), Err(NoOperation::Method));
+        assert_eq!(of(Method::PUT, "recordplay/101/answer"), Err(NoOperation::Path));
+        assert_eq!(of(Method::PUT, "voicecall/101/answer/1"), Err(NoOperation::Path));
+        for (cut, whole) in [("100%", "100%"), ("%2", "%2"), ("%zz", "%zz"), ("a%20b", "a b")] {
+            assert_eq!(decoded(cut), whole);
         }
     }
 

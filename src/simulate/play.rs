@@ -16,6 +16,8 @@ use super::gateway::{EmitError, Gateway};
 use super::random::Random;
 use super::settings::{Inspection, Settings};
 
+/// The flow of a call that rings until it is answered.
+const MANUAL_ANSWER: &str = "manual-answer";
 /// How soon to look again at an agent that is not ready for events.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// A player that is further behind does not catch up.
@@ -37,6 +39,41 @@ pub(super) async fn play_flow(
         events += play_step(gateway, slot, step)?;
     }
     Ok(events)
+}
+
+/// Plays the flow of that name at once, or its steps from the one with `from` on; with `other` as the inspected agent.
+pub(super) fn play_now(
+    gateway: &Gateway,
+    slot: &Arc<Slot>,
+    flow: &str,
+    from: Option<&str>,
+    other: Option<&Arc<Slot>>,
+) -> Result<usize, EmitError> {
+    let flow = Catalogue::shared().flow(flow).ok_or_else(|| EmitError::NoSuchFlow(flow.to_owned()))?;
+    if from.is_none() {
+        begin_call_unless_running(gateway, slot, flow);
+    }
+    let before = |step: &&Step| from.is_some_and(|from| !step.events.iter().any(|event| event == from));
+    let steps = flow.steps.iter().skip_while(before).filter(|step| applies(step, &gateway.settings));
+    steps.map(|step| play_step_with(gateway, slot, step, other)).sum()
+}
+
+/// A call comes in and rings until it is answered or given up. Gives its id.
+pub(super) fn ring(gateway: &Gateway, slot: &Arc<Slot>) -> Result<String, EmitError> {
+    let flow = Catalogue::shared().flow(MANUAL_ANSWER);
+    let flow = flow.ok_or_else(|| EmitError::NoSuchFlow(MANUAL_ANSWER.to_owned()))?;
+    begin_call(gateway, slot, flow.place);
+    let unanswered = |step: &&Step| !step.events.iter().any(|event| event == "AgentEvent_Talking");
+    for step in flow.steps.iter().take_while(unanswered).filter(|step| applies(step, &gateway.settings)) {
+        play_step(gateway, slot, step)?;
+    }
+    Ok(slot.lock().call.id.clone())
+}
+
+/// What is done within a call, or with a recording, is about the call that there is.
+fn begin_call_unless_running(gateway: &Gateway, slot: &Slot, flow: &Flow) {
+    let place = if flow.place == Place::Begin { Place::Begin } else { Place::Within };
+    begin_call(gateway, slot, place);
 }
 
 /// Plays for all signed-in agents for ever, `rate` events a second each.
@@ -166,10 +203,20 @@ fn begin_call(gateway: &Gateway, slot: &Slot, place: Place) {
 }
 
 fn play_step(gateway: &Gateway, slot: &Arc<Slot>, step: &Step) -> Result<usize, EmitError> {
+    play_step_with(gateway, slot, step, None)
+}
+
+fn play_step_with(
+    gateway: &Gateway,
+    slot: &Arc<Slot>,
+    step: &Step,
+    other: Option<&Arc<Slot>>,
+) -> Result<usize, EmitError> {
     let call = slot.lock().call.clone();
-    let recipient = match step.recipient {
-        Recipient::Agent | Recipient::Inspector => slot.clone(),
-        Recipient::Inspected => inspected(gateway, slot),
+    let recipient = match (step.recipient, other) {
+        (Recipient::Agent | Recipient::Inspector, _) => slot.clone(),
+        (Recipient::Inspected, Some(other)) => other.clone(),
+        (Recipient::Inspected, None) => inspected(gateway, slot),
     };
     let login_time = login_time(&recipient);
     let drafts: Vec<Draft> = gateway.roll(|random| {

@@ -306,6 +306,7 @@ mod tests {
             last_contact: Instant::now(),
             cookies: Vec::new(),
             activity: Activity::Idle,
+            line: super::super::voice::Line::default(),
             skills: None,
             login_time: Timestamp(0),
         });

@@ -19,6 +19,7 @@ use super::gateway::Gateway;
 use super::operation::{Call, NoOperation, Operation};
 use super::poll;
 use super::session::{self, CallMark};
+use super::voice;
 
 /// The most of a request that is read.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -104,6 +105,12 @@ async fn perform(gateway: &Arc<Gateway>, call: Call, request: Request<Incoming>)
             sign_in_task(gateway, slot, body.to_bytes().to_vec(), call.operation == Operation::ForceLogin)
                 .await
         }
+        operation if operation.is_of_a_call() => {
+            let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {
+                return Answer::status(StatusCode::BAD_REQUEST);
+            };
+            either(of_a_call(gateway, &slot, &call, &head.headers, &body.to_bytes()))
+        }
         Operation::AgentEvent => either(poll::poll(gateway, &slot, &head.headers).await),
         _ => either(perform_now(gateway, &slot, &call, &head.headers)),
     }
@@ -152,6 +159,17 @@ fn perform_now(
             calls::change_state(gateway, slot, now, call)
         }
     }
+}
+
+fn of_a_call(
+    gateway: &Arc<Gateway>,
+    slot: &Arc<Slot>,
+    call: &Call,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Answer, Refusal> {
+    calls::authenticate(&mut slot.lock(), headers, &gateway.settings)?;
+    voice::perform(gateway, slot, call, body)
 }
 
 fn sign_out(

@@ -16,6 +16,7 @@ use super::guid::{Guid, Guids};
 use super::ledger::SignOut;
 use super::login::Login;
 use super::settings::{Agents, Settings};
+use super::voice::Line;
 
 /// How long the first events may hold the login's answer back, where they precede it.
 const FIRST_EVENTS: Duration = Duration::from_secs(5);
@@ -137,6 +138,7 @@ fn begin(gateway: &Gateway, slot: &Slot, login: &Login) -> (Answer, u64) {
         last_contact: now,
         cookies: cookies.iter().map(|c| c.clone().into()).collect(),
         activity: login.activity,
+        line: Line::default(),
         skills: None,
         login_time,
     });

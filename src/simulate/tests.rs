@@ -9,4 +9,5 @@ mod pushing;
 mod sign_in;
 mod sign_out;
 mod support;
+mod voice;
 mod wire;

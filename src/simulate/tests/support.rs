@@ -131,6 +131,11 @@ impl Client {
         self.send(method, &format!("onlineagent/{}/{operation}", self.id), &[], "").await
     }
 
+    /// A call of any group, with a body.
+    pub(super) async fn ask(&self, method: Method, path: &str, body: Value) -> Reply {
+        self.send(method, path, &[], &body.to_string()).await
+    }
+
     pub(super) async fn handshake(&mut self) -> Reply {
         let reply = self.call(Method::POST, "handshake").await;
         self.guid = reply.set_guid().or(self.guid.take());

@@ -95,6 +95,18 @@ impl Scene {
         .await;
     }
 
+    /// The gateway's types of the events of an agent that have been delivered so far, in their order.
+    pub(super) fn delivered(&self, id: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(self.relay.folder().join("events.jsonl")).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let events = whole.lines().map(|line| serde_json::from_str::<Value>(line).expect("lines are JSON"));
+        let of_agent = events.filter(|event| event["data"]["agent"]["id"] == id);
+        let types =
+            of_agent.filter_map(|event| event["data"]["raw"]["eventType"].as_str().map(str::to_owned));
+        // Events of ccrelay's own, whose types have a dot, come between them.
+        types.filter(|kind| !kind.contains('.')).collect()
+    }
+
     /// A file with the password of every agent.
     pub(super) fn password_file(&self) -> String {
         self.relay.folder().join("password").display().to_string()

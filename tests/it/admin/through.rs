@@ -8,7 +8,9 @@ use crate::support::{DEADLINE, eventually};
 
 const OPEN: &str = "[[gateways]]\ncall_through = [\"POST onlineagent/{agent}/saybusy\", \"POST onlineagent/{agent}/cancelbusy\", \
                     \"GET onlineagent/{agent}/agentstatus\", \"POST onlineagent/{agent}/rest/*/*\", \
-                    \"PUT voicecall/{agent}/answer\"]\n";
+                    \"PUT voicecall/{agent}/answer\", \"POST voicecall/{agent}/hold\", \
+                    \"POST voicecall/{agent}/gethold\", \"POST voicecall/{agent}/seconddial/*\", \
+                    \"POST voicecall/{agent}/transfer\", \"DELETE voicecall/{agent}/release\"]\n";
 
 async fn scene() -> Scene {
     let scene = Scene::with(|relay| relay.edit("[[gateways]]\n", OPEN)).await;
@@ -57,6 +59,61 @@ async fn a_caller_changes_an_agents_state_at_the_gateway_without_knowing_a_guid(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_driven_from_its_ringing_to_its_end_and_each_step_comes_back_as_an_event() {
+    let scene = scene().await;
+    let client = scene.admin();
+    let mut read = 0;
+    // The events of the agent that came after those already read.
+    let mut told = async |count: usize| {
+        let types = eventually("the events of a step", DEADLINE, || async {
+            let types = scene.delivered("1001");
+            (types.len() >= read + count).then_some(types)
+        })
+        .await;
+        let fresh = types[read..].to_vec();
+        read = types.len();
+        fresh
+    };
+    let ask = async |method: &str, path: &str, body: &str| {
+        let reply = client.call(method, &through("1001", &format!("voicecall/1001/{path}")), body).await;
+        assert!(reply.status == 200 && reply.has("ccrelay-answer: gateway"), "{path}: {reply:?}");
+        reply.json()["retcode"].as_str().expect("a retcode").to_owned()
+    };
+    assert_eq!(told(2).await, ["AgentOther_InService", "AgentState_Ready"]);
+    assert_eq!(ask("PUT", "answer", "").await, "200-002", "there is no call");
+    let call = scene.simulator.ring(&agent("1001")).expect("the agent is signed in");
+    let ringing =
+        ["AgentState_Busy", "AgentOther_PhoneOffhook", "AgentEvent_Ringing", "AgentEvent_Customer_Alerting"];
+    assert_eq!(told(4).await, ringing);
+    assert_eq!(ask("PUT", &format!("answer?callid={call}"), "").await, "0");
+    assert_eq!(told(1).await, ["AgentEvent_Talking"]);
+    assert_eq!(ask("POST", "seconddial/%23", "").await, "0", "a hash reaches the gateway");
+    assert_eq!(ask("POST", "hold", "").await, "0");
+    assert_eq!(told(1).await, ["AgentEvent_Hold"]);
+    assert_eq!(ask("POST", "hold", "").await, "200-014", "it is on hold");
+    assert_eq!(ask("POST", &format!("gethold?callid={call}"), "").await, "0");
+    assert_eq!(told(1).await, ["AgentEvent_Talking"]);
+    assert_eq!(ask("DELETE", "release", "").await, "0");
+    let end = [
+        "AgentEvent_Call_Release",
+        "AgentEvent_Customer_Release",
+        "AgentOther_PhoneRelease",
+        "AgentState_Ready",
+    ];
+    assert_eq!(told(4).await, end);
+    assert_eq!(ask("DELETE", "release", "").await, "200-017");
+
+    scene.simulator.ring(&agent("1001")).expect("the agent is signed in");
+    assert_eq!(told(4).await, ringing);
+    assert_eq!(ask("PUT", "answer", "").await, "0");
+    assert_eq!(ask("POST", "transfer", r#"{"devicetype": 2, "address": "1002"}"#).await, "0");
+    let told = told(7).await;
+    assert_eq!(told.last().map(String::as_str), Some("AgentEvent_SuccTransResult"), "{told:?}");
+    assert_eq!(scene.simulator.counts(&agent("1001")).sign_ins, 1);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_open_or_another_agents_or_no_plain_path_is_refused_here() {
     let scene = scene().await;
     let client = scene.admin();
@@ -86,6 +143,11 @@ async fn what_is_not_open_or_another_agents_or_no_plain_path_is_refused_here() {
         "onlineagent/1001%2fsaybusy",
         "onlineagent/%31001/saybusy",
         "onlineagent/1001/rest/60/%2e%2e",
+        "voicecall/1001/seconddial/%2e%2e",
+        "voicecall/1001/seconddial/%2fx",
+        "voicecall/1001/seconddial/%5c",
+        "voicecall/1001/seconddial/%00",
+        "voicecall/1001/seconddial/%2523",
         "onlineagent/1001/rest/60/..;x",
         "onlineagent/1001;x=1/saybusy",
         "onlineagent/1001\\saybusy",
