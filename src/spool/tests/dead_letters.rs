@@ -193,3 +193,24 @@ async fn a_spool_of_the_version_before_is_brought_forward_with_its_letters() {
     assert_eq!(spool.replay_letters(of_sink("kafka")).await.unwrap(), 3);
     close(spool, threads).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_summary_that_was_set_aside_is_delivered_again_alone_with_its_id_and_number() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    let event =
+        |event_type: &str, content: &str| format!(r#"{{"eventType":"{event_type}","content":{content}}}"#);
+    let events = [
+        event("AgentEvent_Talking", r#"{"callid":"1-2"}"#),
+        event("AgentEvent_Call_Release", "\"1-2\""),
+        event("AgentState_Ready", "null"),
+    ];
+    spool.append(record("1001", &events, 0)).await.unwrap();
+    let id = format!("{}-1-1-1", spool.id());
+    spool.dead_letter(DeadLetter { event_id: id.clone(), ..letter(&spool, "kafka", 1, None) }).await.unwrap();
+    let letter = spool.letter(1).await.unwrap().unwrap();
+    let again = letter.events(spool.id()).unwrap();
+    let found: Vec<_> = again.iter().map(|e| (e.id.as_str(), e.event_type, e.sequence)).collect();
+    assert_eq!(found, [(id.as_str(), "ccrelay.call.ended", 2)]);
+    close(spool, threads).await;
+}
