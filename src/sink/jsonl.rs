@@ -89,7 +89,10 @@ impl JsonlSink {
         if self.buffer.len() >= BUFFER_BYTES {
             self.write_out().await?;
         }
-        self.buffer.extend_from_slice(&cloudevent::structured(&message.event));
+        // What the gateway said is verbatim, and it may have written it on several lines: blanks are all they mean in JSON.
+        let event = cloudevent::structured(&message.event);
+        let blank = |byte: u8| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte };
+        self.buffer.extend(event.into_iter().map(blank));
         self.buffer.push(b'\n');
         let (resolve, outcome) = oneshot::channel();
         self.waiting.push(resolve);

@@ -35,6 +35,24 @@ async fn acks_resolve_only_after_the_flush_that_wrote_the_lines() {
 }
 
 #[tokio::test]
+async fn what_the_gateway_wrote_on_several_lines_is_on_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    let mut sink = sink(&path);
+    let mut message = message("101", 1);
+    let content = serde_json::from_str("{\r\n  \"text\": \"two\\nlines\"\n}").unwrap();
+    let event = Arc::make_mut(&mut message.event);
+    event.data.raw.content = Some(crate::event::data::Verbatim::of(content));
+    let ack = sink.publish(&message).await.unwrap();
+    sink.flush().await.unwrap();
+    ack.await.unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let event: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(event["data"]["raw"]["content"]["text"], "two\nlines");
+}
+
+#[tokio::test]
 async fn a_torn_last_line_is_left_alone_and_a_fresh_one_begun() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
