@@ -17,7 +17,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use ccrelay::clock::Clock;
 use ccrelay::config::Problems;
-use ccrelay::deliver::{DeliverConfig, Repeats, Worker};
+use ccrelay::deliver::{DeliverConfig, Repeats, Worker, way};
 use ccrelay::event::normalise::RecordKind;
 use ccrelay::event::{AgentId, GatewayName};
 use ccrelay::metrics::Metrics;
@@ -148,7 +148,7 @@ async fn drain(
         sink: name.to_owned(),
         window: options.window,
         stall_timeout: Duration::from_secs(30),
-        router: Router::to(TopicTemplate::parse(TOPIC, TopicRules::Kafka)?),
+        way: way(Router::to(TopicTemplate::parse(TOPIC, TopicRules::Kafka)?)),
         dead_letter_topic: None,
         repeats: Repeats::Publish,
     };

@@ -17,7 +17,7 @@ use crate::authenticate::{Authenticator, TokenKey};
 use crate::calm::Calm;
 use crate::clock::Clock;
 use crate::config::{Config, OperationsConfig, SinkConfig, SinkKind, TokenConfig};
-use crate::deliver::{DeliverConfig, Sight, Worker};
+use crate::deliver::{DeliverConfig, Way, Ways, Worker};
 use crate::event::GatewayName;
 use crate::lifecycle::Lifecycle;
 use crate::listen::Listener;
@@ -107,8 +107,9 @@ impl Relay {
             listener.await.with_context(|| format!("cannot listen on callback.listen {address}"))?;
         let callback_addr = listener.local_addr().context("the callback listener has no address")?;
 
+        let ways = Ways::of(&config.sinks);
         for sink in &config.sinks {
-            let worker = worker(sink, &spool, &metrics, &clock, delivering.clone())?;
+            let worker = worker(sink, ways.to(&sink.name), &spool, &metrics, &clock, delivering.clone())?;
             lifecycle.spawn("sink", worker.run());
         }
         lifecycle.spawn("callback listener", listener.run());
@@ -145,8 +146,7 @@ impl Relay {
         let sessions = Sessions::start(SessionsConfig { agents, ..config.sessions.clone() }, deps)?;
         observer.connect(sessions.clone());
         let (desk, wishes) = Desk::new();
-        let parts =
-            admin_parts(&config.sinks, &config.sessions, configured.clone(), &sessions, &spool, kept, desk);
+        let parts = admin_parts(&ways, &config.sessions, configured.clone(), &sessions, &spool, kept, desk);
         operations.api.connect(parts);
         watch_failures(&lifecycle, &spool, &sessions);
         lifecycle.spawn(
@@ -174,6 +174,7 @@ impl Relay {
             operations_tls: operations.tls.clone(),
             authenticator,
             sessions: sessions.clone(),
+            ways,
             set_log_level: None,
         };
         Ok(Relay {
@@ -294,6 +295,7 @@ fn own_key(path: &Path) -> anyhow::Result<TokenKey> {
 
 fn worker(
     sink: &SinkConfig,
+    way: Way,
     spool: &Spool,
     metrics: &Metrics,
     clock: &Clock,
@@ -308,7 +310,7 @@ fn worker(
         sink: sink.name.clone(),
         window: sink.window,
         stall_timeout: sink.stall_timeout,
-        router: sink.router.clone(),
+        way,
         dead_letter_topic: sink.dead_letter_topic.clone(),
         repeats: sink.repeats,
     };
@@ -332,7 +334,7 @@ fn watch_failures(lifecycle: &Lifecycle, spool: &Spool, sessions: &Sessions) {
 
 /// What the admin API shows and changes.
 fn admin_parts(
-    sinks: &[SinkConfig],
+    ways: &Ways,
     config: &SessionsConfig,
     configured: Arc<ArcSwap<HashSet<AgentKey>>>,
     sessions: &Sessions,
@@ -349,7 +351,7 @@ fn admin_parts(
         kept,
         call_through: Arc::new(config.gateways.iter().map(open).collect()),
         runtime: tokio::runtime::Handle::current(),
-        sight: Sight::of(sinks),
+        sight: ways.clone(),
         reloads,
     }
 }

@@ -24,17 +24,17 @@ use crate::clock::{Clock, Timestamp};
 use crate::event::normalise;
 use crate::event::{Event, EventData};
 use crate::metrics::Metrics;
-use crate::route::{Router, TopicTemplate};
+use crate::route::TopicTemplate;
 use crate::sink::{Ack, CopyNote, DeliveryError, Disposition, Message, Purpose, Sink};
 use crate::spool::{DeadLetter, ReadRecord, Record, Replay, Replayed, Spool, SpoolReader};
 
 mod meter;
-mod sight;
 mod tries;
+mod ways;
 
 use meter::{Copied, Meter, State};
-pub use sight::Sight;
 use tries::Tries;
+pub use ways::{Way, Ways, way};
 
 /// Every reason of failures that are the worker's own, whatever the sink.
 pub const REASONS: &[&str] = &["dead_letter_storage", "not_routed", "spool", "stalled", "unreadable"];
@@ -69,7 +69,7 @@ pub struct DeliverConfig {
     /// How long no confirmation may come while events are in flight.
     pub stall_timeout: Duration,
     /// Where events go.
-    pub router: Router,
+    pub way: Way,
     /// Where copies of events go that were set aside; nowhere when absent.
     pub dead_letter_topic: Option<TopicTemplate>,
     /// What becomes of events that came before.
@@ -374,8 +374,8 @@ impl Worker {
         events: Vec<Event>,
         replay: Option<ReplayOf>,
     ) -> usize {
-        let all = events.len();
-        let routed: Vec<_> = events.into_iter().filter_map(|event| self.config.router.route(event)).collect();
+        let (all, router) = (events.len(), self.config.way.load());
+        let routed: Vec<_> = events.into_iter().filter_map(|event| router.route(event)).collect();
         let count = routed.len();
         self.meter.unrouted(all - count);
         for (index, (topic, event)) in routed.into_iter().enumerate() {

@@ -1,5 +1,5 @@
 //! Reads anew, while the daemon runs, what may change under it: certificates of the listeners, authorities, revocation
-//! lists and client certificates of gateways, token secrets, and the log level. Rosters and the tokens of the admin API
+//! lists and client certificates of gateways, token secrets, routes and what is hidden, and the log level. Rosters and the tokens of the admin API
 //! look after themselves.
 //!
 //! - **When**: SIGHUP, `POST /api/v1/reload`, or when one of the files looks different; a file that is being written is left
@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::app::token_keys;
 use crate::authenticate::Authenticator;
 use crate::config::{self, Config, ConfigError, Outline, Problem};
+use crate::deliver::Ways;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::receive::tls;
@@ -111,6 +112,8 @@ pub struct Targets {
     pub authenticator: Arc<Authenticator>,
     /// The clients of gateways.
     pub sessions: Sessions,
+    /// Where events go.
+    pub ways: Ways,
     /// The log level; none when the environment decides.
     pub set_log_level: Option<SetLogLevel>,
 }
@@ -289,6 +292,10 @@ impl Reloader {
                 Err(error) => tracing::error!(error, "the log level cannot be changed"),
             }
         }
+        if changes.of_routes() || changes.any_file(&config.mask_secret_file) {
+            self.targets.ways.replace(config.sinks.clone());
+            changed.push("routes".to_owned());
+        }
         let needs_restart = changes.needing_restart(self.targets.operations_tls.is_some());
         expiry::show(&config, &self.metrics);
         self.in_force.level = config.log.level;
@@ -337,6 +344,11 @@ impl Changes<'_> {
         of_table.into_iter().any(|end| ends.contains(&end))
     }
 
+    /// Whether anything was written differently that decides where events go and what is hidden.
+    fn of_routes(&self) -> bool {
+        self.outline.iter().any(|key| is_of_routes(key))
+    }
+
     fn any_file<'p>(&self, files: impl IntoIterator<Item = &'p PathBuf>) -> bool {
         files.into_iter().any(|file| self.before.get(file) != self.now.get(file))
     }
@@ -348,7 +360,20 @@ impl Changes<'_> {
     }
 }
 
+/// Whether this key decides where events go, or what is hidden.
+fn is_of_routes(key: &str) -> bool {
+    let plain = key.split('[').next().unwrap_or(key);
+    match plain.split('.').collect::<Vec<_>>()[..] {
+        ["routes", ..] | ["masking", _] => true,
+        ["sinks", _, end] => ["topic", "unrouted", "mask", "drop_raw"].contains(&end),
+        _ => false,
+    }
+}
+
 fn is_changeable(key: &str) -> bool {
+    if is_of_routes(key) {
+        return true;
+    }
     let Some((table, end)) = key.rsplit_once('.') else { return false };
     let kind = table.split('[').next().unwrap_or(table);
     CHANGEABLE.iter().any(|(known, ends)| *known == kind && ends.contains(&end))
@@ -360,7 +385,8 @@ fn files(path: &Path, config: &Config) -> Vec<PathBuf> {
     let operations = config.operations.certificate.iter().flat_map(|(chain, key)| [chain, key]);
     let secrets = [&config.token.secret_file, &config.token.previous_secret_file].into_iter().flatten();
     let gateways = config.sessions.gateways.iter().flat_map(|gateway| gateway.files());
-    let named = callback.into_iter().chain(operations).chain(secrets).chain(gateways);
+    let named =
+        callback.into_iter().chain(operations).chain(secrets).chain(gateways).chain(&config.mask_secret_file);
     std::iter::once(path.to_path_buf()).chain(named.cloned()).collect()
 }
 
@@ -398,9 +424,24 @@ mod tests {
         for key in ["log.level", "callback.key_file", "gateways[3].crl_file", "token.previous_secret_file"] {
             assert!(is_changeable(key), "{key}");
         }
-        for key in
-            ["log.format", "callback.listen", "gateways[3].base_url", "sinks.bus.topic", "callback", ""]
-        {
+        for key in [
+            "routes[0].to.bus",
+            "routes[1].agents[0]",
+            "masking.secret_file",
+            "sinks.bus.topic",
+            "sinks.bus.mask[2]",
+        ] {
+            assert!(is_of_routes(key) && is_changeable(key), "{key}");
+        }
+        for key in [
+            "log.format",
+            "callback.listen",
+            "gateways[3].base_url",
+            "sinks.bus.window",
+            "sinks.w.mqtt.topic",
+            "callback",
+            "",
+        ] {
             assert!(!is_changeable(key), "{key}");
         }
     }

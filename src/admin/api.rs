@@ -23,7 +23,7 @@ use super::routes::{self, Access, Endpoint, Found, Params, Route};
 use super::tokens::{Caller, Scope, TokenFile};
 use super::{Readiness, agents, change, letters, status, through};
 use crate::calm::Calm;
-use crate::deliver::Sight;
+use crate::deliver::Ways;
 use crate::event::GatewayName;
 use crate::listen::Incomer;
 use crate::metrics::Metrics;
@@ -57,7 +57,7 @@ pub struct Parts {
     /// Which calls of each gateway are open to callers.
     pub call_through: Arc<HashMap<GatewayName, Vec<CallPattern>>>,
     /// What may be shown of dead letters.
-    pub sight: Sight,
+    pub sight: Ways,
     /// Takes wishes for a reload.
     pub reloads: Desk,
     /// Where changes run: the daemon's runtime, which lives longer than a caller's patience.

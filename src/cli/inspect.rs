@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config;
-use crate::deliver::Sight;
+use crate::deliver::Ways;
 use crate::spool::inspect::Inspector;
 use crate::spool::offline::{From, Offline};
 use crate::spool::{self, LetterSight, OpenError, ReadRecord, Record, Unhidden, repair};
@@ -76,7 +76,7 @@ impl SpoolPlace {
     pub(super) fn sight(&self) -> anyhow::Result<Box<dyn LetterSight>> {
         match &self.directory {
             Some(_) => Ok(Box::new(Unhidden)),
-            None => Ok(Box::new(Sight::of(&config::load(&self.config)?.sinks))),
+            None => Ok(Box::new(Ways::of(&config::load(&self.config)?.sinks))),
         }
     }
 

@@ -287,6 +287,8 @@ pub struct Config {
     pub sessions: SessionsConfig,
     /// Outputs.
     pub sinks: Vec<SinkConfig>,
+    /// File with the secret of hashes of hidden texts.
+    pub mask_secret_file: Option<PathBuf>,
     /// How long a stop may take.
     pub shutdown_grace: Duration,
 }
@@ -434,6 +436,7 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
         log,
         sessions,
         sinks: sinks.into_iter().collect::<Option<_>>()?,
+        mask_secret_file: raw.masking.secret_file,
         shutdown_grace: Duration::from_secs(raw.shutdown.grace_secs),
     })
 }

@@ -378,8 +378,8 @@ fn all_mistakes_of_routes_are_reported_at_once_with_their_keys() {
     let text = format!(
         "{CALLBACK}{GATEWAY}{ROUTED_SINKS}\
          [sinks.quiet]\nunrouted = 'drop'\nmask = ['call.callr']\n[sinks.quiet.jsonl]\npath = '-'\n\
-         [[routes]]\nname = 'one'\ngateways = ['mian']\nagents = ['1999-1000', 'anna', '1001']\ncategories = ['calls']\n\
-         types = ['ccrelay.cal.*']\nmedia = ['vioce', '5']\nskills = []\n\
+         [[routes]]\nname = 'one'\ngateways = ['maine']\nagents = ['1999-1000', 'anna', '1001']\ncategories = ['calls']\n\
+         types = ['ccrelay.cal.*']\nmedia = ['voices', '5']\nskills = []\n\
          to = {{ bus = 'a/b', wall = 'a/+', gone = 'x', file = 'x' }}\n\
          [[routes]]\nname = 'one'\nto = {{ bus = '{{agnet}}', wall = '$x' }}\nnot_to = ['wall', 'far']\nmask = ['message.text:md5']\n\
          [[routes]]\nname = 'Ä'\n\
@@ -391,12 +391,12 @@ fn all_mistakes_of_routes_are_reported_at_once_with_their_keys() {
         &[
             "sinks.quiet.mask[0]: there is no text \"call.callr\"; known are numbers",
             "sinks.quiet.unrouted: drop leaves nothing",
-            "routes[0].gateways[0]: \"mian\" fits nothing; there are: main",
+            "routes[0].gateways[0]: \"maine\" fits nothing; there are: main",
             "routes[0].agents[0]: the range \"1999-1000\" ends before it begins",
             "routes[0].agents[1]: \"anna\" is no agent id",
             "routes[0].categories[0]: \"calls\" fits nothing; there are: agent-state, call",
             "routes[0].types[0]: \"ccrelay.cal.*\" fits nothing",
-            "routes[0].media[0]: \"vioce\" fits nothing; there are: voice",
+            "routes[0].media[0]: \"voices\" fits nothing; there are: voice",
             "routes[0].skills: an empty list fits no event",
             "routes[0].to.bus: a Kafka topic must not contain '/'",
             "routes[0].to.wall: a MQTT topic must not contain '+'",

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName};
-use crate::route::TopicRules;
+use crate::route::{Router, TopicRules};
 use crate::sink::BoxFuture;
 use crate::spool::{
     AgentKey, NewRecord, RepeatRules, SinkStart, SpoolConfig, SpoolLimits, SpoolThreads, StartFrom, WhenFull,
@@ -220,8 +220,14 @@ impl Bench {
         let dead_letter_topic = self.copies.then_some(copies);
         let repeats = self.repeats;
         let sink_name = sink.to_owned();
-        let config =
-            DeliverConfig { sink: sink_name, window, stall_timeout, router, dead_letter_topic, repeats };
+        let config = DeliverConfig {
+            sink: sink_name,
+            window,
+            stall_timeout,
+            way: way(router),
+            dead_letter_topic,
+            repeats,
+        };
         let book = Arc::<Mutex<Book>>::default();
         let fake = FakeSink { book: book.clone(), script: Box::new(script) };
         let reader = self.spool.reader(sink).unwrap();

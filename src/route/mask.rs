@@ -13,6 +13,7 @@
 //! the beginning.
 
 use std::fmt;
+use std::ops::Range;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -31,6 +32,8 @@ const LAST: usize = 4;
 const LEAST_FOR_LAST: usize = 8;
 /// Values of fewer characters are looked for as whole words only: `12` is a part of too much.
 const LEAST_PART: usize = 5;
+/// Groups of digits that one number is written in, at most.
+const MOST_GROUPS: usize = 8;
 /// Digits that two notations of one number have in common at its end, at least.
 const LEAST_DIGITS: usize = 6;
 /// Fields that hold numbers of people, under one name.
@@ -228,14 +231,56 @@ impl Mask {
     }
 }
 
-/// Puts `mask` wherever `text` has `value`, or is the same number in another notation.
+/// Puts `mask` wherever `text` has `value`, or the same number in another notation.
 fn hide_same(path: &str, text: &mut String, value: &str, mask: &str) {
-    if text == value || (!is_id(path) && same_number(text, value)) {
+    if text == value {
         mask.clone_into(text);
     } else if text.contains(value) {
         let by_accident = is_id(path) || value.len() < LEAST_PART;
         *text = if by_accident { replace_whole(text, value, mask) } else { text.replace(value, mask) };
     }
+    if !is_id(path) {
+        hide_number(text, value, mask);
+    }
+}
+
+/// Puts `mask` in the place of each number in `text` that is `value` in another notation. A number is groups of digits with
+/// little between them; where several stand side by side, each row of groups is tried.
+fn hide_number(text: &mut String, value: &str, mask: &str) {
+    if digits(value).is_none_or(|digits| digits.len() < LEAST_DIGITS) {
+        return;
+    }
+    let groups = groups(text);
+    let (mut whole, mut from, mut at) = (String::new(), 0, 0);
+    while at < groups.len() {
+        let row = (at..groups.len().min(at + MOST_GROUPS)).rev().find(|last| {
+            let number = &text[groups[at].start..groups[*last].end];
+            number.chars().all(is_of_number) && same_number(number, value)
+        });
+        let Some(last) = row else {
+            at += 1;
+            continue;
+        };
+        let begin =
+            if text[..groups[at].start].ends_with('+') { groups[at].start - 1 } else { groups[at].start };
+        whole.push_str(&text[from..begin]);
+        whole.push_str(mask);
+        (from, at) = (groups[last].end, last + 1);
+    }
+    whole.push_str(&text[from..]);
+    *text = whole;
+}
+
+/// Where digits stand together.
+fn groups(text: &str) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    for (at, _) in text.bytes().enumerate().filter(|(_, byte)| byte.is_ascii_digit()) {
+        match groups.last_mut() {
+            Some(last) if last.end == at => last.end = at + 1,
+            _ => groups.push(at..at + 1),
+        }
+    }
+    groups
 }
 
 /// Whether this text is an id: a number in the midst of its digits is there by accident.
@@ -265,10 +310,15 @@ fn same_number(one: &str, other: &str) -> bool {
     one.len().min(other.len()) >= LEAST_DIGITS && (one.ends_with(&other) || other.ends_with(&one))
 }
 
+/// Whether numbers are written with this character.
+fn is_of_number(c: char) -> bool {
+    c.is_ascii_digit() || " +-()/.".contains(c)
+}
+
 /// The digits of a text that is a number, without zeros at its beginning: `+49` and `0049` are the same, and the zero of
 /// a national number is not in the international one.
 fn digits(text: &str) -> Option<String> {
-    let is_number = text.chars().all(|c| c.is_ascii_digit() || " +-()/.".contains(c));
+    let is_number = text.chars().all(is_of_number);
     let digits: String = text.chars().filter(char::is_ascii_digit).skip_while(|c| *c == '0').collect();
     (is_number && !digits.is_empty()).then_some(digits)
 }

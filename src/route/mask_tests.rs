@@ -142,3 +142,44 @@ fn mistakes_in_a_mask_are_named() {
     mask.add("numbers").unwrap();
     assert_eq!(mask.fields().len(), NUMBER_FIELDS.len());
 }
+
+#[test]
+fn a_number_within_a_text_is_found_in_other_notations_and_other_numbers_stay() {
+    for (text, expected) in [
+        ("from 0049 (30) 12-34 56, id 77", "from ***, id 77"),
+        ("+49 30 123456", "***"),
+        ("030123456/030123457", "***/030123457"),
+        ("12 030 123456 8000", "12 *** 8000"),
+        ("tel:30123456;x", "tel:***;x"),
+        ("on 2026-07-20 at 10.30", "on 2026-07-20 at 10.30"),
+        ("+", "+"),
+        ("size: 15, 123456", "size: 15, ***"),
+        ("größe 030123456ü", "größe ***ü"),
+    ] {
+        let mut text = text.to_owned();
+        hide_number(&mut text, "+4930123456", HIDDEN);
+        assert_eq!(text, expected);
+    }
+}
+
+proptest::proptest! {
+    /// Whatever the texts of an event are, what is hidden in one is in none.
+    #[test]
+    fn nothing_that_is_hidden_is_left_anywhere(
+        caller in "[+0-9a-z ü]{5,16}", before in "[ -~]{0,12}", after in "[ -~]{0,12}", other in "[ -~]{0,20}",
+    ) {
+        let mut event = call();
+        let call = event.data.details.call.as_mut().unwrap();
+        call.attached_data = Some(format!("{before}{caller}{after}"));
+        call.other_party = Some(other);
+        call.caller = Some(caller.clone());
+        call.partners = Some(vec![format!("{caller};{after}"), before]);
+        call.id = Some("1-1".into());
+        mask(&["call.caller:hide"]).apply(&mut event);
+        let mut texts = Vec::new();
+        event.data.details.visit("", &mut |path, text| texts.push((path.to_owned(), text.clone())));
+        for (path, text) in texts {
+            proptest::prop_assert!(!text.contains(&caller), "{} in {path}: {text}", caller);
+        }
+    }
+}

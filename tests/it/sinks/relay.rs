@@ -38,7 +38,8 @@ impl Running {
         std::fs::write(&file, text).expect("the folder can be written");
         let config = config::load(&file).unwrap_or_else(|error| panic!("{error}"));
         let lifecycle = Lifecycle::default();
-        let relay = Relay::start(config, lifecycle.clone()).await.expect("the relay starts");
+        let mut relay = Relay::start(config, lifecycle.clone()).await.expect("the relay starts");
+        relay.watch_files(&file, None).expect("the file is there");
         let (spool, metrics) = (relay.spool.clone(), relay.metrics.clone());
         Running { spool, metrics, lifecycle, run: tokio::spawn(relay.run()) }
     }

@@ -10,6 +10,7 @@ use crate::support::certificates::Certificates;
 use crate::support::kafka::{Kafka, Record};
 use crate::support::mosquitto::{Mosquitto, Subscriber};
 use crate::support::relay::binary;
+use crate::support::{DEADLINE, eventually};
 
 /// A customer's number, as the gateway writes it in one place and in another.
 const NUMBER: &str = "+4930123456";
@@ -225,5 +226,42 @@ async fn route_test_says_why_and_its_exit_code_tells_what_it_found() {
     );
     std::fs::write(folder.join("config.toml"), "[[routes]]\nname = 1\n").expect("the folder can be written");
     assert_eq!(route_test(folder, "{}", &[]).status.code(), Some(78));
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_and_masks_change_while_the_relay_runs_and_a_mistake_leaves_them_as_they_were() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    Certificates::create(folder);
+    let relay = Running::start(folder, "[sinks.file.jsonl]\npath = 'FOLDER/events'\n").await;
+    let file = folder.join("config.toml");
+    let without = std::fs::read_to_string(&file).expect("it was written");
+    let lines = || std::fs::read_to_string(folder.join("events")).unwrap_or_default();
+    let mut agents = 1001..;
+    let mut reloaded = async |outcome: &str, more: &str| {
+        let reloads = relay.metrics.reloads.with_label_values(&[outcome]);
+        let before = reloads.get();
+        std::fs::write(&file, format!("{without}{more}")).expect("the folder can be written");
+        eventually("a reload", DEADLINE, || async { (reloads.get() > before).then_some(()) }).await;
+        // Each time another agent, whose call is new.
+        let agent = agents.next().expect("it has no end").to_string();
+        relay.store_push(&agent, ringing(&agent)).await;
+        relay.delivered().await;
+    };
+    let hidden =
+        "[[routes]]\nname = 'all'\nto = { file = 'x' }\nmask = ['numbers:hide', 'call.attachedData:hide']\n";
+    reloaded("ok", hidden).await;
+    assert_eq!(lines().lines().count(), 1);
+    assert_hidden("the first line", lines().as_bytes());
+    reloaded("refused", "[[routes]]\nname = 'all'\nto = { gone = 'x' }\n").await;
+    assert_eq!(lines().lines().count(), 2);
+    assert_hidden("two lines", lines().as_bytes());
+    reloaded("ok", "[[routes]]\nname = 'none'\nnot_to = ['file']\n").await;
+    assert_eq!(lines().lines().count(), 2, "nothing goes there any more");
+    assert_eq!(relay.metrics.restart_needed.get(), 0);
+    reloaded("ok", "").await;
+    assert_eq!(lines().lines().count(), 3, "{}", lines());
+    assert!(lines().contains(NUMBER), "{}", lines());
     relay.stop().await;
 }
