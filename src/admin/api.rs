@@ -29,7 +29,7 @@ use crate::listen::Incomer;
 use crate::metrics::Metrics;
 use crate::reload::Desk;
 use crate::session::Sessions;
-use crate::session::config::CallPattern;
+use crate::session::config::{AgentDefaults, CallPattern};
 use crate::spool::{AgentKey, Spool};
 
 /// Bodies are an agent's settings, a ticket, or a call of the gateway's, whose largest has 16 KiB of call data.
@@ -54,6 +54,8 @@ pub struct Parts {
     pub configured: Arc<ArcSwap<HashSet<AgentKey>>>,
     /// Agents that callers put.
     pub kept: Arc<KeptAgents>,
+    /// What agents of each gateway have in common, for those that are put.
+    pub agent_defaults: Arc<HashMap<GatewayName, AgentDefaults>>,
     /// Which calls of each gateway are open to callers.
     pub call_through: Arc<HashMap<GatewayName, Vec<CallPattern>>>,
     /// What may be shown of dead letters.

@@ -11,7 +11,7 @@ use super::fault::{Fault, json as answer, no_content};
 use super::kept::{Kept, MOST_AGENTS, in_words};
 use crate::config::Problems;
 use crate::session::call::{Cookie, Ticket};
-use crate::session::config::{AgentConfig, PasswordSource, RawAgent};
+use crate::session::config::{AgentConfig, RawAgent};
 use crate::session::{AdoptError, Change, RosterError};
 use crate::spool::AgentKey;
 
@@ -23,15 +23,13 @@ const MOST_COOKIES: usize = 16;
 pub(super) async fn put(call: &Call<'_>) -> Answer {
     query(call.query, &[])?;
     let agent = key(call)?;
-    let (settings, config) = read_agent(call, &agent)?;
+    let (settings, config, stored) = read_agent(call, &agent)?;
     if call.parts.is_configured(&agent) {
         return Err(configured());
     }
     if call.parts.kept.find(&agent).is_none() && !call.parts.kept.has_room() {
         return Err(Fault::conflict("too_many", format_args!("{MOST_AGENTS} agents were put; no more fit")));
     }
-    let stored =
-        !matches!(config.password, PasswordSource::Fixed(_)) || settings.contains_key("password_env");
     let (parts, changed) = (call.parts.clone(), agent.clone());
     // Not to be left half-way when the caller goes.
     let work = call.parts.runtime.spawn(async move {
@@ -135,8 +133,9 @@ pub(super) fn guid(call: &Call<'_>) -> Answer {
     Ok(answer(StatusCode::OK, &json!({ "guid": ticket.guid.expose_secret(), "cookies": cookies })))
 }
 
-/// Settings as they are to be kept, without the password, and the configuration with it.
-fn read_agent(call: &Call<'_>, agent: &AgentKey) -> Result<(Map<String, Value>, AgentConfig), Fault> {
+/// Settings as they are to be kept, without the password; the configuration with it and with the gateway's defaults; and
+/// whether the settings do without a password, so that they can be stored.
+fn read_agent(call: &Call<'_>, agent: &AgentKey) -> Result<(Map<String, Value>, AgentConfig, bool), Fault> {
     let mut settings: Map<String, Value> = serde_json::from_slice(&call.body).map_err(|e| unreadable(&e))?;
     for (name, value) in [("gateway", agent.gateway.as_str()), ("id", agent.agent_id.as_str())] {
         let same = settings.get(name).is_none_or(|found| found == value);
@@ -151,12 +150,18 @@ fn read_agent(call: &Call<'_>, agent: &AgentKey) -> Result<(Map<String, Value>, 
         Some(_) => return Err(Fault::bad_request("password is a text")),
     };
     // The message could quote what stands in the wrong place, which could be a password.
-    let raw: RawAgent = serde_json::from_value(Value::Object(settings.clone()))
+    let mut raw: RawAgent = serde_json::from_value(Value::Object(settings.clone()))
         .map_err(|error| Fault::bad_request(without_values(&error.to_string())))?;
+    let stored = password.is_none();
+    match call.parts.agent_defaults.get(&agent.gateway) {
+        Some(defaults) if stored => raw.complete(defaults),
+        Some(defaults) => raw.complete_beside_password(defaults),
+        None => {}
+    }
     let mut problems = Problems::default();
     let config = raw.validate_with(password, "agent", &mut problems);
     match config.filter(|_| problems.found().is_empty()) {
-        Some(config) => Ok((settings, config)),
+        Some(config) => Ok((settings, config, stored)),
         None => Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, "agent_invalid", in_words(&problems))),
     }
 }

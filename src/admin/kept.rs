@@ -4,7 +4,7 @@
 //! An agent whose password was given in the call itself is kept in memory only: after a restart it has to be put again.
 //! Its session is resumed then when that is within the gateway's limit, since sessions are stored apart.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::config::Problems;
 use crate::event::{AgentId, GatewayName};
-use crate::session::config::{AgentConfig, RawAgent};
+use crate::session::config::{AgentConfig, AgentDefaults, RawAgent};
 use crate::spool::AgentKey;
 
 /// The file in the spool's folder.
@@ -90,16 +90,21 @@ impl KeptAgents {
         Ok(KeptAgents { path, agents: Mutex::new(agents), changes: tokio::sync::Mutex::default() })
     }
 
-    /// Their configurations. One that cannot be used any more, for want of its password or its gateway, is reported and
+    /// Their configurations, completed by the defaults of their gateways, of which all are given. One that cannot be used any more, for want of its password or its gateway, is reported and
     /// left out; it stays in the file.
     #[must_use]
-    pub fn configs(&self, gateways: &[GatewayName]) -> Vec<AgentConfig> {
+    pub fn configs(&self, gateways: &HashMap<GatewayName, AgentDefaults>) -> Vec<AgentConfig> {
         let mut configs = Vec::new();
         for (agent, kept) in self.agents().iter() {
             let mut problems = Problems::default();
             let raw = serde_json::from_value::<RawAgent>(Value::Object(kept.settings.clone()));
-            let config = problems.check("agent", raw).and_then(|raw| raw.validate("agent", &mut problems));
-            if !gateways.contains(&agent.gateway) {
+            let config = problems.check("agent", raw).and_then(|mut raw| {
+                if let Some(defaults) = gateways.get(&agent.gateway) {
+                    raw.complete(defaults);
+                }
+                raw.validate("agent", &mut problems)
+            });
+            if !gateways.contains_key(&agent.gateway) {
                 problems.add("agent.gateway", "no gateway has this name");
             }
             match config.filter(|_| problems.found().is_empty()) {
@@ -210,6 +215,28 @@ mod tests {
         Kept { settings: settings.as_object().unwrap().clone(), stored }
     }
 
+    fn gateways() -> HashMap<GatewayName, AgentDefaults> {
+        HashMap::from([(GatewayName::parse("main").unwrap(), AgentDefaults::default())])
+    }
+
+    #[test]
+    fn the_defaults_of_the_gateway_are_taken_anew_at_each_start() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let password = folder.path().join("password");
+        std::fs::write(&password, "hush").unwrap();
+        let agents = KeptAgents::load(folder.path()).unwrap();
+        let settings = serde_json::json!({ "gateway": "main", "id": "1", "phone_number": "7" });
+        let kept = Kept { settings: settings.as_object().unwrap().clone(), stored: true };
+        agents.set(&agent("1"), Some(kept)).unwrap();
+        let mut gateways = gateways();
+        assert_eq!(agents.configs(&gateways).len(), 0, "there is no password");
+        for defaults in gateways.values_mut() {
+            (defaults.password_file, defaults.takeover) = (Some(password.clone()), Some(true));
+        }
+        let configs = agents.configs(&gateways);
+        assert!(configs.len() == 1 && configs[0].takeover, "{configs:?}");
+    }
+
     #[test]
     fn what_is_put_survives_and_what_is_only_in_memory_does_not() {
         let folder = tempfile::TempDir::new().unwrap();
@@ -225,9 +252,9 @@ mod tests {
         let again = KeptAgents::load(folder.path()).unwrap();
         assert!(again.find(&agent("1")).is_some());
         assert!(again.find(&agent("2")).is_none() && again.find(&agent("3")).is_none());
-        let gateways = [GatewayName::parse("main").unwrap()];
+        let gateways = gateways();
         assert_eq!(again.configs(&gateways).len(), 1);
-        assert_eq!(again.configs(&[]).len(), 0, "its gateway is gone");
+        assert_eq!(again.configs(&HashMap::new()).len(), 0, "its gateway is gone");
         std::fs::remove_file(&password).unwrap();
         assert_eq!(again.configs(&gateways).len(), 0, "its password is gone");
     }
@@ -262,7 +289,7 @@ mod tests {
         for id in ["1", "2"] {
             agents.set(&agent(id), Some(kept(id, &password, true))).unwrap();
         }
-        let all = agents.configs(&[GatewayName::parse("main").unwrap()]);
+        let all = agents.configs(&gateways());
         let left = without(&[Arc::new(all[0].clone())], all.clone());
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].id.as_str(), "2");

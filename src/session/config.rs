@@ -77,6 +77,8 @@ pub struct GatewayConfig {
     pub dangerously_trust_all: bool,
     pub sign_out_on_stop: bool,
     pub call_through: Vec<CallPattern>,
+    /// For agents that are put while the daemon runs; those of the configuration have taken theirs.
+    pub agent_defaults: AgentDefaults,
 }
 
 impl GatewayConfig {

@@ -83,6 +83,13 @@ macro_rules! agent_tables {
                     (self.password_file, self.password_env) = password;
                 }
             }
+
+            /// As [`RawAgent::complete`], for an agent whose password is given beside: that of the defaults is not for it.
+            pub fn complete_beside_password(&mut self, defaults: &AgentDefaults) {
+                let own = (self.password_file.clone(), self.password_env.clone());
+                self.complete(defaults);
+                (self.password_file, self.password_env) = own;
+            }
         }
     };
 }

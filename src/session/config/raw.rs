@@ -157,6 +157,7 @@ impl RawGateway {
             dangerously_trust_all: self.dangerously_trust_all,
             sign_out_on_stop: self.sign_out_on_stop,
             call_through,
+            agent_defaults: self.agent_defaults,
         };
         check_trust(&config, key, problems);
         Some(config)

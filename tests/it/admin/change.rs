@@ -52,6 +52,36 @@ async fn an_agent_that_was_put_is_signed_in_and_outlives_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_put_agent_leaves_out_is_taken_from_its_gateways_defaults() {
+    let mut scene = Scene::with(|relay| {
+        let folder = relay.folder().display().to_string();
+        let defaults =
+            format!("agent_defaults = {{ password_file = \"{folder}/password\", takeover = true }}\n");
+        relay.edit("heartbeat_interval_secs", &format!("{defaults}heartbeat_interval_secs"));
+    })
+    .await;
+    let client = scene.admin();
+    // Somebody is signed in as this agent: the default takes over.
+    scene.sign_in_elsewhere("1004", TOKEN).await;
+    let reply = client.call("PUT", AGENT, r#"{"phone_number":"71004"}"#).await;
+    assert_eq!((reply.status, reply.json()["origin"].as_str()), (201, Some("api")), "{reply:?}");
+    scene.agent_in("1004", "active").await;
+    assert_eq!(scene.simulator.statistics().total.signed_out(SignOut::TakenOver), 1);
+    // A password in the call goes before that of the defaults.
+    let body = json!({ "phone_number": "71005", "password": PASSWORD }).to_string();
+    let reply = client.call("PUT", "/api/v1/agents/main/1005", &body).await;
+    assert_eq!((reply.status, reply.json()["origin"].as_str()), (201, Some("api_memory")), "{reply:?}");
+    scene.agent_in("1005", "active").await;
+
+    scene.relay.stop().await;
+    let file = std::fs::read_to_string(scene.relay.folder().join("spool/agents.json")).expect("the file");
+    assert!(file.contains("1004") && !file.contains("takeover"), "what was put is kept, and no more: {file}");
+    scene.relay.start().await;
+    scene.agent_in("1004", "active").await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_password_in_the_call_is_kept_in_memory_only_and_shown_to_nobody() {
     let mut scene = Scene::start().await;
     let client = scene.admin();
