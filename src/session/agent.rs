@@ -568,6 +568,7 @@ impl Agent {
                 tracing::warn!(gateway = %self.gateway(), agent_id = %self.agent_id(), reason, "session degraded");
                 self.journal(LifecycleKind::Degraded, reason);
             }
+            Effect::Mended(degradation) => self.shared.clear_degraded(degradation),
             Effect::Lost(loss) => {
                 let reason = loss.as_str();
                 self.metrics().session_losses.with_label_values(&[self.gateway().as_str(), reason]).inc();

@@ -203,6 +203,8 @@ pub enum Effect {
     SettingsDone,
     /// The session lives but something is wrong with it.
     Degraded(Degradation),
+    /// It is not wrong any more.
+    Mended(Degradation),
     /// The session is gone; it will be signed in again.
     Lost(Loss),
     /// No session, and a person is needed.
@@ -511,6 +513,9 @@ impl Machine {
             return;
         }
         self.wish = Wish::SignedIn;
+        if self.held.as_mut().is_some_and(Held::drop_refusal) {
+            self.effects.push(Effect::Mended(Degradation::SignOutRefused));
+        }
         if self.held.is_none() && self.in_flight.is_none() {
             self.doubtful = 0;
             self.sign_in_backoff.reset();
@@ -679,6 +684,9 @@ impl Machine {
         if sent.saturating_duration_since(held.since) >= self.rules.heartbeat_interval {
             self.sign_in_backoff.reset();
         }
+        if held.forgets_refusal() {
+            self.effects.push(Effect::Mended(Degradation::SignOutRefused));
+        }
         self.ours_until = None;
         self.state = State::Active;
         self.effects.push(Effect::Kept);
@@ -808,6 +816,9 @@ impl Machine {
         } else {
             self.wish = Wish::SignedIn;
             self.effects.push(Effect::Degraded(Degradation::SignOutRefused));
+            if let Some(held) = &mut self.held {
+                held.remember_refusal();
+            }
             self.stay(now);
         }
     }

@@ -33,6 +33,9 @@ const FIRST_SPREAD: Duration = Duration::from_secs(3);
 const GUID_MARGIN: Duration = Duration::from_secs(1);
 /// A slot that lies before that by less than this part of the interval moves to it.
 const GUID_PULL_DIVISOR: u32 = 4;
+/// A refused sign-out is shown for five minutes at the usual interval. It is over when it is refused: the session is kept as
+/// before.
+const REFUSAL_SHOWN: u8 = 10;
 /// New GUIDs that are asked for before we wait for the one that the gateway gives by itself, and the time between.
 const RENEWAL_TRIES: u8 = 3;
 const RENEWAL_PAUSE: Duration = Duration::from_secs(3);
@@ -81,6 +84,8 @@ pub(super) struct Held {
     renewal_tries: u8,
     /// The gateway gives no GUIDs that it is asked for: wait for its own.
     pub(super) renewals_refused: bool,
+    /// For how many heartbeats it is still shown that a sign-out was refused.
+    refusal_shown: u8,
     /// The token was refused: the next heartbeat goes without.
     pub(super) omit_token: bool,
     /// A consumer was told that the session is in danger.
@@ -149,6 +154,7 @@ impl Held {
             unconfirmed: None,
             renewal_tries: 0,
             renewals_refused: false,
+            refusal_shown: 0,
             omit_token: false,
             degraded: false,
             shut_down: false,
@@ -213,6 +219,23 @@ impl Held {
 
     pub(super) fn renewal_failed(&mut self) {
         self.renewal_tries = self.renewal_tries.saturating_add(1);
+    }
+
+    /// A sign-out was refused, and the session is kept on.
+    pub(super) fn remember_refusal(&mut self) {
+        self.refusal_shown = REFUSAL_SHOWN;
+    }
+
+    /// A heartbeat succeeded: whether the refusal has now been shown for long enough.
+    pub(super) fn forgets_refusal(&mut self) -> bool {
+        let shown = self.refusal_shown > 0;
+        self.refusal_shown = self.refusal_shown.saturating_sub(1);
+        shown && self.refusal_shown == 0
+    }
+
+    /// The agent is to be signed in: whether a refusal was shown till now.
+    pub(super) fn drop_refusal(&mut self) -> bool {
+        std::mem::take(&mut self.refusal_shown) > 0
     }
 
     /// An event says that the session has ended: ask the gateway now. The event may be late and belong to an earlier

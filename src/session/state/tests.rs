@@ -402,6 +402,31 @@ fn a_sign_out_refused_in_a_call_keeps_the_session() {
 }
 
 #[test]
+fn a_refused_sign_out_is_shown_for_ten_heartbeats_or_until_somebody_wants_the_agent_signed_in() {
+    let mended = Effect::Mended(Degradation::SignOutRefused);
+    let mut bench = Bench::active(false);
+    for _ in 0..2 {
+        bench.input(Input::SignOut);
+        bench.answer(Logout, Meaning::NotNow);
+        bench.effects.clear();
+        for _ in 0..9 {
+            bench.answer(Handshake, Meaning::Ok);
+        }
+        assert!(!bench.effects.contains(&mended));
+        bench.answer(Handshake, Meaning::Ok);
+        assert!(bench.effects.contains(&mended));
+        bench.effects.clear();
+        bench.answer(Handshake, Meaning::Ok);
+        assert_eq!(bench.effects, [Effect::Kept]);
+    }
+    bench.input(Input::SignOut);
+    bench.answer(Logout, Meaning::NotNow);
+    bench.effects.clear();
+    bench.input(Input::SignIn);
+    assert_eq!(bench.effects, [mended]);
+}
+
+#[test]
 fn stopping_leaves_the_session_open_or_signs_out_and_never_hangs() {
     let mut bench = Bench::active(false);
     bench.input(Input::Stop { sign_out: false });
