@@ -324,6 +324,16 @@ impl Simulator {
         self.gateway.faults.clear();
     }
 
+    /// The operator adds the callbacks of all sessions to the trust list: pushes to them are made from now on.
+    pub fn trust_callbacks(&self) {
+        for slot in self.gateway.slots() {
+            if let Some(session) = &mut slot.lock().session {
+                session.delivery.trust();
+            }
+            self.gateway.wake(slot);
+        }
+    }
+
     /// Closes the port and all connections to it, as in an outage. Sessions, timers and pushes go on.
     pub async fn pause_listening(&self) {
         self.port.close().await;

@@ -309,6 +309,13 @@ fn index(serial: u64) -> Option<usize> {
 }
 
 impl Delivery {
+    /// The address is in the trust list now.
+    pub(super) fn trust(&mut self) {
+        if let Delivery::Push { trusted, .. } = self {
+            *trusted = true;
+        }
+    }
+
     /// Whether events are pushed.
     pub(super) fn is_push(&self) -> bool {
         matches!(self, Delivery::Push { .. })

@@ -144,7 +144,7 @@ fn begin(gateway: &Gateway, slot: &Slot, login: &Login) -> (Answer, u64) {
     });
     gateway.enqueue(&slot.id, &mut agent, &first_events(login.activity), None);
     let mut answer = Answer::result(&json!({
-        "vdnid": 1, "workno": slot.id.as_str(), "mediatype": "TTF",
+        "vdnid": 1, "workno": slot.id.as_str(), "mediatype": slot.profile.mediatype,
         "loginTime": login_time.millis().to_string(), "isForceChange": "false",
         "serverName": "AgentGateway", "timeRemaining": "",
     }));

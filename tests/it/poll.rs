@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::support::certificates::Certificates;
+use super::support::relay::{Relay as Binary, Wiring};
 use super::support::{DEADLINE, eventually};
 
 struct Running {
@@ -62,7 +63,9 @@ fn configuration(folder: &Path, simulator: &Simulator) -> PathBuf {
 /// The numbers of our own events of this agent that were published, in their order.
 fn published(folder: &Path, agent: &str) -> Vec<u64> {
     let text = std::fs::read_to_string(folder.join("events.jsonl")).unwrap_or_default();
-    let events = text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON"));
+    // A line that is being written is not whole yet.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let events = whole.lines().map(|line| serde_json::from_str(line).expect("a line is JSON"));
     let events = events.filter(|event: &serde_json::Value| event["subject"] == agent);
     events.filter_map(|event| event["data"]["raw"]["content"]["n"].as_u64()).collect()
 }
@@ -119,5 +122,55 @@ async fn events_of_polled_agents_are_published_in_order_over_a_restart_and_the_r
     eventually("the agent is signed out", DEADLINE, gone).await;
     assert!(simulator.session(&two).is_some());
     relay.stop().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_of_the_binary_cost_a_polled_agent_no_session_and_at_most_the_answer_on_its_way() {
+    const KILLS: u64 = 3;
+    const ROUND: u64 = 20;
+    let mut binary = Binary::prepare();
+    let folder = binary.folder().to_owned();
+    let simulator = gateway(&folder).await;
+    binary.configure(&Wiring {
+        gateway_url: &simulator.base_url(),
+        gateway_ca: simulator.ca_pem().expect("it speaks TLS"),
+        agents: 1001..=1001,
+        password: "hush",
+        tables: &format!("[sinks.file.jsonl]\npath = \"{}/events.jsonl\"\n", folder.display()),
+    });
+    binary.edit("[[agents]]\n", "[[agents]]\nmode = \"poll\"\n");
+    let one = AgentId::parse("1001").expect("an id");
+    binary.start().await;
+    signed_in(&simulator, &one).await;
+    let mut n = 0;
+    for _ in 0..KILLS {
+        for _ in 0..ROUND {
+            emit(&simulator, &one, n);
+            n += 1;
+        }
+        let (before, goal) = (published(&folder, "1001").len(), 5);
+        let some = || async { (published(&folder, "1001").len() >= before + goal).then_some(()) };
+        eventually("events are published", DEADLINE, some).await;
+        binary.kill9().await;
+        // The session and the events wait at the gateway.
+        for _ in 0..3 {
+            emit(&simulator, &one, n);
+            n += 1;
+        }
+        binary.start().await;
+    }
+    emit(&simulator, &one, n);
+    let last = || async { published(&folder, "1001").contains(&n).then_some(()) };
+    eventually("the last event is published", DEADLINE, last).await;
+    let mut numbers = published(&folder, "1001");
+    // What was published and not yet noted as such comes again, with the id that it had.
+    numbers.sort_unstable();
+    numbers.dedup();
+    let missing = n + 1 - numbers.len() as u64;
+    // The gateway hands out an event once and asks for no receipt: one that is on its way at a kill is gone.
+    assert!(missing <= KILLS, "{missing} of {n} are missing: {numbers:?}");
+    assert_eq!(simulator.counts(&one).sign_ins, 1, "{}", binary.log());
+    binary.stop().await;
     simulator.stop().await;
 }

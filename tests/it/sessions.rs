@@ -490,9 +490,12 @@ async fn no_push_is_refused_while_guids_and_the_secret_of_tokens_change_under_lo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_whose_trust_list_leaves_us_out_is_noticed_and_the_log_says_what_to_look_at() {
-    let (mut relay, simulator) =
-        relay_and_gateway(|settings| settings.callback_trust_list = "https://elsewhere.example/push".into())
-            .await;
+    let (mut relay, simulator) = relay_and_gateway(|settings| {
+        settings.callback_trust_list = "https://elsewhere.example/push".into();
+        // Nobody is to be signed out for it while the test looks on.
+        settings.push_fail_total_ms = 600_000;
+    })
+    .await;
     relay.edit("heartbeat_interval_secs", "push_silence_limit_secs = 2\nheartbeat_interval_secs");
     relay.start().await;
     assert!(simulator.wait_for(DEADLINE, |s| s.signed_in == 50).await, "{}", relay.log());
@@ -510,6 +513,39 @@ async fn a_gateway_whose_trust_list_leaves_us_out_is_noticed_and_the_log_says_wh
         "one warning for all that fall silent together: {warnings:#?}"
     );
     assert!(warnings[0].contains("truststore") && warnings[0].contains("callback_uri"), "{}", warnings[0]);
+
+    simulator.trust_callbacks();
+    eventually("nobody is degraded once the list is right", DEADLINE, || async {
+        let silent = relay.metric("ccrelay_sessions_degraded{gateway=\"main\",reason=\"no_pushes\"}").await;
+        (silent == 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(simulator.statistics().total.sign_ins, 50, "and nobody had to sign in anew");
+    relay.stop().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_who_is_signed_in_without_voice_is_warned_of_by_name_and_others_are_not() {
+    let (mut relay, simulator) = relay_and_gateway(|settings| {
+        let mut silent = Agents::range(1050, 1050, PASSWORD);
+        silent.mediatype = "FTF".to_owned();
+        settings.agents = vec![Agents::range(1001, 1049, PASSWORD), silent];
+    })
+    .await;
+    relay.start().await;
+    assert!(simulator.wait_for(DEADLINE, |s| s.signed_in == 50).await, "{}", relay.log());
+    eventually("all are active", DEADLINE, || async {
+        let active = relay.metric("ccrelay_sessions{gateway=\"main\",state=\"active\"}").await;
+        (active == 50.0).then_some(())
+    })
+    .await;
+    let log = relay.log();
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("no voice calls come")).collect();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("1050") && warnings[0].contains("WARN"),
+        "{warnings:#?}"
+    );
     relay.stop().await;
     simulator.stop().await;
 }

@@ -57,6 +57,9 @@ pub struct Agents {
     /// The last of the range.
     #[serde(default)]
     pub last: Option<u32>,
+    /// What the sign-in signs in to, three letters T or F: voice, text chat, mail.
+    #[serde(default = "voice_and_chat")]
+    pub mediatype: String,
     /// Password at sign-in.
     pub password: SecretString,
     /// What to send instead with `LOGIN_PWD_DECRYPT_ENABLE`.
@@ -170,10 +173,15 @@ impl Agents {
             encrypted_password: None,
             phone: None,
             skills: default_skills(),
+            mediatype: voice_and_chat(),
             password_expired: false,
             not_forced: false,
         }
     }
+}
+
+fn voice_and_chat() -> String {
+    "TTF".to_owned()
 }
 
 fn default_skills() -> Vec<Skill> {
