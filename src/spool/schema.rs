@@ -28,6 +28,9 @@ const BUSY: Duration = Duration::from_secs(10);
 /// than this was not measurably faster, and all of it is in use for good after the first long outage of a broker.
 const WRITER_CACHE: i64 = -4_096;
 
+/// Bytes of the journal that are kept for reuse: writing over what is there needs no new blocks of the disk.
+const JOURNAL_KEPT: i64 = 4 << 20;
+
 const TABLES: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
     CREATE TABLE records (
@@ -332,6 +335,8 @@ fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {
     // The keeper thread checkpoints; the commit path must not.
     connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
     connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
+    // A journal that once had to grow while a reader held it up goes back to this with its next begin.
+    connection.pragma_update_and_check(None, "journal_size_limit", JOURNAL_KEPT, |_| Ok(()))?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())
 }
