@@ -33,6 +33,8 @@ use reply::Refusal;
 
 /// The header that carries the token (CEC API Reference 1275).
 const TOKEN_HEADER: &str = "service_token";
+/// What stands before the token in the query of an address that was given as `pushUrl`.
+const TOKEN_PARAMETER: &str = "token=";
 /// Pushes come to `/push/<gateway>`.
 pub const PUSH_PATH: &str = "/push/";
 
@@ -136,7 +138,12 @@ impl PushHandler {
 
     fn authenticate(&self, gateway: &GatewayName, request: &Request<Incoming>) -> Result<Bearer, Refusal> {
         let mut tokens = request.headers().get_all(TOKEN_HEADER).iter();
-        let token = tokens.next().ok_or(Refusal::TokenMissing)?;
+        let Some(token) = tokens.next() else {
+            // Older gateways send no header, but the address as it was given to them.
+            let token = request.uri().query().and_then(|query| query.strip_prefix(TOKEN_PARAMETER));
+            let token = token.ok_or(Refusal::TokenMissing)?;
+            return self.authenticator.bearer(gateway, token).map_err(Refusal::Token);
+        };
         // Two tokens are none: which of them would be the one that counts?
         let token = tokens.next().is_none().then(|| token.to_str().ok()).flatten();
         let token = token.ok_or(Refusal::Token(crate::authenticate::TokenFault::Malformed))?;

@@ -108,6 +108,9 @@ pub struct StoredSession {
     /// What is known of the program that signed it in, where that was not us.
     #[serde(default)]
     pub adopted: Option<StoredAdoption>,
+    /// The callback token of a session in the older push mode.
+    #[serde(default)]
+    pub fixed: Option<StoredAdoption>,
 }
 
 /// The mark of a stored session that another program signed in.

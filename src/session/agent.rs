@@ -99,6 +99,8 @@ pub(super) struct Agent {
     ticket: Option<Arc<Ticket>>,
     /// The token of the program that signed the session in, where that was not us.
     adopted: Option<SecretString>,
+    /// The token of a session in the older push mode, which stays the same.
+    fixed: Option<SecretString>,
     /// The turn for the next sign-in, once drawn.
     turn: Option<Instant>,
     /// There after a call that failed.
@@ -116,7 +118,17 @@ struct Trouble {
 impl Agent {
     pub(super) fn new(config: Arc<AgentConfig>, gateway: Arc<Gateway>, shared: Arc<Shared>) -> Agent {
         let machine = Machine::new(gateway.rules(&config));
-        Agent { config, gateway, shared, machine, ticket: None, adopted: None, turn: None, trouble: None }
+        Agent {
+            config,
+            gateway,
+            shared,
+            machine,
+            ticket: None,
+            adopted: None,
+            fixed: None,
+            turn: None,
+            trouble: None,
+        }
     }
 
     /// Keeps the session until the daemon stops or the agent leaves the roster. [`Agent::begin`] comes before.
@@ -274,6 +286,10 @@ impl Agent {
         (silence < self.gateway.config.sign_out_limit).then(|| {
             self.ticket = Some(Arc::new(stored.ticket));
             self.shared.status().media_type = stored.media_type.map(String::into_boxed_str);
+            if let Some(StoredAdoption { token }) = stored.fixed {
+                self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), &token);
+                self.fixed = Some(token);
+            }
             if let Some(StoredAdoption { token }) = stored.adopted {
                 self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), &token);
                 self.adopted = Some(token);
@@ -315,9 +331,7 @@ impl Agent {
             self.step(Input::Ended(Outcome::NoPassword)).await;
             return;
         };
-        let pushes = self.config.mode == Mode::Push;
-        let with_token = pushes && (operation.signs_in() || self.machine.wants_token());
-        let token = with_token.then(|| self.gateway.deps.tokens.mint(self.gateway(), self.agent_id()));
+        let token = self.token(operation);
         let sent = Instant::now();
         if operation.signs_in() {
             self.shared.sign_in_began();
@@ -332,6 +346,24 @@ impl Agent {
         };
         let answer = self.gateway.calls.call(call).await;
         self.answered(operation, answer, sent).await;
+    }
+
+    /// The callback token that goes with the call. In the older push mode it goes with the sign-in and never again, so it
+    /// is good for as long as the session.
+    fn token(&mut self, operation: Operation) -> Option<SecretString> {
+        let wanted = operation.signs_in() || self.machine.wants_token();
+        match self.config.mode {
+            Mode::Push if wanted => Some(self.gateway.deps.tokens.mint(self.gateway(), self.agent_id())),
+            Mode::LegacyPush if operation.signs_in() => {
+                let token = fixed_token()
+                    .unwrap_or_else(|| self.gateway.deps.tokens.mint(self.gateway(), self.agent_id()));
+                // Events may come before the answer to the sign-in.
+                self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), &token);
+                self.fixed = Some(token.clone());
+                Some(token)
+            }
+            Mode::Push | Mode::LegacyPush | Mode::Poll => None,
+        }
     }
 
     /// The password where the call needs one; `None` when it needs one that cannot be had.
@@ -653,6 +685,7 @@ impl Agent {
             settings_due: self.machine.settings_due(),
             media_type: self.shared.status().media_type.as_deref().map(str::to_owned),
             adopted: self.adopted.clone().map(|token| StoredAdoption { token }),
+            fixed: self.fixed.clone().map(|token| StoredAdoption { token }),
         })
     }
 
@@ -681,6 +714,13 @@ impl Agent {
 pub(super) fn lacks_voice(media_type: Option<&str>, skills: &Skills) -> bool {
     let media = media_type.and_then(Media::parse);
     media.is_some_and(|media| !media.voice) && *skills != Skills::Ids(Vec::new())
+}
+
+/// A token that nobody can guess; none where there is no entropy.
+fn fixed_token() -> Option<SecretString> {
+    let mut bytes = [0u8; 20];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
 }
 
 /// Whether the gateway does not do what was asked for, and will not the next time.

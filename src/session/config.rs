@@ -169,8 +169,19 @@ pub enum Mode {
     /// The gateway pushes them to the callback listener.
     #[default]
     Push,
+    /// Older gateways push them one by one to `pushUrl`; the token stands in that address.
+    #[serde(rename = "legacy-push")]
+    LegacyPush,
     /// We ask for them, one at a time; asking is the heartbeat too.
     Poll,
+}
+
+impl Mode {
+    /// Whether the gateway brings the events.
+    #[must_use]
+    pub fn is_pushed(self) -> bool {
+        self != Mode::Poll
+    }
 }
 
 /// Which skill queues an agent enters after sign-in.

@@ -7,6 +7,7 @@ use super::*;
 
 mod fake;
 mod guids;
+mod legacy;
 mod model;
 mod passing_on;
 mod polling;
@@ -395,6 +396,7 @@ async fn resumed_sessions_are_checked_in_the_order_of_their_guids_ages() {
             settings_due: false,
             media_type: None,
             adopted: None,
+            fixed: None,
         };
         scene.world.stored.lock().unwrap().insert(id.into(), stored);
     }

@@ -28,6 +28,8 @@ pub enum Operation {
     AgentStatus,
     /// `POST onlineagent/{id}/handshake`
     Handshake,
+    /// `PUT onlineagent/{id}/heartbeat`, of older gateways
+    Heartbeat,
     /// `PUT onlineagent/{id}/updateGuid`
     UpdateGuid,
     /// `GET agentevent/{id}`
@@ -117,7 +119,7 @@ pub(super) enum NoOperation {
 }
 
 /// Verb in the path, method, number of path arguments. Case counts: `forceLogin` is not there.
-const TABLE: [(&str, Operation, Method, usize); 19] = [
+const TABLE: [(&str, Operation, Method, usize); 20] = [
     ("", Operation::Login, Method::PUT, 0),
     ("forcelogin", Operation::ForceLogin, Method::PUT, 0),
     ("logout", Operation::Logout, Method::DELETE, 0),
@@ -127,6 +129,7 @@ const TABLE: [(&str, Operation, Method, usize); 19] = [
     ("agentskills", Operation::AgentSkills, Method::GET, 0),
     ("agentstatus", Operation::AgentStatus, Method::GET, 0),
     ("handshake", Operation::Handshake, Method::POST, 0),
+    ("heartbeat", Operation::Heartbeat, Method::PUT, 0),
     ("updateGuid", Operation::UpdateGuid, Method::PUT, 0),
     ("autoanswer", Operation::AutoAnswer, Method::POST, 1),
     ("autoenteridle", Operation::AutoEnterIdle, Method::POST, 1),

@@ -19,6 +19,7 @@ use super::gateway::Gateway;
 use super::operation::{Call, NoOperation, Operation};
 use super::poll;
 use super::session::{self, CallMark};
+use super::settings::PushShape;
 use super::voice;
 
 /// The most of a request that is read.
@@ -143,7 +144,11 @@ fn perform_now(
         return sign_out(gateway, slot, call, headers);
     }
     let mut agent = slot.lock();
-    if call.operation == Operation::Handshake {
+    let older = settings.push_shape == PushShape::Legacy;
+    if call.operation == Operation::Heartbeat && !older {
+        return Ok(Answer::status(StatusCode::NOT_FOUND));
+    }
+    if let Operation::Handshake | Operation::Heartbeat = call.operation {
         return calls::handshake(&mut agent, headers, settings);
     }
     let session = calls::authenticate(&mut agent, headers, settings)?;

@@ -12,7 +12,7 @@ use ccrelay::session::config::SessionsConfig;
 use ccrelay::session::{
     Deps, EventStore, Journal, LifecycleEvent, SessionStore, Sessions, StoreError, StoredSession, TokenSource,
 };
-use ccrelay::simulate::settings::Agents;
+use ccrelay::simulate::settings::{Agents, PushShape};
 use ccrelay::simulate::{Fault, FaultKind, Operation, Settings, SignOut, Simulator};
 use ccrelay::sink::BoxFuture;
 use secrecy::SecretString;
@@ -546,6 +546,35 @@ async fn an_agent_who_is_signed_in_without_voice_is_warned_of_by_name_and_others
         warnings.len() == 1 && warnings[0].contains("1050") && warnings[0].contains("WARN"),
         "{warnings:#?}"
     );
+    relay.stop().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_gateway_pushes_to_its_push_url_and_a_kill_costs_neither_session_nor_token() {
+    let (mut relay, simulator) = relay_and_gateway(|settings| {
+        settings.push_shape = PushShape::Legacy;
+        settings.auth_mode = 1;
+    })
+    .await;
+    relay.edit("[[agents]]\n", "[[agents]]\nmode = \"legacy-push\"\n");
+    relay.start().await;
+    assert!(simulator.wait_for(DEADLINE, |s| s.signed_in == 50).await, "{}", relay.log());
+    let pushed = |more: u64| {
+        let goal = simulator.statistics().total.delivered + more;
+        simulator.wait_for(DEADLINE, move |s| s.total.delivered >= goal)
+    };
+    simulator.play(2.0);
+    assert!(pushed(300).await, "{}", relay.log());
+    let beats = simulator.statistics().total.heartbeats;
+    assert!(simulator.wait_for(DEADLINE, |s| s.total.heartbeats >= beats + 150).await, "{}", relay.log());
+    assert_eq!(relay.metric("ccrelay_push_failures_total{").await, 0.0);
+    relay.kill9().await;
+    relay.start().await;
+    assert!(pushed(300).await, "{}", relay.log());
+    assert_eq!(relay.metric("ccrelay_push_failures_total{").await, 0.0, "{}", relay.log());
+    assert_eq!(simulator.statistics().total.sign_ins, 50, "each agent signed in once");
+    assert!(!relay.log().contains("token="), "{}", relay.log());
     relay.stop().await;
     simulator.stop().await;
 }

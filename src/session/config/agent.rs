@@ -190,11 +190,12 @@ settings! {
 }
 
 impl Setting for Mode {
-    const EXPECTED: &str = "push or poll";
+    const EXPECTED: &str = "push, legacy-push or poll";
 
     fn parse(text: &str) -> Option<Mode> {
         match text {
             "push" => Some(Mode::Push),
+            "legacy-push" => Some(Mode::LegacyPush),
             "poll" => Some(Mode::Poll),
             _ => None,
         }

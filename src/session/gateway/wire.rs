@@ -44,6 +44,10 @@ impl Wire {
         let (method, uri) = match call.operation {
             Operation::Login => (Method::PUT, agent),
             Operation::ForceLogin => (Method::PUT, format!("{agent}/forcelogin")),
+            // Known from clients of older gateways only.
+            Operation::Handshake if call.agent.mode == Mode::LegacyPush => {
+                (Method::PUT, format!("{agent}/heartbeat"))
+            }
             Operation::Handshake => (Method::POST, format!("{agent}/handshake")),
             Operation::Poll => (Method::GET, format!("{base}/agentevent/{}", call.agent_id())),
             Operation::UpdateGuid => (Method::PUT, format!("{agent}/updateGuid")),
@@ -62,7 +66,7 @@ impl Wire {
             }
             Operation::Work => (Method::POST, format!("{agent}/work")),
         };
-        let empty = method == Method::POST || call.operation == Operation::UpdateGuid;
+        let empty = method == Method::POST || (method == Method::PUT && !call.operation.signs_in());
         let mut request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, JSON);
         if empty {
             // hyper leaves the length of an empty body out; some balancers answer a POST or PUT without one with 411.
@@ -176,12 +180,16 @@ struct SignInBody<'a> {
     call_back_uri: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     service_token: Option<&'a str>,
+    /// In place of both at older gateways. The token is in the address, since nothing else comes with a push.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    push_url: Option<String>,
 }
 
 impl<'a> SignInBody<'a> {
     fn new(call: Call<'a>, callback_uri: &'a str) -> SignInBody<'a> {
         let options: &SignInOptions = &call.agent.options;
         let pushes = call.agent.mode == Mode::Push;
+        let token = call.token.map_or("", |token| token.expose_secret());
         SignInBody {
             password: call.password.map_or("", |password| password.expose_secret()),
             phonenum: &options.phone_number,
@@ -198,7 +206,8 @@ impl<'a> SignInBody<'a> {
             vc_phone_number: options.vc_phone_number.as_deref(),
             listen_status: options.listen_status,
             call_back_uri: pushes.then_some(callback_uri),
-            service_token: pushes.then(|| call.token.map_or("", |token| token.expose_secret())),
+            service_token: pushes.then_some(token),
+            push_url: (call.agent.mode == Mode::LegacyPush).then(|| format!("{callback_uri}?token={token}")),
         }
     }
 }

@@ -11,7 +11,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::{Kept, Sessions};
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::BUDGET_BOUNDS;
-use crate::session::config::Mode;
 use crate::session::state::Degradation;
 use crate::session::status::Shared;
 use crate::session::{LifecycleEvent, LifecycleKind};
@@ -67,7 +66,7 @@ impl Sessions {
         let mut sums = Sums::default();
         let config = &kept.gateway.config;
         for slot in kept.read().values() {
-            let pushes = slot.config.mode == Mode::Push;
+            let pushes = slot.config.mode.is_pushed();
             if pushes && slot.shared.falls_silent(config.push_silence_limit, now) {
                 sums.silent += 1;
                 sums.first_silent.get_or_insert_with(|| slot.shared.agent_id.clone());

@@ -212,3 +212,37 @@ proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn an_older_gateway_gets_a_push_url_with_the_token_and_another_heartbeat() {
+    let agent = serde_json::json!({ "mode": "legacy-push" });
+    let sent = body(request(Operation::Login, agent.clone())).await;
+    assert_eq!(sent["pushUrl"], "https://relay.example/push/main?token=Token1");
+    assert!(sent.get("callBackUri").is_none() && sent.get("serviceToken").is_none(), "{sent}");
+    let heartbeat = request(Operation::Handshake, agent);
+    assert_eq!(
+        (heartbeat.method(), heartbeat.uri().path()),
+        (&Method::PUT, "/agentgateway/resource/onlineagent/291/heartbeat")
+    );
+    assert_eq!(heartbeat.headers()[CONTENT_LENGTH], "0");
+    let now = body(request(Operation::Login, serde_json::json!({}))).await;
+    assert!(now.get("pushUrl").is_none() && now["serviceToken"] == "Token1", "{now}");
+}
+
+#[test]
+fn an_updated_guid_is_read_from_the_body_with_and_without_its_name() {
+    let read = |body: &str| updated_guid(body.as_bytes()).map(|guid| guid.expose_secret().to_owned());
+    let guid = Some("uuid.AgentGateway0".to_owned());
+    assert_eq!(read(r#"{"retcode":"0","result":{"guid":"uuid.AgentGateway0"}}"#), guid);
+    assert_eq!(read(r#"{"retcode":"0","result":{"guid":"JSESSIONID=uuid.AgentGateway0"}}"#), guid);
+    for none in [
+        "",
+        "{}",
+        r#"{"result":{}}"#,
+        r#"{"result":{"guid":""}}"#,
+        r#"{"result":{"guid":7}}"#,
+        r#"{"result":{"guid":"a b"}}"#,
+    ] {
+        assert_eq!(read(none), None, "{none}");
+    }
+}
