@@ -766,9 +766,8 @@ impl Machine {
                 held.renewal_failed();
                 held.doubt(now);
             }
-            Outcome::Answered(Meaning::SwitchingOver | Meaning::Transient) | Outcome::Unanswered { .. } => {
-                held.renewal_failed();
-            }
+            Outcome::Answered(Meaning::SwitchingOver | Meaning::Transient) => held.renewal_failed(),
+            Outcome::Unanswered { .. } => held.renewal_unanswered(now),
             // Also a success that brings no new GUID: the gateway's are static.
             _ => held.renewals_refused = true,
         }

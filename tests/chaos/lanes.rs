@@ -244,12 +244,19 @@ impl Run<'_> {
     /// So the witness must be there first, or Mosquitto's own loss would be taken for ours.
     async fn restart_mosquitto(&self, mosquitto: &mut Mosquitto, fault: Fault, length: Duration) {
         let (path, witness) = (&self.shared.mqtt_path, &self.shared.in_mqtt);
+        path.refuse();
+        path.cut();
+        // What it has confirmed and not yet written to the witness would die with it, the more the busier the machine: it saves
+        // to disk each second only. So the publisher's path goes first, and the kill comes when the witness hears nothing more.
+        let mut heard = None;
+        while heard != Some(witness.arrivals()) {
+            heard = Some(witness.arrivals());
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
         match fault {
             Fault::Killed => mosquitto.kill9().await,
             _ => mosquitto.stop().await,
         }
-        path.refuse();
-        path.cut();
         tokio::time::sleep(length).await;
         let subscriptions = witness.subscriptions();
         mosquitto.start_again().await;

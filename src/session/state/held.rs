@@ -82,6 +82,9 @@ pub(super) struct Held {
     pub(super) unconfirmed: Option<Entry>,
     /// New GUIDs that were asked for in vain since the last one came.
     renewal_tries: u8,
+    /// One of these was not answered: there may be a new GUID that we do not know. Ours lives on for a while, but asked once more
+    /// for nothing it may be two behind and dead.
+    renewal_in_doubt: bool,
     /// The gateway gives no GUIDs that it is asked for: wait for its own.
     pub(super) renewals_refused: bool,
     /// For how many heartbeats it is still shown that a sign-out was refused.
@@ -153,6 +156,7 @@ impl Held {
             set_up: (skills == SkillsState::Due).then(|| SetUp::new(since)),
             unconfirmed: None,
             renewal_tries: 0,
+            renewal_in_doubt: false,
             renewals_refused: false,
             refusal_shown: 0,
             omit_token: false,
@@ -177,6 +181,7 @@ impl Held {
         self.last_ok = sent;
         self.repeat.reset();
         self.unconfirmed = None;
+        self.renewal_in_doubt = false;
         self.omit_token = false;
         self.degraded = false;
         if let Some(late) = now.checked_duration_since(self.slot) {
@@ -207,7 +212,8 @@ impl Held {
     /// When a new GUID is to be asked for. Not where heartbeats fail: they matter more, and bring one too.
     pub(super) fn to_renew(&self, rules: &Rules) -> Option<(Operation, Instant)> {
         let well = self.unconfirmed.is_none() && self.repeat.tries() == 0 && !self.shut_down;
-        let wanted = well && !self.renewals_refused && self.renewal_tries < RENEWAL_TRIES;
+        let wanted =
+            well && !self.renewal_in_doubt && !self.renewals_refused && self.renewal_tries < RENEWAL_TRIES;
         let age = rules.guid_renewal.filter(|_| wanted)? + RENEWAL_PAUSE * self.renewal_tries.into();
         Some((Operation::UpdateGuid, self.guid_since? + age))
     }
@@ -215,10 +221,19 @@ impl Held {
     pub(super) fn guid_renewed(&mut self, now: Instant) {
         self.guid_since = Some(now);
         self.renewal_tries = 0;
+        self.renewal_in_doubt = false;
     }
 
     pub(super) fn renewal_failed(&mut self) {
         self.renewal_tries = self.renewal_tries.saturating_add(1);
+    }
+
+    /// No answer came: a heartbeat has to show that answers come again before one more is asked for, and soon, because ours
+    /// may have been succeeded.
+    pub(super) fn renewal_unanswered(&mut self, now: Instant) {
+        self.renewal_failed();
+        self.renewal_in_doubt = true;
+        self.doubt(now);
     }
 
     /// A sign-out was refused, and the session is kept on.

@@ -582,6 +582,27 @@ proptest! {
 }
 
 #[test]
+fn after_a_renewal_without_an_answer_a_heartbeat_must_succeed_before_the_next_is_asked_for() {
+    let mut bench = Bench::new(false);
+    bench.machine = Machine::new(Rules { guid_renewal: Some(Duration::from_secs(45)), ..rules(false) });
+    bench.input(Input::Start(None));
+    bench.answer(Login, Meaning::Ok);
+    bench.answer(ResetSkill, Meaning::Ok);
+    while !matches!(bench.machine.next(), Next::Call(UpdateGuid, _)) {
+        bench.answer(Handshake, Meaning::Ok);
+    }
+    bench.call(UpdateGuid, LOST_ANSWER);
+    // The gateway may have another GUID now. Were it asked again in vain, ours would be two behind.
+    for _ in 0..3 {
+        assert!(matches!(bench.machine.next(), Next::Call(Handshake, _)), "{:?}", bench.machine.next());
+        bench.call(Handshake, LOST_ANSWER);
+    }
+    bench.answer(Handshake, Meaning::Ok);
+    let waited = bench.answer(UpdateGuid, Meaning::Ok);
+    assert!(waited < Duration::from_secs(5), "soon, while ours is still taken: {waited:?}");
+}
+
+#[test]
 fn a_renewal_waits_for_the_skill_queues_and_while_heartbeats_fail() {
     let renewal = Some(Duration::from_secs(45));
     let mut bench = Bench::new(false);

@@ -90,8 +90,8 @@ async fn a_renewal_that_fails_is_repeated_a_few_times_and_costs_nothing_else() {
         let sessions = scene.start();
         scene.pass(600).await;
         let asked = scene.gateway.count(UpdateGuid);
-        // Three for each GUID, which then lives for a minute.
-        assert!((24..=30).contains(&asked), "{asked}");
+        // Three for each GUID, which then lives for a minute; two where a heartbeat comes in between.
+        assert!((18..=30).contains(&asked), "{asked}");
         assert_eq!((scene.gateway.count(Login), view(&sessions).state), (1, "active"));
         scene.gateway.check();
     }
