@@ -16,7 +16,7 @@ use crate::admin::{self, Api, OperationsHandler, Parts, Readiness};
 use crate::authenticate::{Authenticator, TokenKey};
 use crate::calm::Calm;
 use crate::clock::Clock;
-use crate::config::{Config, OperationsConfig, SinkConfig, SinkKind, TokenConfig};
+use crate::config::{Config, OperationsConfig, Outline, SinkConfig, SinkKind, TokenConfig};
 use crate::deliver::{DeliverConfig, Way, Ways, Worker};
 use crate::event::GatewayName;
 use crate::lifecycle::Lifecycle;
@@ -197,16 +197,13 @@ impl Relay {
         })
     }
 
-    /// From now on what may change while the daemon runs is read anew when it changes or when somebody asks for it.
-    ///
-    /// # Errors
-    /// When the configuration at `path` cannot be read any more.
-    pub fn watch_files(&mut self, path: &Path, set_log_level: Option<SetLogLevel>) -> anyhow::Result<()> {
-        let Some(wishes) = self.wishes.take() else { return Ok(()) };
+    /// From now on what may change while the daemon runs is read anew when it changes or when somebody asks for it. The
+    /// configuration was read from `path` with this outline.
+    pub fn watch_files(&mut self, path: &Path, outline: Outline, set_log_level: Option<SetLogLevel>) {
+        let Some(wishes) = self.wishes.take() else { return };
         let targets = Targets { set_log_level, ..self.targets.clone() };
-        let reloader = Reloader::new(path, &self.config, targets, self.metrics.clone())?;
+        let reloader = Reloader::new(path, &self.config, outline, targets, self.metrics.clone());
         self.lifecycle.spawn("reloads", reloader.run(self.lifecycle.clone(), wishes));
-        Ok(())
     }
 
     /// Runs until the stop, then ends in order: sessions, pushes in hand, sinks, spool, operations.

@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload::Handle;
 
 use crate::app::Relay;
-use crate::config::{self, Config, LogConfig, LogFormat};
+use crate::config::{self, Config, LogConfig, LogFormat, Outline};
 use crate::demo;
 use crate::lifecycle::Lifecycle;
 use crate::reload::SetLogLevel;
@@ -110,8 +110,8 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(file) => with_config(&file.config, |config| run(config, &file.config)),
-        Command::Check(file) => with_config(&file.config, |_| {
+        Command::Run(file) => with_config(&file.config, |config, outline| run(config, outline, &file.config)),
+        Command::Check(file) => with_config(&file.config, |_, _| {
             println!("{}: no mistakes found", file.config.display());
             ExitCode::SUCCESS
         }),
@@ -136,9 +136,9 @@ fn inspected(result: anyhow::Result<ExitCode>) -> ExitCode {
     })
 }
 
-fn with_config(path: &Path, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
-    match config::load(path) {
-        Ok(config) => then(config),
+fn with_config(path: &Path, then: impl FnOnce(Config, Outline) -> ExitCode) -> ExitCode {
+    match config::load_outlined(path) {
+        Ok((config, outline)) => then(config, outline),
         Err(error) => {
             eprintln!("ccrelay: {error}");
             ExitCode::from(CONFIGURATION)
@@ -146,13 +146,13 @@ fn with_config(path: &Path, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     }
 }
 
-fn run(config: Config, path: &Path) -> ExitCode {
+fn run(config: Config, outline: Outline, path: &Path) -> ExitCode {
     let set_log_level = init_logging(&config.log);
     finish(block_on(async {
         let lifecycle = Lifecycle::default();
         lifecycle.watch_signals().context("cannot watch signals")?;
         let mut relay = Relay::start(config, lifecycle).await?;
-        relay.watch_files(path, set_log_level)?;
+        relay.watch_files(path, outline, set_log_level);
         relay.run().await
     }))
 }

@@ -2,10 +2,10 @@
 //! that refuses unknown keys and turned into a [`Config`] that cannot be wrong, with every mistake reported at once.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use figment::value::Dict;
 use thiserror::Error;
 
 mod layers;
@@ -107,8 +107,22 @@ fn list(path: &Path, problems: &[Problem]) -> String {
 /// # Errors
 /// When the file cannot be read, or anything in it or in the environment is wrong; all mistakes are named.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    read(path, layers::merged(path)?)
+}
+
+/// As [`load`], with the outline of what was read.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_outlined(path: &Path) -> Result<(Config, Outline), ConfigError> {
+    let layers = layers::merged(path)?;
+    let outline = Outline(layers::outline(&layers));
+    Ok((read(path, layers)?, outline))
+}
+
+fn read(path: &Path, layers: Dict) -> Result<Config, ConfigError> {
     let mut problems = Problems::default();
-    let raw = layers::read(path, &mut problems)?;
+    let raw = layers::read_layers(layers, &mut problems);
     let config = raw.and_then(|raw| sections::validate(raw, &mut problems));
     match (config, problems.found.is_empty()) {
         (Some(config), true) => Ok(config),
@@ -136,23 +150,9 @@ impl Outline {
     #[must_use]
     pub fn with(mut self, newer: Outline, takes: impl Fn(&str) -> bool) -> Outline {
         self.0.retain(|key, _| !takes(key));
-        for (key, value) in newer.0 {
-            if let Entry::Vacant(entry) = self.0.entry(key)
-                && takes(entry.key())
-            {
-                entry.insert(value);
-            }
-        }
+        self.0.extend(newer.0.into_iter().filter(|(key, _)| takes(key)));
         self
     }
-}
-
-/// The outline of what [`load`] reads.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn outline(path: &Path) -> Result<Outline, ConfigError> {
-    layers::outline(path).map(Outline)
 }
 
 /// Names the environment variable wherever the value came from one.

@@ -147,26 +147,24 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// A reloader of a daemon that was started with `config`, which was read from `path` a moment ago.
-    ///
-    /// # Errors
-    /// When the file cannot be read any more.
+    /// A reloader of a daemon that was started with `config`, which was read from `path` with this outline.
+    #[must_use]
     pub fn new(
         path: &Path,
         config: &Config,
+        outline: Outline,
         targets: Targets,
         metrics: Metrics,
-    ) -> Result<Reloader, ConfigError> {
-        let outline = config::outline(path)?;
+    ) -> Reloader {
         let stamps = stamps(&files(path, config));
-        Ok(Reloader {
+        Reloader {
             path: path.into(),
             targets: Arc::new(targets),
             in_force: InForce { outline, level: config.log.level.clone(), stamps: stamps.clone() },
             seen: stamps.clone(),
             tried: stamps,
             metrics,
-        })
+        }
     }
 
     /// Reloads whenever there is a reason to, until the stop.
@@ -233,8 +231,7 @@ impl Reloader {
         let before = stamps(&self.in_force.stamps.keys().cloned().collect::<Vec<_>>());
         (self.seen, self.tried) = (before.clone(), before);
         let problem = |key: &str, message: String| vec![Problem { key: key.to_owned(), message }];
-        let config = config::load(&self.path).map_err(problems_of)?;
-        let outline = config::outline(&self.path).map_err(problems_of)?;
+        let (config, outline) = config::load_outlined(&self.path).map_err(problems_of)?;
         let now = stamps(&files(&self.path, &config));
 
         let callback = tls::server_config(&config.callback.certificate_file, &config.callback.key_file)

@@ -19,13 +19,8 @@ use super::{ConfigError, Problems};
 /// are not: the log filter, the file's own name, or what a test sets.
 const PREFIX: &str = "CCRELAY_";
 
-/// The raw model; none when the mistakes are such that nothing more can be said about the rest.
-pub(super) fn read(path: &Path, problems: &mut Problems) -> Result<Option<RawConfig>, ConfigError> {
-    Ok(read_layers(merged(path)?, problems))
-}
-
 /// The file with the environment over it.
-fn merged(path: &Path) -> Result<Dict, ConfigError> {
+pub(super) fn merged(path: &Path) -> Result<Dict, ConfigError> {
     let unreadable = |reason: String| ConfigError::Unreadable { path: path.into(), reason };
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
     check_syntax(&text).map_err(unreadable)?;
@@ -36,10 +31,12 @@ fn merged(path: &Path) -> Result<Dict, ConfigError> {
 }
 
 /// Each key with a hash of its value.
-pub(super) fn outline(path: &Path) -> Result<BTreeMap<String, u64>, ConfigError> {
+pub(super) fn outline(dict: &Dict) -> BTreeMap<String, u64> {
     let mut keys = BTreeMap::new();
-    add_to_outline(&mut keys, String::new(), &Value::from(merged(path)?));
-    Ok(keys)
+    for (name, value) in dict {
+        add_to_outline(&mut keys, name.clone(), value);
+    }
+    keys
 }
 
 fn add_to_outline(keys: &mut BTreeMap<String, u64>, key: String, value: &Value) {
@@ -47,8 +44,7 @@ fn add_to_outline(keys: &mut BTreeMap<String, u64>, key: String, value: &Value) 
     match value {
         Value::Dict(_, dict) => {
             for (name, value) in dict {
-                let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-                add_to_outline(keys, key, value);
+                add_to_outline(keys, format!("{key}.{name}"), value);
             }
             return;
         }
@@ -75,6 +71,7 @@ fn check_syntax(text: &str) -> Result<(), String> {
     })
 }
 
+/// The raw model; none when the mistakes are such that nothing more can be said about the rest.
 pub(super) fn read_layers(mut dict: Dict, problems: &mut Problems) -> Option<RawConfig> {
     loop {
         let error = match RawConfig::deserialize(&Value::from(dict.clone())) {

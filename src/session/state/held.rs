@@ -7,10 +7,10 @@
 //! which a minute away, a start, and the first heartbeats over five seconds fit. What stays: a kill between the
 //! gateway's answer with a new GUID and its being on disk, some milliseconds in 45 s.
 //!
-//! Where a gateway refuses that (older ones, static GUIDs), heartbeats keep slots, and the slots keep step with the GUID: the gateway renews a GUID on the first heartbeat after
-//! `guid_interval`, so a heartbeat a moment before that age would leave it to the next one, half a minute later. A
-//! daemon that is killed then and returns within seconds would meet a dead GUID. So a slot shortly before that age
-//! moves to it, and no slot lies beyond it.
+//! Where a gateway refuses that (older ones, static GUIDs), heartbeats keep slots, and the slots keep step with the GUID:
+//! the gateway renews a GUID on the first heartbeat after `guid_interval`, so a heartbeat a moment before that age would
+//! leave it to the next one, half a minute later. A daemon that is killed then and returns within seconds would meet a
+//! dead GUID. So a slot shortly before that age moves to it, and no slot lies beyond it.
 
 use std::time::Duration;
 

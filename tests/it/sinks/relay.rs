@@ -36,10 +36,10 @@ impl Running {
         );
         let file = folder.join("config.toml");
         std::fs::write(&file, text).expect("the folder can be written");
-        let config = config::load(&file).unwrap_or_else(|error| panic!("{error}"));
+        let (config, outline) = config::load_outlined(&file).unwrap_or_else(|error| panic!("{error}"));
         let lifecycle = Lifecycle::default();
         let mut relay = Relay::start(config, lifecycle.clone()).await.expect("the relay starts");
-        relay.watch_files(&file, None).expect("the file is there");
+        relay.watch_files(&file, outline, None);
         let (spool, metrics) = (relay.spool.clone(), relay.metrics.clone());
         Running { spool, metrics, lifecycle, run: tokio::spawn(relay.run()) }
     }
