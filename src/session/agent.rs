@@ -63,7 +63,9 @@ impl Gateway {
     /// Says once what it means that a gateway refuses to renew GUIDs.
     fn note_no_renewals(&self) {
         if !self.renewals_missed.swap(true, Ordering::Relaxed) {
-            tracing::warn!(gateway = %self.config.name, "the gateway does not give new GUIDs when it is asked                 (updateGuid); it gives them with heartbeats, but a restart after nearly a minute may then have to sign                 agents in anew; guid_renewal_secs = 0 asks no more");
+            tracing::warn!(gateway = %self.config.name, "the gateway does not give new GUIDs when it is asked \
+                (updateGuid); it gives them with heartbeats, but a restart after nearly a minute may then have to sign \
+                agents in anew; guid_renewal_secs = 0 asks no more");
         }
     }
 

@@ -666,6 +666,9 @@ impl Machine {
                 self.check_silence(outcome, now);
             }
             _ => {
+                if let Outcome::Unanswered { may_have_arrived: true } = outcome {
+                    held.answer_lost();
+                }
                 held.heartbeat_failed(now);
                 self.check_silence(outcome, now);
             }

@@ -7,7 +7,13 @@
 //! which a minute away, a start, and the first heartbeats over five seconds fit. What stays: a kill between the
 //! gateway's answer with a new GUID and its being on disk, some milliseconds in 45 s.
 //!
-//! Where a gateway refuses that (older ones, static GUIDs), heartbeats keep slots, and the slots keep step with the GUID:
+//! **A new GUID that we were not told.** An answer that is lost may have carried one: ours is then the one before, taken for
+//! a while yet, and dead with the next change whose answer is lost too, since a gateway tells each only once. So after a
+//! heartbeat or an `updateGuid` without an answer, the first heartbeat that succeeds and brings none is followed by an
+//! `updateGuid` at once: answers come through just then. That holds after every unanswered one, however young our GUID is, since
+//! the gateway's interval may be shorter than the one we were told.
+//!
+//! Where a gateway refuses `updateGuid` (older ones, static GUIDs), heartbeats keep slots, and the slots keep step with the GUID:
 //! the gateway renews a GUID on the first heartbeat after `guid_interval`, so a heartbeat a moment before that age would
 //! leave it to the next one, half a minute later. A daemon that is killed then and returns within seconds would meet a
 //! dead GUID. So a slot shortly before that age moves to it, and no slot lies beyond it.
@@ -82,9 +88,8 @@ pub(super) struct Held {
     pub(super) unconfirmed: Option<Entry>,
     /// New GUIDs that were asked for in vain since the last one came.
     renewal_tries: u8,
-    /// One of these was not answered: there may be a new GUID that we do not know. Ours lives on for a while, but asked once more
-    /// for nothing it may be two behind and dead.
-    renewal_in_doubt: bool,
+    /// Whether our GUID is the newest.
+    newest: Newest,
     /// The gateway gives no GUIDs that it is asked for: wait for its own.
     pub(super) renewals_refused: bool,
     /// For how many heartbeats it is still shown that a sign-out was refused.
@@ -97,6 +102,19 @@ pub(super) struct Held {
     shut_down: bool,
     /// The heartbeat in flight was sent after that event.
     checking: bool,
+}
+
+/// Whether the GUID that we hold is the newest, as far as we can know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Newest {
+    /// Every answer that may have carried a newer one came.
+    Ours,
+    /// One did not. Ours lives on for a while, but asked for one more in vain it may be two behind and dead: a heartbeat has to
+    /// show first that answers come again.
+    Doubted,
+    /// They come again, and none brought it: it is to be asked for. All sessions do that after an outage, as spread as their
+    /// heartbeats are.
+    Missed,
 }
 
 /// How far the agent is set up.
@@ -156,7 +174,7 @@ impl Held {
             set_up: (skills == SkillsState::Due).then(|| SetUp::new(since)),
             unconfirmed: None,
             renewal_tries: 0,
-            renewal_in_doubt: false,
+            newest: Newest::Ours,
             renewals_refused: false,
             refusal_shown: 0,
             omit_token: false,
@@ -181,7 +199,9 @@ impl Held {
         self.last_ok = sent;
         self.repeat.reset();
         self.unconfirmed = None;
-        self.renewal_in_doubt = false;
+        if self.newest == Newest::Doubted {
+            self.newest = Newest::Missed;
+        }
         self.omit_token = false;
         self.degraded = false;
         if let Some(late) = now.checked_duration_since(self.slot) {
@@ -212,18 +232,28 @@ impl Held {
     /// When a new GUID is to be asked for. Not where heartbeats fail: they matter more, and bring one too.
     pub(super) fn to_renew(&self, rules: &Rules) -> Option<(Operation, Instant)> {
         let well = self.unconfirmed.is_none() && self.repeat.tries() == 0 && !self.shut_down;
-        let wanted =
-            well && !self.renewal_in_doubt && !self.renewals_refused && self.renewal_tries < RENEWAL_TRIES;
-        let age = rules.guid_renewal.filter(|_| wanted)? + RENEWAL_PAUSE * self.renewal_tries.into();
-        Some((Operation::UpdateGuid, self.guid_since? + age))
+        let wanted = well && !self.renewals_refused && self.renewal_tries < RENEWAL_TRIES;
+        let age = rules.guid_renewal.filter(|_| wanted)?;
+        let from = match self.newest {
+            Newest::Ours => self.guid_since? + age,
+            Newest::Doubted => return None,
+            Newest::Missed => self.last_ok,
+        };
+        Some((Operation::UpdateGuid, from + RENEWAL_PAUSE * self.renewal_tries.into()))
     }
 
     pub(super) fn guid_renewed(&mut self, now: Instant) {
         self.guid_since = Some(now);
         self.renewal_tries = 0;
-        self.renewal_in_doubt = false;
+        self.newest = Newest::Ours;
     }
 
+    /// A heartbeat was not answered, or a call that asked for a GUID: with the answer a new one may have been lost.
+    pub(super) fn answer_lost(&mut self) {
+        self.newest = Newest::Doubted;
+    }
+
+    /// Asked for in vain: once more after a while.
     pub(super) fn renewal_failed(&mut self) {
         self.renewal_tries = self.renewal_tries.saturating_add(1);
     }
@@ -232,7 +262,7 @@ impl Held {
     /// may have been succeeded.
     pub(super) fn renewal_unanswered(&mut self, now: Instant) {
         self.renewal_failed();
-        self.renewal_in_doubt = true;
+        self.answer_lost();
         self.doubt(now);
     }
 

@@ -43,9 +43,14 @@ pub(super) enum Script {
     Slow,
 }
 
+/// `GUIDINTERVAL`: a heartbeat brings another GUID from this age on.
+const GUID_INTERVAL: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Default)]
 struct Desk {
     guid: Option<String>,
+    /// The one before: still taken until its time is over, and told to nobody again.
+    previous: Option<String>,
     last_heard: Option<Instant>,
     guid_since: Option<Instant>,
     /// Polls answered: each brings an event that is its number.
@@ -53,6 +58,16 @@ struct Desk {
     in_flight: bool,
     /// What was set since the last sign-in; nothing where it was not ours.
     set_up: Option<Vec<Operation>>,
+}
+
+impl Desk {
+    /// Another GUID, which the caller is to be told.
+    fn renew(&mut self, number: u32, now: Instant) -> String {
+        let guid = format!("guid-{number}");
+        self.previous = self.guid.replace(guid.clone());
+        self.guid_since = Some(now);
+        guid
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +92,9 @@ struct State {
     passwords: Vec<String>,
     /// As with `AUTHMODE=1`: GUIDs last as long as their sessions.
     static_guids: bool,
+    guid_interval: Option<Duration>,
+    /// How many more heartbeat answers that carry a new GUID are lost.
+    guids_to_lose: u32,
 }
 
 /// The gateway.
@@ -103,6 +121,17 @@ impl FakeGateway {
 
     pub(super) fn keep_guids(&self) {
         self.state.lock().unwrap().static_guids = true;
+    }
+
+    /// GUIDs change when they are that old, and the next so many heartbeat answers that carry a new one are lost.
+    pub(super) fn change_guids(&self, interval: Duration, lose: u32) {
+        let mut state = self.state.lock().unwrap();
+        (state.guid_interval, state.guids_to_lose) = (Some(interval), lose);
+    }
+
+    /// How many of those are still to be lost.
+    pub(super) fn guids_to_lose(&self) -> u32 {
+        self.state.lock().unwrap().guids_to_lose
     }
 
     /// What the agent was set to since we signed it in; `None` where that was somebody else.
@@ -219,13 +248,16 @@ impl State {
             self.guids += 1;
             let guid = format!("guid-{}", self.guids);
             (desk.guid, desk.last_heard, desk.guid_since) = (Some(guid.clone()), Some(now), Some(now));
+            desk.previous = None;
             desk.set_up = Some(Vec::new());
             return answer("0", Some(guid));
         }
         let held = call.ticket.map(|ticket| ticket.guid.expose_secret().to_owned());
         match &desk.guid {
             None => return answer("100-006", None),
-            guid if *guid != held => return answer("000-003", None),
+            guid if *guid != held && (held.is_none() || desk.previous != held) => {
+                return answer("000-003", None);
+            }
             Some(_)
                 if !self.static_guids
                     && desk.guid_since.is_some_and(|since| now.duration_since(since) >= GUID_TIMEOUT) =>
@@ -239,19 +271,17 @@ impl State {
             Operation::UpdateGuid if self.static_guids => {}
             Operation::UpdateGuid => {
                 self.guids += 1;
-                (desk.guid, desk.guid_since) = (Some(format!("guid-{}", self.guids)), Some(now));
-                return answer("0", desk.guid.clone());
+                return answer("0", Some(desk.renew(self.guids, now)));
             }
             Operation::Handshake | Operation::Poll => {
                 desk.last_heard = Some(now);
                 if !self.static_guids
-                    && desk
-                        .guid_since
-                        .is_some_and(|since| now.duration_since(since) >= Duration::from_secs(60))
+                    && desk.guid_since.is_some_and(|since| {
+                        now.duration_since(since) >= self.guid_interval.unwrap_or(GUID_INTERVAL)
+                    })
                 {
                     self.guids += 1;
-                    (desk.guid, desk.guid_since) = (Some(format!("guid-{}", self.guids)), Some(now));
-                    return answer("0", desk.guid.clone());
+                    return answer("0", Some(desk.renew(self.guids, now)));
                 }
             }
             setting => desk.set_up.iter_mut().for_each(|made| made.push(setting)),
@@ -287,7 +317,18 @@ impl GatewayCalls for FakeGateway {
             tokio::time::sleep(took(script.as_ref())).await;
             let mut state = self.state.lock().unwrap();
             let answer = match script {
-                None | Some(Script::Slow) => state.act(&call),
+                None | Some(Script::Slow) => {
+                    let answer = state.act(&call);
+                    if call.operation == Operation::Handshake
+                        && answer.guid.is_some()
+                        && state.guids_to_lose > 0
+                    {
+                        state.guids_to_lose -= 1;
+                        Answer::failed(CallError::TimedOut)
+                    } else {
+                        answer
+                    }
+                }
                 Some(Script::Code(code)) => answer(code, None),
                 Some(Script::AnswerLost) => {
                     state.act(&call);

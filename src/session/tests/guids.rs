@@ -112,3 +112,44 @@ async fn a_renewal_that_says_the_session_is_gone_is_not_believed_by_itself() {
     assert_eq!((scene.gateway.count(Login), view(&sessions).state), (2, "active"));
     scene.gateway.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn new_guids_that_are_lost_with_their_answers_one_after_the_other_cost_no_session() {
+    // The gateway changes GUIDs sooner than it is said to, so heartbeats bring them; it tells each once.
+    let scene = Scene::with(&["291"], |gateway, _| gateway.heartbeat_interval = Duration::from_secs(5));
+    scene.gateway.change_guids(Duration::from_secs(20), 5);
+    let sessions = scene.start();
+    scene.pass(300).await;
+    assert_eq!(scene.gateway.guids_to_lose(), 0, "all of them were lost");
+    assert_eq!((scene.gateway.count(Login), view(&sessions).state), (1, "active"));
+    // One is asked for after each that was lost; else heartbeats bring them, long before we would ask.
+    assert_eq!(scene.gateway.count(UpdateGuid), 5);
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_each_session_asks_for_one_guid_and_not_all_at_once() {
+    let ids: Vec<String> = (1000..1200).map(|id| id.to_string()).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let scene = Scene::with(&ids, |gateway, _| gateway.sign_in_rate_per_sec = 100_000);
+    let sessions = scene.start();
+    scene.pass(6).await;
+    scene.gateway.always(Handshake, Script::AnswerLost);
+    scene.pass(34).await;
+    scene.gateway.heal();
+    let before = scene.gateway.count(UpdateGuid);
+    scene.pass(20).await;
+    let asked: Vec<_> = scene
+        .gateway
+        .seen()
+        .into_iter()
+        .filter(|seen| seen.operation == UpdateGuid)
+        .map(|seen| seen.at)
+        .collect();
+    assert_eq!((before, asked.len()), (0, 200), "one each");
+    let spread = *asked.iter().max().unwrap() - *asked.iter().min().unwrap();
+    assert!(spread > Duration::from_secs(3), "{spread:?}");
+    assert!(sessions.list().iter().all(|view| view.state == "active"));
+    assert_eq!(scene.gateway.count(Login), 200);
+    scene.gateway.check();
+}
