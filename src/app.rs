@@ -22,6 +22,7 @@ use crate::event::GatewayName;
 use crate::lifecycle::Lifecycle;
 use crate::listen::Listener;
 use crate::metrics::Metrics;
+use crate::notify::Notifier;
 use crate::receive::{PushHandler, tls};
 use crate::reload::{self, Desk, Reloader, SetLogLevel, Targets, Wishes};
 use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
@@ -199,11 +200,26 @@ impl Relay {
 
     /// From now on what may change while the daemon runs is read anew when it changes or when somebody asks for it. The
     /// configuration was read from `path` with this outline.
-    pub fn watch_files(&mut self, path: &Path, outline: Outline, set_log_level: Option<SetLogLevel>) {
+    pub fn watch_files(
+        &mut self,
+        path: &Path,
+        outline: Outline,
+        set_log_level: Option<SetLogLevel>,
+        manager: &Notifier,
+    ) {
         let Some(wishes) = self.wishes.take() else { return };
         let targets = Targets { set_log_level, ..self.targets.clone() };
-        let reloader = Reloader::new(path, &self.config, outline, targets, self.metrics.clone());
+        let reloader =
+            Reloader::new(path, &self.config, outline, targets, self.metrics.clone(), manager.clone());
         self.lifecycle.spawn("reloads", reloader.run(self.lifecycle.clone(), wishes));
+    }
+
+    /// From now on the service manager hears how it stands.
+    pub fn report_to(&self, manager: Notifier) {
+        let gateways = self.config.sessions.gateways.iter().map(|gateway| gateway.name.clone()).collect();
+        let stop = self.lifecycle.stopping();
+        let report = manager.report(self.metrics.clone(), self.spool.clone(), gateways, stop);
+        self.lifecycle.spawn("report to the service manager", report);
     }
 
     /// Runs until the stop, then ends in order: sessions, pushes in hand, sinks, spool, operations.

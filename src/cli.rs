@@ -15,6 +15,7 @@ use crate::app::Relay;
 use crate::config::{self, Config, LogConfig, LogFormat, Outline};
 use crate::demo;
 use crate::lifecycle::Lifecycle;
+use crate::notify::Notifier;
 use crate::reload::SetLogLevel;
 use crate::simulate;
 use crate::spool::OpenError;
@@ -151,8 +152,10 @@ fn run(config: Config, outline: Outline, path: &Path) -> ExitCode {
     finish(block_on(async {
         let lifecycle = Lifecycle::default();
         lifecycle.watch_signals().context("cannot watch signals")?;
+        let manager = Notifier::from_environment()?;
         let mut relay = Relay::start(config, lifecycle).await?;
-        relay.watch_files(path, outline, set_log_level);
+        relay.watch_files(path, outline, set_log_level, &manager);
+        relay.report_to(manager);
         relay.run().await
     }))
 }

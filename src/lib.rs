@@ -19,6 +19,7 @@ pub mod exchange;
 pub mod lifecycle;
 pub mod listen;
 pub mod metrics;
+pub mod notify;
 pub mod receive;
 pub mod reload;
 pub mod route;

@@ -26,6 +26,7 @@ use crate::config::{self, Config, ConfigError, Outline, Problem};
 use crate::deliver::Ways;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
+use crate::notify::Notifier;
 use crate::receive::tls;
 use crate::session::Sessions;
 use crate::stamp::Stamp;
@@ -144,6 +145,7 @@ pub struct Reloader {
     seen: BTreeMap<PathBuf, Option<Stamp>>,
     tried: BTreeMap<PathBuf, Option<Stamp>>,
     metrics: Metrics,
+    manager: Notifier,
 }
 
 impl Reloader {
@@ -155,6 +157,7 @@ impl Reloader {
         outline: Outline,
         targets: Targets,
         metrics: Metrics,
+        manager: Notifier,
     ) -> Reloader {
         let stamps = stamps(&files(path, config));
         Reloader {
@@ -164,6 +167,7 @@ impl Reloader {
             seen: stamps.clone(),
             tried: stamps,
             metrics,
+            manager,
         }
     }
 
@@ -218,11 +222,13 @@ impl Reloader {
 
     /// Reads everything and puts it in force, or leaves everything as it is.
     fn reload(&mut self) -> Outcome {
+        self.manager.reloading();
         let outcome = match self.try_reload() {
             Ok(outcome) => outcome,
             Err(problems) => Outcome::Refused(problems),
         };
         self.say(&outcome);
+        self.manager.ready();
         outcome
     }
 

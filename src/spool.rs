@@ -390,6 +390,17 @@ impl Spool {
         self.ask(|reply| Command::SaveSession { agent, stored, reply }).await
     }
 
+    /// Returns when the writer has done everything that was asked of it before, also when it had to refuse that.
+    ///
+    /// # Errors
+    /// When there is no writer any more: the spool has failed or is closed.
+    pub async fn pulse(&self) -> Result<(), AppendError> {
+        match self.ask(|reply| Command::Pulse { reply }).await {
+            Err(AppendError::Full) => Ok(()),
+            answer => answer,
+        }
+    }
+
     /// What was stored of all sessions. Reads the disk: call it at start.
     ///
     /// # Errors

@@ -11,6 +11,8 @@ const RULES: &str = include_str!("../deploy/prometheus/ccrelay.rules.yml");
 const CASES: &str = include_str!("../deploy/prometheus/ccrelay.test.yml");
 const DASHBOARD: &str = include_str!("../deploy/grafana/ccrelay.json");
 const RUNBOOK: &str = include_str!("../docs/runbook.md");
+const UNIT: &str = include_str!("../deploy/ccrelay.service");
+const README: &str = include_str!("../README.md");
 /// Labels that Prometheus itself adds.
 const ADDED: &[&str] = &["job", "instance"];
 
@@ -19,8 +21,12 @@ fn deploy(file: &str) -> PathBuf {
 }
 
 fn promtool(arguments: &[&str], folder: &Path) -> Output {
-    let output = Command::new("promtool").args(arguments).current_dir(folder).output();
-    output.unwrap_or_else(|error| panic!("promtool does not start ({error}): `make setup` installs it"))
+    tool("promtool", arguments, folder)
+}
+
+fn tool(name: &str, arguments: &[&str], folder: &Path) -> Output {
+    let output = Command::new(name).args(arguments).current_dir(folder).output();
+    output.unwrap_or_else(|error| panic!("{name} does not start ({error}): `make setup` installs it"))
 }
 
 #[track_caller]
@@ -198,4 +204,37 @@ fn commands_of_the_runbook_exist() {
         seen += 1;
     }
     assert!(seen > 15, "{seen} commands");
+}
+
+#[test]
+fn systemd_takes_the_unit_and_finds_it_as_exposed_as_readme_and_unit_say() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let unit = UNIT.replace("/usr/local/bin/ccrelay", env!("CARGO_BIN_EXE_ccrelay"));
+    assert_ne!(unit, UNIT);
+    std::fs::write(folder.path().join("ccrelay.service"), unit).expect("it can be written");
+    let verified = tool("systemd-analyze", &["verify", "./ccrelay.service"], folder.path());
+    // It also reads units of this machine, and may have something to say about those.
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(!said.contains("ccrelay"), "{said}");
+
+    let security = ["security", "--offline=true", "./ccrelay.service"];
+    let security = tool("systemd-analyze", &security, folder.path());
+    let said = String::from_utf8_lossy(&security.stdout);
+    let found = said.split("exposure level for ccrelay.service: ").nth(1).expect("an exposure level");
+    let found = found.split_whitespace().next().expect("a number");
+    assert!(found.parse::<f64>().is_ok_and(|exposure| exposure < 1.5), "{said}");
+    for (place, text) in [("the unit", UNIT), ("the README", README)] {
+        assert!(text.contains(&format!("exposure {found}")), "{place} does not say that it is {found}");
+    }
+}
+
+#[test]
+fn a_mistake_in_the_unit_is_noticed() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let unit = UNIT.replace("/usr/local/bin/ccrelay", env!("CARGO_BIN_EXE_ccrelay"));
+    std::fs::write(folder.path().join("ccrelay.service"), unit.replace("Type=notify", "Type=norify"))
+        .expect("it can be written");
+    let verified = tool("systemd-analyze", &["verify", "./ccrelay.service"], folder.path());
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(said.contains("ccrelay") && said.contains("norify"), "{said}");
 }

@@ -54,6 +54,8 @@ pub(super) enum Command {
     SettleReplay { letter: u64, outcome: Replayed, reply: Reply<()> },
     /// Store or forget a session.
     SaveSession { agent: AgentKey, stored: Option<Vec<u8>>, reply: Reply<()> },
+    /// Answer when all that was asked before is done.
+    Pulse { reply: Reply<()> },
     /// The keeper's beat.
     Tick,
     /// The keeper met a fault of the disk, which ends the spool.
@@ -404,6 +406,10 @@ impl Writer {
             Command::SaveSession { agent, stored, reply } => {
                 waiting.others.push(reply);
                 self.save_session(&agent, stored.as_deref())
+            }
+            Command::Pulse { reply } => {
+                waiting.others.push(reply);
+                Ok(())
             }
             Command::CheckpointFailed(error) => Err(error),
             Command::Tick | Command::Close => Ok(()),
@@ -773,6 +779,7 @@ impl Waiting {
                 self.counts.push((reply, 0));
             }
             Command::DeadLetter { reply, .. }
+            | Command::Pulse { reply }
             | Command::SaveSession { reply, .. }
             | Command::SettleReplay { reply, .. } => self.others.push(reply),
             Command::Tick | Command::CheckpointFailed(_) | Command::Close => {}

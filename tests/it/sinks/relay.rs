@@ -39,7 +39,7 @@ impl Running {
         let (config, outline) = config::load_outlined(&file).unwrap_or_else(|error| panic!("{error}"));
         let lifecycle = Lifecycle::default();
         let mut relay = Relay::start(config, lifecycle.clone()).await.expect("the relay starts");
-        relay.watch_files(&file, outline, None);
+        relay.watch_files(&file, outline, None, &ccrelay::notify::Notifier::default());
         let (spool, metrics) = (relay.spool.clone(), relay.metrics.clone());
         Running { spool, metrics, lifecycle, run: tokio::spawn(relay.run()) }
     }
