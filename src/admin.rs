@@ -22,8 +22,10 @@ mod agents;
 mod api;
 mod change;
 mod fault;
+mod feed;
 pub mod kept;
 mod letters;
+mod live;
 mod routes;
 #[cfg(test)]
 mod schema;
@@ -34,6 +36,7 @@ mod through;
 pub mod tokens;
 
 pub use api::{Api, Parts};
+pub use live::Page;
 
 /// Limits of the operations listener: a few scrapers and people.
 #[must_use]
@@ -78,10 +81,18 @@ pub struct OperationsHandler {
 }
 
 impl Handler for OperationsHandler {
-    async fn handle(&self, request: Request<Incoming>, from: Incomer) -> Response<Full<Bytes>> {
+    type Body = Page;
+
+    async fn handle(&self, request: Request<Incoming>, from: Incomer) -> Response<Page> {
         if request.uri().path().starts_with("/api/") {
             return self.api.answer(request, &from).await;
         }
+        self.page(&request).map(Page::from)
+    }
+}
+
+impl OperationsHandler {
+    fn page(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }

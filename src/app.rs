@@ -404,7 +404,7 @@ impl Operations {
     ) -> anyhow::Result<Operations> {
         let (listen, stop) = (config.listen, CancellationToken::new());
         let tokens = config.admin_tokens_file.as_deref().map(TokenFile::load).transpose()?;
-        let api = Api::new(tokens, metrics.clone(), readiness.clone());
+        let api = Api::new(tokens, metrics.clone(), readiness.clone(), stop.clone());
         let handler =
             OperationsHandler { metrics: metrics.clone(), readiness: readiness.clone(), api: api.clone() };
         let tls =

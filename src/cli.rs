@@ -27,6 +27,7 @@ mod inspect;
 mod route;
 mod schema;
 mod status;
+mod tail;
 
 use agents::AgentsCommand;
 use api::ApiPlace;
@@ -34,6 +35,7 @@ use dead_letters::DeadLettersCommand;
 use inspect::SpoolCommand;
 use route::RouteCommand;
 use schema::SchemaArgs;
+use tail::TailArgs;
 
 /// Something failed while running.
 const FAILED: u8 = 1;
@@ -81,6 +83,10 @@ enum Command {
     Status(ApiPlace),
     /// Where a running daemon delivers to, and how far each sink is; ends with 2 when one does not deliver.
     Sinks(ApiPlace),
+    /// Events of a running daemon as they are stored, one a line, with everything hidden that could be personal. A daemon that
+    /// goes away is tried again. Exit code 0: --limit was reached, or nobody reads; 1: it cannot be reached at first, or
+    /// refuses.
+    Tail(TailArgs),
     /// Have a running daemon read certificates, secrets, rosters and its log level anew.
     Reload(ApiPlace),
 }
@@ -125,6 +131,7 @@ pub fn main() -> ExitCode {
         Command::Agents(command) => inspected(agents::run(command)),
         Command::Status(api) => inspected(status::status(&api)),
         Command::Sinks(api) => inspected(status::sinks(&api)),
+        Command::Tail(args) => inspected(tail::run(&args)),
         Command::Reload(api) => inspected(status::reload(&api)),
     }
 }

@@ -29,10 +29,12 @@ mod show;
 mod summary;
 mod view;
 
+pub(crate) use screen::Screen;
+pub(crate) use view::Line;
+
 use kafka::{Kafka, TOPIC};
 use mosquitto::Mosquitto;
 use place::{Folder, Parts};
-use screen::Screen;
 use show::{Addresses, Show};
 
 /// Lines a second that can be followed by eye: the rate of all agents together, where none is given.

@@ -5,6 +5,7 @@
 //! - Head: the time from its first byte to its last, and its size, are limited; so is the time between requests.
 //! - A stop ends accepting at once, lets the requests in hand finish, and closes idle connections.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -15,8 +16,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -68,12 +68,15 @@ pub struct Incomer {
 
 /// Answers requests of a listener.
 pub trait Handler: Send + Sync + 'static {
+    /// What answers are made of. One that has no known length is live: it may last, as long as its peer takes it.
+    type Body: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static;
+
     /// Answers one request. Never fails: every failure is an answer.
     fn handle(
         &self,
         request: Request<Incoming>,
         from: Incomer,
-    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
 /// A bound listener, ready to be run.
@@ -234,8 +237,7 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
         async move {
             let answer = answer.await;
             exchange.answered();
-            phase.enter(PHASE_IDLE);
-            Ok::<_, std::convert::Infallible>(answer)
+            Ok::<_, Infallible>(answer.map(|body| Answering::new(body, phase)))
         }
     });
     let io = TokioIo::new(Watched { stream, phase: phase.clone() });
@@ -277,6 +279,7 @@ fn reason_of(error: &hyper::Error) -> &'static str {
 const PHASE_IDLE: u64 = 0;
 const PHASE_HEAD: u64 = 1;
 const PHASE_REQUEST: u64 = 2;
+const PHASE_LIVE: u64 = 3;
 
 /// What a connection is doing and since when, in one word: milliseconds since it began, times four, plus the phase.
 #[derive(Debug)]
@@ -312,6 +315,8 @@ impl Phase {
             let (limit, reason) = match word & 3 {
                 PHASE_IDLE => (limits.idle_timeout, "idle_timeout"),
                 PHASE_HEAD => (limits.header_timeout, "header_timeout"),
+                // Nothing was asked of a live answer for so long: the peer has stopped to take it.
+                PHASE_LIVE => (limits.idle_timeout, "idle_timeout"),
                 // The handler has time-outs of its own; look again later.
                 _ => {
                     tokio::time::sleep(limits.header_timeout.min(limits.idle_timeout)).await;
@@ -324,6 +329,52 @@ impl Phase {
                 return reason;
             }
             tokio::time::sleep_until(look.min(Instant::now() + limits.header_timeout / 4)).await;
+        }
+    }
+}
+
+/// The body of an answer. The connection is idle when it has all been taken, and one that is live is not while it lasts.
+struct Answering<B> {
+    body: B,
+    phase: Arc<Phase>,
+    live: bool,
+}
+
+impl<B: Body> Answering<B> {
+    fn new(body: B, phase: Arc<Phase>) -> Answering<B> {
+        let live = body.size_hint().exact().is_none();
+        phase.enter(if live { PHASE_LIVE } else { PHASE_IDLE });
+        Answering { body, phase, live }
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = Infallible> + Unpin> Body for Answering<B> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.live {
+            self.phase.enter(PHASE_LIVE);
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Drop for Answering<B> {
+    fn drop(&mut self) {
+        if self.live {
+            self.phase.enter(PHASE_IDLE);
         }
     }
 }

@@ -76,6 +76,8 @@ pub struct PushHandler {
 }
 
 impl Handler for PushHandler {
+    type Body = Full<Bytes>;
+
     async fn handle(&self, request: Request<Incoming>, from: Incomer) -> Response<Full<Bytes>> {
         let began = Instant::now();
         let received_at = self.clock.now();

@@ -88,6 +88,13 @@ impl Router {
         !self.mask.is_empty() || targets.chain(&self.default).any(|target| !target.mask.is_empty())
     }
 
+    /// Everything that is hidden from this sink, by whatever rule.
+    pub fn masks(&self) -> impl Iterator<Item = &Mask> {
+        let targets = self.rules.iter().filter_map(|rule| rule.target.as_ref());
+        let of_targets = targets.chain(&self.default).map(|target| &*target.mask);
+        std::iter::once(&*self.mask).chain(of_targets)
+    }
+
     fn target(&self, event: &Event) -> Option<&Target> {
         if self.rules.is_empty() {
             return self.default.as_ref();

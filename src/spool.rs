@@ -39,6 +39,7 @@ mod reader;
 pub mod repair;
 mod schema;
 mod shed;
+mod watching;
 mod writer;
 
 pub use agents::RepeatRules;
@@ -49,6 +50,8 @@ pub use dead_letters::{
 pub use limits::{SpoolLimits, WhenFull};
 pub use reader::{ReadRecord, SpoolReader};
 pub use schema::OpenError;
+use watching::{Tap, Watchers};
+pub use watching::{Watch, Watched};
 use writer::Command;
 
 /// How many appends may wait for the writer; more wait in their tasks, and the gateway waits for them.
@@ -187,6 +190,7 @@ pub struct Spool {
     id: Arc<str>,
     config: Arc<SpoolConfig>,
     sinks: Arc<[SinkState]>,
+    watchers: Watchers,
 }
 
 /// What the spool's threads and a sink's reader share.
@@ -262,9 +266,11 @@ impl Spool {
         let (end_sender, end) = watch::channel(opened.next_offset);
         let (failure_sender, failure) = watch::channel(None);
         let signals = writer::Signals { end: end_sender, failure: failure_sender };
+        let watchers = Watchers::new();
+        let tap = Tap::new(watchers.clone());
         let threads =
-            writer::start(opened, receiver, commands.clone(), signals, &config, &sinks, metrics, clock)?;
-        Ok((Spool { commands, end, failure, id, config, sinks }, threads))
+            writer::start(opened, receiver, commands.clone(), signals, &config, &sinks, tap, metrics, clock)?;
+        Ok((Spool { commands, end, failure, id, config, sinks, watchers }, threads))
     }
 
     /// The spool's name: the first part of every event id.
@@ -298,6 +304,12 @@ impl Spool {
     #[must_use]
     pub fn end(&self) -> watch::Receiver<u64> {
         self.end.clone()
+    }
+
+    /// From now on shows every record that becomes durable, to people who watch. It never slows the writer: see [`Watch`].
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        self.watchers.watch()
     }
 
     /// Becomes `Some` when the disk has failed: the daemon must stop.

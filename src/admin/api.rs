@@ -14,14 +14,17 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::{Request, Response};
+use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::fault::{Fault, answer};
 use super::kept::KeptAgents;
+use super::live::{Seat, Seats};
 use super::routes::{self, Access, Endpoint, Found, Params, Route};
 use super::tokens::{Caller, Scope, TokenFile};
-use super::{Readiness, agents, change, letters, status, through};
+use super::{Page, Readiness, agents, change, feed, letters, status, through};
 use crate::calm::Calm;
 use crate::deliver::Ways;
 use crate::event::GatewayName;
@@ -86,6 +89,7 @@ struct Inner {
     readiness: Readiness,
     began: Instant,
     calm: Calm,
+    seats: Seats,
 }
 
 /// A request that may be answered.
@@ -103,12 +107,17 @@ pub(super) struct Call<'a> {
 pub(super) type Answer = Result<Response<Full<Bytes>>, Fault>;
 
 impl Api {
-    /// An API that is on when there are tokens.
+    /// An API that is on when there are tokens. Live answers end with `stop`.
     #[must_use]
-    pub fn new(tokens: Option<TokenFile>, metrics: Metrics, readiness: Readiness) -> Api {
+    pub fn new(
+        tokens: Option<TokenFile>,
+        metrics: Metrics,
+        readiness: Readiness,
+        stop: CancellationToken,
+    ) -> Api {
         let parts = OnceLock::new();
-        let (began, calm) = (Instant::now(), Calm::default());
-        Api { inner: Arc::new(Inner { tokens, parts, metrics, readiness, began, calm }) }
+        let (began, calm, seats) = (Instant::now(), Calm::default(), Seats::new(stop));
+        Api { inner: Arc::new(Inner { tokens, parts, metrics, readiness, began, calm, seats }) }
     }
 
     /// From now on requests are answered from these parts.
@@ -119,11 +128,11 @@ impl Api {
     }
 
     /// Answers one request.
-    pub(super) async fn answer(&self, request: Request<Incoming>, from: &Incomer) -> Response<Full<Bytes>> {
+    pub(super) async fn answer(&self, request: Request<Incoming>, from: &Incomer) -> Response<Page> {
         let has_body = !request.body().is_end_stream();
         let mut body_was_read = false;
         let result = self.try_answer(request, from, &mut body_was_read).await;
-        let mut response = result.unwrap_or_else(Fault::response);
+        let mut response = result.unwrap_or_else(|fault| fault.response().map(Page::from));
         if has_body && !body_was_read {
             // What is left unread cannot be told from the next request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -138,7 +147,7 @@ impl Api {
         request: Request<Incoming>,
         from: &Incomer,
         body_was_read: &mut bool,
-    ) -> Answer {
+    ) -> Result<Response<Page>, Fault> {
         let (head, body) = request.into_parts();
         let (route, params) = match routes::find(&head.method, head.uri.path()) {
             Found::Route(route, params) => (route, params),
@@ -148,7 +157,7 @@ impl Api {
             }
         };
         if route.endpoint == Endpoint::OpenApi {
-            return Ok(answer(StatusCode::OK, "application/json", OPEN_API));
+            return Ok(answer(StatusCode::OK, "application/json", OPEN_API).map(Page::from));
         }
         let caller = self.authorise(route, &head.headers, from)?;
         let body = read_body(body).await?;
@@ -164,6 +173,10 @@ impl Api {
             ready: self.inner.readiness.is_ready(),
             uptime: self.inner.began.elapsed(),
         };
+        if route.endpoint.is_live() {
+            let seat = self.inner.seats.take(self.admitted(&head.headers))?;
+            return live(&call, seat);
+        }
         let agent = call.params.agent();
         let done = tokio::time::timeout(ANSWER_TIMEOUT, dispatch(call)).await;
         let done = done.unwrap_or_else(|_| {
@@ -183,7 +196,13 @@ impl Api {
                 "call of the admin API"
             );
         }
-        Ok(done)
+        Ok(done.map(Page::from))
+    }
+
+    /// The token that was found to be good, to be looked at again.
+    fn admitted(&self, headers: &http::HeaderMap) -> Admitted {
+        let token = bearer(headers).unwrap_or_default().to_owned();
+        Admitted { api: self.clone(), token: SecretString::from(token) }
     }
 
     fn authorise(&self, route: &Route, headers: &http::HeaderMap, from: &Incomer) -> Result<Caller, Fault> {
@@ -210,6 +229,21 @@ impl Api {
             return Err(fault.with(header::WWW_AUTHENTICATE, challenge));
         }
         Ok(caller)
+    }
+}
+
+/// Somebody whose token was good when a live answer began.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    api: Api,
+    token: SecretString,
+}
+
+impl Admitted {
+    /// Whether it is now.
+    pub(super) fn still(&self) -> bool {
+        let tokens = self.api.inner.tokens.as_ref();
+        tokens.is_some_and(|tokens| tokens.find(self.token.expose_secret()).is_some())
     }
 }
 
@@ -258,9 +292,17 @@ async fn read_body(body: Incoming) -> Result<Bytes, Fault> {
     }
 }
 
+/// Answers that go on.
+fn live(call: &Call<'_>, seat: Seat) -> Result<Response<Page>, Fault> {
+    match call.route.endpoint {
+        Endpoint::Events => feed::events(call, seat),
+        _ => Err(Fault::not_found("it does not go on")),
+    }
+}
+
 async fn dispatch(call: Call<'_>) -> Answer {
     match call.route.endpoint {
-        Endpoint::OpenApi => Err(Fault::not_found("it is answered before")),
+        Endpoint::OpenApi | Endpoint::Events => Err(Fault::not_found("it is answered before")),
         Endpoint::Status => Ok(status::status(&call)),
         Endpoint::Sinks => Ok(status::sinks(&call)),
         Endpoint::Reload => status::reload(&call).await,

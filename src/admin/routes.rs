@@ -26,6 +26,7 @@ pub(super) enum Access {
 pub(super) enum Endpoint {
     OpenApi,
     Status,
+    Events,
     Sinks,
     Reload,
     Agents,
@@ -47,6 +48,13 @@ pub(super) enum Endpoint {
     Discard,
 }
 
+impl Endpoint {
+    /// Whether its answer goes on until its reader leaves.
+    pub(super) fn is_live(self) -> bool {
+        self == Endpoint::Events
+    }
+}
+
 /// One method on one path.
 #[derive(Debug)]
 pub(super) struct Route {
@@ -65,6 +73,7 @@ const fn route(method: Method, path: &'static str, access: Access, endpoint: End
 pub(super) const ROUTES: &[Route] = &[
     route(Method::GET, "/openapi.json", Access::Open, Endpoint::OpenApi),
     route(Method::GET, "/status", Access::Read, Endpoint::Status),
+    route(Method::GET, "/events", Access::Read, Endpoint::Events),
     route(Method::GET, "/sinks", Access::Read, Endpoint::Sinks),
     route(Method::POST, "/reload", Access::Admin, Endpoint::Reload),
     route(Method::GET, "/agents", Access::Read, Endpoint::Agents),

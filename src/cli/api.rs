@@ -7,20 +7,26 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use clap::Args;
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Response;
+use hyper::body::Incoming;
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use thiserror::Error;
 use url::{Host, Url};
 
+use super::tail::Parser;
 use crate::receive::tls::read_chain;
 
 /// Longer than the API takes for any answer.
 const PATIENCE: Duration = Duration::from_secs(70);
+/// The daemon says something every 15 s.
+const SILENCE: Duration = Duration::from_secs(45);
 /// A page of agents has some hundred kilobytes.
 const ANSWER_BYTES: usize = 16 << 20;
 
@@ -65,28 +71,103 @@ impl Caller {
     }
 
     pub(super) async fn call(&self, method: Method, path: &str) -> anyhow::Result<Value> {
+        let exchange = async {
+            let response = self.send(method, path).await?;
+            let status = response.status();
+            anyhow::Ok((status, self.whole(response.into_body()).await?))
+        };
+        let answered = tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time");
+        let (status, body) = answered.and_then(|answered| answered).context(self.base.to_string())?;
+        if status.is_success() { Ok(body) } else { Err(Refused::new(status, &body).into()) }
+    }
+
+    /// Asks for an answer that goes on.
+    pub(super) async fn events(&self, path: &str) -> anyhow::Result<Events> {
+        let exchange = async {
+            let response = self.send(Method::GET, path).await?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok(Events { body: response.into_body(), parser: Parser::default() });
+            }
+            let body = self.whole(response.into_body()).await?;
+            Err(Refused::new(status, &body).into())
+        };
+        let answered = tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time");
+        answered.and_then(|answered| answered).context(self.base.to_string())
+    }
+
+    async fn send(&self, method: Method, path: &str) -> anyhow::Result<Response<Incoming>> {
         let url = self.base.join(path).context("not a path")?;
         let mut token = HeaderValue::from_str(&format!("Bearer {}", self.token.expose_secret()))
             .map_err(|_| anyhow!("the token has characters that no header can carry"))?;
         token.set_sensitive(true);
         let request =
             Request::builder().method(method).uri(url.as_str()).header(header::AUTHORIZATION, token);
-        let exchange = async {
-            let response = self.client.request(request.body(Empty::new())?).await?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
-            let body = body.map_err(|error| anyhow!("the answer broke: {error}"))?.to_bytes();
-            anyhow::Ok((status, body))
-        };
-        let answered = tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time");
-        let (status, body) = answered.and_then(|answered| answered).context(self.base.to_string())?;
-        let body: Value =
-            serde_json::from_slice(&body).with_context(|| format!("{}: not the admin API", self.base))?;
-        if status.is_success() {
-            return Ok(body);
-        }
+        Ok(self.client.request(request.body(Empty::new())?).await?)
+    }
+
+    async fn whole(&self, body: Incoming) -> anyhow::Result<Value> {
+        let body = Limited::new(body, ANSWER_BYTES).collect().await;
+        let body = body.map_err(|error| anyhow!("the answer broke: {error}"))?.to_bytes();
+        serde_json::from_slice(&body).with_context(|| format!("{}: not the admin API", self.base))
+    }
+}
+
+/// What the daemon does not do, in its own words.
+#[derive(Debug, Error)]
+#[error("{status} {code}: {message}")]
+pub(super) struct Refused {
+    status: StatusCode,
+    code: String,
+    message: String,
+}
+
+impl Refused {
+    fn new(status: StatusCode, body: &Value) -> Refused {
         let text = |name: &str| body["error"][name].as_str().unwrap_or_default().to_owned();
-        Err(anyhow!("{status} {}: {}", text("code"), text("message")))
+        Refused { status, code: text("code"), message: text("message") }
+    }
+
+    /// Whether asking again is of no use.
+    pub(super) fn is_final(&self) -> bool {
+        self.status.is_client_error()
+    }
+}
+
+/// An answer that goes on.
+pub(super) struct Events {
+    body: Incoming,
+    parser: Parser,
+}
+
+/// One server-sent event.
+#[derive(Debug, PartialEq)]
+pub(super) struct Event {
+    pub(super) name: String,
+    pub(super) data: Value,
+}
+
+impl Events {
+    /// The next event.
+    ///
+    /// # Errors
+    /// When the answer ends, breaks, or is silent for longer than the daemon ever is.
+    pub(super) async fn next(&mut self) -> anyhow::Result<Event> {
+        loop {
+            if let Some(event) = self.parser.next()? {
+                return Ok(event);
+            }
+            if self.parser.waiting() > ANSWER_BYTES {
+                bail!("the daemon sends what has no end");
+            }
+            let frame = tokio::time::timeout(SILENCE, self.body.frame()).await;
+            let frame = frame.context("nothing is heard of the daemon")?;
+            let frame =
+                frame.context("the daemon has closed the connection")?.context("the connection broke")?;
+            if let Some(bytes) = frame.data_ref() {
+                self.parser.add(bytes);
+            }
+        }
     }
 }
 

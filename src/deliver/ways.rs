@@ -45,6 +45,12 @@ impl Ways {
         }
     }
 
+    /// The routers of all sinks as they are now.
+    #[must_use]
+    pub fn routers(&self) -> Vec<Arc<Router>> {
+        self.by_sink.values().map(|way| way.load_full()).collect()
+    }
+
     fn any_hides(&self) -> bool {
         self.by_sink.values().any(|way| way.load().hides())
     }

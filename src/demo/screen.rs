@@ -22,7 +22,7 @@ impl Style {
 }
 
 /// An output of lines.
-pub(super) struct Screen {
+pub(crate) struct Screen {
     out: Box<dyn Write>,
     terminal: bool,
     colours: bool,
@@ -31,7 +31,7 @@ pub(super) struct Screen {
 
 impl Screen {
     /// Standard output; `plain` wants no colours even on a terminal.
-    pub(super) fn standard(plain: bool) -> Screen {
+    pub(crate) fn standard(plain: bool) -> Screen {
         let terminal = std::io::stdout().is_terminal();
         // https://no-color.org: any value but none at all.
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -54,14 +54,14 @@ impl Screen {
         self.colours
     }
 
-    pub(super) fn line(&mut self, text: &str) {
+    pub(crate) fn line(&mut self, text: &str) {
         if writeln!(self.out, "{text}").and_then(|()| self.out.flush()).is_err() {
             self.closed = true;
         }
     }
 
     /// Whether nobody reads any more, as after `| head`.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed
     }
 }

@@ -6,7 +6,36 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::kafka::Record;
-use super::screen::{Style, fit, paint};
+use super::screen::{Screen, Style, fit, paint};
+use crate::clock::Timestamp;
+
+/// The line of an event that did not come by Kafka.
+pub(crate) struct Line(Record);
+
+impl Line {
+    /// Reads a structured CloudEvent that arrived at `now`; none when it is not an event of ours.
+    pub(crate) fn of_cloud_event(event: &Value, now: Timestamp) -> Option<Line> {
+        let text = |name: &str| event[name].as_str();
+        Some(Line(Record {
+            agent: text("subject")?.to_owned(),
+            event_type: text("type")?.to_owned(),
+            sequence: text("sequence")?.parse().ok()?,
+            time: text("time")?.parse().ok()?,
+            latency: now.since(text("recordedtime")?.parse().ok()?),
+            data: event["data"].clone(),
+        }))
+    }
+
+    /// As it stands on this screen.
+    pub(crate) fn text(&self, screen: &Screen) -> String {
+        line(&self.0, screen.width(), screen.colours())
+    }
+
+    /// The names of the columns on this screen.
+    pub(crate) fn heading(screen: &Screen) -> String {
+        heading(screen.width(), screen.colours())
+    }
+}
 
 /// What stands before every type and says nothing here.
 const TYPE_PREFIX: &str = "ccrelay.";
@@ -166,7 +195,6 @@ fn partners(data: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
     use serde_json::json;
 
     fn ringing() -> Record {

@@ -149,6 +149,13 @@ impl Mask {
         if self.fields.len() == before { Err(MaskError::Field(field.to_owned())) } else { Ok(()) }
     }
 
+    /// Hides every text there is but those at these paths, and the gateway's own words.
+    #[must_use]
+    pub fn all_but(open: &[&str]) -> Mask {
+        let paths = texts::all_paths().into_iter().filter(|path| !open.contains(&path.as_str()));
+        Mask { fields: paths.map(|path| (path, Kind::Hide)).collect(), drop_raw: true, key: None }
+    }
+
     /// Leaves the gateway's own words out.
     pub fn drop_raw(&mut self) {
         self.drop_raw = true;

@@ -9,16 +9,17 @@ use std::time::Instant;
 use rusqlite::{Connection, ErrorCode, params};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::agents::{AgentBook, AgentRow, Batch, Rules, Tally};
+use super::agents::{AgentBook, AgentRow, Batch, Placement, Rules, Tally};
 use super::dead_letters::{self, LetterFilter, Replayed};
 use super::limits::{self, Gauge, Mark, Notice};
 use super::mark::{self, MarkFile};
 use super::reader::{self, Checked};
 use super::schema::{self, OpenError, Opened};
 use super::shed::{self, Shed};
+use super::watching::Tap;
 use super::{
-    AgentKey, AppendError, Appended, DeadLetter, NewRecord, SinkState, SpoolConfig, SpoolThreads, TICK,
-    WhenFull,
+    AgentKey, AppendError, Appended, DeadLetter, NewRecord, Record, SinkState, SpoolConfig, SpoolThreads,
+    TICK, WhenFull,
 };
 use crate::calm::Calm;
 use crate::clock::{Clock, Timestamp};
@@ -81,6 +82,7 @@ pub(super) fn start(
     signals: Signals,
     config: &Arc<SpoolConfig>,
     sinks: &Arc<[SinkState]>,
+    tap: Tap,
     metrics: Metrics,
     clock: Clock,
 ) -> Result<SpoolThreads, OpenError> {
@@ -105,6 +107,7 @@ pub(super) fn start(
         letters_changed: true,
         disk_full: false,
         shed_since_told: 0,
+        tap,
         calm: Calm::default(),
         signals,
         config: config.clone(),
@@ -188,6 +191,8 @@ struct Writer {
     disk_full: bool,
     /// Records given up since that was last logged.
     shed_since_told: u64,
+    /// For people who watch.
+    tap: Tap,
     calm: Calm,
     signals: Signals,
     config: Arc<SpoolConfig>,
@@ -245,6 +250,7 @@ impl Writer {
         let result = self.transaction(batch, tick, &mut waiting);
         if let Err(error) = result {
             self.book.rolled_back();
+            self.tap.discard();
             self.next_offset = end;
             return self.refuse(error, waiting);
         }
@@ -259,6 +265,7 @@ impl Writer {
             self.metrics.spool_commit_records.observe(waiting.stored as f64);
             self.set_mark();
             self.signals.end.send_replace(self.next_offset);
+            self.tap.publish();
         }
         if waiting.replays {
             self.tell_replays()?;
@@ -465,7 +472,13 @@ impl Writer {
         self.next_offset += 1;
         self.newest = received_at;
         self.gauge.added(limits::record_bytes(record.body.len(), before.len()));
-        Ok(Appended { offset, events, repeated: placement.repeats.len() })
+        let appended = Appended { offset, events, repeated: placement.repeats.len() };
+        if self.tap.is_watched() {
+            let NewRecord { kind, received_at, agent, body, .. } = record;
+            let Placement { sequence, repeats, before } = placement;
+            self.tap.stage(Record { offset, kind, received_at, agent, sequence, repeats, before, body });
+        }
+        Ok(appended)
     }
 
     fn insert_dead_letter(&mut self, letter: &DeadLetter) -> rusqlite::Result<()> {

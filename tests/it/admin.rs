@@ -4,6 +4,7 @@ mod agents;
 mod change;
 mod cli;
 mod client;
+mod feed;
 mod letters;
 mod reload;
 mod scene;
