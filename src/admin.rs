@@ -47,6 +47,7 @@ pub fn limits() -> Limits {
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(120),
         max_head_bytes: 16 * 1024,
+        listener: "operations",
         counted: false,
     }
 }

@@ -20,10 +20,10 @@ use crate::config::{Config, OperationsConfig, Outline, SinkConfig, SinkKind, Tok
 use crate::deliver::{DeliverConfig, Way, Ways, Worker};
 use crate::event::GatewayName;
 use crate::lifecycle::Lifecycle;
-use crate::listen::Listener;
+use crate::listen::{Entry, Listener};
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
-use crate::receive::{PushHandler, tls};
+use crate::receive::PushHandler;
 use crate::reload::{self, Desk, Reloader, SetLogLevel, Targets, Wishes};
 use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
 use crate::session::roster::{self, Changes};
@@ -80,7 +80,7 @@ impl Relay {
         let gateways: Vec<GatewayName> = config.sessions.gateways.iter().map(|g| g.name.clone()).collect();
         let names = config.sinks.iter().map(|sink| (sink.name.as_str(), sink.kind.reasons()));
         let metrics = Metrics::new(gateways.iter().map(GatewayName::as_str), names).context("metrics")?;
-        let tls = tls::server_config(&config.callback.certificate_file, &config.callback.key_file)?;
+        let tls = config.callback.tls.server_config()?;
         let tls = Arc::new(ArcSwap::from_pointee(tls));
         reload::show_expiry(&config, &metrics);
         let (spool, threads) = open_spool(&config, &metrics, &clock).await?;
@@ -102,8 +102,9 @@ impl Relay {
         };
         let address = config.callback.listen;
         let limits = config.callback.limits.clone();
-        let listener =
-            Listener::bind(address, Some(tls.clone()), limits, handler, metrics.clone(), receiving.clone());
+        let allowed = Arc::new(ArcSwap::from_pointee(config.callback.allowed.clone()));
+        let entry = Entry { tls: Some(tls.clone()), allowed: allowed.clone() };
+        let listener = Listener::bind(address, entry, limits, handler, metrics.clone(), receiving.clone());
         let listener =
             listener.await.with_context(|| format!("cannot listen on callback.listen {address}"))?;
         let callback_addr = listener.local_addr().context("the callback listener has no address")?;
@@ -174,7 +175,8 @@ impl Relay {
         );
         let targets = Targets {
             callback_tls: tls,
-            operations_tls: operations.tls.clone(),
+            callback_allowed: allowed,
+            operations: operations.entry.clone(),
             authenticator,
             sessions: sessions.clone(),
             ways,
@@ -390,7 +392,7 @@ fn note_configured(configured: &ArcSwap<HashSet<AgentKey>>, changes: &Changes) {
 /// The operations listener on a thread and runtime of its own.
 struct Operations {
     address: SocketAddr,
-    tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    entry: Entry,
     api: Api,
     stop: CancellationToken,
     thread: std::thread::JoinHandle<()>,
@@ -407,11 +409,13 @@ impl Operations {
         let api = Api::new(tokens, metrics.clone(), readiness.clone(), stop.clone());
         let handler =
             OperationsHandler { metrics: metrics.clone(), readiness: readiness.clone(), api: api.clone() };
-        let tls =
-            config.certificate.as_ref().map(|(chain, key)| tls::server_config(chain, key)).transpose()?;
-        let tls = tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls)));
+        let tls = config.tls.as_ref().map(|tls| tls.server_config()).transpose()?;
+        let entry = Entry {
+            tls: tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls))),
+            allowed: Arc::new(ArcSwap::from_pointee(config.allowed.clone())),
+        };
         let bind =
-            Listener::bind(listen, tls.clone(), admin::limits(), handler, metrics.clone(), stop.clone());
+            Listener::bind(listen, entry.clone(), admin::limits(), handler, metrics.clone(), stop.clone());
         let (tell, told) = tokio::sync::oneshot::channel();
         let serve = async move {
             let (listener, address) =
@@ -431,7 +435,7 @@ impl Operations {
             std::thread::Builder::new().name("operations".into()).spawn(move || runtime.block_on(serve))?;
         let address = told.await.context("the operations thread ended")?;
         let address = address.with_context(|| format!("cannot listen on operations.listen {listen}"))?;
-        Ok(Operations { address, tls, api, stop, thread })
+        Ok(Operations { address, entry, api, stop, thread })
     }
 
     async fn stop(self) {

@@ -1,5 +1,6 @@
 //! One listener: accept, TLS handshake, HTTP/1.1, each step under a limit and a deadline of its own.
 //!
+//! - Addresses: who is not on the list is closed at once, before anything is read, and counted.
 //! - Connections: a permit is taken before `accept`; at the limit new ones wait in the kernel's queue.
 //! - Handshake: a task of its own under a time-out, so that a slow one holds up nobody.
 //! - Head: the time from its first byte to its last, and its size, are limited; so is the time between requests.
@@ -31,9 +32,23 @@ use tokio_util::task::TaskTracker;
 use crate::calm::Calm;
 use crate::exchange::{Connection, Exchange};
 use crate::metrics::Metrics;
+use crate::receive::tls::{fault, peer};
+
+pub mod allow;
+
+use allow::SharedAllowList;
 
 /// TLS settings that can be replaced while the listener runs.
 pub type SharedTls = Arc<ArcSwap<rustls::ServerConfig>>;
+
+/// How one gets in. Both can be replaced while the listener runs, and count for connections from then on.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Plain HTTP without.
+    pub tls: Option<SharedTls>,
+    /// Who may connect.
+    pub allowed: SharedAllowList,
+}
 
 /// What a listener allows.
 #[derive(Debug, Clone)]
@@ -48,6 +63,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Bytes of a request head. At least 8192.
     pub max_head_bytes: usize,
+    /// The listener's name in metrics and the log.
+    pub listener: &'static str,
     /// Counts connections in the metrics of the callback listener; the operations listener does not.
     pub counted: bool,
 }
@@ -87,7 +104,7 @@ pub struct Listener<H> {
 
 struct Shared<H> {
     handler: H,
-    tls: Option<SharedTls>,
+    entry: Entry,
     limits: Limits,
     metrics: Metrics,
     calm: Calm,
@@ -101,20 +118,20 @@ impl<H> std::fmt::Debug for Listener<H> {
 }
 
 impl<H: Handler> Listener<H> {
-    /// Binds the address. `tls: None` means plain HTTP.
+    /// Binds the address.
     ///
     /// # Errors
     /// When the address cannot be bound.
     pub async fn bind(
         address: SocketAddr,
-        tls: Option<SharedTls>,
+        entry: Entry,
         limits: Limits,
         handler: H,
         metrics: Metrics,
         stop: CancellationToken,
     ) -> std::io::Result<Listener<H>> {
         let listener = TcpListener::bind(address).await?;
-        let shared = Shared { handler, tls, limits, metrics, calm: Calm::default(), stop };
+        let shared = Shared { handler, entry, limits, metrics, calm: Calm::default(), stop };
         Ok(Listener { listener, shared: Arc::new(shared) })
     }
 
@@ -159,7 +176,13 @@ impl<H: Handler> Listener<H> {
             }
         };
         match self.listener.accept().await {
-            Ok((stream, peer)) => Some((stream, peer, permit)),
+            Ok((stream, peer)) if self.shared.entry.allowed.load().admits(peer.ip()) => {
+                Some((stream, peer, permit))
+            }
+            Ok((_stranger, peer)) => {
+                self.shared.turn_away(peer);
+                None
+            }
             Err(error) => {
                 self.shared.fault("accept", &error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -175,7 +198,31 @@ impl<H> Shared<H> {
             self.metrics.connection_failures.with_label_values(&[reason]).inc();
         }
         if let Some(left_out) = self.calm.due(reason) {
-            tracing::warn!(reason, %error, left_out, "a connection came to nothing");
+            let listener = self.limits.listener;
+            tracing::warn!(listener, reason, %error, left_out, "a connection came to nothing");
+        }
+    }
+
+    fn turn_away(&self, peer: SocketAddr) {
+        let listener = self.limits.listener;
+        self.metrics.addresses_refused.with_label_values(&[listener]).inc();
+        if let Some(left_out) = self.calm.due("address") {
+            tracing::warn!(listener, %peer, left_out, "an address that is not in allow_from was turned away");
+        }
+    }
+
+    /// What the client showed of itself in the handshake.
+    fn met(&self, peer: SocketAddr, connection: &rustls::ServerConnection) {
+        let certificate = connection.peer_certificates().and_then(<[_]>::first);
+        if self.limits.counted {
+            let shown = if certificate.is_some() { "verified" } else { "none" };
+            self.metrics.tls_handshakes.with_label_values(&[shown]).inc();
+        }
+        if let Some(certificate) = certificate
+            && let Some(left_out) = self.calm.due("client_certificate")
+        {
+            let subject = peer::subject(certificate);
+            tracing::info!(listener = self.limits.listener, %peer, subject, left_out, "a client showed its certificate");
         }
     }
 }
@@ -192,14 +239,17 @@ async fn connection<H: Handler>(
     }
     let turns = Connection::new();
     let gauge = shared.limits.counted.then(|| OpenConnection::new(&shared.metrics));
-    match &shared.tls {
+    match &shared.entry.tls {
         None => serve(&shared, stream, peer, &turns).await,
         Some(tls) => {
             let acceptor = TlsAcceptor::from(tls.load_full());
             let handshake = tokio::time::timeout(shared.limits.handshake_timeout, acceptor.accept(stream));
             match handshake.await {
-                Ok(Ok(stream)) => serve(&shared, stream, peer, &turns).await,
-                Ok(Err(error)) => shared.fault("tls_handshake", &error),
+                Ok(Ok(stream)) => {
+                    shared.met(peer, stream.get_ref().1);
+                    serve(&shared, stream, peer, &turns).await;
+                }
+                Ok(Err(error)) => shared.fault(fault::reason(&error), &error),
                 Err(_) => shared.fault("tls_handshake_timeout", &"the TLS handshake took too long"),
             }
         }

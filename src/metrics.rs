@@ -54,6 +54,15 @@ pub const CONNECTION_FAILURE_REASONS: &[&str] = &[
     "limit",
     "tls_handshake",
     "tls_handshake_timeout",
+    "tls_version",
+    "tls_cipher_suite",
+    "tls_own_certificate_refused",
+    "tls_client_certificate_missing",
+    "tls_client_certificate_expired",
+    "tls_client_certificate_revoked",
+    "tls_client_certificate_untrusted",
+    "tls_client_certificate_unlisted",
+    "tls_client_certificate_invalid",
     "header_timeout",
     "header_too_large",
     "idle_timeout",
@@ -171,7 +180,7 @@ metrics! {
     reload_last_ok: IntGauge = "ccrelay_reload_last_ok";
     /// 1 when the configuration has changed in keys that need a restart.
     restart_needed: IntGauge = "ccrelay_restart_needed";
-    /// When certificates end, in seconds since 1970, by what they are for (callback, operations, gateway_client, gateway_ca); of a file with several the first that ends.
+    /// When certificates end, in seconds since 1970, by what they are for (callback, callback_client_ca, operations, gateway_client, gateway_ca); of a file with several the first that ends.
     certificate_expiry: GaugeVec = "ccrelay_certificate_expiry_timestamp_seconds" ["purpose", "gateway"];
     /// Requests to the admin API by outcome (ok, refused, denied, failed).
     admin_requests: IntCounterVec = "ccrelay_admin_requests_total" ["outcome"];
@@ -180,6 +189,10 @@ metrics! {
     connections: IntGauge = "ccrelay_connections";
     /// Connections that came to nothing, by reason.
     connection_failures: IntCounterVec = "ccrelay_connection_failures_total" ["reason"];
+    /// TLS handshakes on the callback listener that were finished, by what the client showed of itself (none, or a verified certificate).
+    tls_handshakes: IntCounterVec = "ccrelay_tls_handshakes_total" ["client_certificate"];
+    /// Connections of addresses that are not in allow_from, by listener (callback, operations).
+    addresses_refused: IntCounterVec = "ccrelay_addresses_refused_total" ["listener"];
     /// Time from the receipt of a push's head to its answer, by outcome (stored, refused).
     push_duration: HistogramVec = "ccrelay_push_duration_seconds" ["outcome"] buckets PUSH_SECONDS;
     /// Pushes that were not answered with success, by reason. Each counts against an agent's sign-out budget.
@@ -293,6 +306,12 @@ impl Metrics {
         }
         for reason in PUSH_FAILURE_REASONS {
             inner.push_failures.with_label_values(&[*reason]);
+        }
+        for shown in ["none", "verified"] {
+            inner.tls_handshakes.with_label_values(&[shown]);
+        }
+        for listener in ["callback", "operations"] {
+            inner.addresses_refused.with_label_values(&[listener]);
         }
         for outcome in ["ok", "refused", "denied", "failed"] {
             inner.admin_requests.with_label_values(&[outcome]);

@@ -1,5 +1,5 @@
-//! Reads anew, while the daemon runs, what may change under it: certificates of the listeners, authorities, revocation
-//! lists and client certificates of gateways, token secrets, routes and what is hidden, and the log level. Rosters and the tokens of the admin API
+//! Reads anew, while the daemon runs, what may change under it: TLS of the listeners and who may connect, authorities,
+//! revocation lists and client certificates of gateways, token secrets, routes and what is hidden, and the log level. Rosters and the tokens of the admin API
 //! look after themselves.
 //!
 //! - **When**: SIGHUP, `POST /api/v1/reload`, or when one of the files looks different; a file that is being written is left
@@ -25,9 +25,11 @@ use crate::authenticate::Authenticator;
 use crate::config::{self, Config, ConfigError, Outline, Problem};
 use crate::deliver::Ways;
 use crate::lifecycle::Lifecycle;
+use crate::listen::Entry;
+use crate::listen::allow::SharedAllowList;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
-use crate::receive::tls;
+use crate::receive::tls::TlsConfig;
 use crate::session::Sessions;
 use crate::stamp::Stamp;
 
@@ -42,8 +44,20 @@ const WAITING: usize = 8;
 /// Ends of keys that may change while the daemon runs, in the tables before the dot.
 const CHANGEABLE: &[(&str, &[&str])] = &[
     ("log", &["level"]),
-    ("callback", &["certificate_file", "key_file"]),
-    ("operations", &["certificate_file", "key_file"]),
+    (
+        "callback",
+        &[
+            "certificate_file",
+            "key_file",
+            "tls_min_version",
+            "tls_cipher_suites",
+            "client_certificates",
+            "client_ca_file",
+            "client_crl_file",
+            "allow_from",
+        ],
+    ),
+    ("operations", &["certificate_file", "key_file", "tls_min_version", "tls_cipher_suites", "allow_from"]),
     ("token", &["secret_file", "previous_secret_file"]),
     (
         "gateways",
@@ -58,6 +72,8 @@ const CHANGEABLE: &[(&str, &[&str])] = &[
         ],
     ),
 ];
+
+const ALLOW_FROM: &str = "allow_from";
 
 /// Sets the log level of the running process.
 pub type SetLogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -107,8 +123,10 @@ impl Desk {
 pub struct Targets {
     /// Of the callback listener.
     pub callback_tls: Arc<ArcSwap<ServerConfig>>,
-    /// Of the operations listener, where it has TLS.
-    pub operations_tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    /// Who may connect to the callback listener.
+    pub callback_allowed: SharedAllowList,
+    /// TLS of the operations listener, where it has it, and who may connect.
+    pub operations: Entry,
     /// The token secrets.
     pub authenticator: Arc<Authenticator>,
     /// The clients of gateways.
@@ -240,14 +258,13 @@ impl Reloader {
         let (config, outline) = config::load_outlined(&self.path).map_err(problems_of)?;
         let now = stamps(&files(&self.path, &config));
 
-        let callback = tls::server_config(&config.callback.certificate_file, &config.callback.key_file)
-            .map_err(|error| problem("callback.certificate_file", error.to_string()))?;
-        let operations = match (&self.targets.operations_tls, &config.operations.certificate) {
-            (Some(target), Some((chain, key))) => {
-                let tls = tls::server_config(chain, key)
-                    .map_err(|error| problem("operations.certificate_file", error.to_string()))?;
-                Some((target, tls))
-            }
+        let server = |table: &str, tls: &TlsConfig| {
+            let made = tls.server_config();
+            made.map_err(|error| problem(&format!("{table}.{}", error.key()), error.to_string()))
+        };
+        let callback = server("callback", &config.callback.tls)?;
+        let operations = match (&self.targets.operations.tls, &config.operations.tls) {
+            (Some(target), Some(tls)) => Some((target, server("operations", tls)?, tls)),
             _ => None,
         };
         let (current, previous) = token_keys(&config.token, &config.spool.directory)
@@ -270,17 +287,24 @@ impl Reloader {
         })?;
 
         let mut changed = Vec::new();
-        if changes.has_key("callback", "callback")
-            || changes.any_file([&config.callback.certificate_file, &config.callback.key_file])
-        {
+        if changes.of_tls("callback") || changes.any_file(config.callback.tls.files()) {
             self.targets.callback_tls.store(Arc::new(callback));
             changed.push("certificate of the callback listener".to_owned());
         }
-        if let (Some((target, tls)), Some((chain, key))) = (operations, &config.operations.certificate)
-            && (changes.has_key("operations", "operations") || changes.any_file([chain, key]))
+        if let Some((target, tls, from)) = operations
+            && (changes.of_tls("operations") || changes.any_file(from.files()))
         {
             target.store(Arc::new(tls));
             changed.push("certificate of the operations listener".to_owned());
+        }
+        for (listener, target, allowed) in [
+            ("callback", &self.targets.callback_allowed, &config.callback.allowed),
+            ("operations", &self.targets.operations.allowed, &config.operations.allowed),
+        ] {
+            if **target.load() != *allowed {
+                target.store(Arc::new(allowed.clone()));
+                changed.push(format!("who may connect to the {listener} listener"));
+            }
         }
         if self.targets.authenticator.replace(current, previous) {
             changed.push("token secrets".to_owned());
@@ -299,7 +323,7 @@ impl Reloader {
             self.targets.ways.replace(config.sinks.clone());
             changed.push("routes".to_owned());
         }
-        let needs_restart = changes.needing_restart(self.targets.operations_tls.is_some());
+        let needs_restart = changes.needing_restart(self.targets.operations.tls.is_some());
         expiry::show(&config, &self.metrics);
         self.in_force.level = config.log.level;
         self.in_force.stamps = now.clone();
@@ -347,6 +371,12 @@ impl Changes<'_> {
         of_table.into_iter().any(|end| ends.contains(&end))
     }
 
+    /// Whether a key of this listener's TLS was written differently.
+    fn of_tls(&self, table: &str) -> bool {
+        let ends = self.outline.iter().filter_map(|key| key.strip_prefix(table)?.strip_prefix('.'));
+        ends.map(end_of).any(|end| end != ALLOW_FROM && is_changeable(&format!("{table}.{end}")))
+    }
+
     /// Whether anything was written differently that decides where events go and what is hidden.
     fn of_routes(&self) -> bool {
         self.outline.iter().any(|key| is_of_routes(key))
@@ -357,8 +387,7 @@ impl Changes<'_> {
     }
 
     fn needing_restart(&self, operations_tls: bool) -> Vec<String> {
-        let stays =
-            |key: &&String| !is_changeable(key) || (!operations_tls && key.starts_with("operations."));
+        let stays = |key: &&String| !is_changeable(key) || (!operations_tls && is_of_operations_tls(key));
         self.outline.iter().filter(stays).cloned().collect()
     }
 }
@@ -373,23 +402,32 @@ fn is_of_routes(key: &str) -> bool {
     }
 }
 
+/// A listener that began without TLS goes on without.
+fn is_of_operations_tls(key: &str) -> bool {
+    key.strip_prefix("operations.").is_some_and(|end| end_of(end) != ALLOW_FROM)
+}
+
+/// The key without the place in its list.
+fn end_of(key: &str) -> &str {
+    key.split('[').next().unwrap_or(key)
+}
+
 fn is_changeable(key: &str) -> bool {
     if is_of_routes(key) {
         return true;
     }
     let Some((table, end)) = key.rsplit_once('.') else { return false };
-    let kind = table.split('[').next().unwrap_or(table);
+    let (kind, end) = (end_of(table), end_of(end));
     CHANGEABLE.iter().any(|(known, ends)| *known == kind && ends.contains(&end))
 }
 
 /// Every file that is read anew.
 fn files(path: &Path, config: &Config) -> Vec<PathBuf> {
-    let callback = [&config.callback.certificate_file, &config.callback.key_file];
-    let operations = config.operations.certificate.iter().flat_map(|(chain, key)| [chain, key]);
+    let callback = config.callback.tls.files();
+    let operations = config.operations.tls.iter().flat_map(TlsConfig::files);
     let secrets = [&config.token.secret_file, &config.token.previous_secret_file].into_iter().flatten();
     let gateways = config.sessions.gateways.iter().flat_map(|gateway| gateway.files());
-    let named =
-        callback.into_iter().chain(operations).chain(secrets).chain(gateways).chain(&config.mask_secret_file);
+    let named = callback.chain(operations).chain(secrets).chain(gateways).chain(&config.mask_secret_file);
     std::iter::once(path.to_path_buf()).chain(named.cloned()).collect()
 }
 
@@ -424,7 +462,14 @@ mod tests {
 
     #[test]
     fn keys_that_may_change_are_told_from_those_that_need_a_restart() {
-        for key in ["log.level", "callback.key_file", "gateways[3].crl_file", "token.previous_secret_file"] {
+        for key in [
+            "log.level",
+            "callback.key_file",
+            "callback.allow_from[2]",
+            "operations.tls_cipher_suites[0]",
+            "gateways[3].crl_file",
+            "token.previous_secret_file",
+        ] {
             assert!(is_changeable(key), "{key}");
         }
         for key in [

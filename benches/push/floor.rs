@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ccrelay::receive::{reply, tls};
+use ccrelay::receive::reply;
+use ccrelay::receive::tls::TlsConfig;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -17,7 +18,8 @@ use tokio_rustls::TlsAcceptor;
 
 /// Serves until the process ends.
 pub(crate) async fn serve(port: u16, certificate: &Path, key: &Path) -> anyhow::Result<()> {
-    let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(certificate, key)?));
+    let acceptor =
+        TlsAcceptor::from(Arc::new(TlsConfig::new(certificate.into(), key.into()).server_config()?));
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     loop {
         let (stream, _) = listener.accept().await?;

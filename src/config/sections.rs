@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -13,7 +13,9 @@ use crate::admin::tokens::TokenList;
 use crate::authenticate::{TokenKey, TokenRules};
 use crate::deliver::Repeats;
 use crate::listen::Limits;
-use crate::receive::{PushLimits, tls};
+use crate::listen::allow::AllowList;
+use crate::receive::PushLimits;
+use crate::receive::tls::{ClientCertificates, TlsConfig, TlsVersion, suites};
 use crate::route::{Router, TopicRules, TopicTemplate};
 use crate::session::config::{RawAgent, RawGateway, SessionsConfig};
 use crate::session::roster::RawRoster;
@@ -47,6 +49,12 @@ struct RawCallback {
     listen: SocketAddr,
     certificate_file: PathBuf,
     key_file: PathBuf,
+    tls_min_version: TlsVersion,
+    tls_cipher_suites: Vec<String>,
+    client_certificates: AskClients,
+    client_ca_file: Option<PathBuf>,
+    client_crl_file: Option<PathBuf>,
+    allow_from: Vec<String>,
     max_connections: usize,
     max_body_bytes: usize,
     max_head_bytes: usize,
@@ -54,6 +62,16 @@ struct RawCallback {
     header_timeout_secs: u64,
     body_timeout_secs: u64,
     idle_timeout_secs: u64,
+}
+
+/// Whether clients are asked for certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum AskClients {
+    #[default]
+    Off,
+    Optional,
+    Required,
 }
 
 /// 8443 is the usual port of an HTTPS service that does not run as root.
@@ -77,6 +95,12 @@ impl Default for RawCallback {
             listen: CALLBACK_LISTEN,
             certificate_file: PathBuf::from("certificate.pem"),
             key_file: PathBuf::from("key.pem"),
+            tls_min_version: TlsVersion::default(),
+            tls_cipher_suites: Vec::new(),
+            client_certificates: AskClients::default(),
+            client_ca_file: None,
+            client_crl_file: None,
+            allow_from: Vec::new(),
             max_connections: MAX_CONNECTIONS,
             max_body_bytes: MAX_BODY_BYTES,
             max_head_bytes: MAX_HEAD_BYTES,
@@ -165,6 +189,9 @@ struct RawOperations {
     admin_tokens_file: Option<PathBuf>,
     certificate_file: Option<PathBuf>,
     key_file: Option<PathBuf>,
+    tls_min_version: TlsVersion,
+    tls_cipher_suites: Vec<String>,
+    allow_from: Vec<String>,
 }
 
 const OPERATIONS_LISTEN: SocketAddr =
@@ -177,6 +204,9 @@ impl Default for RawOperations {
             admin_tokens_file: None,
             certificate_file: None,
             key_file: None,
+            tls_min_version: TlsVersion::default(),
+            tls_cipher_suites: Vec::new(),
+            allow_from: Vec::new(),
         }
     }
 }
@@ -298,10 +328,10 @@ pub struct Config {
 pub struct CallbackConfig {
     /// Where it listens.
     pub listen: SocketAddr,
-    /// PEM chain.
-    pub certificate_file: PathBuf,
-    /// PEM key.
-    pub key_file: PathBuf,
+    /// Certificate, versions, and certificates of clients.
+    pub tls: TlsConfig,
+    /// Who may connect.
+    pub allowed: AllowList,
     /// Limits of connections and heads.
     pub limits: Limits,
     /// Limits of bodies.
@@ -326,8 +356,10 @@ pub struct OperationsConfig {
     pub listen: SocketAddr,
     /// Tokens of the admin API, which is off without.
     pub admin_tokens_file: Option<PathBuf>,
-    /// PEM chain and key; plain HTTP without.
-    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Plain HTTP without.
+    pub tls: Option<TlsConfig>,
+    /// Who may connect.
+    pub allowed: AllowList,
 }
 
 /// Logging.
@@ -462,18 +494,29 @@ impl RawCallback {
         ] {
             within(problems, key, secs, 1, LONGEST_SECS);
         }
-        let certificate = ("callback.certificate_file", self.certificate_file.as_path());
-        check_pair(problems, certificate, ("callback.key_file", self.key_file.as_path()));
+        let tls = TlsConfig {
+            min_version: self.tls_min_version,
+            cipher_suites: cipher_suites("callback", &self.tls_cipher_suites, problems),
+            clients: client_certificates(
+                self.client_certificates,
+                self.client_ca_file,
+                self.client_crl_file,
+                problems,
+            ),
+            ..TlsConfig::new(self.certificate_file, self.key_file)
+        };
+        check_tls("callback", &tls, problems);
         CallbackConfig {
             listen: self.listen,
-            certificate_file: self.certificate_file,
-            key_file: self.key_file,
+            tls,
+            allowed: networks("callback", &self.allow_from, problems),
             limits: Limits {
                 max_connections: self.max_connections,
                 handshake_timeout: Duration::from_secs(self.handshake_timeout_secs),
                 header_timeout: Duration::from_secs(self.header_timeout_secs),
                 idle_timeout: Duration::from_secs(self.idle_timeout_secs),
                 max_head_bytes: self.max_head_bytes,
+                listener: "callback",
                 counted: true,
             },
             push: PushLimits {
@@ -492,8 +535,13 @@ impl RawOperations {
         if let Some(file) = &self.admin_tokens_file {
             problems.check(TOKENS, TokenList::read(file));
         }
-        let certificate = match (self.certificate_file, self.key_file) {
-            (Some(chain), Some(key)) => Some((chain, key)),
+        let cipher_suites = cipher_suites("operations", &self.tls_cipher_suites, problems);
+        let tls = match (self.certificate_file, self.key_file) {
+            (Some(chain), Some(key)) => Some(TlsConfig {
+                min_version: self.tls_min_version,
+                cipher_suites,
+                ..TlsConfig::new(chain, key)
+            }),
             (Some(_), None) if !problems.suspect(KEY) => {
                 problems.add(KEY, "is required with certificate_file");
                 None
@@ -504,28 +552,79 @@ impl RawOperations {
             }
             _ => None,
         };
-        if let Some((chain, key)) = &certificate {
-            check_pair(problems, (CERTIFICATE, chain), (KEY, key));
+        if let Some(tls) = &tls {
+            check_tls("operations", tls, problems);
         }
         let open = self.admin_tokens_file.is_some() && !self.listen.ip().is_loopback();
         let unsure = [CERTIFICATE, KEY, "operations.listen"].iter().any(|key| problems.suspect(key));
-        if open && certificate.is_none() && !unsure {
+        if open && tls.is_none() && !unsure {
             problems.add(
                 CERTIFICATE,
                 "is required with admin_tokens_file where listen is not a loopback address",
             );
         }
-        OperationsConfig { listen: self.listen, admin_tokens_file: self.admin_tokens_file, certificate }
+        let allowed = networks("operations", &self.allow_from, problems);
+        OperationsConfig { listen: self.listen, admin_tokens_file: self.admin_tokens_file, tls, allowed }
     }
 }
 
-/// Reads a chain and its key, and finds out whether they go together.
-fn check_pair(problems: &mut Problems, chain: (&str, &Path), key: (&str, &Path)) {
-    let read_chain = problems.check(chain.0, tls::read_chain(chain.1));
-    let read_key = problems.check(key.0, tls::read_key(key.1));
-    if read_chain.is_some() && read_key.is_some() {
-        problems.check(key.0, tls::server_config(chain.1, key.1));
+/// Reads all files of a listener's TLS, and finds out whether they go together.
+fn check_tls(table: &str, tls: &TlsConfig, problems: &mut Problems) {
+    if problems.suspect(&format!("{table}.tls_min_version")) {
+        return;
     }
+    for fault in tls.faults() {
+        problems.add(format!("{table}.{}", fault.key()), fault);
+    }
+}
+
+fn cipher_suites(
+    table: &str,
+    names: &[String],
+    problems: &mut Problems,
+) -> Vec<rustls::SupportedCipherSuite> {
+    let named = names.iter().enumerate();
+    let parsed = named
+        .map(|(at, name)| problems.check(&format!("{table}.tls_cipher_suites[{at}]"), suites::parse(name)));
+    // With a name that is wrong it is not known whether the others are enough: all are taken, and nothing more is said.
+    parsed.collect::<Vec<_>>().into_iter().collect::<Option<_>>().unwrap_or_default()
+}
+
+fn client_certificates(
+    ask: AskClients,
+    ca_file: Option<PathBuf>,
+    crl_file: Option<PathBuf>,
+    problems: &mut Problems,
+) -> Option<ClientCertificates> {
+    const CA: &str = "callback.client_ca_file";
+    match (ask, ca_file) {
+        (AskClients::Off, ca_file) => {
+            let given = [(CA, ca_file), ("callback.client_crl_file", crl_file)];
+            if let Some((key, _)) = given.iter().find(|(_, file)| file.is_some())
+                && !problems.suspect("callback.client_certificates")
+            {
+                problems.add(*key, "has no meaning while client_certificates is off");
+            }
+            None
+        }
+        (_, None) => {
+            if !problems.suspect(CA) {
+                problems.add(CA, "is required where clients are asked for certificates");
+            }
+            None
+        }
+        (ask, Some(ca_file)) => {
+            Some(ClientCertificates { required: ask == AskClients::Required, ca_file, crl_file })
+        }
+    }
+}
+
+fn networks(table: &str, texts: &[String], problems: &mut Problems) -> AllowList {
+    let texts = texts.iter().enumerate();
+    let networks = texts
+        .filter_map(|(at, text)| problems.check(&format!("{table}.allow_from[{at}]"), text.parse()))
+        .collect();
+    AllowList::new(networks)
 }
 
 impl RawToken {

@@ -370,6 +370,68 @@ fn the_admin_api_wants_private_tokens_and_tls_away_from_loopback() {
     assert_mistakes(&format!("{CALLBACK}{GATEWAY}[operations]\nlisten = '0.0.0.0:9464'"), &[]);
 }
 
+#[test]
+fn tls_and_who_may_connect_are_checked_with_their_keys() {
+    let with = |keys: &str| format!("{CALLBACK}{keys}\n{GATEWAY}");
+    let ca = "client_ca_file = 'FOLDER/certificate.pem'\n";
+    for good in [
+        "tls_min_version = '1.3'\ntls_cipher_suites = ['TLS_AES_128_GCM_SHA256']".to_owned(),
+        "tls_cipher_suites = ['TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256']".to_owned(),
+        format!("client_certificates = 'optional'\n{ca}"),
+        format!("client_certificates = 'required'\n{ca}"),
+        "allow_from = ['10.0.0.0/8', '::1']".to_owned(),
+    ] {
+        assert_mistakes(&with(&good), &[]);
+    }
+    for (bad, said) in [
+        ("tls_min_version = '1.1'", "callback.tls_min_version: expected one of 1.2, 1.3"),
+        (
+            "tls_cipher_suites = ['TLS_AES_128_GCM_SHA256', 'RC4-MD5']",
+            "callback.tls_cipher_suites[1]: unknown cipher suite \"RC4-MD5\"; possible are TLS_AES_256_GCM_SHA384, ",
+        ),
+        // Of TLS 1.2, where only 1.3 is spoken; and for RSA, where the key is of an elliptic curve.
+        (
+            "tls_min_version = '1.3'\ntls_cipher_suites = ['TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256']",
+            "callback.tls_cipher_suites: none of these can be used with the key of",
+        ),
+        (
+            "tls_cipher_suites = ['TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256']",
+            "callback.tls_cipher_suites: none of these can be used with the key of",
+        ),
+        (
+            "client_certificates = 'maybe'",
+            "callback.client_certificates: expected one of off, optional, required",
+        ),
+        ("client_certificates = 'required'", "callback.client_ca_file: is required where"),
+        ("client_ca_file = 'x'", "callback.client_ca_file: has no meaning while"),
+        ("client_crl_file = 'x'", "callback.client_crl_file: has no meaning while"),
+        (
+            "client_certificates = 'required'\nclient_ca_file = 'FOLDER/password'",
+            "callback.client_ca_file: cannot read an authority from",
+        ),
+        (
+            "client_certificates = 'optional'\nclient_ca_file = 'FOLDER/key.pem'",
+            "callback.client_ca_file: cannot read an authority from",
+        ),
+        (
+            "client_certificates = 'optional'\nclient_ca_file = 'FOLDER/certificate.pem'\nclient_crl_file = 'FOLDER/key.pem'",
+            "callback.client_crl_file: cannot read a revocation list from",
+        ),
+        ("allow_from = ['10.0.0.0/8', '10.0.0.1/8']", "callback.allow_from[1]: \"10.0.0.1/8\" has bits"),
+    ] {
+        assert_mistakes(&with(bad), &[said]);
+    }
+    let operations =
+        format!("{CALLBACK}{GATEWAY}[operations]\nallow_from = ['localhost']\ntls_cipher_suites = ['x']\n");
+    assert_mistakes(
+        &operations,
+        &[
+            "operations.tls_cipher_suites[0]: unknown",
+            "operations.allow_from[0]: \"localhost\" is not an address",
+        ],
+    );
+}
+
 const ROUTED_SINKS: &str = "[sinks.bus.kafka]\nbootstrap_servers = 'k:1'\n[sinks.wall.mqtt]\nurl = 'mqtt://b'\n\
                             [sinks.file.jsonl]\npath = '-'\n";
 

@@ -1,20 +1,89 @@
-//! Certificates of the listeners: read from PEM files, checked, made into rustls's settings.
+//! TLS of the listeners: certificates, authorities and revocation lists from PEM files, versions and cipher suites as
+//! configured, made into rustls's settings.
+//!
+//! - **No certificate is taken on trust twice.** Where clients show certificates, sessions are not resumed: a resumed one
+//!   would be let in by what was checked hours ago. Elsewhere resuming saves the gateway a round trip.
+//! - Settings are made whole or not at all, and a new one has keys of its own for tickets: what an earlier one gave out is
+//!   not taken by a later one.
+//! - rustls with ring knows TLS 1.2 and 1.3 with forward secrecy and authenticated encryption only, no renegotiation and no
+//!   compression: nothing weak can be configured.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use serde::Deserialize;
 use thiserror::Error;
 
-/// Why certificates cannot be used.
+pub mod fault;
+pub mod peer;
+pub mod suites;
+
+/// TLS of one listener.
+#[derive(Debug, Clone)]
+pub struct TlsConfig {
+    /// PEM chain.
+    pub certificate_file: PathBuf,
+    /// PEM key.
+    pub key_file: PathBuf,
+    /// The oldest version that is spoken.
+    pub min_version: TlsVersion,
+    /// Cipher suites; none stands for all that are known.
+    pub cipher_suites: Vec<SupportedCipherSuite>,
+    /// How clients show who they are; they do not when absent.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// Certificates of clients.
+#[derive(Debug, Clone)]
+pub struct ClientCertificates {
+    /// Whether a client without one is refused. One that shows a wrong one is refused at any rate.
+    pub required: bool,
+    /// PEM bundle of the authorities.
+    pub ca_file: PathBuf,
+    /// PEM file of revocation lists.
+    pub crl_file: Option<PathBuf>,
+}
+
+/// A version of TLS. The gateway's client is known to pin 1.2 (guide §2.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246).
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// TLS 1.3 (RFC 8446).
+    #[serde(rename = "1.3")]
+    V1_3,
+}
+
+static NEWEST_FIRST: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+
+impl TlsVersion {
+    /// This version and all newer ones.
+    #[must_use]
+    pub fn and_newer(self) -> &'static [&'static SupportedProtocolVersion] {
+        match self {
+            TlsVersion::V1_2 => &NEWEST_FIRST,
+            TlsVersion::V1_3 => &NEWEST_FIRST[..1],
+        }
+    }
+}
+
+/// Why TLS cannot be set up.
 #[derive(Debug, Error)]
 pub enum TlsError {
     /// A file that is not there or not PEM.
     #[error("cannot read {what} from {path}: {reason}")]
     Pem {
-        /// Certificate chain or key.
+        /// The key of the configuration.
+        key: &'static str,
+        /// Certificate chain, key, authorities or lists.
         what: &'static str,
         /// Which file.
         path: PathBuf,
@@ -32,28 +101,169 @@ pub enum TlsError {
         #[source]
         source: rustls::Error,
     },
-    /// rustls refuses the protocol versions: cannot happen with the ones we name.
-    #[error("TLS cannot be set up")]
-    Setup(#[source] rustls::Error),
+    /// A certificate that cannot be an authority.
+    #[error("{path} has a certificate that cannot be used as an authority: {source}")]
+    Authority {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// A revocation list that cannot be used.
+    #[error("{path} has a revocation list that cannot be used: {source}")]
+    Revocations {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: VerifierBuilderError,
+    },
+    /// No handshake could ever succeed.
+    #[error("none of these can be used with the key of {key} and the versions from tls_min_version on")]
+    NoSuite {
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// rustls refuses what cannot be refused.
+    #[error("TLS cannot be set up: {0}")]
+    Setup(String),
 }
 
-/// Settings for a listener: TLS 1.2 and 1.3 (the gateway's client is known to pin 1.2, guide §2.4), HTTP/1.1.
-///
-/// # Errors
-/// When a file cannot be read or chain and key do not go together.
-pub fn server_config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
-    let chain = read_chain(certificate)?;
-    let private = read_key(key)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(TlsError::Setup)?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(|source| TlsError::Unusable { certificate: certificate.into(), key: key.into(), source })?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(TlsError::Setup)?;
-    Ok(config)
+impl TlsError {
+    /// The key, in the listener's table, that has to be mended.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        match self {
+            TlsError::Pem { key, .. } => key,
+            TlsError::Unusable { .. } => KEY_FILE,
+            TlsError::Authority { .. } => CA_FILE,
+            TlsError::Revocations { .. } => CRL_FILE,
+            TlsError::NoSuite { .. } => "tls_cipher_suites",
+            TlsError::Setup(_) => CERTIFICATE_FILE,
+        }
+    }
+}
+
+const CERTIFICATE_FILE: &str = "certificate_file";
+const KEY_FILE: &str = "key_file";
+const CA_FILE: &str = "client_ca_file";
+const CRL_FILE: &str = "client_crl_file";
+
+impl TlsConfig {
+    /// A listener with this certificate, and everything else as it is without being configured.
+    #[must_use]
+    pub fn new(certificate_file: PathBuf, key_file: PathBuf) -> TlsConfig {
+        TlsConfig {
+            certificate_file,
+            key_file,
+            min_version: TlsVersion::default(),
+            cipher_suites: Vec::new(),
+            clients: None,
+        }
+    }
+
+    /// Every file it is read from.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let clients = self.clients.iter().flat_map(|c| std::iter::once(&c.ca_file).chain(&c.crl_file));
+        [&self.certificate_file, &self.key_file].into_iter().chain(clients)
+    }
+
+    /// Everything that is wrong with the files, as far as one mistake does not only follow from another.
+    #[must_use]
+    pub fn faults(&self) -> Vec<TlsError> {
+        let mut faults = Vec::new();
+        let chain = read_chain(&self.certificate_file).map_err(|error| faults.push(error)).is_ok();
+        let key = read_key(&self.key_file).map_err(|error| faults.push(error)).is_ok();
+        if chain && key {
+            let alone = TlsConfig { clients: None, ..self.clone() };
+            faults.extend(alone.server_config().err());
+        }
+        if let Some(clients) = &self.clients {
+            let (roots, lists) = (clients.authorities(), clients.revocations());
+            let readable = roots.is_ok() && lists.is_ok();
+            faults.extend(roots.err().into_iter().chain(lists.err()));
+            if readable {
+                faults.extend(clients.verifier(self.provider()).err());
+            }
+        }
+        faults
+    }
+
+    /// Settings for a listener of HTTP/1.1.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or what stands in them does not go together.
+    pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
+        let provider = self.provider();
+        let (chain, private) = (read_chain(&self.certificate_file)?, read_key(&self.key_file)?);
+        let unusable = |source| TlsError::Unusable {
+            certificate: self.certificate_file.clone(),
+            key: self.key_file.clone(),
+            source,
+        };
+        let signer = provider.key_provider.load_private_key(private.clone_key()).map_err(unusable)?;
+        let versions = self.min_version.and_newer();
+        let usable = |suite: &SupportedCipherSuite| {
+            versions.contains(&suite.version()) && suite.usable_for_signature_algorithm(signer.algorithm())
+        };
+        if !provider.cipher_suites.iter().any(usable) {
+            return Err(TlsError::NoSuite { key: self.key_file.clone() });
+        }
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions)
+            .map_err(setup)?;
+        let builder = match &self.clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => builder.with_client_cert_verifier(clients.verifier(provider)?),
+        };
+        let mut config = builder.with_single_cert(chain, private).map_err(unusable)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        if self.clients.is_some() {
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        } else {
+            config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(setup)?;
+        }
+        Ok(config)
+    }
+
+    fn provider(&self) -> Arc<CryptoProvider> {
+        let mut provider = rustls::crypto::ring::default_provider();
+        if !self.cipher_suites.is_empty() {
+            provider.cipher_suites.clone_from(&self.cipher_suites);
+        }
+        Arc::new(provider)
+    }
+}
+
+impl ClientCertificates {
+    /// Checks chain, time, purpose, and revocation where there are lists: one of each authority in the chain, or its
+    /// certificates are refused. That a list is out of date is not a reason to refuse, as towards gateways.
+    fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(self.authorities()?), provider);
+        let builder = builder.with_crls(self.revocations()?);
+        let builder = if self.required { builder } else { builder.allow_unauthenticated() };
+        builder.build().map_err(|source| match (&self.crl_file, source) {
+            (Some(path), source @ VerifierBuilderError::InvalidCrl(_)) => {
+                TlsError::Revocations { path: path.clone(), source }
+            }
+            (_, source) => TlsError::Setup(source.to_string()),
+        })
+    }
+
+    fn authorities(&self) -> Result<RootCertStore, TlsError> {
+        let mut store = RootCertStore::empty();
+        for certificate in read(CA_FILE, "an authority", &self.ca_file)? {
+            let unusable = |source| TlsError::Authority { path: self.ca_file.clone(), source };
+            store.add(certificate).map_err(unusable)?;
+        }
+        Ok(store)
+    }
+
+    fn revocations(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+        self.crl_file.as_deref().map_or(Ok(Vec::new()), |path| read(CRL_FILE, "a revocation list", path))
+    }
 }
 
 /// Reads a chain of certificates, the server's first.
@@ -61,14 +271,7 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<ServerConfig, Tls
 /// # Errors
 /// When the file cannot be read, is not PEM or has none.
 pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let fault = |error| pem("a certificate", path, &error);
-    let chain =
-        CertificateDer::pem_file_iter(path).map_err(fault)?.collect::<Result<Vec<_>, _>>().map_err(fault)?;
-    if chain.is_empty() {
-        Err(pem("a certificate", path, &rustls_pki_types::pem::Error::NoItemsFound))
-    } else {
-        Ok(chain)
-    }
+    read(CERTIFICATE_FILE, "a certificate", path)
 }
 
 /// Reads a private key.
@@ -76,15 +279,26 @@ pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError>
 /// # Errors
 /// When the file cannot be read or has no key in PEM.
 pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| pem("a private key", path, &error))
+    PrivateKeyDer::from_pem_file(path).map_err(|error| pem(KEY_FILE, "a private key", path, &error))
 }
 
-fn pem(what: &'static str, path: &Path, error: &rustls_pki_types::pem::Error) -> TlsError {
+/// Everything of a kind that a file has, at least one.
+fn read<T: PemObject>(key: &'static str, what: &'static str, path: &Path) -> Result<Vec<T>, TlsError> {
+    let fault = |error| pem(key, what, path, &error);
+    let found = T::pem_file_iter(path).map_err(fault)?.collect::<Result<Vec<_>, _>>().map_err(fault)?;
+    if found.is_empty() { Err(fault(rustls_pki_types::pem::Error::NoItemsFound)) } else { Ok(found) }
+}
+
+fn pem(key: &'static str, what: &'static str, path: &Path, error: &rustls_pki_types::pem::Error) -> TlsError {
     use rustls_pki_types::pem::Error;
     let reason = match error {
         Error::Io(error) => error.to_string(),
         Error::NoItemsFound => "there is none in it".to_owned(),
         _ => "it is not valid PEM".to_owned(),
     };
-    TlsError::Pem { what, path: path.into(), reason }
+    TlsError::Pem { key, what, path: path.into(), reason }
+}
+
+fn setup(error: rustls::Error) -> TlsError {
+    TlsError::Setup(error.to_string())
 }

@@ -1,7 +1,7 @@
 //! A relay in this process, and a client that sends it whatever bytes it likes.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use ccrelay::clock::Clock;
 use ccrelay::config;
 use ccrelay::event::{AgentId, GatewayName};
 use ccrelay::lifecycle::Lifecycle;
+use ccrelay::metrics::Metrics;
+use ccrelay::notify::Notifier;
 use ccrelay::spool::Spool;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
@@ -23,7 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::certificates::Certificates;
+use super::certificates::{Certificates, Identity};
 use super::{DEADLINE, eventually};
 
 const SECRET: &str = "this secret is for tests and has more than enough bytes";
@@ -38,9 +40,10 @@ pub(crate) struct TestRelay {
     pub(crate) callback: SocketAddr,
     pub(crate) operations: SocketAddr,
     spool: Spool,
+    metrics: Metrics,
     lifecycle: Lifecycle,
     run: JoinHandle<anyhow::Result<()>>,
-    ca: PathBuf,
+    certificates: Certificates,
     folder: TempDir,
 }
 
@@ -79,22 +82,33 @@ impl TestRelay {
         .await
     }
 
+    /// With further keys of `[callback]`, told where files are, and what signs them.
+    pub(crate) async fn with_files(keys: impl FnOnce(&Path, &Certificates) -> String) -> TestRelay {
+        TestRelay::prepared(|folder, certificates| text(folder, &keys(folder, certificates), "")).await
+    }
+
     async fn with_all(text: impl FnOnce(&Path) -> String) -> TestRelay {
+        TestRelay::prepared(|folder, _| text(folder)).await
+    }
+
+    async fn prepared(text: impl FnOnce(&Path, &Certificates) -> String) -> TestRelay {
         let folder = TempDir::new().expect("a folder");
         let certificates = Certificates::create(folder.path());
         let file = folder.path().join("config.toml");
         std::fs::write(folder.path().join("secret"), SECRET).expect("the folder can be written");
-        std::fs::write(&file, text(folder.path())).expect("the folder can be written");
-        let config = config::load(&file).unwrap_or_else(|error| panic!("{error}"));
+        std::fs::write(&file, text(folder.path(), &certificates)).expect("the folder can be written");
+        let (config, outline) = config::load_outlined(&file).unwrap_or_else(|error| panic!("{error}"));
         let lifecycle = Lifecycle::default();
-        let relay = Relay::start(config, lifecycle.clone()).await.expect("the relay starts");
+        let mut relay = Relay::start(config, lifecycle.clone()).await.expect("the relay starts");
+        relay.watch_files(&file, outline, None, &Notifier::default());
         TestRelay {
             callback: relay.callback_addr,
             operations: relay.operations_addr,
             spool: relay.spool.clone(),
+            metrics: relay.metrics.clone(),
             lifecycle,
             run: tokio::spawn(relay.run()),
-            ca: certificates.ca,
+            certificates,
             folder,
         }
     }
@@ -111,12 +125,44 @@ impl TestRelay {
 
     /// The authority of the certificates.
     pub(crate) fn ca_file(&self) -> &Path {
-        &self.ca
+        &self.certificates.ca
+    }
+
+    /// The authority, and what it signed.
+    pub(crate) fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Changes the configuration, in which `from` must stand, and has it read anew; gives whether it was taken.
+    pub(crate) async fn reload(&self, from: &str, to: &str) -> bool {
+        let file = self.folder.path().join("config.toml");
+        let text = std::fs::read_to_string(&file).expect("it was written");
+        assert!(text.contains(from), "{from} is not in the configuration");
+        let series = |outcome: &str| format!("ccrelay_reloads_total{{outcome=\"{outcome}\"}}");
+        let count = async || (self.metric(&series("ok")).await, self.metric(&series("refused")).await);
+        let before = count().await;
+        std::fs::write(&file, text.replace(from, to)).expect("the folder can be written");
+        self.lifecycle.reload();
+        let after = eventually("a reload", DEADLINE, || async {
+            let now = count().await;
+            (now != before).then_some(now)
+        });
+        after.await.0 > before.0
     }
 
     /// The relay's spool.
     pub(crate) fn spool(&self) -> &Spool {
         &self.spool
+    }
+
+    /// Its metrics, where nobody can get at the page.
+    pub(crate) fn counters(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Records stored so far.
@@ -161,16 +207,31 @@ impl TestRelay {
     }
 
     fn connector(&self, versions: &[&'static SupportedProtocolVersion]) -> TlsConnector {
+        self.connector_of(None, versions)
+    }
+
+    /// Who connects with a certificate, or without; knows the suites of these versions.
+    pub(crate) fn connector_of(
+        &self,
+        identity: Option<Identity>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> TlsConnector {
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(&self.ca).expect("the authority's file") {
+        for certificate in CertificateDer::pem_file_iter(&self.certificates.ca).expect("the authority's file")
+        {
             roots.add(certificate.expect("a certificate")).expect("an authority");
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .expect("known versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let config = match identity {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => {
+                builder.with_client_auth_cert(chain, key).expect("a key of the certificate")
+            }
+        };
         TlsConnector::from(Arc::new(config))
     }
 
