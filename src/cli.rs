@@ -23,6 +23,7 @@ use crate::spool::OpenError;
 mod agents;
 mod api;
 mod dead_letters;
+mod dev_cert;
 mod inspect;
 mod route;
 mod schema;
@@ -32,6 +33,7 @@ mod tail;
 use agents::AgentsCommand;
 use api::ApiPlace;
 use dead_letters::DeadLettersCommand;
+use dev_cert::DevCertArgs;
 use inspect::SpoolCommand;
 use route::RouteCommand;
 use schema::SchemaArgs;
@@ -74,6 +76,8 @@ enum Command {
     /// See where events go.
     #[command(subcommand)]
     Route(RouteCommand),
+    /// Make certificates for development: an authority, and one of it for the callback listener.
+    DevCert(DevCertArgs),
     /// Print the contract for consumers of events: JSON Schemas and an AsyncAPI document.
     Schema(SchemaArgs),
     /// Look at agents and change their sessions, through the admin API of a running daemon.
@@ -127,6 +131,7 @@ pub fn main() -> ExitCode {
         Command::Spool(command) => inspected(inspect::spool(command)),
         Command::Deadletters(command) => inspected(dead_letters::run(command)),
         Command::Route(command) => inspected(route::run(command)),
+        Command::DevCert(args) => inspected(dev_cert::run(&args)),
         Command::Schema(args) => inspected(schema::run(args)),
         Command::Agents(command) => inspected(agents::run(command)),
         Command::Status(api) => inspected(status::status(&api)),

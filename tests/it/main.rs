@@ -8,3 +8,4 @@ mod push;
 mod sessions;
 mod sinks;
 mod support;
+mod tls_page;
