@@ -1,22 +1,18 @@
 //! The command line: `run`, `check`, `simulate`, `demo`, and the exit codes that scripts can rely on: 0 done, 1 failed,
 //! 64 wrong usage, 65 a damaged spool, 78 wrong configuration (the last three from sysexits.h).
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::reload::Handle;
 
 use crate::app::Relay;
 use crate::config::{self, Config, LogConfig, LogFormat, Outline};
 use crate::demo;
 use crate::lifecycle::Lifecycle;
+use crate::log;
 use crate::notify::Notifier;
-use crate::reload::SetLogLevel;
 use crate::simulate;
 use crate::spool::OpenError;
 
@@ -160,16 +156,26 @@ fn with_config(path: &Path, then: impl FnOnce(Config, Outline) -> ExitCode) -> E
 }
 
 fn run(config: Config, outline: Outline, path: &Path) -> ExitCode {
-    let set_log_level = init_logging(&config.log);
-    finish(block_on(async {
+    let logging = log::init(&config.log);
+    log::log_panics();
+    let result = block_on(async {
         let lifecycle = Lifecycle::default();
         lifecycle.watch_signals().context("cannot watch signals")?;
         let manager = Notifier::from_environment()?;
         let mut relay = Relay::start(config, lifecycle).await?;
-        relay.watch_files(path, outline, set_log_level, &manager);
+        relay.watch_files(path, outline, logging.set_level, &manager);
         relay.report_to(manager);
         relay.run().await
-    }))
+    });
+    if let Err(error) = &result
+        && logging.json
+        && tracing::enabled!(tracing::Level::ERROR)
+    {
+        // Whoever reads JSON reads nothing else.
+        tracing::error!(error = format!("{error:#}"), "ccrelay has failed");
+        return exit_code(error);
+    }
+    finish(result)
 }
 
 fn simulate(path: Option<&Path>) -> ExitCode {
@@ -180,7 +186,7 @@ fn simulate(path: Option<&Path>) -> ExitCode {
             return ExitCode::from(CONFIGURATION);
         }
     };
-    init_logging(&LogConfig { level: "info".to_owned(), format: LogFormat::Auto });
+    log::init(&LogConfig { level: "info".to_owned(), format: LogFormat::Auto });
     finish(block_on(async {
         let lifecycle = Lifecycle::default();
         lifecycle.watch_signals().context("cannot watch signals")?;
@@ -214,44 +220,14 @@ pub(crate) fn finish(result: anyhow::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ccrelay: {error:#}");
-            let damaged = error.chain().any(|cause| {
-                cause.downcast_ref::<OpenError>().is_some_and(|e| matches!(e, OpenError::Damaged { .. }))
-            });
-            ExitCode::from(if damaged { DAMAGED } else { FAILED })
+            exit_code(&error)
         }
     }
 }
 
-/// Log lines go to standard error, which leaves standard output to what a command is asked for. Gives what changes the
-/// level later, unless the environment decides it.
-pub(crate) fn init_logging(config: &LogConfig) -> Option<SetLogLevel> {
-    let text = match config.format {
-        LogFormat::Auto => std::io::stderr().is_terminal(),
-        LogFormat::Text => true,
-        LogFormat::Json => false,
-    };
-    let from_environment = EnvFilter::try_from_env("CCRELAY_LOG").ok();
-    let fixed = from_environment.is_some();
-    let filter = from_environment.unwrap_or_else(|| EnvFilter::new(&config.level));
-    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let (set, change) = if text {
-        let logger = logger.with_filter_reloading();
-        let change = set_level(logger.reload_handle());
-        (logger.try_init(), change)
-    } else {
-        let logger = logger.json().flatten_event(true).with_filter_reloading();
-        let change = set_level(logger.reload_handle());
-        (logger.try_init(), change)
-    };
-    if set.is_err() {
-        tracing::debug!("logging was set up before");
-    }
-    (!fixed).then_some(change)
-}
-
-fn set_level<S: 'static>(handle: Handle<EnvFilter, S>) -> SetLogLevel {
-    Arc::new(move |level| {
-        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
-        handle.reload(filter).map_err(|error| error.to_string())
-    })
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let damaged = error.chain().any(|cause| {
+        cause.downcast_ref::<OpenError>().is_some_and(|e| matches!(e, OpenError::Damaged { .. }))
+    });
+    ExitCode::from(if damaged { DAMAGED } else { FAILED })
 }

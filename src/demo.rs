@@ -18,6 +18,7 @@ use crate::cli;
 use crate::clock::Clock;
 use crate::config::{self, LogConfig, LogFormat};
 use crate::lifecycle::Lifecycle;
+use crate::log;
 use crate::simulate::settings::Agents;
 use crate::simulate::{Settings, Simulator};
 
@@ -77,7 +78,7 @@ fn rate(text: &str) -> Result<f64, String> {
 /// Runs the demo.
 #[must_use]
 pub fn main(args: DemoArgs) -> ExitCode {
-    cli::init_logging(&LogConfig { level: "warn".to_owned(), format: LogFormat::Text });
+    log::init(&LogConfig { level: "warn".to_owned(), format: LogFormat::Text });
     let screen = Screen::standard(args.plain);
     cli::finish(cli::block_on(Box::pin(run(args, screen))))
 }

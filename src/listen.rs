@@ -33,6 +33,7 @@ use crate::calm::Calm;
 use crate::exchange::{Connection, Exchange};
 use crate::metrics::Metrics;
 use crate::receive::tls::{fault, peer};
+use crate::request::{RequestId, RequestIds};
 
 pub mod allow;
 
@@ -81,6 +82,8 @@ pub struct Incomer {
     pub peer: SocketAddr,
     /// This request among those of its connection.
     pub exchange: Exchange,
+    /// Its name in the log.
+    pub id: RequestId,
 }
 
 /// Answers requests of a listener.
@@ -108,6 +111,7 @@ struct Shared<H> {
     limits: Limits,
     metrics: Metrics,
     calm: Calm,
+    ids: RequestIds,
     stop: CancellationToken,
 }
 
@@ -131,7 +135,15 @@ impl<H: Handler> Listener<H> {
         stop: CancellationToken,
     ) -> std::io::Result<Listener<H>> {
         let listener = TcpListener::bind(address).await?;
-        let shared = Shared { handler, entry, limits, metrics, calm: Calm::default(), stop };
+        let shared = Shared {
+            handler,
+            entry,
+            limits,
+            metrics,
+            calm: Calm::default(),
+            ids: RequestIds::default(),
+            stop,
+        };
         Ok(Listener { listener, shared: Arc::new(shared) })
     }
 
@@ -282,7 +294,9 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
     let service = service_fn(|request: Request<Incoming>| {
         phase.enter(PHASE_REQUEST);
         let exchange = turns.begin();
-        let answer = shared.handler.handle(request, Incomer { peer, exchange: exchange.clone() });
+        let answer = shared
+            .handler
+            .handle(request, Incomer { peer, exchange: exchange.clone(), id: shared.ids.next() });
         let phase = phase.clone();
         async move {
             let answer = answer.await;

@@ -81,18 +81,22 @@ impl Handler for PushHandler {
     async fn handle(&self, request: Request<Incoming>, from: Incomer) -> Response<Full<Bytes>> {
         let began = Instant::now();
         let received_at = self.clock.now();
-        let peer = from.peer;
+        let (peer, request_id) = (from.peer, from.id);
         let result = self.push(request, from, received_at).await;
         let outcome = if result.is_ok() { "stored" } else { "refused" };
         self.metrics.push_duration.with_label_values(&[outcome]).observe(began.elapsed().as_secs_f64());
         match result {
-            Ok(_) => reply::success(),
+            Ok(Appended { offset, events, repeated }) => {
+                tracing::debug!(%request_id, %peer, spool_offset = offset, events, repeated, "push stored");
+                reply::success()
+            }
             Err(refusal) => {
                 self.metrics.push_failures.with_label_values(&[refusal.reason()]).inc();
                 if let Some(left_out) = self.calm.due(refusal.reason()) {
-                    tracing::warn!(reason = refusal.reason(), %peer, left_out, error = %refusal, "push refused");
+                    let reason = refusal.reason();
+                    tracing::warn!(%request_id, reason, %peer, left_out, error = %refusal, "push refused");
                 }
-                reply::refusal(&refusal)
+                reply::refusal(&refusal, request_id)
             }
         }
     }

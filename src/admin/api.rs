@@ -1,7 +1,8 @@
 //! The admin API: finds the route, checks the token, reads the body, and answers.
 //!
 //! Checks come in this order, each before the next costs anything: whether the API is on, path, method, **token, then
-//! body**. A call that changes something, or that gives a GUID away, leaves a line in the log with the name of its token.
+//! body**. A call that changes something, or that gives a GUID away, leaves a line in the log with the name of its token. All lines
+//! that a call leaves carry its `request_id`: the caller's own of `X-Request-Id`, or one that is made here and answered.
 //! What changes sessions or the spool runs on the daemon's own runtime, to its end, also when the caller has gone.
 
 use std::collections::{HashMap, HashSet};
@@ -18,6 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::fault::{Fault, answer};
 use super::kept::KeptAgents;
@@ -31,6 +33,7 @@ use crate::event::GatewayName;
 use crate::listen::Incomer;
 use crate::metrics::Metrics;
 use crate::reload::Desk;
+use crate::request;
 use crate::session::Sessions;
 use crate::session::config::{AgentDefaults, CallPattern};
 use crate::spool::{AgentKey, Spool};
@@ -131,11 +134,17 @@ impl Api {
     pub(super) async fn answer(&self, request: Request<Incoming>, from: &Incomer) -> Response<Page> {
         let has_body = !request.body().is_end_stream();
         let mut body_was_read = false;
-        let result = self.try_answer(request, from, &mut body_was_read).await;
+        let given = request::given(request.headers());
+        let request_id = given.map_or_else(|| from.id.to_string(), str::to_owned);
+        let span = tracing::error_span!("api", request_id);
+        let result = self.try_answer(request, from, &mut body_was_read).instrument(span).await;
         let mut response = result.unwrap_or_else(|fault| fault.response().map(Page::from));
         if has_body && !body_was_read {
             // What is left unread cannot be told from the next request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Ok(name) = HeaderValue::try_from(request_id) {
+            response.headers_mut().insert(request::HEADER, name);
         }
         let outcome = outcome(response.status());
         self.inner.metrics.admin_requests.with_label_values(&[outcome]).inc();

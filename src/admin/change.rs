@@ -4,11 +4,13 @@ use http::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tracing::Instrument;
 
 use super::agents::{named, view};
 use super::api::{Answer, Call, Parts, query};
 use super::fault::{Fault, json as answer, no_content};
 use super::kept::{Kept, MOST_AGENTS, in_words};
+
 use crate::config::Problems;
 use crate::session::call::{Cookie, Ticket};
 use crate::session::config::{AgentConfig, RawAgent};
@@ -32,15 +34,18 @@ pub(super) async fn put(call: &Call<'_>) -> Answer {
     }
     let (parts, changed) = (call.parts.clone(), agent.clone());
     // Not to be left half-way when the caller goes.
-    let work = call.parts.runtime.spawn(async move {
-        let _change = parts.kept.changes.lock().await;
-        let before = set(&parts, &changed, Some(Kept { settings, stored })).await?;
-        let put = parts.sessions.put(config);
-        if put.is_err() {
-            set(&parts, &changed, before).await?;
+    let work = call.parts.runtime.spawn(
+        async move {
+            let _change = parts.kept.changes.lock().await;
+            let before = set(&parts, &changed, Some(Kept { settings, stored })).await?;
+            let put = parts.sessions.put(config);
+            if put.is_err() {
+                set(&parts, &changed, before).await?;
+            }
+            put.map_err(roster_fault)
         }
-        put.map_err(roster_fault)
-    });
+        .in_current_span(),
+    );
     let status = match work.await.map_err(|error| Fault::internal("the agent cannot be put", &error))?? {
         Change::Added => StatusCode::CREATED,
         Change::Changed | Change::Unchanged => StatusCode::OK,
@@ -60,17 +65,20 @@ pub(super) async fn remove(call: &Call<'_>) -> Answer {
         return Err(configured());
     }
     let parts = call.parts.clone();
-    let work = call.parts.runtime.spawn(async move {
-        let _change = parts.kept.changes.lock().await;
-        let before = set(&parts, &agent, None).await?;
-        let (gateway, agent_id) = (&agent.gateway, &agent.agent_id);
-        let left = if keep {
-            parts.sessions.release(gateway, agent_id)
-        } else {
-            parts.sessions.remove(gateway, agent_id)
-        };
-        if left || before.is_some() { Ok(()) } else { Err(Fault::no_such_agent()) }
-    });
+    let work = call.parts.runtime.spawn(
+        async move {
+            let _change = parts.kept.changes.lock().await;
+            let before = set(&parts, &agent, None).await?;
+            let (gateway, agent_id) = (&agent.gateway, &agent.agent_id);
+            let left = if keep {
+                parts.sessions.release(gateway, agent_id)
+            } else {
+                parts.sessions.remove(gateway, agent_id)
+            };
+            if left || before.is_some() { Ok(()) } else { Err(Fault::no_such_agent()) }
+        }
+        .in_current_span(),
+    );
     work.await.map_err(|error| Fault::internal("the agent cannot be taken away", &error))??;
     Ok(no_content())
 }

@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::authenticate::TokenFault;
 use crate::event::envelope::EnvelopeError;
+use crate::request::{self, RequestId};
 
 /// Why a push was not stored.
 #[derive(Debug, Error)]
@@ -128,11 +129,14 @@ pub fn success() -> Response<Full<Bytes>> {
     json(StatusCode::OK, Bytes::from_static(br#"{"message":"success","retcode":"0"}"#))
 }
 
-/// The answer to a push that is not.
+/// The answer to a push that is not. It carries the request's name; the answer of success stays as it is documented, bare.
 #[must_use]
-pub fn refusal(refusal: &Refusal) -> Response<Full<Bytes>> {
+pub fn refusal(refusal: &Refusal, request_id: RequestId) -> Response<Full<Bytes>> {
     let body = serde_json::json!({ "message": refusal.to_string(), "retcode": refusal.retcode() });
     let mut response = json(refusal.status(), Bytes::from(body.to_string()));
+    if let Ok(name) = HeaderValue::try_from(request_id.to_string()) {
+        response.headers_mut().insert(request::HEADER, name);
+    }
     if refusal.leaves_body() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
