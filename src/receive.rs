@@ -186,6 +186,9 @@ impl PushHandler {
         })?;
         for event in &envelope.events {
             let category = vocabulary::lookup(&event.event_type).map_or("unknown", |entry| entry.category);
+            if category == "unknown" {
+                tracing::info!(%gateway, event_type = %event.event_type.escape_debug(), "an event of a type that this release does not know");
+            }
             self.metrics.events.with_label_values(&[category]).inc();
         }
         self.metrics.events_repeated.inc_by(appended.repeated as u64);

@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "a tool box: benches need only a part of it")]
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
+use ccrelay::clock::Clock;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
@@ -46,11 +48,20 @@ impl Certificates {
 
     /// Another key and certificate of the same authority, in the same files.
     pub(crate) fn renew(&self) {
+        self.renew_for(None);
+    }
+
+    /// The same, with a certificate that ends so soon.
+    pub(crate) fn renew_for(&self, lifetime: Option<Duration>) {
         let key = KeyPair::generate().expect("a key");
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut leaf = CertificateParams::new(names).expect("valid names");
         leaf.distinguished_name = DistinguishedName::new();
         leaf.distinguished_name.push(rcgen::DnType::CommonName, "127.0.0.1");
+        if let Some(lifetime) = lifetime {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_millis(Clock::system().now().millis());
+            leaf.not_after = (now + lifetime).into();
+        }
         let leaf = leaf.signed_by(&key, &self.authority).expect("a certificate");
         write(&self.cert, &leaf.pem());
         write(&self.key, &key.serialize_pem());

@@ -97,6 +97,11 @@ impl Relay {
         self.certificates.renew();
     }
 
+    /// The same, by one that ends so soon.
+    pub(crate) fn renew_certificate_for(&self, lifetime: Duration) {
+        self.certificates.renew_for(Some(lifetime));
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }

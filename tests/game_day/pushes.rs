@@ -1,0 +1,118 @@
+//! What comes from the gateway, the machine under us, and the files that we live from.
+
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use ccrelay::simulate::EmitOptions;
+use nix::sys::signal::Signal;
+
+use crate::MACHINE;
+use crate::scene::{Plan, Scene, agent};
+use crate::support::process::Process;
+
+pub(crate) const ALERTS: &[&str] = &[
+    "CcrelayPushesRefused",
+    "CcrelayUnknownEvents",
+    "CcrelaySpoolSlow",
+    "CcrelayAnswersSlow",
+    "CcrelayCertificateExpiring",
+    "CcrelayReloadRefused",
+    "CcrelayRestartNeeded",
+    "CcrelayFilesRunningOut",
+];
+
+const AGENTS: u32 = 10;
+/// What the relay may open, and of it the part at which the alert fires.
+const FILES: usize = 200;
+const FILES_IN_USE: usize = FILES * 8 / 10;
+/// Connections that say nothing: not so many that there is no file left to be scraped with.
+const IDLE: usize = 150;
+const TEN_DAYS: Duration = Duration::from_secs(10 * 86_400);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_goes_wrong_with_pushes_disk_and_files_is_told_and_its_cause_is_shown() {
+    let _together = MACHINE.read().await;
+    let mut scene = Scene::prepare(AGENTS).await;
+    let folder = scene.relay.folder().to_owned();
+    scene.configure(&Plan {
+        agents: 1001..=1000 + AGENTS,
+        gateway_port: None,
+        tables: &format!("[sinks.file.jsonl]\npath = \"{}/events.jsonl\"\n", folder.display()),
+    });
+    let limited = format!("ulimit -n {FILES} && exec \"$@\"");
+    scene.relay.wrapper = ["sh", "-c", &limited, "sh"].map(str::to_owned).to_vec();
+    scene.start().await;
+    scene.all_signed_in(AGENTS as usize).await;
+    scene.simulator.play(5.0);
+    scene.assert_quiet().await;
+
+    let (ca, uri) = (folder.join("ca.pem"), scene.relay.callback_uri());
+    scene.fires_while("CcrelayPushesRefused", &["reason=\"token_"], || forge(&ca, &uri)).await;
+    let emitted =
+        scene.simulator.emit(&agent(1001), "AgentOther_Novel", serde_json::json!({}), EmitOptions::default());
+    emitted.expect("the agent is signed in");
+    scene.fires("CcrelayUnknownEvents", &["AgentOther_Novel"]).await;
+
+    let slow = slow_disk(&scene);
+    let seen = scene.fires("CcrelaySpoolSlow", &["ccrelay_spool_commit_duration_seconds_bucket"]).await;
+    let [all, quick] = ["+Inf", "1"].map(|le| bucket(&seen, le));
+    assert!(all > quick + 1.0, "commits of more than a second: {seen}");
+    scene.fires("CcrelayAnswersSlow", &["ccrelay_spool_commit_duration_seconds_sum"]).await;
+    // The disk is well again.
+    slow.end(Signal::SIGINT).await;
+
+    scene.words = vec![
+        ("FILE", folder.join("cert.pem").display().to_string()),
+        ("$(pidof ccrelay)", scene.relay.running().pid().to_string()),
+    ];
+    scene.relay.renew_certificate_for(TEN_DAYS);
+    scene.fires("CcrelayCertificateExpiring", &["notAfter="]).await;
+    std::fs::write(folder.join("key.pem"), "not a key").expect("the folder can be written");
+    scene.fires("CcrelayReloadRefused", &["callback.key_file"]).await;
+    scene.relay.renew_certificate();
+    scene.relay.edit("[spool]\n", "[spool]\nmax_bytes = 123456789\n");
+    scene.fires("CcrelayRestartNeeded", &["spool.max_bytes"]).await;
+
+    let mut idle = Vec::new();
+    let callback = scene.relay.callback_port();
+    let seen = scene
+        .fires_while("CcrelayFilesRunningOut", &[], || {
+            // Those that say nothing are closed after a while, so there are new ones all the time.
+            idle.drain(..idle.len().saturating_sub(IDLE - 10));
+            idle.extend((0..10).filter_map(|_| TcpStream::connect(("127.0.0.1", callback)).ok()));
+        })
+        .await;
+    assert!(seen.trim().parse::<usize>().is_ok_and(|open| open > FILES_IN_USE), "{seen}");
+    scene.assert_all_fired(ALERTS);
+    assert_eq!(scene.simulator.statistics().total.sign_outs.len(), 0, "nobody was signed out");
+}
+
+/// A push with a token that nobody made.
+fn forge(ca: &std::path::Path, uri: &str) {
+    let output = Command::new("curl")
+        .args(["-s", "-m", "5", "--cacert"])
+        .arg(ca)
+        .args(["-H", "service_token: abcdefghijklmnopqrstuvwxyz0123456789", "-d", "{}", uri])
+        .output()
+        .expect("curl starts: `make setup` installs it");
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// From now on every fsync of the relay takes a second and a half.
+fn slow_disk(scene: &Scene) -> Process {
+    let pid = scene.relay.running().pid().to_string();
+    let words = ["strace", "-f", "-p", &pid, "-e", "trace=fdatasync,fsync", "-o", "/dev/null"];
+    let delay = ["-e", "inject=fdatasync,fsync:delay_enter=1500000"];
+    let command: Vec<String> = words.iter().chain(&delay).map(|word| (*word).to_owned()).collect();
+    let folder = scene.relay.folder().join("strace");
+    std::fs::create_dir(&folder).expect("the folder can be written");
+    Process::start(&folder, &command)
+}
+
+/// How many commits took no longer than that.
+fn bucket(page: &str, le: &str) -> f64 {
+    let series = format!("ccrelay_spool_commit_duration_seconds_bucket{{le=\"{le}\"}} ");
+    let value = page.lines().find_map(|line| line.strip_prefix(&series));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {series} in {page}"))
+}
