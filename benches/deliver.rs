@@ -151,6 +151,7 @@ async fn drain(
         way: way(Router::to(TopicTemplate::parse(TOPIC, TopicRules::Kafka)?)),
         dead_letter_topic: None,
         repeats: Repeats::Publish,
+        troubles: Default::default(),
     };
     let (reader, clock) = (spool.reader(name)?, Clock::system());
     let end = *spool.end().borrow();

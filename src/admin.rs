@@ -1,4 +1,4 @@
-//! The operations listener: `/metrics`, `/live`, `/ready`, and the admin API under `/api`. It runs on a thread of its own,
+//! The operations listener: the status page at `/`, `/metrics`, `/live`, `/ready`, and the admin API under `/api`. It runs on a thread of its own,
 //! so that it answers also when the data path is saturated.
 //!
 //! - **In** (`listen` -> here -> `api`): pages for everybody, the API for who has a token (`tokens`).
@@ -21,11 +21,14 @@ use crate::metrics::Metrics;
 mod agents;
 mod api;
 mod change;
+mod concerns;
 mod fault;
 mod feed;
 pub mod kept;
 mod letters;
 mod live;
+mod page;
+mod pulse;
 mod routes;
 #[cfg(test)]
 mod schema;
@@ -104,10 +107,12 @@ impl OperationsHandler {
                 page.headers_mut().insert(header::CONTENT_TYPE, kind);
                 page
             }
+            "/" | "/status" => page::page(),
+            "/runbook" => page::runbook(),
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" if self.readiness.is_ready() => text(StatusCode::OK, "ready\n"),
             "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or stopping\n"),
-            _ => text(StatusCode::NOT_FOUND, "here are /metrics, /live, /ready and /api/v1\n"),
+            _ => text(StatusCode::NOT_FOUND, "here are /, /metrics, /live, /ready, /runbook and /api/v1\n"),
         }
     }
 }

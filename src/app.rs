@@ -17,12 +17,13 @@ use crate::authenticate::{Authenticator, TokenKey};
 use crate::calm::Calm;
 use crate::clock::Clock;
 use crate::config::{Config, OperationsConfig, Outline, SinkConfig, SinkKind, TokenConfig};
-use crate::deliver::{DeliverConfig, Way, Ways, Worker};
+use crate::deliver::{DeliverConfig, Troubles, Way, Ways, Worker};
 use crate::event::GatewayName;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{Entry, Listener};
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
+use crate::problems::Problems;
 use crate::receive::PushHandler;
 use crate::reload::{self, Desk, Reloader, SetLogLevel, Targets, Wishes};
 use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
@@ -89,7 +90,7 @@ impl Relay {
         let readiness = Readiness::default();
         let operations = Operations::start(&config.operations, &metrics, &readiness).await?;
         let (receiving, delivering) = (CancellationToken::new(), CancellationToken::new());
-        let observer = Arc::new(ObserverBridge::default());
+        let observer = Arc::new(ObserverBridge::new(clock.clone()));
         let handler = PushHandler {
             gateways,
             authenticator: authenticator.clone(),
@@ -109,9 +110,10 @@ impl Relay {
             listener.await.with_context(|| format!("cannot listen on callback.listen {address}"))?;
         let callback_addr = listener.local_addr().context("the callback listener has no address")?;
 
-        let ways = Ways::of(&config.sinks);
+        let (ways, troubles) = (Ways::of(&config.sinks), Troubles::default());
         for sink in &config.sinks {
-            let worker = worker(sink, ways.to(&sink.name), &spool, &metrics, &clock, delivering.clone())?;
+            let way = ways.to(&sink.name);
+            let worker = worker(sink, way, &troubles, &spool, &metrics, &clock, delivering.clone())?;
             lifecycle.spawn("sink", worker.run());
         }
         lifecycle.spawn("callback listener", listener.run());
@@ -130,6 +132,7 @@ impl Relay {
                 spool: spool.clone(),
                 metrics: metrics.clone(),
                 clock: clock.clone(),
+                observer: observer.clone(),
             }),
             metrics: metrics.clone(),
             clock,
@@ -150,7 +153,15 @@ impl Relay {
         let sessions = Sessions::start(SessionsConfig { agents, ..config.sessions.clone() }, deps)?;
         observer.connect(sessions.clone());
         let (desk, wishes) = Desk::new();
-        let parts = admin_parts(&ways, &config.sessions, configured.clone(), &sessions, &spool, kept, desk);
+        let parts = admin_parts(
+            (&ways, &troubles),
+            &config.sessions,
+            configured.clone(),
+            &sessions,
+            &spool,
+            kept,
+            desk,
+        );
         operations.api.connect(parts);
         watch_failures(&lifecycle, &spool, &sessions);
         lifecycle.spawn(
@@ -198,6 +209,11 @@ impl Relay {
             wishes: Some(wishes),
             config,
         })
+    }
+
+    /// From now on these problems are shown to people.
+    pub fn show(&self, problems: Problems) {
+        self.operations.api.show(problems);
     }
 
     /// From now on what may change while the daemon runs is read anew when it changes or when somebody asks for it. The
@@ -313,6 +329,7 @@ fn own_key(path: &Path) -> anyhow::Result<TokenKey> {
 fn worker(
     sink: &SinkConfig,
     way: Way,
+    troubles: &Troubles,
     spool: &Spool,
     metrics: &Metrics,
     clock: &Clock,
@@ -330,6 +347,7 @@ fn worker(
         way,
         dead_letter_topic: sink.dead_letter_topic.clone(),
         repeats: sink.repeats,
+        troubles: troubles.clone(),
     };
     let reader = spool.reader(&sink.name)?;
     Ok(Worker::new(config, client, spool.clone(), reader, metrics.clone(), clock.clone(), stop))
@@ -351,7 +369,7 @@ fn watch_failures(lifecycle: &Lifecycle, spool: &Spool, sessions: &Sessions) {
 
 /// What the admin API shows and changes.
 fn admin_parts(
-    ways: &Ways,
+    (ways, troubles): (&Ways, &Troubles),
     config: &SessionsConfig,
     configured: Arc<ArcSwap<HashSet<AgentKey>>>,
     sessions: &Sessions,
@@ -371,6 +389,7 @@ fn admin_parts(
         call_through: Arc::new(config.gateways.iter().map(open).collect()),
         runtime: tokio::runtime::Handle::current(),
         sight: ways.clone(),
+        troubles: troubles.clone(),
         reloads,
     }
 }

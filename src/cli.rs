@@ -13,6 +13,7 @@ use crate::demo;
 use crate::lifecycle::Lifecycle;
 use crate::log;
 use crate::notify::Notifier;
+use crate::problems::Problems;
 use crate::simulate;
 use crate::spool::OpenError;
 
@@ -156,13 +157,15 @@ fn with_config(path: &Path, then: impl FnOnce(Config, Outline) -> ExitCode) -> E
 }
 
 fn run(config: Config, outline: Outline, path: &Path) -> ExitCode {
-    let logging = log::init(&config.log);
+    let problems = Problems::default();
+    let logging = log::init(&config.log, problems.clone());
     log::log_panics();
     let result = block_on(async {
         let lifecycle = Lifecycle::default();
         lifecycle.watch_signals().context("cannot watch signals")?;
         let manager = Notifier::from_environment()?;
         let mut relay = Relay::start(config, lifecycle).await?;
+        relay.show(problems);
         relay.watch_files(path, outline, logging.set_level, &manager);
         relay.report_to(manager);
         relay.run().await
@@ -186,7 +189,7 @@ fn simulate(path: Option<&Path>) -> ExitCode {
             return ExitCode::from(CONFIGURATION);
         }
     };
-    log::init(&LogConfig { level: "info".to_owned(), format: LogFormat::Auto });
+    log::init(&LogConfig { level: "info".to_owned(), format: LogFormat::Auto }, Problems::default());
     finish(block_on(async {
         let lifecycle = Lifecycle::default();
         lifecycle.watch_signals().context("cannot watch signals")?;

@@ -30,10 +30,12 @@ use crate::spool::{DeadLetter, ReadRecord, Record, Replay, Replayed, Spool, Spoo
 
 mod meter;
 mod tries;
+mod trouble;
 mod ways;
 
 use meter::{Copied, Meter, State};
 use tries::Tries;
+pub use trouble::{Failure, Troubles};
 pub use ways::{Way, Ways, way};
 
 /// Every reason of failures that are the worker's own, whatever the sink.
@@ -74,6 +76,8 @@ pub struct DeliverConfig {
     pub dead_letter_topic: Option<TopicTemplate>,
     /// What becomes of events that came before.
     pub repeats: Repeats,
+    /// Where failures are noted for people.
+    pub troubles: Troubles,
 }
 
 /// What a sink does with further deliveries of an event, which the gateway makes when an answer of ours does not arrive.
@@ -202,7 +206,7 @@ impl Worker {
                     }
                 }
                 Ended::Broken(error) => {
-                    self.meter.failed(&error);
+                    self.failed(&error);
                     self.meter.state(State::Stopped);
                     tracing::error!(sink = %self.config.sink, reason = error.reason, %error, "this sink has stopped and waits for a person; the others go on");
                     self.stop.cancelled().await;
@@ -214,10 +218,15 @@ impl Worker {
         tracing::info!(sink = %self.config.sink, spool_offset = self.reader.cursor(), "sink closed");
     }
 
+    fn failed(&self, error: &DeliveryError) {
+        self.meter.failed(error);
+        self.config.troubles.note(&self.config.sink, error, self.clock.now());
+    }
+
     /// A new client, after a wait. False when the daemon stops.
     async fn recover(&mut self, error: &DeliveryError) -> bool {
         let sink = self.config.sink.clone();
-        self.meter.failed(error);
+        self.failed(error);
         self.meter.state(State::Retrying);
         self.meter.retried(error);
         self.meter.in_flight(0);
@@ -471,18 +480,18 @@ impl Worker {
             Ok(()) if front.copy => self.meter.copied(Copied::Confirmed),
             Ok(()) => self.count_success(front),
             Err(error) if error.disposition == Disposition::DeadLetter && front.copy => {
-                self.meter.failed(&error);
+                self.failed(&error);
                 self.meter.copied(Copied::GivenUp);
                 tracing::warn!(sink = %self.config.sink, spool_offset = offset, reason = error.reason, %error, "the copy of a dead letter is given up; the dead letter itself is stored");
             }
             Err(error)
                 if error.disposition == Disposition::DeadLetter && replay.is_some_and(|r| !r.whole) =>
             {
-                self.meter.failed(&error);
+                self.failed(&error);
                 again = Some(error);
             }
             Err(error) if error.disposition == Disposition::DeadLetter => {
-                self.meter.failed(&error);
+                self.failed(&error);
                 let (copy, letter) = (self.copy_of(front, &error), self.letter_of(front, error));
                 self.set_aside(letter).await?;
                 if let Some(copy) = copy {

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{self, LogConfig, LogFormat};
 use crate::lifecycle::Lifecycle;
 use crate::log;
+use crate::problems::Problems;
 use crate::simulate::settings::Agents;
 use crate::simulate::{Settings, Simulator};
 
@@ -78,7 +79,7 @@ fn rate(text: &str) -> Result<f64, String> {
 /// Runs the demo.
 #[must_use]
 pub fn main(args: DemoArgs) -> ExitCode {
-    log::init(&LogConfig { level: "warn".to_owned(), format: LogFormat::Text });
+    log::init(&LogConfig { level: "warn".to_owned(), format: LogFormat::Text }, Problems::default());
     let screen = Screen::standard(args.plain);
     cli::finish(cli::block_on(Box::pin(run(args, screen))))
 }

@@ -21,6 +21,7 @@ pub mod listen;
 mod log;
 pub mod metrics;
 pub mod notify;
+pub mod problems;
 pub mod receive;
 pub mod reload;
 pub mod request;

@@ -20,6 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 
 use crate::config::{LogConfig, LogFormat};
+use crate::problems::Problems;
 use crate::reload::SetLogLevel;
 
 /// Lines of a kind in an interval.
@@ -41,8 +42,9 @@ pub(crate) struct Logging {
     pub(crate) json: bool,
 }
 
-/// Sets logging up, once in a process; a second time it does nothing.
-pub(crate) fn init(config: &LogConfig) -> Logging {
+/// Sets logging up, once in a process; a second time it does nothing. Warnings and errors that pass are noted among
+/// `problems` too.
+pub(crate) fn init(config: &LogConfig, problems: Problems) -> Logging {
     let json = match config.format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,
@@ -56,7 +58,8 @@ pub(crate) fn init(config: &LogConfig) -> Logging {
     let lines = fmt::layer().with_writer(std::io::stderr);
     let lines =
         if json { lines.json().flatten_event(true).with_span_list(false).boxed() } else { lines.boxed() };
-    let set = tracing_subscriber::registry().with(filter).with(Limit(kinds.clone())).with(lines).try_init();
+    let limit = Limit(kinds.clone());
+    let set = tracing_subscriber::registry().with(filter).with(limit).with(problems).with(lines).try_init();
     match set {
         Ok(()) => tell_repetitions(&kinds),
         Err(_) => tracing::debug!("logging was set up before"),

@@ -345,6 +345,20 @@ impl Metrics {
         Ok(Metrics { inner: Arc::new(inner) })
     }
 
+    /// Purpose, gateway and end, in seconds since 1970, of each certificate whose end is known.
+    #[must_use]
+    pub fn certificate_ends(&self) -> Vec<(String, String, f64)> {
+        let families = self.inner.certificate_expiry.collect();
+        let known = families.iter().flat_map(|family| family.get_metric()).map(|metric| {
+            let label = |name: &str| {
+                let found = metric.get_label().iter().find(|label| label.name() == name);
+                found.map(|label| label.value().to_owned()).unwrap_or_default()
+            };
+            (label("purpose"), label("gateway"), metric.get_gauge().get_value())
+        });
+        known.filter(|(_, _, end)| *end > 0.0).collect()
+    }
+
     /// The page that Prometheus reads, in its text format 0.0.4.
     #[must_use]
     pub fn render(&self) -> Vec<u8> {

@@ -21,6 +21,8 @@ struct AgentView {
     retcode: Option<String>,
     sign_out_budget_secs: Option<f64>,
     last_heartbeat: Option<String>,
+    last_event: Option<&'static str>,
+    last_event_at: Option<String>,
     media_type: Option<String>,
     media: Option<Media>,
     password_days_left: Option<u32>,
@@ -42,6 +44,8 @@ impl AgentView {
             retcode: view.retcode.map(|retcode| retcode.as_str().to_owned()),
             sign_out_budget_secs: view.sign_out_budget_secs,
             last_heartbeat: view.last_heartbeat.map(|time| time.to_string()),
+            last_event: view.last_event.map(|(event_type, _)| event_type),
+            last_event_at: view.last_event.map(|(_, at)| at.to_string()),
             media_type: view.media_type,
             media: view.media,
             password_days_left: view.password_days_left,
@@ -81,38 +85,103 @@ fn place(view: &SessionView) -> (&str, usize, &str) {
 }
 
 pub(super) fn list(call: &Call<'_>) -> Answer {
-    let query = query(call.query, &["gateway", "state", "reason", "limit", "after"])?;
+    let query = query(call.query, &["gateway", "state", "reason", "search", "order", "limit", "after"])?;
     let limit = query.limit()?;
     let state = query.text("state");
     if state.is_some_and(|state| !SESSION_STATES.contains(&state)) {
         return Err(Fault::bad_request(format_args!("states are {}", SESSION_STATES.join(", "))));
     }
-    let after = query.text("after").map(cursor).transpose()?;
+    let order = Order::parse(query.text("order").unwrap_or("id"))?;
+    let after = query.text("after").map(|after| Rank::parse(order, after)).transpose()?;
     let wanted = |view: &SessionView| {
         query.text("gateway").is_none_or(|gateway| view.gateway.as_str() == gateway)
             && state.is_none_or(|state| view.state == state)
+            && query.text("search").is_none_or(|part| contains(view.agent_id.as_str(), part))
             && query.text("reason").is_none_or(|reason| view.reason == Some(reason))
     };
     let mut found: Vec<SessionView> = call.parts.sessions.list().into_iter().filter(wanted).collect();
     let total = found.len();
-    if let Some((gateway, agent_id)) = &after {
-        let after = (gateway.as_str(), agent_id.as_str().len(), agent_id.as_str());
-        found.retain(|view| place(view) > after);
+    if let Some(after) = &after {
+        found.retain(|view| (order.urgency(view), place(view)) > after.place());
     }
     let more = found.len() > limit;
-    found.sort_unstable_by(|one, other| place(one).cmp(&place(other)));
+    found.sort_unstable_by(|one, other| {
+        (order.urgency(one), place(one)).cmp(&(order.urgency(other), place(other)))
+    });
     found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|last| format!("{}/{}", last.gateway, last.agent_id));
+    let next = found.last().filter(|_| more).map(|last| order.cursor(last));
     let agents = found.into_iter().map(|view| AgentView::new(call.parts, view)).collect();
     Ok(json(StatusCode::OK, &Page { agents, total, next }))
 }
 
-fn cursor(text: &str) -> Result<(GatewayName, AgentId), Fault> {
-    let parse = || {
-        let (gateway, agent_id) = text.split_once('/')?;
-        Some((GatewayName::parse(gateway).ok()?, AgentId::parse(agent_id).ok()?))
-    };
-    parse().ok_or_else(|| Fault::bad_request("after is what next of the page before said"))
+/// Whether a part of an id was asked for.
+fn contains(id: &str, part: &str) -> bool {
+    id.to_ascii_lowercase().contains(&part.to_ascii_lowercase())
+}
+
+/// What comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Gateway and number.
+    Id,
+    /// The least time left before the gateway signs the agent out. Agents without a session come last.
+    Budget,
+}
+
+impl Order {
+    fn parse(text: &str) -> Result<Order, Fault> {
+        match text {
+            "id" => Ok(Order::Id),
+            "budget" => Ok(Order::Budget),
+            _ => Err(Fault::bad_request("orders are id and budget")),
+        }
+    }
+
+    /// Milliseconds left, where they count.
+    fn urgency(self, view: &SessionView) -> u64 {
+        match self {
+            Order::Id => 0,
+            Order::Budget => view.sign_out_budget_secs.map_or(u64::MAX, |secs| (secs * 1000.0) as u64),
+        }
+    }
+
+    /// Where the page after this agent begins.
+    fn cursor(self, last: &SessionView) -> String {
+        match self {
+            Order::Id => format!("{}/{}", last.gateway, last.agent_id),
+            Order::Budget => format!("{}/{}/{}", self.urgency(last), last.gateway, last.agent_id),
+        }
+    }
+}
+
+/// Where a page begins: after this agent, or where it was when the page before was made.
+struct Rank {
+    urgency: u64,
+    gateway: GatewayName,
+    agent_id: AgentId,
+}
+
+impl Rank {
+    fn parse(order: Order, text: &str) -> Result<Rank, Fault> {
+        let parse = || {
+            let (urgency, text) = match order {
+                Order::Id => (0, text),
+                Order::Budget => {
+                    let (urgency, text) = text.split_once('/')?;
+                    (urgency.parse().ok()?, text)
+                }
+            };
+            let (gateway, agent_id) = text.split_once('/')?;
+            let (gateway, agent_id) = (GatewayName::parse(gateway).ok()?, AgentId::parse(agent_id).ok()?);
+            Some(Rank { urgency, gateway, agent_id })
+        };
+        parse().ok_or_else(|| Fault::bad_request("after is what next of the page before said"))
+    }
+
+    fn place(&self) -> (u64, (&str, usize, &str)) {
+        let id = self.agent_id.as_str();
+        (self.urgency, (self.gateway.as_str(), id.len(), id))
+    }
 }
 
 pub(super) fn show(call: &Call<'_>) -> Answer {

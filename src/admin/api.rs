@@ -28,10 +28,11 @@ use super::routes::{self, Access, Endpoint, Found, Params, Route};
 use super::tokens::{Caller, Scope, TokenFile};
 use super::{Page, Readiness, agents, change, feed, letters, status, through};
 use crate::calm::Calm;
-use crate::deliver::Ways;
+use crate::deliver::{Troubles, Ways};
 use crate::event::GatewayName;
 use crate::listen::Incomer;
 use crate::metrics::Metrics;
+use crate::problems::Problems;
 use crate::reload::Desk;
 use crate::request;
 use crate::session::Sessions;
@@ -66,6 +67,8 @@ pub struct Parts {
     pub call_through: Arc<HashMap<GatewayName, Vec<CallPattern>>>,
     /// What may be shown of dead letters.
     pub sight: Ways,
+    /// What went wrong last at each sink.
+    pub troubles: Troubles,
     /// Takes wishes for a reload.
     pub reloads: Desk,
     /// Where changes run: the daemon's runtime, which lives longer than a caller's patience.
@@ -93,6 +96,23 @@ struct Inner {
     began: Instant,
     calm: Calm,
     seats: Seats,
+    problems: OnceLock<Problems>,
+}
+
+/// What can be seen of the daemon at this moment; cloning is cheap.
+#[derive(Clone)]
+pub(super) struct Sight {
+    pub(super) parts: Parts,
+    pub(super) metrics: Metrics,
+    pub(super) readiness: Readiness,
+    pub(super) problems: Option<Problems>,
+    pub(super) began: Instant,
+}
+
+impl Sight {
+    pub(super) fn is_ready(&self) -> bool {
+        self.readiness.is_ready()
+    }
 }
 
 /// A request that may be answered.
@@ -102,9 +122,7 @@ pub(super) struct Call<'a> {
     pub(super) query: &'a str,
     pub(super) body: Bytes,
     pub(super) parts: &'a Parts,
-    pub(super) metrics: &'a Metrics,
-    pub(super) ready: bool,
-    pub(super) uptime: Duration,
+    pub(super) sight: Sight,
 }
 
 pub(super) type Answer = Result<Response<Full<Bytes>>, Fault>;
@@ -120,13 +138,41 @@ impl Api {
     ) -> Api {
         let parts = OnceLock::new();
         let (began, calm, seats) = (Instant::now(), Calm::default(), Seats::new(stop));
-        Api { inner: Arc::new(Inner { tokens, parts, metrics, readiness, began, calm, seats }) }
+        Api {
+            inner: Arc::new(Inner {
+                tokens,
+                parts,
+                metrics,
+                readiness,
+                began,
+                calm,
+                seats,
+                problems: OnceLock::new(),
+            }),
+        }
     }
 
     /// From now on requests are answered from these parts.
     pub fn connect(&self, parts: Parts) {
         if self.inner.parts.set(parts).is_err() {
             tracing::error!("the admin API was connected twice");
+        }
+    }
+
+    /// From now on these problems are shown.
+    pub fn show(&self, problems: Problems) {
+        if self.inner.problems.set(problems).is_err() {
+            tracing::error!("problems were shown twice");
+        }
+    }
+
+    fn sight(&self, parts: &Parts) -> Sight {
+        Sight {
+            parts: parts.clone(),
+            metrics: self.inner.metrics.clone(),
+            readiness: self.inner.readiness.clone(),
+            problems: self.inner.problems.get().cloned(),
+            began: self.inner.began,
         }
     }
 
@@ -178,9 +224,7 @@ impl Api {
             query: head.uri.query().unwrap_or_default(),
             body,
             parts,
-            metrics: &self.inner.metrics,
-            ready: self.inner.readiness.is_ready(),
-            uptime: self.inner.began.elapsed(),
+            sight: self.sight(parts),
         };
         if route.endpoint.is_live() {
             let seat = self.inner.seats.take(self.admitted(&head.headers))?;
@@ -305,13 +349,16 @@ async fn read_body(body: Incoming) -> Result<Bytes, Fault> {
 fn live(call: &Call<'_>, seat: Seat) -> Result<Response<Page>, Fault> {
     match call.route.endpoint {
         Endpoint::Events => feed::events(call, seat),
+        Endpoint::FollowStatus => status::follow(call, seat),
         _ => Err(Fault::not_found("it does not go on")),
     }
 }
 
 async fn dispatch(call: Call<'_>) -> Answer {
     match call.route.endpoint {
-        Endpoint::OpenApi | Endpoint::Events => Err(Fault::not_found("it is answered before")),
+        Endpoint::OpenApi | Endpoint::Events | Endpoint::FollowStatus => {
+            Err(Fault::not_found("it is answered before"))
+        }
         Endpoint::Status => Ok(status::status(&call)),
         Endpoint::Sinks => Ok(status::sinks(&call)),
         Endpoint::Reload => status::reload(&call).await,

@@ -26,6 +26,7 @@ pub(super) enum Access {
 pub(super) enum Endpoint {
     OpenApi,
     Status,
+    FollowStatus,
     Events,
     Sinks,
     Reload,
@@ -51,7 +52,7 @@ pub(super) enum Endpoint {
 impl Endpoint {
     /// Whether its answer goes on until its reader leaves.
     pub(super) fn is_live(self) -> bool {
-        self == Endpoint::Events
+        matches!(self, Endpoint::Events | Endpoint::FollowStatus)
     }
 }
 
@@ -73,6 +74,7 @@ const fn route(method: Method, path: &'static str, access: Access, endpoint: End
 pub(super) const ROUTES: &[Route] = &[
     route(Method::GET, "/openapi.json", Access::Open, Endpoint::OpenApi),
     route(Method::GET, "/status", Access::Read, Endpoint::Status),
+    route(Method::GET, "/status/stream", Access::Read, Endpoint::FollowStatus),
     route(Method::GET, "/events", Access::Read, Endpoint::Events),
     route(Method::GET, "/sinks", Access::Read, Endpoint::Sinks),
     route(Method::POST, "/reload", Access::Admin, Endpoint::Reload),

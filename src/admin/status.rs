@@ -1,17 +1,25 @@
 //! The state of the daemon at a glance: version, spool, sinks, sessions, and which gateway is nearest to signing out.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::StatusCode;
 use http_body_util::Full;
 use hyper::Response;
 use serde::Serialize;
+use tokio::time::{Interval, MissedTickBehavior};
 
-use super::api::{Answer, Call, query};
+use super::api::{Answer, Call, Sight, query};
+use super::concerns::{self, Concern, Limit};
 use super::fault::{Fault, json};
+use super::live::{self, KEEP_ALIVE, Page, Seat};
+use super::pulse::{Lately, Pace, Pulse};
+use crate::clock::Clock;
 use crate::event::GatewayName;
 use crate::metrics::SESSION_STATES;
+use crate::problems::{Problem, Problems};
 use crate::reload::Outcome;
 
 #[derive(Debug, Serialize)]
@@ -25,6 +33,8 @@ struct Status {
     sessions: BTreeMap<&'static str, i64>,
     /// Those with the least budget first.
     gateways: Vec<GatewayState>,
+    /// What needs somebody, the worst first.
+    concerns: Vec<Concern>,
 }
 
 #[derive(Debug, Serialize)]
@@ -33,6 +43,7 @@ struct SpoolState {
     records: i64,
     bytes: i64,
     oldest_record_age_secs: f64,
+    fill_ratio: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,6 +55,10 @@ struct SinkState {
     in_flight: i64,
     delivered: u64,
     dead_letters: i64,
+    /// Of its last failure since the start, as the next two.
+    reason: Option<&'static str>,
+    detail: Option<String>,
+    failed_at: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,34 +67,119 @@ struct GatewayState {
     sign_out_budget_secs: f64,
     /// What it is when all is well.
     sign_out_limit_secs: f64,
+    /// Agents with less than half of that time left.
+    about_to_be_signed_out: i64,
     sessions: BTreeMap<&'static str, i64>,
 }
 
+/// How often the state is told to those who follow it.
+const BEAT: Duration = Duration::from_secs(2);
+
+/// What those who follow the state are told.
+#[derive(Debug, Serialize)]
+struct Beat {
+    status: Status,
+    /// Missing at first: a pace needs two looks.
+    path: Option<Pace>,
+    problems: Vec<Problem>,
+}
+
 pub(super) fn status(call: &Call<'_>) -> Response<Full<Bytes>> {
-    let metrics = call.metrics;
+    json(StatusCode::OK, &state(&call.sight, &Lately::default()))
+}
+
+/// The state, every two seconds.
+pub(super) fn follow(call: &Call<'_>, seat: Seat) -> Result<Response<Page>, Fault> {
+    query(call.query, &[])?;
+    let sight = call.sight.clone();
+    let gateways = sight.parts.gateways.iter().map(|gateway| gateway.as_str().to_owned()).collect();
+    let pulse = Pulse::new(gateways, sinks_of(&sight));
+    let mut interval = tokio::time::interval(BEAT);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let follower = Follower { seat, sight, pulse, interval, ended: false };
+    Ok(live::events(stream::unfold(follower, |mut follower| async move {
+        let next = follower.next().await?;
+        Some((next, follower))
+    })))
+}
+
+/// One who follows the state. Something is sent with every beat, so nothing more keeps the connection alive.
+struct Follower {
+    seat: Seat,
+    sight: Sight,
+    pulse: Pulse,
+    interval: Interval,
+    ended: bool,
+}
+
+const _: () = assert!(BEAT.as_secs() < KEEP_ALIVE.as_secs());
+
+impl Follower {
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            () = self.seat.stopped() => {
+                self.ended = true;
+                return Some(live::ended("stopping"));
+            }
+            _ = self.interval.tick() => {}
+        }
+        if !self.seat.is_admitted() {
+            self.ended = true;
+            return Some(live::ended("unauthorised"));
+        }
+        self.pulse.beat(&self.sight.metrics);
+        let beat = Beat {
+            status: state(&self.sight, &self.pulse.lately()),
+            path: self.pulse.pace(),
+            problems: self.sight.problems.as_ref().map(Problems::list).unwrap_or_default(),
+        };
+        // Numbers and texts can always be written.
+        Some(live::message("status", &serde_json::to_vec(&beat).unwrap_or_default()).into())
+    }
+}
+
+fn limit_of(sight: &Sight, gateway: &GatewayName) -> Limit {
+    let sign_out = sight.parts.sessions.sign_out_limit(gateway).unwrap_or_default();
+    Limit { gateway: gateway.as_str().to_owned(), sign_out }
+}
+
+fn sinks_of(sight: &Sight) -> Vec<String> {
+    sight.parts.spool.cursors().into_iter().map(|(sink, _)| sink).collect()
+}
+
+fn state(sight: &Sight, lately: &Lately) -> Status {
+    let metrics = &sight.metrics;
     let mut gateways: Vec<_> =
-        call.parts.gateways.iter().map(|gateway| gateway_state(call, gateway)).collect();
+        sight.parts.gateways.iter().map(|gateway| gateway_state(sight, gateway)).collect();
     gateways.sort_by(|one, other| one.sign_out_budget_secs.total_cmp(&other.sign_out_budget_secs));
     let in_state = |state| gateways.iter().filter_map(|gateway| gateway.sessions.get(state)).sum();
-    let status = Status {
+    let sessions = SESSION_STATES.iter().map(|state| (*state, in_state(state))).collect();
+    let limits: Vec<_> = sight.parts.gateways.iter().map(|gateway| limit_of(sight, gateway)).collect();
+    let (names, now) = (sinks_of(sight), Clock::system().now());
+    Status {
         version: env!("CARGO_PKG_VERSION"),
-        ready: call.ready,
-        uptime_secs: call.uptime.as_secs(),
+        ready: sight.is_ready(),
+        uptime_secs: sight.began.elapsed().as_secs(),
         spool: SpoolState {
-            id: call.parts.spool.id().to_owned(),
+            id: sight.parts.spool.id().to_owned(),
             records: metrics.spool_records.get(),
             bytes: metrics.spool_bytes.get(),
             oldest_record_age_secs: metrics.spool_oldest_age.get(),
+            fill_ratio: metrics.spool_fill_ratio.get(),
         },
-        sinks: sink_states(call),
-        sessions: SESSION_STATES.iter().map(|state| (*state, in_state(state))).collect(),
+        sinks: sink_states(sight),
+        sessions,
         gateways,
-    };
-    json(StatusCode::OK, &status)
+        concerns: concerns::concerns(metrics, sight.is_ready(), &limits, &names, lately, now),
+    }
 }
 
 pub(super) fn sinks(call: &Call<'_>) -> Response<Full<Bytes>> {
-    json(StatusCode::OK, &serde_json::json!({ "sinks": sink_states(call) }))
+    json(StatusCode::OK, &serde_json::json!({ "sinks": sink_states(&call.sight) }))
 }
 
 /// Reads anew what may change while the daemon runs. A configuration with mistakes is the caller's to mend, so it is
@@ -102,24 +202,26 @@ pub(super) async fn reload(call: &Call<'_>) -> Answer {
     }
 }
 
-fn gateway_state(call: &Call<'_>, gateway: &GatewayName) -> GatewayState {
+fn gateway_state(sight: &Sight, gateway: &GatewayName) -> GatewayState {
     let name = gateway.as_str();
     let sessions =
-        |state: &&'static str| (*state, call.metrics.sessions.with_label_values(&[name, *state]).get());
-    let limit = call.parts.sessions.sign_out_limit(gateway);
+        |state: &&'static str| (*state, sight.metrics.sessions.with_label_values(&[name, *state]).get());
+    let limit = sight.parts.sessions.sign_out_limit(gateway);
     GatewayState {
         gateway: gateway.clone(),
-        sign_out_budget_secs: call.metrics.sign_out_budget.with_label_values(&[name]).get(),
+        sign_out_budget_secs: sight.metrics.sign_out_budget.with_label_values(&[name]).get(),
         sign_out_limit_secs: limit.unwrap_or_default().as_secs_f64(),
+        about_to_be_signed_out: limit_of(sight, gateway).about_to_be_signed_out(&sight.metrics).0,
         sessions: SESSION_STATES.iter().map(sessions).collect(),
     }
 }
 
-fn sink_states(call: &Call<'_>) -> Vec<SinkState> {
-    let metrics = call.metrics;
-    let cursors = call.parts.spool.cursors().into_iter();
+fn sink_states(sight: &Sight) -> Vec<SinkState> {
+    let metrics = &sight.metrics;
+    let cursors = sight.parts.spool.cursors().into_iter();
     let state = |(sink, next_offset): (String, u64)| {
         let label = &[sink.as_str()];
+        let failure = sight.parts.troubles.of(&sink);
         SinkState {
             state: match metrics.sink_state.with_label_values(label).get() {
                 1 => "delivering",
@@ -131,6 +233,9 @@ fn sink_states(call: &Call<'_>) -> Vec<SinkState> {
             in_flight: metrics.sink_in_flight.with_label_values(label).get(),
             delivered: metrics.sink_delivered.with_label_values(label).get(),
             dead_letters: metrics.dead_letters.with_label_values(label).get(),
+            reason: failure.as_ref().map(|failure| failure.reason),
+            failed_at: failure.as_ref().map(|failure| failure.at.to_string()),
+            detail: failure.map(|failure| failure.detail),
             sink,
         }
     };

@@ -163,6 +163,7 @@ pub(super) struct EventBridge {
     pub(super) spool: Spool,
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
+    pub(super) observer: Arc<ObserverBridge>,
 }
 
 impl EventStore for EventBridge {
@@ -188,18 +189,33 @@ impl EventStore for EventBridge {
                     vocabulary::lookup(&event.event_type).map_or("unknown", |entry| entry.category);
                 self.metrics.events.with_label_values(&[category]).inc();
             }
+            if let Ok(envelope) = &envelope {
+                self.observer.note_newest(gateway, agent_id, &envelope.events);
+            }
             Ok(())
         })
     }
 }
 
-/// Pushes back to their sessions: what they say of the sign-out budget, and forced sign-outs.
-#[derive(Default)]
+/// Pushes back to their sessions: what they say of the sign-out budget, their newest event, and forced sign-outs.
 pub(super) struct ObserverBridge {
     sessions: OnceLock<Sessions>,
+    clock: Clock,
 }
 
 impl ObserverBridge {
+    pub(super) fn new(clock: Clock) -> ObserverBridge {
+        ObserverBridge { sessions: OnceLock::new(), clock }
+    }
+
+    fn note_newest(&self, gateway: &GatewayName, agent_id: &AgentId, events: &[RawEvent<'_>]) {
+        if let (Some(sessions), Some(newest)) = (self.sessions.get(), events.last()) {
+            let entry = vocabulary::lookup(&newest.event_type);
+            let event_type = entry.map_or(vocabulary::UNKNOWN_TYPE, |entry| entry.event_type);
+            sessions.note_event(gateway, agent_id, event_type, self.clock.now());
+        }
+    }
+
     /// From now on pushes are told to these sessions.
     pub(super) fn connect(&self, sessions: Sessions) {
         if self.sessions.set(sessions).is_err() {
@@ -212,6 +228,7 @@ impl PushObserver for ObserverBridge {
     fn stored(&self, agent: &AgentKey, events: &[RawEvent<'_>]) {
         let Some(sessions) = self.sessions.get() else { return };
         sessions.note_push(&agent.gateway, &agent.agent_id, true);
+        self.note_newest(&agent.gateway, &agent.agent_id, events);
         if events.iter().any(|event| SIGNED_OUT.contains(&&*event.event_type)) {
             sessions.wake_forced_out(&agent.gateway, &agent.agent_id);
         }

@@ -227,6 +227,7 @@ impl Bench {
             way: way(router),
             dead_letter_topic,
             repeats,
+            troubles: Default::default(),
         };
         let book = Arc::<Mutex<Book>>::default();
         let fake = FakeSink { book: book.clone(), script: Box::new(script) };

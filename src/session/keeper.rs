@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::Timestamp;
 use crate::event::{AgentId, GatewayName};
 use crate::session::Deps;
 use crate::session::agent::{Agent, Gateway, Start};
@@ -330,6 +331,17 @@ impl Sessions {
     /// Notes whether a push of this agent was answered with success; the gateway counts failures too.
     pub fn note_push(&self, gateway: &GatewayName, agent_id: &AgentId, ok: bool) {
         self.with(gateway, agent_id, |shared| shared.note_push(ok, Instant::now()));
+    }
+
+    /// Notes the newest event that was stored of this agent.
+    pub fn note_event(
+        &self,
+        gateway: &GatewayName,
+        agent_id: &AgentId,
+        event_type: &'static str,
+        at: Timestamp,
+    ) {
+        self.with(gateway, agent_id, |shared| shared.note_event(event_type, at));
     }
 
     /// One session as it is now.

@@ -38,6 +38,8 @@ pub struct SessionView {
     pub sign_out_budget_secs: Option<f64>,
     /// When the last heartbeat succeeded.
     pub last_heartbeat: Option<Timestamp>,
+    /// The newest event that was stored of it since the start, and when.
+    pub last_event: Option<(&'static str, Timestamp)>,
     /// Three letters T or F: voice, text chat, mail.
     pub media_type: Option<String>,
     /// What those letters say.
@@ -152,6 +154,8 @@ pub(super) struct Status {
     pub(super) reason: Option<&'static str>,
     pub(super) retcode: Option<Retcode>,
     pub(super) last_heartbeat: Option<Timestamp>,
+    /// Set by whoever stores its events, not by its task.
+    last_event: Option<(&'static str, Timestamp)>,
     pub(super) media_type: Option<Box<str>>,
     pub(super) password_days_left: Option<u32>,
     pub(super) adopted: bool,
@@ -177,6 +181,7 @@ impl Shared {
             reason: None,
             retcode: None,
             last_heartbeat: None,
+            last_event: None,
             media_type: None,
             password_days_left: None,
             adopted: false,
@@ -278,6 +283,11 @@ impl Shared {
         }
     }
 
+    /// Notes the newest event that was stored of this agent.
+    pub(super) fn note_event(&self, event_type: &'static str, at: Timestamp) {
+        self.status().last_event = Some((event_type, at));
+    }
+
     /// A sign-in is sent: pushes from now on may be its.
     pub(super) fn sign_in_began(&self) {
         self.pushed.store(false, Ordering::Release);
@@ -344,6 +354,7 @@ impl Shared {
             retcode: status.retcode.clone(),
             sign_out_budget_secs: self.budget(now).map(|left| left.as_secs_f64()),
             last_heartbeat: status.last_heartbeat,
+            last_event: status.last_event,
             media_type: status.media_type.as_deref().map(str::to_owned),
             media: status.media_type.as_deref().and_then(Media::parse),
             password_days_left: status.password_days_left,

@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod feed;
 mod letters;
+mod page;
 mod reload;
 mod scene;
 mod through;

@@ -12,6 +12,7 @@ use ccrelay::clock::Timestamp;
 use ccrelay::event::{AgentId, Event, EventData, GatewayName};
 use ccrelay::sink::{Message, Purpose};
 
+pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod fake_mqtt;
 pub(crate) mod in_process;

@@ -1,0 +1,273 @@
+//! What needs somebody now: the conditions of the alerts in `deploy/prometheus`, looked at in the metrics as they are, each
+//! with the name of its alert, which is that of its entry in the runbook.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::pulse::Lately;
+use crate::clock::Timestamp;
+use crate::metrics::{BUDGET_BOUNDS, Metrics};
+
+/// How bad it is, as the alert's label has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Severity {
+    Critical,
+    Warning,
+    Info,
+}
+
+/// Something that needs somebody.
+#[derive(Debug, Serialize)]
+pub(super) struct Concern {
+    severity: Severity,
+    /// The alert, and the entry of the runbook.
+    alert: &'static str,
+    /// The gateway or sink that it is about; empty when it is about the daemon.
+    subject: String,
+    what: String,
+}
+
+/// Certificates that end sooner are a concern, as for the alert.
+const CERTIFICATE_DAYS: f64 = 14.0;
+const DAY_SECS: f64 = 86_400.0;
+
+/// The worst first.
+pub(super) fn concerns(
+    metrics: &Metrics,
+    ready: bool,
+    gateways: &[Limit],
+    sinks: &[String],
+    lately: &Lately,
+    now: Timestamp,
+) -> Vec<Concern> {
+    let mut found = Found(Vec::new());
+    if !ready {
+        found.critical("CcrelayNotReady", "", "pushes are not taken: ccrelay is starting or stopping");
+    }
+    gateways.iter().for_each(|gateway| of_gateway(metrics, gateway, lately, &mut found));
+    of_spool(metrics, lately, &mut found);
+    sinks.iter().for_each(|sink| of_sink(metrics, sink, lately, &mut found));
+    of_files(metrics, now, &mut found);
+    found.0.sort_by_key(|concern| concern.severity);
+    found.0
+}
+
+struct Found(Vec<Concern>);
+
+impl Found {
+    fn add(&mut self, severity: Severity, alert: &'static str, subject: &str, what: impl Into<String>) {
+        self.0.push(Concern { severity, alert, subject: subject.to_owned(), what: what.into() });
+    }
+
+    fn critical(&mut self, alert: &'static str, subject: &str, what: impl Into<String>) {
+        self.add(Severity::Critical, alert, subject, what);
+    }
+
+    fn warning(&mut self, alert: &'static str, subject: &str, what: impl Into<String>) {
+        self.add(Severity::Warning, alert, subject, what);
+    }
+}
+
+/// A gateway, and how long it waits before it signs an agent out.
+#[derive(Debug, Clone)]
+pub(super) struct Limit {
+    pub(super) gateway: String,
+    pub(super) sign_out: Duration,
+}
+
+impl Limit {
+    /// Agents of whom less than half of that time is left, and what that half is, as far as it is told apart: 60 s where
+    /// the gateway waits for two minutes.
+    pub(super) fn about_to_be_signed_out(&self, metrics: &Metrics) -> (i64, u64) {
+        let half = self.sign_out.as_secs() / 2;
+        let bound = BUDGET_BOUNDS.iter().rev().find(|(_, secs)| *secs <= half);
+        let (label, secs) = bound.copied().unwrap_or(BUDGET_BOUNDS[0]);
+        let labels = [self.gateway.as_str(), label];
+        (metrics.sign_out_budget_agents.with_label_values(&labels).get(), secs)
+    }
+}
+
+fn of_gateway(metrics: &Metrics, limit: &Limit, lately: &Lately, found: &mut Found) {
+    let (near, within) = limit.about_to_be_signed_out(metrics);
+    let gateway = limit.gateway.as_str();
+    if near > 0 {
+        let first = metrics.sign_out_budget.with_label_values(&[gateway]).get();
+        let what = format!(
+            "{gateway}: {} signed out within {within} s unless the gateway hears of them, the first in {first:.0} s",
+            agents(near, "is", "are")
+        );
+        found.critical("CcrelayAgentsAboutToBeSignedOut", gateway, what);
+    }
+    let degraded = |reason| metrics.sessions_degraded.with_label_values(&[gateway, reason]).get();
+    let failing = degraded("heartbeats_failing");
+    if failing > 0 {
+        let what = format!("{gateway}: heartbeats of {} fail", agents(failing, "", ""));
+        found.critical("CcrelayHeartbeatsFailing", gateway, what);
+    }
+    let silent = degraded("no_pushes");
+    if silent > 0 {
+        let what = format!("{gateway}: no pushes come for {}", agents(silent, "", ""));
+        found.warning("CcrelayAgentsWithoutPushes", gateway, what);
+    }
+    let suspended = metrics.sessions.with_label_values(&[gateway, "suspended"]).get();
+    if suspended > 0 {
+        let what =
+            format!("{gateway}: {} not signed in again without a person", agents(suspended, "is", "are"));
+        found.warning("CcrelayAgentsSuspended", gateway, what);
+    }
+    let signing_in = metrics.sessions.with_label_values(&[gateway, "signing_in"]).get();
+    if signing_in > 0 && lately.sign_in_failures > 0 {
+        let what = format!(
+            "{gateway}: {} waiting for a sign-in, and sign-ins fail",
+            agents(signing_in, "is", "are")
+        );
+        found.warning("CcrelaySignInsFailing", gateway, what);
+    }
+}
+
+/// `1 agent is`, `3 agents are`.
+fn agents(count: i64, one: &str, many: &str) -> String {
+    let text = if count == 1 { format!("1 agent {one}") } else { format!("{count} agents {many}") };
+    text.trim_end().to_owned()
+}
+
+fn of_spool(metrics: &Metrics, lately: &Lately, found: &mut Found) {
+    if lately.session_losses > 0 {
+        let what = format!("{} sessions were lost in the last minutes", lately.session_losses);
+        found.warning("CcrelaySessionsLost", "", what);
+    }
+    let (stored, others): (Vec<_>, Vec<_>) = lately
+        .push_failures
+        .iter()
+        .partition(|(reason, _)| matches!(**reason, "spool_full" | "spool_failed"));
+    let in_words = |list: &[(&&str, &u64)]| {
+        let words: Vec<_> = list.iter().map(|(reason, count)| format!("{count} for {reason}")).collect();
+        format!("pushes were refused in the last minutes: {}", words.join(", "))
+    };
+    if !stored.is_empty() {
+        found.critical("CcrelaySpoolRefusesPushes", "", in_words(&stored));
+    }
+    if !others.is_empty() {
+        found.warning("CcrelayPushesRefused", "", in_words(&others));
+    }
+    match metrics.spool_fill_ratio.get() {
+        full if full >= 1.0 && stored.is_empty() => {
+            found.critical("CcrelaySpoolRefusesPushes", "", "the spool is full: pushes are refused");
+        }
+        full if full > 0.8 => {
+            found.critical("CcrelaySpoolAlmostFull", "", format!("the spool is {:.0} % full", full * 100.0));
+        }
+        full if full > 0.5 => {
+            found.warning("CcrelaySpoolFilling", "", format!("the spool is {:.0} % full", full * 100.0));
+        }
+        _ => {}
+    }
+}
+
+fn of_sink(metrics: &Metrics, sink: &str, lately: &Lately, found: &mut Found) {
+    let behind = metrics.sink_lag_records.with_label_values(&[sink]).get();
+    match metrics.sink_state.with_label_values(&[sink]).get() {
+        -1 => {
+            let what = format!("{sink} has stopped and waits for a person; {behind} records wait for it");
+            found.critical("CcrelaySinkStopped", sink, what);
+        }
+        0 => {
+            let what = format!("{sink} does not deliver; {behind} records wait for it");
+            found.warning("CcrelaySinkStuck", sink, what);
+        }
+        _ => {}
+    }
+    if let Some(shed) = lately.shed.get(sink) {
+        let what = format!("{sink}: {shed} events were given up in the last minutes, for want of room");
+        found.critical("CcrelayShedding", sink, what);
+    }
+    let letters = metrics.dead_letters.with_label_values(&[sink]).get();
+    if letters > 0 {
+        found.warning("CcrelayDeadLetters", sink, format!("{sink}: {letters} events are set aside"));
+    }
+}
+
+fn of_files(metrics: &Metrics, now: Timestamp, found: &mut Found) {
+    for (purpose, gateway, ends) in metrics.certificate_ends() {
+        let left = (ends - now.millis() as f64 / 1000.0) / DAY_SECS;
+        if left < CERTIFICATE_DAYS {
+            let of = if gateway.is_empty() { String::new() } else { format!(" of {gateway}") };
+            let what = format!("the certificate for {purpose}{of} ends in {left:.1} days");
+            found.warning("CcrelayCertificateExpiring", &format!("{purpose}{of}"), what);
+        }
+    }
+    if metrics.rosters_stale.get() > 0 {
+        found.warning("CcrelayRosterStale", "", "a roster's file is not in force");
+    }
+    if metrics.reload_last_ok.get() == 0 {
+        found.warning("CcrelayReloadRefused", "", "what changed in the files was refused; all is as it was");
+    }
+    if metrics.restart_needed.get() == 1 {
+        let what = "the configuration has changed in keys that need a restart";
+        found.add(Severity::Info, "CcrelayRestartNeeded", "", what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUNBOOK: &str = include_str!("../../docs/runbook.md");
+    const RULES: &str = include_str!("../../deploy/prometheus/ccrelay.rules.yml");
+
+    fn gateways() -> [Limit; 1] {
+        [Limit { gateway: "main".to_owned(), sign_out: Duration::from_secs(120) }]
+    }
+
+    fn all_wrong(metrics: &Metrics) -> Lately {
+        metrics.sign_out_budget_agents.with_label_values(&["main", "60"]).set(3);
+        for reason in ["heartbeats_failing", "no_pushes"] {
+            metrics.sessions_degraded.with_label_values(&["main", reason]).set(2);
+        }
+        for state in ["suspended", "signing_in"] {
+            metrics.sessions.with_label_values(&["main", state]).set(1);
+        }
+        metrics.spool_fill_ratio.set(0.9);
+        metrics.sink_state.with_label_values(&["mqtt"]).set(-1);
+        metrics.dead_letters.with_label_values(&["kafka"]).set(4);
+        metrics.certificate_expiry.with_label_values(&["callback", ""]).set(5.0 * DAY_SECS);
+        metrics.rosters_stale.set(1);
+        metrics.reload_last_ok.set(0);
+        metrics.restart_needed.set(1);
+        Lately {
+            push_failures: [("spool_full", 7), ("token_forged", 1)].into(),
+            session_losses: 2,
+            sign_in_failures: 1,
+            shed: [("mqtt".to_owned(), 9)].into(),
+        }
+    }
+
+    #[test]
+    fn every_concern_has_an_alert_of_its_severity_and_an_entry_in_the_runbook() {
+        let metrics = Metrics::new(["main"], [("kafka", &[][..]), ("mqtt", &[][..])]).unwrap();
+        let lately = all_wrong(&metrics);
+        let sinks = ["kafka".to_owned(), "mqtt".to_owned()];
+        let found = concerns(&metrics, false, &gateways(), &sinks, &lately, Timestamp(0));
+        assert_eq!(found.len(), 18, "{found:#?}");
+        assert!(found.is_sorted_by_key(|concern| concern.severity), "{found:#?}");
+        for concern in &found {
+            let alert = concern.alert;
+            assert!(RUNBOOK.contains(&format!("\n## {alert}\n")), "{alert} is not in the runbook");
+            let rule = RULES.split("- alert: ").find(|rule| rule.starts_with(&format!("{alert}\n"))).unwrap();
+            let severity = serde_json::to_value(concern.severity).unwrap();
+            let label = format!("severity: {}", severity.as_str().unwrap());
+            assert!(rule.contains(&label), "{alert}: {label}");
+        }
+    }
+
+    #[test]
+    fn when_all_is_well_nothing_needs_anybody() {
+        let metrics = Metrics::new(["main"], [("kafka", &[][..])]).unwrap();
+        metrics.sink_state.with_label_values(&["kafka"]).set(1);
+        let found =
+            concerns(&metrics, true, &gateways(), &["kafka".to_owned()], &Lately::default(), Timestamp(0));
+        assert!(found.is_empty(), "{found:#?}");
+    }
+}

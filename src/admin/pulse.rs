@@ -1,0 +1,228 @@
+//! The pace of the way through: rates over the last seconds and latencies over the last minute, from the same metrics that
+//! Prometheus reads. Nothing is measured while nobody looks: a reader brings its own samples.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use prometheus::Histogram;
+use prometheus::core::Metric;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::metrics::{EVENT_CATEGORIES, Metrics, PUSH_FAILURE_REASONS, SESSION_LOSS_REASONS};
+
+/// Samples kept, which are as many seconds of history as the time between them gives: five minutes at two seconds.
+const SAMPLES: usize = 151;
+/// Rates are of this time.
+const RATE: Duration = Duration::from_secs(10);
+/// Latencies are of this time.
+const LATENCY: Duration = Duration::from_secs(60);
+
+/// Counters at one moment.
+#[derive(Debug, Clone)]
+struct Sample {
+    at: Instant,
+    received: u64,
+    push_failures: BTreeMap<&'static str, u64>,
+    session_losses: u64,
+    sign_in_failures: u64,
+    shed: BTreeMap<String, u64>,
+    delivered: BTreeMap<String, u64>,
+    answers: Buckets,
+    commits: Buckets,
+    deliveries: BTreeMap<String, Buckets>,
+}
+
+/// Bounds of a histogram with how many observations were below each.
+type Buckets = Vec<(f64, u64)>;
+
+/// A latency: at most so long, or longer than the longest that is told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct Latency {
+    secs: f64,
+    over: bool,
+}
+
+/// The pace, for people.
+#[derive(Debug, Serialize)]
+pub(super) struct Pace {
+    received_per_sec: f64,
+    refused_per_sec: f64,
+    answer_p50: Option<Latency>,
+    answer_p99: Option<Latency>,
+    commit_p99: Option<Latency>,
+    sinks: BTreeMap<String, SinkPace>,
+}
+
+#[derive(Debug, Serialize)]
+struct SinkPace {
+    delivered_per_sec: f64,
+    p50: Option<Latency>,
+    p99: Option<Latency>,
+}
+
+/// What has happened since the reader came, or in the last five minutes.
+#[derive(Debug, Default)]
+pub(super) struct Lately {
+    /// By reason.
+    pub(super) push_failures: BTreeMap<&'static str, u64>,
+    pub(super) session_losses: u64,
+    pub(super) sign_in_failures: u64,
+    /// By sink.
+    pub(super) shed: BTreeMap<String, u64>,
+}
+
+/// The samples of one reader.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    gateways: Vec<String>,
+    sinks: Vec<String>,
+    samples: VecDeque<Sample>,
+}
+
+impl Pulse {
+    pub(super) fn new(gateways: Vec<String>, sinks: Vec<String>) -> Pulse {
+        Pulse { gateways, sinks, samples: VecDeque::new() }
+    }
+
+    /// Takes a sample.
+    pub(super) fn beat(&mut self, metrics: &Metrics) {
+        if self.samples.len() >= SAMPLES {
+            self.samples.pop_front();
+        }
+        let by_sink = |count: &dyn Fn(&str) -> u64| {
+            self.sinks.iter().map(|sink| (sink.clone(), count(sink))).collect::<BTreeMap<_, _>>()
+        };
+        let of_gateways = |count: &dyn Fn(&str) -> u64| self.gateways.iter().map(|name| count(name)).sum();
+        let sample = Sample {
+            at: Instant::now(),
+            received: EVENT_CATEGORIES.iter().map(|c| metrics.events.with_label_values(&[*c]).get()).sum(),
+            push_failures: PUSH_FAILURE_REASONS
+                .iter()
+                .map(|reason| (*reason, metrics.push_failures.with_label_values(&[*reason]).get()))
+                .collect(),
+            session_losses: of_gateways(&|name| {
+                let of = |reason: &&str| metrics.session_losses.with_label_values(&[name, *reason]).get();
+                SESSION_LOSS_REASONS.iter().map(of).sum()
+            }),
+            sign_in_failures: of_gateways(&|name| {
+                let of = |outcome: &str| metrics.sign_ins.with_label_values(&[name, outcome]).get();
+                ["refused", "timeout", "transport"].into_iter().map(of).sum()
+            }),
+            shed: by_sink(&|sink| metrics.sink_shed_events.with_label_values(&[sink]).get()),
+            delivered: by_sink(&|sink| metrics.sink_delivered.with_label_values(&[sink]).get()),
+            answers: buckets(&metrics.push_duration.with_label_values(&["stored"])),
+            commits: buckets(&metrics.spool_commit_duration),
+            deliveries: self
+                .sinks
+                .iter()
+                .map(|s| (s.clone(), buckets(&metrics.sink_delivery_duration.with_label_values(&[s]))))
+                .collect(),
+        };
+        self.samples.push_back(sample);
+    }
+
+    /// The pace; `None` before the second sample.
+    pub(super) fn pace(&self) -> Option<Pace> {
+        let now = self.samples.back()?;
+        let then = self.before(now, RATE)?;
+        let long_ago = self.before(now, LATENCY)?;
+        let secs = now.at.duration_since(then.at).as_secs_f64().max(0.001);
+        let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / secs;
+        let sink = |sink: &String| {
+            let buckets = (&now.deliveries[sink], &long_ago.deliveries[sink]);
+            let pace = SinkPace {
+                delivered_per_sec: rate(now.delivered[sink], then.delivered[sink]),
+                p50: quantile(buckets.0, buckets.1, 0.5),
+                p99: quantile(buckets.0, buckets.1, 0.99),
+            };
+            (sink.clone(), pace)
+        };
+        Some(Pace {
+            received_per_sec: rate(now.received, then.received),
+            refused_per_sec: rate(now.push_failures.values().sum(), then.push_failures.values().sum()),
+            answer_p50: quantile(&now.answers, &long_ago.answers, 0.5),
+            answer_p99: quantile(&now.answers, &long_ago.answers, 0.99),
+            commit_p99: quantile(&now.commits, &long_ago.commits, 0.99),
+            sinks: self.sinks.iter().map(sink).collect(),
+        })
+    }
+
+    /// What has happened between the first sample and the last.
+    pub(super) fn lately(&self) -> Lately {
+        let (Some(then), Some(now)) = (self.samples.front(), self.samples.back()) else {
+            return Lately::default();
+        };
+        let since = |now: u64, then: u64| now.saturating_sub(then);
+        let failures = now.push_failures.iter().map(|(r, n)| (*r, since(*n, then.push_failures[r])));
+        let shed = now.shed.iter().map(|(sink, n)| (sink.clone(), since(*n, then.shed[sink])));
+        Lately {
+            push_failures: failures.filter(|(_, count)| *count > 0).collect(),
+            session_losses: since(now.session_losses, then.session_losses),
+            sign_in_failures: since(now.sign_in_failures, then.sign_in_failures),
+            shed: shed.filter(|(_, count)| *count > 0).collect(),
+        }
+    }
+
+    /// The youngest sample that is so old, or the oldest there is beside `now`.
+    fn before(&self, now: &Sample, age: Duration) -> Option<&Sample> {
+        let mut earlier = self.samples.iter().rev().skip(1);
+        let old = earlier.find(|sample| now.at.duration_since(sample.at) >= age);
+        old.or_else(|| self.samples.front().filter(|_| self.samples.len() > 1))
+    }
+}
+
+fn buckets(histogram: &Histogram) -> Buckets {
+    let metric = histogram.metric();
+    let found = metric.get_histogram();
+    let mut buckets: Buckets =
+        found.get_bucket().iter().map(|b| (b.upper_bound(), b.cumulative_count())).collect();
+    buckets.push((f64::INFINITY, found.get_sample_count()));
+    buckets
+}
+
+/// The bound below which this share of what came in between lies; `None` when nothing came.
+fn quantile(now: &Buckets, then: &Buckets, share: f64) -> Option<Latency> {
+    let came: Vec<(f64, u64)> =
+        now.iter().zip(then).map(|((bound, now), (_, then))| (*bound, now.saturating_sub(*then))).collect();
+    let all = came.last()?.1;
+    let wanted = ((all as f64 * share).ceil() as u64).max(1);
+    let found = came.iter().position(|(_, count)| *count >= wanted)?;
+    match came[found].0 {
+        bound if bound.is_finite() => Some(Latency { secs: bound, over: false }),
+        _ => Some(Latency { secs: came[..found].last()?.0, over: true }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_the_bound_below_which_its_share_lies() {
+        let then = vec![(0.1, 5), (1.0, 5), (f64::INFINITY, 5)];
+        let now = vec![(0.1, 95), (1.0, 104), (f64::INFINITY, 105)];
+        assert_eq!(quantile(&now, &then, 0.5), Some(Latency { secs: 0.1, over: false }));
+        assert_eq!(quantile(&now, &then, 0.99), Some(Latency { secs: 1.0, over: false }));
+        assert_eq!(quantile(&now, &then, 1.0), Some(Latency { secs: 1.0, over: true }));
+        assert_eq!(quantile(&then, &then, 0.5), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rates_are_of_the_last_seconds_and_need_two_samples() {
+        let metrics = Metrics::new(["main"], [("kafka", &[][..])]).unwrap();
+        let mut pulse = Pulse::new(vec!["main".to_owned()], vec!["kafka".to_owned()]);
+        pulse.beat(&metrics);
+        assert!(pulse.pace().is_none());
+        for _ in 0..400 {
+            tokio::time::advance(Duration::from_secs(2)).await;
+            metrics.sink_delivered.with_label_values(&["kafka"]).inc_by(6);
+            metrics.push_failures.with_label_values(&["spool_full"]).inc();
+            pulse.beat(&metrics);
+        }
+        let pace = pulse.pace().unwrap();
+        assert!((pace.sinks["kafka"].delivered_per_sec - 3.0).abs() < 1e-6, "{pace:?}");
+        assert!((pace.refused_per_sec - 0.5).abs() < 1e-6, "{pace:?}");
+        assert_eq!(pulse.lately().push_failures["spool_full"], SAMPLES as u64 - 1);
+    }
+}
