@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 
 use ccrelay::metrics::{Metrics, NAMES};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 const RULES: &str = include_str!("../deploy/prometheus/ccrelay.rules.yml");
 const CASES: &str = include_str!("../deploy/prometheus/ccrelay.test.yml");
@@ -237,4 +238,180 @@ fn a_mistake_in_the_unit_is_noticed() {
     let verified = tool("systemd-analyze", &["verify", "./ccrelay.service"], folder.path());
     let said = String::from_utf8_lossy(&verified.stderr);
     assert!(said.contains("ccrelay") && said.contains("norify"), "{said}");
+}
+
+// --- Images, compose file, chart, package ------------------------------------------------------------------------
+
+const DOCKERFILE: &str = include_str!("../deploy/Dockerfile");
+const COMPOSE: &str = include_str!("../deploy/compose/compose.yml");
+const CHART: &str = include_str!("../deploy/helm/ccrelay/Chart.yaml");
+const VALUES: &str = include_str!("../deploy/helm/ccrelay/values.yaml");
+const RENDERED: &str = include_str!("../deploy/helm/rendered.yaml");
+const CONFIG: &str = include_str!("../config.toml");
+const MANIFEST: &str = include_str!("../Cargo.toml");
+
+/// Certificates and settings as `deploy/compose/prepare` makes them.
+fn prepared() -> tempfile::TempDir {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let at = folder.path().display().to_string();
+    succeeds(&tool(&deploy("compose/prepare").display().to_string(), &[&at], folder.path()));
+    folder
+}
+
+/// Has the program check a configuration.
+fn checked(folder: &Path, text: &str) {
+    let file = folder.join("checked.toml");
+    std::fs::write(&file, text).expect("it can be written");
+    let arguments = ["check", "--config", "checked.toml"];
+    succeeds(&tool(env!("CARGO_BIN_EXE_ccrelay"), &arguments, folder));
+}
+
+/// Whether `config.toml` has this key, given as the environment's name of it.
+fn is_a_key(variable: &str) -> bool {
+    let path = variable.trim_start_matches("CCRELAY_").to_lowercase();
+    let Some((table, key)) = path.split_once("__") else { return false };
+    let table = CONFIG.split(&format!("\n[{table}]\n")).nth(1).unwrap_or_default();
+    let table = table.split("\n[").next().unwrap_or_default();
+    table.lines().any(|line| line.trim_start_matches('#').starts_with(&format!("{key} = ")))
+}
+
+#[test]
+fn variables_ports_and_versions_of_images_and_chart_are_those_of_the_program() {
+    let name = |c: char| c.is_ascii_uppercase() || c == '_';
+    let mut variables = BTreeSet::new();
+    for text in [DOCKERFILE, COMPOSE, RENDERED] {
+        for (at, _) in text.match_indices("CCRELAY_") {
+            variables.insert(text[at..].chars().take_while(|c| name(*c)).collect::<String>());
+        }
+    }
+    assert!(variables.remove("CCRELAY_CONFIG_FILE") && variables.len() == 2, "{variables:?}");
+    for variable in variables {
+        assert!(is_a_key(&variable), "{variable} sets nothing");
+    }
+    assert!(!is_a_key("CCRELAY_SPOOL__DIRECTORIES") && !is_a_key("CCRELAY_OPERATIONS__DIRECTORY"));
+
+    assert!(CONFIG.contains("listen = \"0.0.0.0:8443\"") && CONFIG.contains("listen = \"127.0.0.1:9464\""));
+    assert!(DOCKERFILE.contains("EXPOSE 8443 9464") && COMPOSE.contains("127.0.0.1:9464:9464"));
+    for port in ["{name: callback, containerPort: 8443,", "{name: operations, containerPort: 9464,"] {
+        assert!(RENDERED.contains(port), "{port}");
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(CHART.contains(&format!("\nversion: {version}\nappVersion: \"{version}\"")));
+    assert_eq!(COMPOSE.matches(&format!("image: ccrelay:{version}")).count(), 2);
+    assert!(DOCKERFILE.contains(concat!("ARG RUST=", env!("CARGO_PKG_RUST_VERSION"))));
+    let kafka = include_str!("brokers/pom.xml").split("<artifactId>kafka_2.13</artifactId>").nth(1);
+    let kafka = kafka.and_then(|rest| rest.split(['<', '>']).nth(2)).expect("a version");
+    assert!(COMPOSE.contains(&format!("image: apache/kafka:{kafka}\n")), "the tests have Kafka {kafka}");
+}
+
+#[test]
+fn probes_ask_for_pages_that_there_are() {
+    let pages = include_str!("../src/admin.rs");
+    let asked = RENDERED.split("path: /").skip(1).filter_map(|rest| rest.split([',', '\n']).next());
+    let asked: BTreeSet<_> = asked.filter(|path| !path.is_empty()).collect();
+    assert_eq!(asked, BTreeSet::from(["live", "metrics", "ready"]));
+    for page in asked {
+        assert!(pages.contains(&format!("\"/{page}\" ")), "there is no page /{page}");
+    }
+    assert!(DOCKERFILE.contains("127.0.0.1/9464 && printf 'GET /ready HTTP/1.0"));
+}
+
+#[test]
+fn the_compose_file_has_a_configuration_that_passes_and_a_gateway_that_starts() {
+    let folder = prepared();
+    let at = folder.path().display().to_string();
+    let here = |text: &str| text.replace("/etc/ccrelay/local", &at);
+    checked(folder.path(), &here(include_str!("../deploy/compose/ccrelay.toml")));
+    let settings = std::fs::read_to_string(folder.path().join("gateway.toml")).expect("it was made");
+    let settings: ccrelay::simulate::Settings = toml::from_str(&here(&settings)).expect("settings");
+    settings.check().expect("they are in order");
+
+    let rules = std::fs::canonicalize(deploy("prometheus/ccrelay.rules.yml")).expect("it is there");
+    let prometheus = include_str!("../deploy/compose/prometheus.yml")
+        .replace("/etc/prometheus/ccrelay.rules.yml", &rules.display().to_string());
+    std::fs::write(folder.path().join("prometheus.yml"), prometheus).expect("it can be written");
+    succeeds(&promtool(&["check", "config", "prometheus.yml"], folder.path()));
+}
+
+#[test]
+fn the_rendered_chart_is_of_this_chart_and_as_strict_as_it_says() {
+    fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { files(&path, found) } else { found.push(path) }
+        }
+    }
+    let mut found = Vec::new();
+    files(&deploy("helm/ccrelay"), &mut found);
+    found.sort_by_key(|path| path.display().to_string());
+    let mut hash = Sha256::new();
+    found.iter().for_each(|path| hash.update(std::fs::read(path).expect("it can be read")));
+    let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(
+        RENDERED.contains(&format!("# chart: {hash}\n")),
+        "run deploy/helm/render: the chart has changed"
+    );
+
+    for line in [
+        "kind: StatefulSet",
+        "replicas: 1",
+        "runAsNonRoot: true",
+        "readOnlyRootFilesystem: true",
+        "allowPrivilegeEscalation: false",
+        "capabilities: {drop: [ALL]}",
+        "seccompProfile: {type: RuntimeDefault}",
+        "automountServiceAccountToken: false",
+        "kind: PodDisruptionBudget",
+        "kind: ServiceMonitor",
+        "kind: NetworkPolicy",
+        "accessModes: [ReadWriteOncePod]",
+        "{targetLabel: job, replacement: ccrelay}",
+        "defaultMode: 288",
+    ] {
+        assert!(RENDERED.contains(line), "{line}");
+    }
+    assert!(!RENDERED.contains("kind: Secret"), "secrets are named, not made");
+    let uid = "useradd --system --uid 10001 ";
+    assert!(DOCKERFILE.contains(uid) && RENDERED.contains("runAsUser: 10001"));
+    let schema: Value = serde_json::from_str(include_str!("../deploy/helm/ccrelay/values.schema.json"))
+        .expect("the schema is JSON");
+    let known = schema["properties"].as_object().expect("properties");
+    let keys = VALUES.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
+    let keys: BTreeSet<_> = keys.filter_map(|line| line.split(':').next()).collect();
+    assert!(keys.len() > 15 && keys.iter().all(|key| known.contains_key(*key)), "{keys:?}");
+
+    // The configuration that comes with the chart is one.
+    let folder = prepared();
+    let config = VALUES.split("config: |\n").nth(1).expect("a configuration");
+    let config: String = config
+        .lines()
+        .take_while(|line| line.is_empty() || line.starts_with("  "))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    let config = config
+        .replace("/etc/ccrelay/callback/tls.crt", "callback.pem")
+        .replace("/etc/ccrelay/callback/tls.key", "callback.key")
+        .replace("/etc/ccrelay/gateway/ca.crt", "ca.pem");
+    checked(folder.path(), &config);
+}
+
+#[test]
+fn the_package_holds_what_the_unit_and_its_scripts_rely_on() {
+    let manifest: toml::Value = toml::from_str(MANIFEST).expect("TOML");
+    let deb = &manifest["package"]["metadata"]["deb"];
+    for asset in deb["assets"].as_array().expect("assets") {
+        let from = asset[0].as_str().expect("a path").trim_end_matches(['*', '.', 'm', 'd']);
+        let exists = Path::new(env!("CARGO_MANIFEST_DIR")).join(from).exists();
+        assert!(
+            exists || from == "target/release/ccrelay" || from == "README" || from == "CHANGELOG",
+            "{from}"
+        );
+    }
+    assert_eq!(deb["conf-files"][0].as_str(), Some("/etc/ccrelay/config.toml"));
+    let (postinst, package) =
+        (include_str!("../deploy/deb/postinst"), include_str!("../deploy/deb/package.conf"));
+    assert!(postinst.contains("--home /var/lib/ccrelay ccrelay\n") && UNIT.contains("\nUser=ccrelay\n"));
+    let start = "ExecStart=/usr/local/bin/ccrelay run --config /etc/ccrelay/config.toml\n";
+    assert!(UNIT.contains(start) && package.ends_with(&start.replace("/local", "")));
+    assert!(UNIT.contains("StateDirectory=ccrelay\n") && UNIT.contains("WorkingDirectory=%S/ccrelay\n"));
 }
