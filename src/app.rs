@@ -139,14 +139,11 @@ impl Relay {
         };
         // Events may come before the answer to a sign-in, so sign-ins begin when pushes are taken.
         let kept = Arc::new(KeptAgents::load(&config.spool.directory)?);
-        let defaults = config.sessions.gateways.iter();
-        let defaults =
-            defaults.map(|gateway| (gateway.name.clone(), gateway.agent_defaults.clone())).collect();
         // The roster is large: the sessions keep it, and nobody a second one.
         let mut agents = std::mem::take(&mut config.sessions.agents);
         let configured = Arc::new(ArcSwap::from_pointee(agents.iter().map(|agent| key(agent)).collect()));
         let count = agents.len();
-        let put = kept::without(&agents, kept.configs(&defaults));
+        let put = kept::without(&agents, kept.configs(&config.sessions.agent_defaults()));
         agents.extend(put.into_iter().map(Arc::new));
         // They too hold the roster, and their task alone needs them.
         let rosters = std::mem::take(&mut config.sessions.rosters);
@@ -378,14 +375,13 @@ fn admin_parts(
     reloads: Desk,
 ) -> Parts {
     let open = |gateway: &GatewayConfig| (gateway.name.clone(), gateway.call_through.clone());
-    let defaults = |gateway: &GatewayConfig| (gateway.name.clone(), gateway.agent_defaults.clone());
     Parts {
         sessions: sessions.clone(),
         spool: spool.clone(),
         gateways: config.gateways.iter().map(|gateway| gateway.name.clone()).collect(),
         configured,
         kept,
-        agent_defaults: Arc::new(config.gateways.iter().map(defaults).collect()),
+        agent_defaults: Arc::new(config.agent_defaults()),
         call_through: Arc::new(config.gateways.iter().map(open).collect()),
         runtime: tokio::runtime::Handle::current(),
         sight: ways.clone(),

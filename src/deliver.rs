@@ -160,6 +160,13 @@ struct Waiting {
     replay: Option<ReplayOf>,
 }
 
+impl Waiting {
+    /// The mark of a record of which nothing is handed over.
+    fn nothing(offset: u64, received_at: Timestamp) -> Waiting {
+        Waiting { offset, ends_record: true, received_at, message: None, replay: None }
+    }
+}
+
 /// One life of the client: what was read, what is under way.
 struct Flow {
     next: u64,
@@ -363,13 +370,7 @@ impl Worker {
             self.meter.repeats_dropped(all - events.len());
         }
         if self.queue(flow, offset, received_at, events, None) == 0 {
-            flow.waiting.push_back(Waiting {
-                offset,
-                ends_record: true,
-                received_at,
-                message: None,
-                replay: None,
-            });
+            flow.waiting.push_back(Waiting::nothing(offset, received_at));
         }
         Ok(())
     }
@@ -590,13 +591,7 @@ impl Worker {
             attempts: 1,
         };
         self.set_aside(letter).await?;
-        flow.waiting.push_back(Waiting {
-            offset,
-            ends_record: true,
-            received_at,
-            message: None,
-            replay: None,
-        });
+        flow.waiting.push_back(Waiting::nothing(offset, received_at));
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use prometheus::{Histogram, IntCounterVec};
 
 use super::kafka::Seen;
 use super::place::GATEWAY;
-use crate::metrics::{EVENT_CATEGORIES, Metrics};
+use crate::metrics::Metrics;
 use crate::simulate::Statistics;
 
 /// The name of the sink of each broker.
@@ -57,8 +57,6 @@ impl Figures<'_> {
     pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
         let total = &self.gateway.total;
         let signed_out: u64 = total.sign_outs.values().sum();
-        let stored: u64 =
-            EVENT_CATEGORIES.iter().map(|c| self.metrics.events.with_label_values(&[*c]).get()).sum();
         let mut lines = vec![
             (
                 "pushes",
@@ -74,8 +72,11 @@ impl Figures<'_> {
             (
                 "events",
                 format!(
-                    "{} made by the gateway, {} acknowledged, {stored} stored; {} more of ccrelay's own",
-                    total.events, total.delivered, self.seen.own
+                    "{} made by the gateway, {} acknowledged; with {} of ccrelay's own (sessions, ended calls) {} in all",
+                    total.events,
+                    total.delivered,
+                    self.seen.own,
+                    self.seen.total()
                 ),
             ),
             (

@@ -204,6 +204,14 @@ pub struct SessionsConfig {
     pub rosters: Rosters,
 }
 
+impl SessionsConfig {
+    /// What agents take from their gateway where they leave it out, by gateway.
+    #[must_use]
+    pub fn agent_defaults(&self) -> HashMap<GatewayName, AgentDefaults> {
+        self.gateways.iter().map(|gateway| (gateway.name.clone(), gateway.agent_defaults.clone())).collect()
+    }
+}
+
 /// As [`validate_all`], without rosters.
 pub fn validate(gateways: Vec<RawGateway>, agents: Vec<RawAgent>, problems: &mut Problems) -> SessionsConfig {
     validate_all(gateways, agents, Vec::new(), problems)
