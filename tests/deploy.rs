@@ -14,6 +14,8 @@ const DASHBOARD: &str = include_str!("../deploy/grafana/ccrelay.json");
 const RUNBOOK: &str = include_str!("../docs/runbook.md");
 const UNIT: &str = include_str!("../deploy/ccrelay.service");
 const README: &str = include_str!("../README.md");
+const OPERATION: &str = include_str!("../docs/operation.md");
+const SECURITY: &str = include_str!("../docs/security.md");
 /// Labels that Prometheus itself adds.
 const ADDED: &[&str] = &["job", "instance"];
 
@@ -180,9 +182,11 @@ fn every_query_of_the_dashboard_is_one() {
 }
 
 #[test]
-fn commands_of_the_runbook_exist() {
+fn commands_of_runbook_operation_and_security_exist() {
     let mut seen = 0;
-    for command in RUNBOOK.split('`').skip(1).step_by(2).filter(|code| code.starts_with("ccrelay ")) {
+    let pages = [RUNBOOK, OPERATION, SECURITY];
+    let code = pages.iter().flat_map(|page| page.split('`').skip(1).step_by(2));
+    for command in code.filter(|code| code.starts_with("ccrelay ")) {
         let command = command.split('|').next().expect("a part");
         let words = command.split_whitespace().skip(1);
         // Upper case stands for names; options are looked up in the command's help.
@@ -268,8 +272,11 @@ fn checked(folder: &Path, text: &str) {
 
 /// Whether `config.toml` has this key, given as the environment's name of it.
 fn is_a_key(variable: &str) -> bool {
-    let path = variable.trim_start_matches("CCRELAY_").to_lowercase();
-    let Some((table, key)) = path.split_once("__") else { return false };
+    is_key_of_table(&variable.trim_start_matches("CCRELAY_").to_lowercase().replace("__", "."))
+}
+
+fn is_key_of_table(path: &str) -> bool {
+    let Some((table, key)) = path.split_once('.') else { return false };
     let table = CONFIG.split(&format!("\n[{table}]\n")).nth(1).unwrap_or_default();
     let table = table.split("\n[").next().unwrap_or_default();
     table.lines().any(|line| line.trim_start_matches('#').starts_with(&format!("{key} = ")))
@@ -414,4 +421,47 @@ fn the_package_holds_what_the_unit_and_its_scripts_rely_on() {
     let start = "ExecStart=/usr/local/bin/ccrelay run --config /etc/ccrelay/config.toml\n";
     assert!(UNIT.contains(start) && package.ends_with(&start.replace("/local", "")));
     assert!(UNIT.contains("StateDirectory=ccrelay\n") && UNIT.contains("WorkingDirectory=%S/ccrelay\n"));
+}
+
+// --- Pages for operators -----------------------------------------------------------------------------------------
+
+/// What a page says of keys, tables, metrics, alerts and files that is not so.
+fn lies(page: &str) -> Vec<String> {
+    let plain = |text: &str| text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let mut lies = Vec::new();
+    for code in page.split('`').skip(1).step_by(2) {
+        let word = code.split([' ', '{']).next().unwrap_or_default();
+        let table = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')).filter(|name| plain(name));
+        let key =
+            word.split_once('.').is_some_and(|(table, key)| plain(table) && plain(key) && table != "tests");
+        let file = ["tests/", "deploy/", "docs/"].iter().any(|folder| word.starts_with(folder));
+        let so = if word.starts_with("ccrelay_") {
+            NAMES.contains(&word)
+        } else if word.starts_with("Ccrelay") {
+            alerts().contains(word)
+        } else if let Some(table) = table {
+            CONFIG.contains(&format!("\n[{table}]\n"))
+        } else if file {
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(word).exists()
+        } else if key && !["spool.db", "spool.mark", "deny.toml"].contains(&word) {
+            is_key_of_table(word)
+        } else {
+            true
+        };
+        if !so {
+            lies.push(code.to_owned());
+        }
+    }
+    lies
+}
+
+#[test]
+fn keys_metrics_and_alerts_that_pages_for_operators_name_exist() {
+    for (name, page) in [("operation.md", OPERATION), ("security.md", SECURITY)] {
+        let lies = lies(page);
+        assert!(lies.is_empty(), "{name}: {lies:?}");
+    }
+    let wrong =
+        "`spool.size` `ccrelay_nothing` `CcrelayBored` `[nowhere]` `tests/nothing.rs` `spool.max_bytes`";
+    assert_eq!(lies(wrong).len(), 5);
 }
