@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::app::Relay;
 use crate::config::{self, Config, LogConfig, LogFormat, Outline};
@@ -22,19 +22,23 @@ mod api;
 mod dead_letters;
 mod dev_cert;
 mod inspect;
+mod manual;
 mod route;
 mod schema;
 mod status;
 mod tail;
+mod token;
 
 use agents::AgentsCommand;
 use api::ApiPlace;
 use dead_letters::DeadLettersCommand;
 use dev_cert::DevCertArgs;
 use inspect::SpoolCommand;
+use manual::{CompletionsArgs, ManArgs};
 use route::RouteCommand;
 use schema::SchemaArgs;
 use tail::TailArgs;
+use token::TokenArgs;
 
 /// Something failed while running.
 const FAILED: u8 = 1;
@@ -45,10 +49,14 @@ const DAMAGED: u8 = 65;
 /// `EX_CONFIG` of sysexits.h.
 const CONFIGURATION: u8 = 78;
 
+/// What scripts can rely on.
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 somebody should look (status, sinks) or an event goes nowhere (route \
+    test); 64 wrong usage; 65 a damaged spool, or no event; 78 wrong configuration.";
+
 /// Relays agent events of a CC-Gateway to Kafka and MQTT: durably, in order, and without ever costing an agent the
 /// session because a broker is down.
 #[derive(Debug, Parser)]
-#[command(name = "ccrelay", version, arg_required_else_help = true)]
+#[command(name = "ccrelay", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -88,8 +96,14 @@ enum Command {
     /// goes away is tried again. Exit code 0: --limit was reached, or nobody reads; 1: it cannot be reached at first, or
     /// refuses.
     Tail(TailArgs),
+    /// Make a token for callers of the admin API, or a secret.
+    Token(TokenArgs),
     /// Have a running daemon read certificates, secrets, rosters and its log level anew.
     Reload(ApiPlace),
+    /// Print what makes a shell complete commands and options, such as `source <(ccrelay completions bash)`.
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one for each command.
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +148,9 @@ pub fn main() -> ExitCode {
         Command::Status(api) => inspected(status::status(&api)),
         Command::Sinks(api) => inspected(status::sinks(&api)),
         Command::Tail(args) => inspected(tail::run(&args)),
+        Command::Token(args) => inspected(token::run(&args)),
+        Command::Completions(args) => inspected(manual::completions(&args, Cli::command())),
+        Command::Man(args) => inspected(manual::man(&args, Cli::command())),
         Command::Reload(api) => inspected(status::reload(&api)),
     }
 }

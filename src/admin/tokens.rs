@@ -131,6 +131,14 @@ impl TokenList {
         TokenList::parse(text.expose_secret(), path)
     }
 
+    /// Whether a line is one that a file may have; says what is wrong with it.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn check(line: &str) -> Result<(), &'static str> {
+        parse_line(line, 1).map(|_| ())
+    }
+
     fn parse(text: &str, path: &Path) -> Result<TokenList, TokensError> {
         let mut entries: Vec<Entry> = Vec::new();
         for (at, line) in text.lines().enumerate() {

@@ -28,6 +28,12 @@ pub(super) enum AgentsCommand {
         /// With this reason only.
         #[arg(long)]
         reason: Option<String>,
+        /// With this part in the id.
+        #[arg(long)]
+        search: Option<String>,
+        /// What comes first: id, or budget for those with the least time left.
+        #[arg(long, value_parser = ["id", "budget"])]
+        order: Option<String>,
     },
     /// Show one agent.
     Show(Agent),
@@ -53,8 +59,10 @@ pub(super) struct Agent {
 pub(super) fn run(command: AgentsCommand) -> anyhow::Result<ExitCode> {
     super::block_on(async {
         match command {
-            AgentsCommand::List { api, gateway, state, reason } => {
-                list(&api, [("gateway", gateway), ("state", state), ("reason", reason)]).await?;
+            AgentsCommand::List { api, gateway, state, reason, search, order } => {
+                let filter = [("gateway", gateway), ("state", state), ("reason", reason)];
+                let rest = [("search", search), ("order", order)];
+                list(&api, filter.into_iter().chain(rest).collect()).await?;
             }
             AgentsCommand::Show(agent) => one(&agent, Method::GET, "").await?,
             AgentsCommand::SignIn(agent) => one(&agent, Method::POST, "/sign-in").await?,
@@ -65,9 +73,12 @@ pub(super) fn run(command: AgentsCommand) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn list(api: &ApiPlace, filter: [(&str, Option<String>); 3]) -> anyhow::Result<()> {
+async fn list(api: &ApiPlace, filter: Vec<(&str, Option<String>)>) -> anyhow::Result<()> {
     let caller = Caller::new(api)?;
     let mut after: Option<String> = None;
+    if !api.json {
+        heading();
+    }
     loop {
         let mut query = url::form_urlencoded::Serializer::new(format!("limit={PAGE}"));
         let given = filter.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
@@ -90,6 +101,9 @@ async fn one(agent: &Agent, method: Method, action: &str) -> anyhow::Result<()> 
     }
     let path = format!("agents/{}/{}{action}", agent.gateway, agent.agent);
     let found = Caller::new(&agent.api)?.call(method, &path).await?;
+    if !agent.api.json {
+        heading();
+    }
     print(&agent.api, &found);
     Ok(())
 }
@@ -101,14 +115,22 @@ fn print(api: &ApiPlace, agent: &Value) {
     }
     let text = |name: &str| agent[name].as_str().unwrap_or("-");
     let budget = agent["sign_out_budget_secs"].as_f64().map_or("-".to_owned(), |secs| format!("{secs:.0} s"));
-    println!(
-        "{}  {}  {}  since {}  {}  retcode {}  budget {budget}  {}",
-        text("gateway"),
-        text("id"),
-        text("state"),
-        text("since"),
-        text("reason"),
-        text("retcode"),
-        text("origin")
-    );
+    let last = agent["last_event"].as_str().map_or("-", |name| name.strip_prefix("ccrelay.").unwrap_or(name));
+    let shown = [text("gateway"), text("id"), text("state"), &budget, text("since"), last, text("reason")];
+    row(&[&shown[..], &[text("retcode"), text("origin")]].concat());
+}
+
+fn heading() {
+    row(&["gateway", "agent", "state", "time left", "since", "last event", "reason", "retcode", "origin"]);
+}
+
+/// One line of the table. What is wider than its column moves the rest of its line.
+fn row(cells: &[&str]) {
+    const WIDTHS: [usize; 8] = [10, 8, 11, 9, 24, 22, 18, 8];
+    let mut line = String::new();
+    for (at, cell) in cells.iter().enumerate() {
+        let width = WIDTHS.get(at).copied().unwrap_or(0);
+        line.push_str(&format!("{cell:<width$}  "));
+    }
+    println!("{}", line.trim_end());
 }

@@ -72,6 +72,10 @@ fn print_status(status: &Value) {
     let ready = if status["ready"] == true { "ready" } else { "NOT READY" };
     let (version, up) = (text(&status["version"]), number(&status["uptime_secs"]));
     println!("ccrelay {version}, {ready}, up {}", in_words(up));
+    for concern in status["concerns"].as_array().into_iter().flatten() {
+        let (severity, alert) = (text(&concern["severity"]), text(&concern["alert"]));
+        println!("{severity:<9}{} (runbook: {alert})", text(&concern["what"]));
+    }
     let spool = &status["spool"];
     println!(
         "spool    {} records wait, the oldest for {}; {:.1} MiB on disk",
@@ -93,18 +97,19 @@ fn print_status(status: &Value) {
 
 fn print_sinks(sinks: &Value) {
     println!(
-        "{:<20}{:<12}{:>12}{:>12}{:>14}{:>14}",
+        "{:<20}{:<12}{:>12}{:>12}{:>14}{:>14}  last failure",
         "sink", "state", "behind", "in flight", "delivered", "dead letters"
     );
     for sink in sinks.as_array().into_iter().flatten() {
         println!(
-            "{:<20}{:<12}{:>12}{:>12}{:>14}{:>14}",
+            "{:<20}{:<12}{:>12}{:>12}{:>14}{:>14}  {}",
             text(&sink["sink"]),
             text(&sink["state"]),
             number(&sink["lag_records"]),
             number(&sink["in_flight"]),
             number(&sink["delivered"]),
-            number(&sink["dead_letters"])
+            number(&sink["dead_letters"]),
+            text(&sink["detail"])
         );
     }
 }

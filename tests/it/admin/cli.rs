@@ -32,9 +32,10 @@ async fn agents_are_listed_shown_and_changed_from_the_command_line() {
     let output = agents(&scene, &["list", "--state", "active"]).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     let listed = text(&output.stdout);
-    assert_eq!(listed.lines().count(), 3, "{listed}");
+    assert_eq!(listed.lines().count(), 4, "{listed}");
+    assert!(listed.starts_with("gateway     agent     state"), "{listed}");
     assert!(
-        listed.lines().all(|line| line.starts_with("main  100") && line.contains("  active  ")),
+        listed.lines().skip(1).all(|line| line.starts_with("main        100") && line.contains("  active  ")),
         "{listed}"
     );
 
@@ -84,4 +85,102 @@ async fn a_token_is_not_sent_where_others_can_read_it() {
         let error = text(&output.stderr);
         assert!(error.contains(said) && !error.contains(READ), "{url}: {error}");
     }
+}
+
+/// The program with these arguments, to its end.
+async fn program(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ccrelay")).args(arguments).output().await.expect("the program starts")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_has_a_manual_page_and_is_completed_by_shells() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let pages = folder.path().display().to_string();
+    assert!(program(&["man", "--all", &pages]).await.status.success());
+    let page = text(&program(&["man"]).await.stdout).to_owned();
+    let help = text(&program(&["--help"]).await.stdout).to_owned();
+    assert!(help.contains("Exit codes: 0 done") && page.contains("Exit codes: 0 done"), "{help}");
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands = commands
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let commands: Vec<_> =
+        commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect();
+    for wanted in ["run", "status", "agents", "tail", "sinks", "spool", "deadletters", "reload", "token"] {
+        assert!(commands.contains(&wanted), "{wanted} is no command: {commands:?}");
+    }
+    for command in &commands {
+        let page =
+            std::fs::read_to_string(folder.path().join(format!("ccrelay-{command}.1"))).expect("a page");
+        assert!(page.contains(".SH SYNOPSIS"), "{page}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = text(&program(&["completions", shell]).await.stdout).to_owned();
+        for command in &commands {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+    let script = folder.path().join("script");
+    std::fs::write(&script, program(&["completions", "bash"]).await.stdout)
+        .expect("the folder can be written");
+    let completed = Command::new("bash")
+        .arg("-c")
+        .arg("source \"$0\"; COMP_WORDS=(ccrelay ta); COMP_CWORD=1; _ccrelay ccrelay ta ccrelay; echo \"${COMPREPLY[@]}\"")
+        .arg(&script)
+        .output()
+        .await
+        .expect("bash starts");
+    assert_eq!(text(&completed.stdout).trim(), "tail", "{completed:?}");
+    assert_eq!(program(&["completions", "no-such-shell"]).await.status.code(), Some(64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_was_made_lets_its_holder_in_at_once() {
+    let scene = Scene::start().await;
+    let file = scene.relay.folder().join("tokens").display().to_string();
+    let made = program(&["token", "--name", "night-shift", "--append", &file]).await;
+    assert!(made.status.success(), "{made:?}");
+    let token = text(&made.stdout).trim().to_owned();
+    assert_eq!(scene.client(Some(&token)).get("/api/v1/status").await.status, 200);
+    let refused = scene.client(Some(&token)).post("/api/v1/agents/main/1001/sign-out").await;
+    assert_eq!(refused.code(), "scope_missing");
+    let secrets = [program(&["token", "--secret"]).await, program(&["token", "--secret"]).await];
+    assert!(secrets.iter().all(|secret| text(&secret.stdout).trim().len() == 64));
+    assert_ne!(secrets[0].stdout, secrets[1].stdout);
+    assert_eq!(program(&["token", "--name", "two words"]).await.status.code(), Some(1));
+    assert!(!scene.relay.log().contains(&token));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_and_sinks_say_what_is_wrong_and_end_with_2() {
+    let scene = Scene::with(|relay| {
+        let sink = "[sinks.broker.mqtt]\nurl = \"mqtt://127.0.0.1:1\"\n";
+        relay.edit("[sinks.file.jsonl]", &format!("{sink}[sinks.file.jsonl]"));
+    })
+    .await;
+    let url = format!("http://{}", scene.relay.operations());
+    let tokens = scene.relay.folder().join("tokens").display().to_string();
+    let place = ["--url", &url, "--token-file", &tokens];
+    crate::support::eventually("the failure", crate::support::DEADLINE, || async {
+        let output = program(&[&["status"], &place[..]].concat()).await;
+        let said = text(&output.stdout);
+        (output.status.code() == Some(2)
+            && said.contains("warning  broker does not deliver")
+            && said.contains("(runbook: CcrelaySinkStuck)")
+            && said.contains("Connection refused"))
+        .then_some(())
+    })
+    .await;
+    assert_eq!(program(&[&["sinks"], &place[..]].concat()).await.status.code(), Some(2));
+    for command in ["status", "sinks", "reload"] {
+        let output = program(&[&[command, "--json"], &place[..]].concat()).await;
+        let value: Result<serde_json::Value, _> = serde_json::from_slice(&output.stdout);
+        assert!(value.is_ok(), "{command}: {output:?}");
+    }
+    let nobody = ["--url", "http://127.0.0.1:1", "--token-file", &tokens];
+    for command in ["status", "sinks", "reload", "tail"] {
+        assert_eq!(program(&[&[command], &nobody[..]].concat()).await.status.code(), Some(1), "{command}");
+    }
+    scene.end().await;
 }
