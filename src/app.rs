@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Config, OperationsConfig, Outline, SinkConfig, SinkKind, TokenConfig};
 use crate::deliver::{DeliverConfig, Troubles, Way, Ways, Worker};
 use crate::event::GatewayName;
+use crate::guesses::Guesses;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{Entry, Listener};
 use crate::metrics::Metrics;
@@ -97,6 +98,7 @@ impl Relay {
             spool: spool.clone(),
             limits: config.callback.push.clone(),
             observer: observer.clone(),
+            guesses: Guesses::new("callback", metrics.clone()),
             metrics: metrics.clone(),
             clock: clock.clone(),
             calm: Calm::default(),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::app::Relay;
 use crate::config::{self, Config, LogConfig, LogFormat, Outline};
@@ -120,6 +121,9 @@ struct SimulateArgs {
     config: Option<PathBuf>,
 }
 
+/// Files that are no connections of the callback listener: the spool, brokers, gateways, the operations listener.
+const OTHER_FILES: u64 = 512;
+
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -177,6 +181,7 @@ fn run(config: Config, outline: Outline, path: &Path) -> ExitCode {
     let problems = Problems::default();
     let logging = log::init(&config.log, problems.clone());
     log::log_panics();
+    raise_open_files(config.callback.limits.max_connections);
     let result = block_on(async {
         let lifecycle = Lifecycle::default();
         lifecycle.watch_signals().context("cannot watch signals")?;
@@ -196,6 +201,23 @@ fn run(config: Config, outline: Outline, path: &Path) -> ExitCode {
         return exit_code(error);
     }
     finish(result)
+}
+
+/// Lets this process have as many files open as the system allows: every connection is one.
+fn raise_open_files(connections: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let needed = connections as u64 + OTHER_FILES;
+    if files < needed {
+        tracing::warn!(
+            files,
+            needed,
+            "fewer files may be open than callback.max_connections needs: raise LimitNOFILE"
+        );
+    }
 }
 
 fn simulate(path: Option<&Path>) -> ExitCode {

@@ -52,6 +52,12 @@ impl Connection {
 }
 
 impl Exchange {
+    /// Whether it is the first of its connection.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.number == 1
+    }
+
     /// The answer leaves now.
     pub fn answered(&self) {
         let micros = self.connection.accepted.elapsed().as_micros();

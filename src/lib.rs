@@ -16,6 +16,7 @@ pub mod deliver;
 pub mod demo;
 pub mod event;
 pub mod exchange;
+pub mod guesses;
 pub mod lifecycle;
 pub mod listen;
 mod log;

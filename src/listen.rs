@@ -1,7 +1,8 @@
 //! One listener: accept, TLS handshake, HTTP/1.1, each step under a limit and a deadline of its own.
 //!
 //! - Addresses: who is not on the list is closed at once, before anything is read, and counted.
-//! - Connections: a permit is taken before `accept`; at the limit new ones wait in the kernel's queue.
+//! - Connections: each has a permit. At the limit one has been accepted and waits for a permit, the others wait in the kernel's queue,
+//!   and `seats` says who of those that are in has to make room.
 //! - Handshake: a task of its own under a time-out, so that a slow one holds up nobody.
 //! - Head: the time from its first byte to its last, and its size, are limited; so is the time between requests.
 //! - A stop ends accepting at once, lets the requests in hand finish, and closes idle connections.
@@ -22,7 +23,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -36,8 +37,10 @@ use crate::receive::tls::{fault, peer};
 use crate::request::{RequestId, RequestIds};
 
 pub mod allow;
+mod seats;
 
 use allow::SharedAllowList;
+use seats::{Seat, Seats};
 
 /// TLS settings that can be replaced while the listener runs.
 pub type SharedTls = Arc<ArcSwap<rustls::ServerConfig>>;
@@ -74,6 +77,12 @@ pub struct Limits {
 const MAX_HEADERS: usize = 64;
 /// How long to wait after `accept` failed, most often for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that the kernel keeps for us, where it may: a gateway that comes back opens all of its own at once, and what does not
+/// fit is forgotten, not refused.
+const BACKLOG: u32 = 4096;
+/// How long it takes to look again for somebody who makes room.
+const ROOM_PAUSE: Duration = Duration::from_millis(50);
 
 /// A request with what its connection knows.
 #[derive(Debug)]
@@ -113,6 +122,7 @@ struct Shared<H> {
     calm: Calm,
     ids: RequestIds,
     stop: CancellationToken,
+    seats: Seats,
 }
 
 impl<H> std::fmt::Debug for Listener<H> {
@@ -134,7 +144,10 @@ impl<H: Handler> Listener<H> {
         metrics: Metrics,
         stop: CancellationToken,
     ) -> std::io::Result<Listener<H>> {
-        let listener = TcpListener::bind(address).await?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
         let shared = Shared {
             handler,
             entry,
@@ -143,6 +156,7 @@ impl<H: Handler> Listener<H> {
             calm: Calm::default(),
             ids: RequestIds::default(),
             stop,
+            seats: Seats::default(),
         };
         Ok(Listener { listener, shared: Arc::new(shared) })
     }
@@ -175,30 +189,43 @@ impl<H: Handler> Listener<H> {
     }
 
     /// # Cancel safety
-    /// May be dropped at any time: a connection is either still in the kernel's queue or returned.
+    /// May be dropped when the listener stops: a connection that was accepted and has no permit yet is closed then.
     async fn accept(
         &self,
         permits: &Arc<Semaphore>,
     ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let permit = match permits.clone().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                self.shared.fault("limit", &"all permitted connections are in use; new ones wait");
-                permits.clone().acquire_owned().await.ok()?
-            }
-        };
-        match self.listener.accept().await {
-            Ok((stream, peer)) if self.shared.entry.allowed.load().admits(peer.ip()) => {
-                Some((stream, peer, permit))
-            }
+        // One connection at a time is accepted without: only then it is certain that somebody waits.
+        let permit = permits.clone().try_acquire_owned();
+        let (stream, peer) = match self.listener.accept().await {
+            Ok((stream, peer)) if self.shared.entry.allowed.load().admits(peer.ip()) => (stream, peer),
             Ok((_stranger, peer)) => {
                 self.shared.turn_away(peer);
-                None
+                return None;
             }
             Err(error) => {
                 self.shared.fault("accept", &error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
-                None
+                return None;
+            }
+        };
+        let permit = match permit.or_else(|_| permits.clone().try_acquire_owned()) {
+            Ok(permit) => permit,
+            Err(_) => {
+                self.shared.fault("limit", &"all permitted connections are in use; new ones wait");
+                self.permit_of_another(permits).await?
+            }
+        };
+        Some((stream, peer, permit))
+    }
+}
+
+impl<H> Listener<H> {
+    async fn permit_of_another(&self, permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        loop {
+            self.shared.seats.make_room();
+            let permit = tokio::time::timeout(ROOM_PAUSE, permits.clone().acquire_owned()).await;
+            if let Ok(permit) = permit {
+                return permit.ok();
             }
         }
     }
@@ -213,6 +240,10 @@ impl<H> Shared<H> {
             let listener = self.limits.listener;
             tracing::warn!(listener, reason, %error, left_out, "a connection came to nothing");
         }
+    }
+
+    fn made_room(&self) {
+        self.fault("made_room", &"it was closed because others wait and it did nothing");
     }
 
     fn turn_away(&self, peer: SocketAddr) {
@@ -250,19 +281,23 @@ async fn connection<H: Handler>(
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
     let turns = Connection::new();
+    let taken = shared.seats.take();
+    let seat = &taken.seat;
     let gauge = shared.limits.counted.then(|| OpenConnection::new(&shared.metrics));
     match &shared.entry.tls {
-        None => serve(&shared, stream, peer, &turns).await,
+        None => serve(&shared, stream, peer, &turns, seat).await,
         Some(tls) => {
             let acceptor = TlsAcceptor::from(tls.load_full());
             let handshake = tokio::time::timeout(shared.limits.handshake_timeout, acceptor.accept(stream));
-            match handshake.await {
-                Ok(Ok(stream)) => {
+            match seat.leave.run_until_cancelled(handshake).await {
+                None => shared.made_room(),
+                Some(Ok(Ok(stream))) => {
                     shared.met(peer, stream.get_ref().1);
-                    serve(&shared, stream, peer, &turns).await;
+                    seat.phase.enter(PHASE_IDLE);
+                    serve(&shared, stream, peer, &turns, seat).await;
                 }
-                Ok(Err(error)) => shared.fault(fault::reason(&error), &error),
-                Err(_) => shared.fault("tls_handshake_timeout", &"the TLS handshake took too long"),
+                Some(Ok(Err(error))) => shared.fault(fault::reason(&error), &error),
+                Some(Err(_)) => shared.fault("tls_handshake_timeout", &"the TLS handshake took too long"),
             }
         }
     }
@@ -289,17 +324,21 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
     stream: S,
     peer: SocketAddr,
     turns: &Arc<Connection>,
+    seat: &Arc<Seat>,
 ) {
-    let phase = Arc::new(Phase::new());
+    let phase = seat.phase.clone();
     let service = service_fn(|request: Request<Incoming>| {
         phase.enter(PHASE_REQUEST);
         let exchange = turns.begin();
         let answer = shared
             .handler
             .handle(request, Incomer { peer, exchange: exchange.clone(), id: shared.ids.next() });
-        let phase = phase.clone();
+        let (phase, seat) = (phase.clone(), seat.clone());
         async move {
             let answer = answer.await;
+            if answer.status().is_success() {
+                seat.prove();
+            }
             exchange.answered();
             Ok::<_, Infallible>(answer.map(|body| Answering::new(body, phase)))
         }
@@ -322,6 +361,15 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
                 return;
             }
             () = shared.stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = seat.leave.cancelled(), if !stopping => {
+                if !phase.is_busy() {
+                    shared.made_room();
+                    return;
+                }
+                // It came in this very moment: it is answered, and then the connection ends.
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -360,6 +408,19 @@ impl Phase {
     fn enter(&self, phase: u64) {
         let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
         self.word.store((millis << 2) | phase, Ordering::Release);
+    }
+
+    fn since(&self) -> Instant {
+        self.began + Duration::from_millis(self.word.load(Ordering::Acquire) >> 2)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.word.load(Ordering::Acquire) & 3 == PHASE_IDLE
+    }
+
+    /// Whether it is being answered, also by something that goes on.
+    fn is_busy(&self) -> bool {
+        matches!(self.word.load(Ordering::Acquire) & 3, PHASE_REQUEST | PHASE_LIVE)
     }
 
     fn bytes_came(&self) {

@@ -52,6 +52,7 @@ pub const PUSH_FAILURE_REASONS: &[&str] = &[
 /// Why a connection came to nothing: label `reason` of `ccrelay_connection_failures_total`.
 pub const CONNECTION_FAILURE_REASONS: &[&str] = &[
     "limit",
+    "made_room",
     "tls_handshake",
     "tls_handshake_timeout",
     "tls_version",
@@ -193,6 +194,8 @@ metrics! {
     tls_handshakes: IntCounterVec = "ccrelay_tls_handshakes_total" ["client_certificate"];
     /// Connections of addresses that are not in allow_from, by listener (callback, operations).
     addresses_refused: IntCounterVec = "ccrelay_addresses_refused_total" ["listener"];
+    /// Wrong tokens (malformed, or not made here) and how they were refused (at_once, late), by listener.
+    token_guesses: IntCounterVec = "ccrelay_token_guesses_total" ["listener", "answer"];
     /// Time from the receipt of a push's head to its answer, by outcome (stored, refused).
     push_duration: HistogramVec = "ccrelay_push_duration_seconds" ["outcome"] buckets PUSH_SECONDS;
     /// Pushes that were not answered with success, by reason. Each counts against an agent's sign-out budget.
@@ -312,6 +315,9 @@ impl Metrics {
         }
         for listener in ["callback", "operations"] {
             inner.addresses_refused.with_label_values(&[listener]);
+            for answer in ["at_once", "late"] {
+                inner.token_guesses.with_label_values(&[listener, answer]);
+            }
         }
         for outcome in ["ok", "refused", "denied", "failed"] {
             inner.admin_requests.with_label_values(&[outcome]);

@@ -15,13 +15,14 @@ use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, Response};
 use tokio::time::Instant;
 
-use crate::authenticate::{Authenticator, Bearer};
+use crate::authenticate::{Authenticator, Bearer, TokenFault};
 use crate::calm::Calm;
 use crate::clock::Clock;
 use crate::event::GatewayName;
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::RecordKind;
 use crate::event::vocabulary;
+use crate::guesses::Guesses;
 use crate::listen::{Handler, Incomer};
 use crate::metrics::Metrics;
 use crate::spool::{AgentKey, AppendError, Appended, NewRecord, Spool};
@@ -67,6 +68,8 @@ pub struct PushHandler {
     pub limits: PushLimits,
     /// Told of pushes.
     pub observer: Arc<dyn PushObserver>,
+    /// Wrong tokens so far.
+    pub guesses: Guesses,
     /// Counts.
     pub metrics: Metrics,
     /// Wall time of receipt.
@@ -91,6 +94,9 @@ impl Handler for PushHandler {
                 reply::success()
             }
             Err(refusal) => {
+                if let Refusal::Token(TokenFault::Malformed | TokenFault::Forged) = refusal {
+                    self.guesses.wrong(peer).await;
+                }
                 self.metrics.push_failures.with_label_values(&[refusal.reason()]).inc();
                 if let Some(left_out) = self.calm.due(refusal.reason()) {
                     let reason = refusal.reason();
@@ -111,6 +117,9 @@ impl PushHandler {
     ) -> Result<Appended, Refusal> {
         let gateway = self.admit(&request)?;
         let bearer = self.authenticate(gateway, &request)?;
+        if from.exchange.is_first() {
+            self.guesses.right(from.peer);
+        }
         let mut agent = match &bearer {
             Bearer::Agent(agent_id) => {
                 Some(AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() })
@@ -152,7 +161,7 @@ impl PushHandler {
         };
         // Two tokens are none: which of them would be the one that counts?
         let token = tokens.next().is_none().then(|| token.to_str().ok()).flatten();
-        let token = token.ok_or(Refusal::Token(crate::authenticate::TokenFault::Malformed))?;
+        let token = token.ok_or(Refusal::Token(TokenFault::Malformed))?;
         self.authenticator.bearer(gateway, token).map_err(Refusal::Token)
     }
 

@@ -30,6 +30,7 @@ use super::{Page, Readiness, agents, change, feed, letters, status, through};
 use crate::calm::Calm;
 use crate::deliver::{Troubles, Ways};
 use crate::event::GatewayName;
+use crate::guesses::Guesses;
 use crate::listen::Incomer;
 use crate::metrics::Metrics;
 use crate::problems::Problems;
@@ -95,6 +96,7 @@ struct Inner {
     readiness: Readiness,
     began: Instant,
     calm: Calm,
+    guesses: Guesses,
     seats: Seats,
     problems: OnceLock<Problems>,
 }
@@ -138,6 +140,7 @@ impl Api {
     ) -> Api {
         let parts = OnceLock::new();
         let (began, calm, seats) = (Instant::now(), Calm::default(), Seats::new(stop));
+        let guesses = Guesses::new("operations", metrics.clone());
         Api {
             inner: Arc::new(Inner {
                 tokens,
@@ -146,6 +149,7 @@ impl Api {
                 readiness,
                 began,
                 calm,
+                guesses,
                 seats,
                 problems: OnceLock::new(),
             }),
@@ -185,8 +189,8 @@ impl Api {
         let span = tracing::error_span!("api", request_id);
         let result = self.try_answer(request, from, &mut body_was_read).instrument(span).await;
         let mut response = result.unwrap_or_else(|fault| fault.response().map(Page::from));
-        if has_body && !body_was_read {
-            // What is left unread cannot be told from the next request.
+        if (has_body && !body_was_read) || response.status() == StatusCode::UNAUTHORIZED {
+            // What is left unread cannot be told from the next request; and the next guess costs a connection.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if let Ok(name) = HeaderValue::try_from(request_id) {
@@ -214,7 +218,13 @@ impl Api {
         if route.endpoint == Endpoint::OpenApi {
             return Ok(answer(StatusCode::OK, "application/json", OPEN_API).map(Page::from));
         }
-        let caller = self.authorise(route, &head.headers, from)?;
+        let caller = match self.authorise(route, &head.headers, from) {
+            Err(fault) if fault.is_unauthorised() && head.headers.contains_key(header::AUTHORIZATION) => {
+                self.inner.guesses.wrong(from.peer).await;
+                return Err(fault);
+            }
+            authorised => authorised?,
+        };
         let body = read_body(body).await?;
         *body_was_read = true;
         let parts = self.inner.parts.get().ok_or_else(|| Fault::unavailable("ccrelay is starting"))?;

@@ -56,6 +56,11 @@ impl Fault {
         Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", what)
     }
 
+    /// Whether no token was shown, or a wrong one.
+    pub(super) fn is_unauthorised(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
+    }
+
     pub(super) fn response(self) -> Response<Full<Bytes>> {
         let body = serde_json::json!({ "error": { "code": self.code, "message": self.message } });
         let mut response = json(self.status, &body);

@@ -2,7 +2,9 @@
 
 mod bodies;
 mod clients;
+mod floods;
 mod heads;
 mod operations;
+mod scan;
 mod tls;
 mod tokens;

@@ -176,6 +176,7 @@ async fn the_authority_of_a_gateway_changes_and_sessions_go_on() {
     let (scene, _) = scene().await;
     let file = scene.relay.folder().join("gateway-ca.pem");
     let right = std::fs::read_to_string(&file).expect("it was written");
+    scene.heartbeats("1002", 1).await;
     std::fs::write(&file, scene.relay.ca_pem()).expect("it can be written");
     // Calls from now on find a gateway that they must not trust.
     above(&scene, "ccrelay_heartbeats_total{gateway=\"main\",outcome=\"transport\"}", 2.0).await;

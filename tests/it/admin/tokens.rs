@@ -92,3 +92,96 @@ async fn with_a_certificate_the_operations_listener_speaks_tls() {
     assert_eq!(over_tls(scene.operations, &ca, request).await.text, "live\n");
     scene.stop().await;
 }
+
+/// Every path and method of the document, which is held against the table of routes elsewhere.
+fn routes() -> Vec<(String, String)> {
+    let document: serde_json::Value =
+        serde_json::from_str(include_str!("../../../src/admin/openapi.json")).expect("the document is JSON");
+    let paths = document["paths"].as_object().expect("paths").iter();
+    let routes = paths.flat_map(|(path, methods)| {
+        let path = path.replace("{gateway}", "main").replace("{agent}", "1001").replace("{id}", "1");
+        let path = format!("/api/v1{}", path.replace("{path}", "voicecall/1001/answer"));
+        let methods = methods.as_object().expect("methods").keys().filter(|method| *method != "parameters");
+        methods.map(move |method| (method.to_uppercase(), path.clone())).collect::<Vec<_>>()
+    });
+    routes.filter(|(_, path)| path != "/api/v1/openapi.json").collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_route_is_open_to_who_has_no_token_or_a_wrong_one() {
+    let scene = Scene::start().await;
+    let routes = routes();
+    assert!(routes.len() >= 23, "{routes:?}");
+    for wrong in [None, Some("read-token-canary-012345678"), Some(&ADMIN[1..]), Some("")] {
+        let client = scene.client(wrong);
+        let calls = routes.iter().map(|(method, path)| client.call(method, path, ""));
+        for (reply, route) in futures_util::future::join_all(calls).await.iter().zip(&routes) {
+            assert_eq!((reply.status, reply.code().as_str()), (401, "unauthorised"), "{wrong:?} {route:?}");
+            assert!(reply.has("www-authenticate: bearer") && reply.has("connection: close"), "{reply:?}");
+        }
+    }
+    assert_eq!(scene.admin().get("/api/v1/agents/main/1001").await.json()["state"], "active");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guesses_at_the_api_are_counted_and_slowed_down_and_a_right_token_passes_at_once() {
+    let scene = Scene::start().await;
+    let admin = scene.admin();
+    assert_eq!(admin.get("/api/v1/status").await.status, 200);
+    let wrong = scene.client(Some("not-a-token-of-anybody-0123"));
+    let guesses: Vec<_> = (0..40).map(|_| wrong.get("/api/v1/status")).collect();
+    let right = async {
+        let began = std::time::Instant::now();
+        let reply = admin.get("/api/v1/status").await;
+        (reply.status, began.elapsed())
+    };
+    let (guesses, (status, took)) = tokio::join!(futures_util::future::join_all(guesses), right);
+    assert!(guesses.iter().all(|reply| reply.status == 401) && status == 200);
+    println!("a right token took {took:?} beside 40 wrong ones");
+    let series =
+        |answer: &str| format!("ccrelay_token_guesses_total{{answer=\"{answer}\",listener=\"operations\"}}");
+    let (at_once, late) =
+        (scene.relay.metric(&series("at_once")).await, scene.relay.metric(&series("late")).await);
+    assert!(at_once + late == 40.0 && late >= 4.0, "{at_once} at once, {late} late");
+    let began = std::time::Instant::now();
+    assert_eq!(wrong.get("/api/v1/status").await.status, 401);
+    assert!(began.elapsed() >= std::time::Duration::from_millis(900), "{:?}", began.elapsed());
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_that_climb_out_of_their_place_lead_nowhere() {
+    let scene = Scene::start().await;
+    let client = scene.admin();
+    for climb in [
+        "..",
+        "../..",
+        "%2e%2e",
+        "..%2f..%2fetc%2fpasswd",
+        "..%5c..",
+        "....//",
+        ".%00",
+        "%2fetc%2fpasswd",
+        "1001%2f..",
+    ] {
+        for path in [
+            format!("/api/v1/agents/main/{climb}"),
+            format!("/api/v1/agents/{climb}/1001"),
+            format!("/api/v1/agents/main/{climb}/guid"),
+            format!("/api/v1/dead-letters/{climb}"),
+            format!("/api/v1/{climb}/etc/passwd"),
+            format!("/{climb}/metrics"),
+        ] {
+            for method in ["GET", "DELETE"] {
+                let reply = client.send(method, &path, "").await;
+                assert!(matches!(reply.status, 400 | 404 | 405), "{method} {path}: {reply:?}");
+                assert!(!reply.text.contains("root:"), "{method} {path}");
+            }
+            let put = client.send("PUT", &path, r#"{"phone_number":"71004","password":"x"}"#).await;
+            assert!(matches!(put.status, 400 | 404 | 405), "PUT {path}: {put:?}");
+        }
+    }
+    assert_eq!(client.get("/api/v1/agents/main/1001").await.json()["state"], "active");
+    scene.end().await;
+}

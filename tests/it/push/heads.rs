@@ -150,3 +150,71 @@ async fn requests_with_two_lengths_are_refused_and_the_connection_ends() {
     relay.assert_takes_a_good_push().await;
     relay.stop().await;
 }
+
+/// Where two programs could see different requests in the same bytes, there is one answer and at most one record for each request
+/// that is whole, and the connection ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_can_be_read_in_two_ways_are_refused_or_read_as_one() {
+    let relay = TestRelay::start().await;
+    let token = format!("service_token: {}\r\n", relay.token("1001"));
+    let body = good("1001");
+    let (length, chunks) = (format!("content-length: {}\r\n", body.len()), "transfer-encoding: chunked\r\n");
+    let chunked = |extension: &str| format!("{:x}{extension}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let plain = |headers: &str, body: &str| with_headers(&format!("{token}{headers}"), body.as_bytes());
+    let old =
+        |bytes: Vec<u8>| String::from_utf8(bytes).expect("text").replace("HTTP/1.1", "HTTP/1.0").into_bytes();
+    let cases = [
+        ("a folded line", plain(&format!("x: a\r\n b\r\n{length}"), &body), 400),
+        ("a folded length", plain(&format!("content-length:\r\n {}\r\n", body.len()), &body), 400),
+        ("a bare CR in a line", plain(&format!("x: a\rcontent-length: 0\r\n{length}"), &body), 400),
+        ("a NUL in a line", plain(&format!("x: a\0b\r\n{length}"), &body), 400),
+        ("a line without a name", plain(&format!(": x\r\n{length}"), &body), 400),
+        ("a chunk whose size has a sign", plain(chunks, &format!("+{}", chunked(""))), 400),
+        ("a chunk whose size is too large", plain(chunks, "fffffffffffffffff\r\nx"), 400),
+        ("a bare LF in a chunk's extension", plain(chunks, &chunked(";a\nb")), 400),
+        (
+            "a chunk's extension without an end",
+            plain(chunks, &chunked(&format!(";{}", "x".repeat(40_000)))),
+            400,
+        ),
+        ("a chunk that is longer than it says", plain(chunks, &format!("1\r\n{body}\r\n0\r\n\r\n")), 400),
+        ("chunks in HTTP/1.0", old(plain(chunks, &chunked(""))), 400),
+        ("a chunk's extension", plain(chunks, &chunked(";a=b")), 200),
+        ("HTTP/1.0", old(plain(&length, &body)), 200),
+    ];
+    for (what, bytes, status) in cases {
+        let stored = relay.stored();
+        let mut stream = relay.connect().await;
+        drop(stream.write_all(&bytes).await);
+        drop(stream.flush().await);
+        let answer = answer(&mut stream).await.unwrap_or_else(|| panic!("{what}: no answer"));
+        assert_eq!(answer.status, status, "{what}: {answer:?}");
+        assert_eq!(relay.stored(), stored + u64::from(status == 200), "{what}");
+        if status != 200 {
+            assert!(rest(&mut stream).await.is_empty(), "{what}: the connection ends");
+        }
+    }
+    // Lines that end with LF alone, which RFC 9112 (2.2) lets us read: one request, one answer, one record.
+    let stored = relay.stored();
+    let text = String::from_utf8(plain(&length, "")).expect("text").replace("\r\n", "\n");
+    let mut stream = relay.connect().await;
+    drop(stream.write_all(format!("{text}{body}").as_bytes()).await);
+    assert_eq!(answer(&mut stream).await.expect("an answer").status, 200);
+    assert_eq!(relay.stored(), stored + 1);
+    // What comes behind a body is a request of its own, with no more rights than any other.
+    let hidden = format!("POST /push/main HTTP/1.1\r\nhost: x\r\n{length}\r\n{body}");
+    drop(stream.write_all(&[plain(&length, &body), hidden.into_bytes()].concat()).await);
+    assert_eq!(answer_of_two(&mut stream).await, [200, 401]);
+    assert_eq!(relay.stored(), stored + 2);
+    relay.assert_takes_a_good_push().await;
+    relay.stop().await;
+}
+
+/// The statuses of two answers, the second of which ends the connection.
+async fn answer_of_two(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> [u16; 2] {
+    let text = String::from_utf8(rest(stream).await).expect("text");
+    let mut found = text.split("HTTP/1.1 ").skip(1).map(|rest| rest[..3].parse().expect("a status"));
+    let both = [found.next().expect("an answer"), found.next().expect("another")];
+    assert_eq!(found.next(), None, "{text}");
+    both
+}

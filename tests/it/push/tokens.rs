@@ -87,3 +87,35 @@ async fn a_token_is_refused_once_a_newer_one_came_and_the_overlap_is_over() {
     relay.assert_refused(&old, REFUSED, "token_superseded").await;
     relay.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_guesses_tokens_is_counted_and_slowed_down_and_a_right_one_passes_at_once() {
+    let relay = TestRelay::start().await;
+    let series =
+        |answer: &str| format!("ccrelay_token_guesses_total{{answer=\"{answer}\",listener=\"callback\"}}");
+    let guesses = async || {
+        let wrong = (0..60).map(|n| request(&format!("{n:040}"), good("1001")));
+        let sent: Vec<_> =
+            wrong.map(|bytes| async { relay.send(bytes).await.expect("an answer").status }).collect();
+        for status in futures_util::future::join_all(sent).await {
+            assert_eq!(status, 401);
+        }
+    };
+    assert_eq!(relay.metric(&series("late")).await, 0.0);
+    guesses().await;
+    let late = relay.metric(&series("late")).await;
+    assert!((1.0..=40.0).contains(&late), "{late}");
+    assert_eq!(relay.metric(&series("at_once")).await + late, 60.0);
+    // The address is the gateway's, as it turns out: it is not kept waiting, whatever comes from there.
+    let (tokens, during) = tokio::join!(guesses(), async {
+        let began = std::time::Instant::now();
+        relay.assert_takes_a_good_push().await;
+        began.elapsed()
+    });
+    let () = tokens;
+    println!("a good push took {during:?} beside 60 guesses");
+    let late = relay.metric(&series("late")).await;
+    guesses().await;
+    assert_eq!(relay.metric(&series("late")).await, late, "from now on none is late");
+    relay.stop().await;
+}
