@@ -155,6 +155,18 @@ fn alerts_and_dashboard_name_only_metrics_and_labels_that_exist() {
 }
 
 #[test]
+fn series_that_readme_and_pages_name_exist() {
+    let page = page();
+    let pages = [README, RUNBOOK, OPERATION, SECURITY];
+    let code = pages.iter().flat_map(|text| text.split('`').skip(1).step_by(2));
+    let series: BTreeSet<_> =
+        code.filter(|code| code.starts_with("ccrelay_") && code.contains('{')).collect();
+    assert!(series.len() > 2, "{series:?}");
+    let faults: Vec<_> = series.iter().flat_map(|series| faults(series, &page)).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
 fn a_metric_or_label_that_does_not_exist_is_noticed() {
     let page = page();
     assert_eq!(
