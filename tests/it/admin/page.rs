@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use ccrelay::simulate::{Fault, FaultKind, Operation};
+
 use super::scene::{READ, Scene, agent};
 use crate::support::browser::Browser;
 
@@ -141,6 +143,27 @@ async fn what_is_wrong_stands_first_with_what_is_at_stake_and_what_to_do() {
     browser.picture("broken-light").await;
     browser.scheme("dark").await;
     browser.picture("broken-dark").await;
+    browser.is_content().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_about_to_be_signed_out_are_what_is_seen_first() {
+    let scene = Scene::start().await;
+    for id in ["1001", "1002", "1003"] {
+        scene.agent_in(id, "active").await;
+    }
+    let mut browser = signed_in(&scene).await;
+    browser.shows("#verdict-text", "All is well").await;
+    // The gateway hangs up on every heartbeat of one agent: half of its time goes by, and then it is critical.
+    scene.simulator.inject(Fault::next(Operation::Handshake, 1_000, FaultKind::Drop).of("1002"));
+    browser.shows("#concerns", "CcrelayAgentsAboutToBeSignedOut").await;
+    browser.until("document.getElementById('verdict').className.includes('bad')").await;
+    browser.shows("#gateways", "1 about to be signed out").await;
+    browser.until("document.querySelector('#agents tr').dataset.key === 'main/1002'").await;
+    browser.picture("about-to-be-signed-out").await;
+    scene.simulator.clear_faults();
+    browser.shows("#verdict-text", "All is well").await;
     browser.is_content().await;
     scene.end().await;
 }
