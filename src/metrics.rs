@@ -356,13 +356,31 @@ impl Metrics {
     pub fn certificate_ends(&self) -> Vec<(String, String, f64)> {
         let families = self.inner.certificate_expiry.collect();
         let known = families.iter().flat_map(|family| family.get_metric()).map(|metric| {
-            let label = |name: &str| {
-                let found = metric.get_label().iter().find(|label| label.name() == name);
-                found.map(|label| label.value().to_owned()).unwrap_or_default()
-            };
-            (label("purpose"), label("gateway"), metric.get_gauge().get_value())
+            (label(metric, "purpose"), label(metric, "gateway"), metric.get_gauge().get_value())
         });
         known.filter(|(_, _, end)| *end > 0.0).collect()
+    }
+
+    /// Gateways whose calls go to another address than the main one, each with the name of that.
+    #[must_use]
+    pub fn backup_addresses(&self) -> Vec<(String, String)> {
+        let families = self.inner.gateway_active_url.collect();
+        let metrics = families.iter().flat_map(|family| family.get_metric());
+        let active = metrics.filter(|metric| metric.get_gauge().get_value() == 1.0);
+        let places = active.map(|metric| (label(metric, "gateway"), label(metric, "which")));
+        places.filter(|(_, which)| which != "main").collect()
+    }
+
+    /// The part of the file descriptors that are in use; `None` where the system does not say.
+    #[must_use]
+    pub fn files_in_use(&self) -> Option<f64> {
+        let families = prometheus::process_collector::ProcessCollector::for_self().collect();
+        let value = |name: &str| {
+            let family = families.iter().find(|family| family.name() == name)?;
+            Some(family.get_metric().first()?.get_gauge().get_value())
+        };
+        let most = value("process_max_fds").filter(|most| *most > 0.0)?;
+        Some(value("process_open_fds")? / most)
     }
 
     /// The page that Prometheus reads, in its text format 0.0.4.
@@ -374,6 +392,11 @@ impl Metrics {
         }
         page
     }
+}
+
+fn label(metric: &prometheus::proto::Metric, name: &str) -> String {
+    let found = metric.get_label().iter().find(|label| label.name() == name);
+    found.map(|label| label.value().to_owned()).unwrap_or_default()
 }
 
 impl Inner {

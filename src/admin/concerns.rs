@@ -32,6 +32,12 @@ pub(super) struct Concern {
 /// Certificates that end sooner are a concern, as for the alert.
 const CERTIFICATE_DAYS: f64 = 14.0;
 const DAY_SECS: f64 = 86_400.0;
+/// The bounds of the alerts.
+const HEARTBEAT_LATE_SECS: f64 = 5.0;
+const ANSWER_SLOW_SECS: f64 = 1.0;
+const COMMIT_SLOW_SECS: f64 = 0.25;
+const FAR_BEHIND: i64 = 10_000;
+const FILES_IN_USE: f64 = 0.8;
 
 /// The worst first.
 pub(super) fn concerns(
@@ -48,6 +54,7 @@ pub(super) fn concerns(
     }
     gateways.iter().for_each(|gateway| of_gateway(metrics, gateway, lately, &mut found));
     of_spool(metrics, lately, &mut found);
+    of_answers(lately, &mut found);
     sinks.iter().for_each(|sink| of_sink(metrics, sink, lately, &mut found));
     of_files(metrics, now, &mut found);
     found.0.sort_by_key(|concern| concern.severity);
@@ -125,6 +132,44 @@ fn of_gateway(metrics: &Metrics, limit: &Limit, lately: &Lately, found: &mut Fou
         );
         found.warning("CcrelaySignInsFailing", gateway, what);
     }
+    if let Some(late) = lately.lateness.get(gateway).filter(|late| late.is_over(HEARTBEAT_LATE_SECS)) {
+        let what = format!("{gateway}: one heartbeat in a hundred is {late} late");
+        found.warning("CcrelayHeartbeatsLate", gateway, what);
+    }
+    for (_, which) in metrics.backup_addresses().iter().filter(|(of, _)| of == gateway) {
+        let what = format!("{gateway}: calls go to {which}, as the main address answers nothing");
+        found.warning("CcrelayOnBackupAddress", gateway, what);
+    }
+}
+
+/// What is seen of pushes before and beside the spool.
+fn of_answers(lately: &Lately, found: &mut Found) {
+    if !lately.handshake_failures.is_empty() {
+        let what =
+            counted("connections to the callback listener came to nothing", &lately.handshake_failures);
+        found.warning("CcrelayHandshakesFailing", "", what);
+    }
+    if let Some(answer) = lately.answer_p99.filter(|answer| answer.is_over(ANSWER_SLOW_SECS)) {
+        found.warning(
+            "CcrelayAnswersSlow",
+            "",
+            format!("one push in a hundred waits {answer} for its answer"),
+        );
+    }
+    if let Some(commit) = lately.commit_p99.filter(|commit| commit.is_over(COMMIT_SLOW_SECS)) {
+        let what = format!("one commit of the spool in a hundred takes {commit}: the disk is slow");
+        found.warning("CcrelaySpoolSlow", "", what);
+    }
+    if lately.unknown_events > 0 {
+        let what = format!("{} events of types that this release does not know", lately.unknown_events);
+        found.add(Severity::Info, "CcrelayUnknownEvents", "", what);
+    }
+}
+
+/// So many for each reason, in the last minutes.
+fn counted<'a>(what: &str, reasons: impl IntoIterator<Item = (&'a &'static str, &'a u64)>) -> String {
+    let words: Vec<_> = reasons.into_iter().map(|(reason, count)| format!("{count} for {reason}")).collect();
+    format!("{what} in the last minutes: {}", words.join(", "))
 }
 
 /// `1 agent is`, `3 agents are`.
@@ -142,15 +187,15 @@ fn of_spool(metrics: &Metrics, lately: &Lately, found: &mut Found) {
         .push_failures
         .iter()
         .partition(|(reason, _)| matches!(**reason, "spool_full" | "spool_failed"));
-    let in_words = |list: &[(&&str, &u64)]| {
-        let words: Vec<_> = list.iter().map(|(reason, count)| format!("{count} for {reason}")).collect();
-        format!("pushes were refused in the last minutes: {}", words.join(", "))
-    };
     if !stored.is_empty() {
-        found.critical("CcrelaySpoolRefusesPushes", "", in_words(&stored));
+        found.critical(
+            "CcrelaySpoolRefusesPushes",
+            "",
+            counted("pushes were refused", stored.iter().copied()),
+        );
     }
     if !others.is_empty() {
-        found.warning("CcrelayPushesRefused", "", in_words(&others));
+        found.warning("CcrelayPushesRefused", "", counted("pushes were refused", others));
     }
     match metrics.spool_fill_ratio.get() {
         full if full >= 1.0 && stored.is_empty() => {
@@ -177,6 +222,10 @@ fn of_sink(metrics: &Metrics, sink: &str, lately: &Lately, found: &mut Found) {
             let what = format!("{sink} does not deliver; {behind} records wait for it");
             found.warning("CcrelaySinkStuck", sink, what);
         }
+        _ if behind > FAR_BEHIND && lately.falling_behind.iter().any(|name| name == sink) => {
+            let what = format!("{sink} is {behind} records behind, and falls further behind");
+            found.warning("CcrelaySinkFallingBehind", sink, what);
+        }
         _ => {}
     }
     if let Some(shed) = lately.shed.get(sink) {
@@ -190,6 +239,10 @@ fn of_sink(metrics: &Metrics, sink: &str, lately: &Lately, found: &mut Found) {
 }
 
 fn of_files(metrics: &Metrics, now: Timestamp, found: &mut Found) {
+    if let Some(part) = metrics.files_in_use().filter(|part| *part > FILES_IN_USE) {
+        let what = format!("{:.0} % of the file descriptors are in use", part * 100.0);
+        found.warning("CcrelayFilesRunningOut", "", what);
+    }
     for (purpose, gateway, ends) in metrics.certificate_ends() {
         let left = (ends - now.millis() as f64 / 1000.0) / DAY_SECS;
         if left < CERTIFICATE_DAYS {
@@ -213,6 +266,7 @@ fn of_files(metrics: &Metrics, now: Timestamp, found: &mut Found) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::pulse::Latency;
 
     const RUNBOOK: &str = include_str!("../../docs/runbook.md");
     const RULES: &str = include_str!("../../deploy/prometheus/ccrelay.rules.yml");
@@ -236,11 +290,21 @@ mod tests {
         metrics.rosters_stale.set(1);
         metrics.reload_last_ok.set(0);
         metrics.restart_needed.set(1);
+        metrics.gateway_active_url.with_label_values(&["main", "backup1"]).set(1);
+        metrics.sink_state.with_label_values(&["kafka"]).set(1);
+        metrics.sink_lag_records.with_label_values(&["kafka"]).set(20_000);
+        let late = Latency { secs: 8.0, over: false };
         Lately {
             push_failures: [("spool_full", 7), ("token_forged", 1)].into(),
             session_losses: 2,
             sign_in_failures: 1,
             shed: [("mqtt".to_owned(), 9)].into(),
+            handshake_failures: [("tls_handshake", 3)].into(),
+            unknown_events: 1,
+            falling_behind: vec!["kafka".to_owned()],
+            lateness: [("main".to_owned(), late)].into(),
+            answer_p99: Some(late),
+            commit_p99: Some(late),
         }
     }
 
@@ -250,7 +314,7 @@ mod tests {
         let lately = all_wrong(&metrics);
         let sinks = ["kafka".to_owned(), "mqtt".to_owned()];
         let found = concerns(&metrics, false, &gateways(), &sinks, &lately, Timestamp(0));
-        assert_eq!(found.len(), 18, "{found:#?}");
+        assert_eq!(found.len(), 24, "{found:#?}");
         assert!(found.is_sorted_by_key(|concern| concern.severity), "{found:#?}");
         for concern in &found {
             let alert = concern.alert;

@@ -2,6 +2,7 @@
 //! Prometheus reads. Nothing is measured while nobody looks: a reader brings its own samples.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use prometheus::Histogram;
@@ -9,7 +10,9 @@ use prometheus::core::Metric;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::metrics::{EVENT_CATEGORIES, Metrics, PUSH_FAILURE_REASONS, SESSION_LOSS_REASONS};
+use crate::metrics::{
+    CONNECTION_FAILURE_REASONS, EVENT_CATEGORIES, Metrics, PUSH_FAILURE_REASONS, SESSION_LOSS_REASONS,
+};
 
 /// Samples kept, which are as many seconds of history as the time between them gives: five minutes at two seconds.
 const SAMPLES: usize = 151;
@@ -28,6 +31,11 @@ struct Sample {
     sign_in_failures: u64,
     shed: BTreeMap<String, u64>,
     delivered: BTreeMap<String, u64>,
+    behind: BTreeMap<String, u64>,
+    handshake_failures: BTreeMap<&'static str, u64>,
+    unknown_events: u64,
+    /// How late heartbeats were, by gateway.
+    lateness: BTreeMap<String, Buckets>,
     answers: Buckets,
     commits: Buckets,
     deliveries: BTreeMap<String, Buckets>,
@@ -39,8 +47,8 @@ type Buckets = Vec<(f64, u64)>;
 /// A latency: at most so long, or longer than the longest that is told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(super) struct Latency {
-    secs: f64,
-    over: bool,
+    pub(super) secs: f64,
+    pub(super) over: bool,
 }
 
 /// The pace, for people.
@@ -70,6 +78,28 @@ pub(super) struct Lately {
     pub(super) sign_in_failures: u64,
     /// By sink.
     pub(super) shed: BTreeMap<String, u64>,
+    /// Connections to the callback listener that came to nothing, by reason.
+    pub(super) handshake_failures: BTreeMap<&'static str, u64>,
+    pub(super) unknown_events: u64,
+    /// Sinks that are further behind than they were.
+    pub(super) falling_behind: Vec<String>,
+    /// The latest heartbeat in a hundred, by gateway, and the slowest answer and commit, all of the last minute.
+    pub(super) lateness: BTreeMap<String, Latency>,
+    pub(super) answer_p99: Option<Latency>,
+    pub(super) commit_p99: Option<Latency>,
+}
+
+impl Latency {
+    pub(super) fn is_over(self, secs: f64) -> bool {
+        self.over || self.secs > secs
+    }
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let than = if self.over { "more than" } else { "up to" };
+        write!(f, "{than} {} s", self.secs)
+    }
 }
 
 /// The samples of one reader.
@@ -111,6 +141,20 @@ impl Pulse {
             }),
             shed: by_sink(&|sink| metrics.sink_shed_events.with_label_values(&[sink]).get()),
             delivered: by_sink(&|sink| metrics.sink_delivered.with_label_values(&[sink]).get()),
+            behind: by_sink(&|sink| {
+                u64::try_from(metrics.sink_lag_records.with_label_values(&[sink]).get()).unwrap_or_default()
+            }),
+            handshake_failures: CONNECTION_FAILURE_REASONS
+                .iter()
+                .filter(|reason| reason.starts_with("tls_") || **reason == "limit")
+                .map(|reason| (*reason, metrics.connection_failures.with_label_values(&[*reason]).get()))
+                .collect(),
+            unknown_events: metrics.events.with_label_values(&["unknown"]).get(),
+            lateness: self
+                .gateways
+                .iter()
+                .map(|g| (g.clone(), buckets(&metrics.heartbeat_lateness.with_label_values(&[g]))))
+                .collect(),
             answers: buckets(&metrics.push_duration.with_label_values(&["stored"])),
             commits: buckets(&metrics.spool_commit_duration),
             deliveries: self
@@ -154,6 +198,13 @@ impl Pulse {
             return Lately::default();
         };
         let since = |now: u64, then: u64| now.saturating_sub(then);
+        let minute_ago = self.before(now, LATENCY).unwrap_or(now);
+        let handshakes =
+            now.handshake_failures.iter().map(|(r, n)| (*r, since(*n, then.handshake_failures[r])));
+        let late = now.lateness.iter().filter_map(|(gateway, buckets)| {
+            Some((gateway.clone(), quantile(buckets, &minute_ago.lateness[gateway], 0.99)?))
+        });
+        let further = |(sink, behind): &(&String, &u64)| **behind > minute_ago.behind[*sink];
         let failures = now.push_failures.iter().map(|(r, n)| (*r, since(*n, then.push_failures[r])));
         let shed = now.shed.iter().map(|(sink, n)| (sink.clone(), since(*n, then.shed[sink])));
         Lately {
@@ -161,6 +212,12 @@ impl Pulse {
             session_losses: since(now.session_losses, then.session_losses),
             sign_in_failures: since(now.sign_in_failures, then.sign_in_failures),
             shed: shed.filter(|(_, count)| *count > 0).collect(),
+            handshake_failures: handshakes.filter(|(_, count)| *count > 0).collect(),
+            unknown_events: since(now.unknown_events, then.unknown_events),
+            falling_behind: now.behind.iter().filter(further).map(|(sink, _)| sink.clone()).collect(),
+            lateness: late.collect(),
+            answer_p99: quantile(&now.answers, &minute_ago.answers, 0.99),
+            commit_p99: quantile(&now.commits, &minute_ago.commits, 0.99),
         }
     }
 

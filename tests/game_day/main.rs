@@ -1,5 +1,6 @@
 //! A game day: everything that an alert exists for is broken for real, with the relay under load. Then Prometheus, which
-//! scrapes the real binary, must fire that alert, and the first thing that the runbook says to look at must show the cause.
+//! scrapes the real binary, must fire that alert, the status page must show it, and the first thing that the runbook says to
+//! look at must show the cause.
 //!
 //! Rules are those of `deploy/`, with their expressions as they stand; only windows and patience are shorter, since nobody
 //! can wait for hours here.
@@ -8,6 +9,7 @@
 mod support;
 
 mod agents;
+mod page;
 mod prometheus;
 mod pushes;
 mod runbook;

@@ -9,6 +9,7 @@ use ccrelay::event::AgentId;
 use ccrelay::simulate::settings::Agents;
 use ccrelay::simulate::{Settings, Simulator};
 
+use crate::page::Page;
 use crate::prometheus::Prometheus;
 use crate::runbook::{Look, first_look};
 use crate::support::relay::{Pace, Relay, Wiring, binary};
@@ -20,10 +21,14 @@ pub(crate) const SIGN_OUT_LIMIT: u32 = 62;
 /// What an alert may take on a busy machine, windows included.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
+/// A relay that is down has no page.
+const UNSEEN: &str = "CcrelayDown";
+
 pub(crate) struct Scene {
     pub(crate) simulator: Simulator,
     pub(crate) relay: Relay,
     prometheus: Option<Prometheus>,
+    page: Option<Page>,
     fired: BTreeSet<&'static str>,
     /// What stands in this scene for names that the runbook's commands of the system have.
     pub(crate) words: Vec<(&'static str, String)>,
@@ -54,7 +59,7 @@ impl Scene {
         settings.agents = vec![Agents::range(1001, 1000 + agents, PASSWORD)];
         let simulator = Simulator::start(settings).await.expect("the simulator starts");
         relay.at_pace(Pace { heartbeat: 1, sign_out_limit: SIGN_OUT_LIMIT, repeat_soonest_millis: 400 });
-        Scene { simulator, relay, prometheus: None, fired: BTreeSet::new(), words: Vec::new() }
+        Scene { simulator, relay, prometheus: None, page: None, fired: BTreeSet::new(), words: Vec::new() }
     }
 
     pub(crate) fn configure(&self, plan: &Plan<'_>) {
@@ -80,6 +85,7 @@ impl Scene {
     /// Starts the relay, and Prometheus.
     pub(crate) async fn start(&mut self) {
         self.relay.start().await;
+        self.page = Some(Page::open(self.relay.operations(), TOKEN));
         self.prometheus = Some(Prometheus::start(self.relay.operations().port()).await);
     }
 
@@ -96,6 +102,8 @@ impl Scene {
         let end = Instant::now() + Duration::from_secs(8);
         while Instant::now() < end {
             assert_eq!(self.firing().await, BTreeSet::new(), "nothing is broken\n{}", self.relay.log());
+            let page = self.page.as_ref().expect("the page was opened");
+            assert_eq!(page.shows(), BTreeSet::new(), "nothing is broken\n{}", self.relay.log());
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
@@ -130,10 +138,24 @@ impl Scene {
             assert!(!late, "{alert} fires, but {:?} does not show {cause:?}:\n{seen}", first_look(alert));
             tokio::time::sleep(Duration::from_millis(250)).await;
         };
+        if alert != UNSEEN {
+            self.page_shows(alert).await;
+        }
         let shown = seen.lines().find(|line| cause.first().is_none_or(|part| line.contains(part)));
         println!("{alert:<32} after {:>4.1} s: {}", fired.as_secs_f64(), shown.unwrap_or_default().trim());
         self.fired.insert(alert);
         seen
+    }
+
+    /// The page says the same. It is told every two seconds, and of figures over a minute.
+    async fn page_shows(&self, alert: &str) {
+        let page = self.page.as_ref().expect("the page was opened");
+        let begin = Instant::now();
+        while !page.shows().contains(alert) {
+            let late = begin.elapsed() > Duration::from_secs(20);
+            assert!(!late, "the page does not show {alert}, but {:?}\n{}", page.shows(), self.tail());
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
     }
 
     /// What whoever is woken sees first.
