@@ -92,11 +92,11 @@ impl KafkaSink {
         let Some(client) = &self.client else {
             return Err(DeliveryError::retry("client", "there is no client"));
         };
-        let encoded = encode::encode(message, self.config.encoding);
+        let mut encoded = encode::encode(message, self.config.encoding);
         let key = self.config.key.of(&message.event);
         loop {
             let progress = client.progress().notified();
-            match client.send(&message.topic, &key, &encoded) {
+            match client.send(&message.topic, &key, &mut encoded) {
                 Ok(outcome) => {
                     return Ok(Box::pin(async {
                         let lost = |_| Err(DeliveryError::retry("reset", "the client is gone"));

@@ -97,11 +97,13 @@ pub(super) struct Tally {
 pub(super) struct AgentBook {
     rows: HashMap<AgentKey, AgentRow>,
     /// What each agent touched by the open transaction was before it.
-    undo: Vec<(AgentKey, Option<AgentRow>)>,
+    undo: HashMap<AgentKey, Option<AgentRow>>,
     /// What happened in the open transaction.
     tally: Tally,
     /// Agents whose stored row is old.
     dirty: HashSet<AgentKey>,
+    /// Those of them that the round in progress has still to store, the last one first.
+    round: Vec<AgentKey>,
 }
 
 impl AgentBook {
@@ -181,10 +183,12 @@ impl AgentBook {
     }
 
     fn touch(&mut self, agent: &AgentKey) {
-        if self.undo.iter().all(|(touched, _)| touched != agent) {
-            self.undo.push((agent.clone(), self.rows.get(agent).cloned()));
+        if !self.undo.contains_key(agent) {
+            self.undo.insert(agent.clone(), self.rows.get(agent).cloned());
         }
-        self.dirty.insert(agent.clone());
+        if !self.dirty.contains(agent) {
+            self.dirty.insert(agent.clone());
+        }
     }
 
     /// The transaction was committed. Gives what happened in it.
@@ -196,7 +200,7 @@ impl AgentBook {
     /// The transaction was rolled back: all rows are as they were.
     pub(super) fn rolled_back(&mut self) {
         self.tally = Tally::default();
-        for (agent, row) in self.undo.drain(..).rev() {
+        for (agent, row) in self.undo.drain() {
             match row {
                 Some(row) => self.rows.insert(agent, row),
                 None => self.rows.remove(&agent),
@@ -204,18 +208,28 @@ impl AgentBook {
         }
     }
 
-    /// Agents whose row must be stored.
-    pub(super) fn dirty(&self) -> impl Iterator<Item = (&AgentKey, &AgentRow)> {
-        self.dirty.iter().filter_map(|agent| self.rows.get_key_value(agent))
+    /// Begins a round that stores every row which is old now. Rows that change while it lasts are for the next one as well.
+    pub(super) fn begin_round(&mut self) {
+        self.round.extend(self.dirty.drain());
+        // Neighbours share pages, so they are stored together.
+        self.round.sort_unstable_by(|one, other| other.cmp(one));
     }
 
-    /// The dirty rows are stored.
-    pub(super) fn stored(&mut self) {
-        self.dirty.clear();
+    /// Whether the round has stored all its rows.
+    pub(super) fn round_is_over(&self) -> bool {
+        self.round.is_empty()
+    }
+
+    /// The next rows of the round, as they are now, `most` at most.
+    pub(super) fn next_rows(&mut self, most: usize) -> impl Iterator<Item = (&AgentKey, &AgentRow)> {
+        let left = self.round.len().saturating_sub(most);
+        let rows = &self.rows;
+        self.round.drain(left..).rev().filter_map(|agent| rows.get_key_value(&agent))
     }
 
     /// Rows that were stored were rolled back: store all of them again.
     pub(super) fn all_dirty(&mut self) {
+        self.round.clear();
         self.dirty.extend(self.rows.keys().cloned());
     }
 }
@@ -256,7 +270,10 @@ impl AgentRow {
         mut events: Vec<LastEvent>,
         tally: &mut Tally,
     ) {
-        self.snapshot = placement.before.clone();
+        // Most often nothing was marked due, and a comparison takes less than a copy.
+        if self.snapshot != placement.before {
+            self.snapshot = placement.before.clone();
+        }
         let mut next = placement.sequence;
         // Repeated events moved the agent when they came first.
         for (event, last) in batch.events.iter().zip(&mut events).skip(placement.repeats.len()) {

@@ -33,6 +33,9 @@ const BATCH_RECORDS: usize = 1024;
 const BATCH_BYTES: usize = 1 << 20;
 /// Freed records deleted with one commit at most: spreads the work of an outage's end.
 const TRIM_RECORDS: u64 = 4096;
+/// Agents' rows stored with one commit that somebody waits for: all at once they would hold up every push for tens of
+/// milliseconds with each beat.
+const AGENT_ROWS: usize = 64;
 /// A journal beyond this is checkpointed to its end by the writer itself, so that it is begun anew.
 const JOURNAL_BYTES: u64 = 32 << 20;
 /// Free pages given back to the file system with one beat.
@@ -100,6 +103,7 @@ pub(super) fn start(
         newest: opened.newest,
         mark,
         agents_as_of: opened.agents_as_of,
+        round_as_of: opened.agents_as_of,
         stored_cursors,
         gauge: Gauge::new(config.limits.clone()),
         last_beat: Instant::now(),
@@ -177,6 +181,8 @@ struct Writer {
     mark: MarkFile,
     /// Stored agent rows hold everything below this offset; what is above is read again at the next start.
     agents_as_of: u64,
+    /// The same once the round of rows that is under way is stored.
+    round_as_of: u64,
     /// Cursors as stored, in the order of `sinks`.
     stored_cursors: Vec<u64>,
     /// What is in use and what that means for pushes.
@@ -291,6 +297,7 @@ impl Writer {
         tick: bool,
         waiting: &mut Waiting,
     ) -> rusqlite::Result<()> {
+        let closing = batch.iter().any(|command| matches!(command, Command::Close));
         // Every command must leave the batch with its answer, also when an earlier one failed.
         let mut result = self.connection.execute_batch("BEGIN IMMEDIATE");
         if result.is_ok() {
@@ -307,7 +314,9 @@ impl Writer {
             result = result.and(done);
         }
         if result.is_ok() {
-            result = self.housekeeping(tick).and_then(|()| self.connection.execute_batch("COMMIT"));
+            result = self
+                .housekeeping(tick, closing || waiting.stored == 0)
+                .and_then(|()| self.connection.execute_batch("COMMIT"));
         }
         if result.is_err() && !self.connection.is_autocommit() {
             // A roll-back needs no disk. Should it fail all the same, the next BEGIN does, and that ends the daemon.
@@ -328,7 +337,7 @@ impl Writer {
             return Ok(());
         }
         self.store_cursors()?;
-        self.store_agents()?;
+        self.store_all_agents()?;
         if self.free_below() > self.first_offset + TRIM_RECORDS {
             // What was delivered is still being deleted, which makes room enough.
             waiting.room = true;
@@ -522,11 +531,16 @@ impl Writer {
         .map(|_| ())
     }
 
-    /// What rides on a commit: cursors that moved, agents' rows with every beat, and deletion of what is freed.
-    fn housekeeping(&mut self, tick: bool) -> rusqlite::Result<()> {
+    /// What rides on a commit: cursors that moved, agents' rows from each beat on, some with every commit until it has
+    /// all, and deletion of what is freed. With a commit for which nobody waits all rows go at once.
+    fn housekeeping(&mut self, tick: bool, at_leisure: bool) -> rusqlite::Result<()> {
         if tick {
             self.store_cursors()?;
-            self.store_agents()?;
+        }
+        if tick && at_leisure {
+            self.store_all_agents()?;
+        } else if tick || !self.book.round_is_over() {
+            self.store_agents(AGENT_ROWS)?;
         }
         let freed = self.free_below();
         // With a beat any freed record goes; between beats only when it is worth a statement.
@@ -557,22 +571,35 @@ impl Writer {
         Ok(())
     }
 
-    fn store_agents(&mut self) -> rusqlite::Result<()> {
-        if self.agents_as_of == self.next_offset {
-            return Ok(());
+    fn store_all_agents(&mut self) -> rusqlite::Result<()> {
+        // First what is left of the round under way, then what has changed since it began.
+        self.store_agents(usize::MAX)?;
+        self.store_agents(usize::MAX)
+    }
+
+    /// Stores some rows of the round, which begins when there is none. Rows that are newer than the round do no harm: the
+    /// records from its begin on are read again at the next start, and lead to the same row.
+    fn store_agents(&mut self, most: usize) -> rusqlite::Result<()> {
+        if self.book.round_is_over() {
+            if self.agents_as_of == self.next_offset {
+                return Ok(());
+            }
+            self.book.begin_round();
+            self.round_as_of = self.next_offset;
         }
         let mut statement =
             self.connection.prepare_cached("INSERT OR REPLACE INTO agents VALUES (?1, ?2, ?3)")?;
-        for (agent, row) in self.book.dirty() {
+        for (agent, row) in self.book.next_rows(most) {
             let row = serde_json::to_vec(row)
                 .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
             statement.execute(params![agent.gateway.as_str(), agent.agent_id.as_str(), row])?;
         }
-        let mut meta = self.connection.prepare_cached("UPDATE meta SET value = ?2 WHERE key = ?1")?;
-        meta.execute(params!["agents_as_of", self.next_offset])?;
-        meta.execute(params!["next_offset", self.next_offset])?;
-        self.agents_as_of = self.next_offset;
-        self.book.stored();
+        if self.book.round_is_over() {
+            let mut meta = self.connection.prepare_cached("UPDATE meta SET value = ?2 WHERE key = ?1")?;
+            meta.execute(params!["agents_as_of", self.round_as_of])?;
+            meta.execute(params!["next_offset", self.next_offset])?;
+            self.agents_as_of = self.round_as_of;
+        }
         Ok(())
     }
 

@@ -81,20 +81,21 @@ impl Client {
         Ok(Client { producer, acks, stop })
     }
 
-    /// Hands one record to librdkafka, which copies it.
+    /// Hands one record to librdkafka, which copies it but for the headers: they are gone from `encoded` once it is taken.
     pub(super) fn send(
         &self,
         topic: &str,
         key: &str,
-        encoded: &Encoded,
+        encoded: &mut Encoded,
     ) -> Result<oneshot::Receiver<Outcome>, Refusal> {
         let (number, outcome) = self.acks.expect().map_err(Refusal::Failed)?;
-        let record = BaseRecord::with_opaque_to(topic, number)
+        let mut record = BaseRecord::with_opaque_to(topic, number)
             .key(key)
             .payload(&encoded.payload)
-            .timestamp(encoded.timestamp)
-            .headers(encoded.headers.clone());
-        let Err((error, _)) = self.producer.send(record) else { return Ok(outcome) };
+            .timestamp(encoded.timestamp);
+        record.headers = encoded.headers.take();
+        let Err((error, refused)) = self.producer.send(record) else { return Ok(outcome) };
+        encoded.headers = refused.headers;
         self.acks.forget(number);
         if matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) {
             return Err(Refusal::QueueFull);

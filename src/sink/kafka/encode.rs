@@ -12,7 +12,8 @@ const HEADERS: usize = 14;
 /// What a record is made of, beside its topic and key.
 #[derive(Debug)]
 pub(super) struct Encoded {
-    pub(super) headers: OwnedHeaders,
+    /// Absent once librdkafka has them.
+    pub(super) headers: Option<OwnedHeaders>,
     pub(super) payload: Vec<u8>,
     /// Milliseconds since the epoch.
     pub(super) timestamp: i64,
@@ -26,7 +27,7 @@ pub(super) fn encode(message: &Message, encoding: Encoding) -> Encoded {
             (with(headers, "content-type", CLOUDEVENTS_JSON), message.structured())
         }
     };
-    Encoded { headers, payload, timestamp: timestamp(&message.event) }
+    Encoded { headers: Some(headers), payload, timestamp: timestamp(&message.event) }
 }
 
 fn binary_headers(message: &Message) -> OwnedHeaders {
