@@ -14,27 +14,23 @@ use std::future::ready;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bytes::Bytes;
 use ccrelay::clock::Clock;
 use ccrelay::config::Problems;
 use ccrelay::deliver::{DeliverConfig, Repeats, Worker, way};
-use ccrelay::event::normalise::RecordKind;
-use ccrelay::event::{AgentId, GatewayName};
 use ccrelay::metrics::Metrics;
 use ccrelay::route::{Router, TopicRules, TopicTemplate};
 use ccrelay::sink::kafka::{KafkaOptions, KafkaSink};
 use ccrelay::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
-use ccrelay::spool::{
-    AgentKey, NewRecord, RepeatRules, SinkStart, Spool, SpoolConfig, SpoolLimits, StartFrom, WhenFull,
-};
+use ccrelay::spool::{RepeatRules, SinkStart, Spool, SpoolConfig, SpoolLimits, StartFrom, WhenFull};
 use clap::Parser;
 use rdkafka::mocking::MockCluster;
 use tokio_util::sync::CancellationToken;
 
+#[path = "common/fill.rs"]
+mod fill;
+
 const SINKS: [&str; 2] = ["nowhere", "kafka"];
 const TOPIC: &str = "ccrelay.events";
-/// Appends that wait for one commit, so that filling does not take long.
-const APPENDS: usize = 1000;
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -84,7 +80,7 @@ async fn main() -> anyhow::Result<()> {
         when_full: WhenFull::Block,
     });
     let (spool, threads) = Spool::open(config, &starts, metrics.clone(), Clock::system())?;
-    fill(&spool, options.events).await?;
+    fill::fill(&spool, options.events as u64).await?;
 
     let cluster = MockCluster::new(1).context("no mock cluster")?;
     cluster.create_topic(TOPIC, 4, 1).context("no topic")?;
@@ -105,34 +101,6 @@ async fn main() -> anyhow::Result<()> {
     spool.close().await;
     tokio::task::spawn_blocking(move || threads.join()).await?;
     Ok(())
-}
-
-/// Stores so many records of one event, of a hundred agents in turn.
-async fn fill(spool: &Spool, events: usize) -> anyhow::Result<()> {
-    for begin in (0..events).step_by(APPENDS) {
-        let appends = (begin..events.min(begin + APPENDS)).map(|n| spool.append(record(n)));
-        for appended in futures_util::future::join_all(appends).await {
-            appended?;
-        }
-    }
-    Ok(())
-}
-
-fn record(number: usize) -> NewRecord {
-    let agent = 1001 + number % 100;
-    let body = format!(
-        r#"{{"message":"","retcode":"0","event":{{"eventType":"AgentEvent_Ringing","workNo":"{agent}","content":{{"feature":7,"sno":"0","callid":"1469516036-{number}","caller":"70016","called":"40038","callType":"2","mediaType":5}},"eventGenTime":1784529722590}},"workNo":"{agent}"}}"#
-    );
-    NewRecord {
-        kind: RecordKind::Push,
-        received_at: Clock::system().now(),
-        agent: AgentKey {
-            gateway: GatewayName::parse("main").expect("a name"),
-            agent_id: AgentId::parse(&agent.to_string()).expect("an id"),
-        },
-        body: Bytes::from(body),
-        answer: None,
-    }
 }
 
 /// Delivers everything, and says how long it took.

@@ -31,7 +31,11 @@ use clap::Parser;
 #[path = "../tests/it/support/certificates.rs"]
 mod certificates;
 
+#[path = "common/usage.rs"]
+mod usage;
+
 use certificates::Certificates;
+use usage::Usage;
 
 const PASSWORD: &str = "benchmark-password";
 const FIRST_AGENT: u32 = 100_001;
@@ -139,9 +143,9 @@ async fn measure(options: &Options, agents: u32) -> anyhow::Result<Row> {
     // The first heartbeats follow a sign-in by seconds and belong to it.
     tokio::time::sleep(Duration::from_secs(if agents == 0 { 3 } else { options.interval })).await;
 
-    let (before, processor) = (relay.lateness()?, relay.processor_secs()?);
+    let (before, began) = (relay.lateness()?, relay.usage());
     tokio::time::sleep(Duration::from_secs(if agents == 0 { 1 } else { options.window })).await;
-    let (after, spent) = (relay.lateness()?, relay.processor_secs()? - processor);
+    let (after, used) = (relay.lateness()?, relay.usage().since(began));
     let lateness: Vec<(f64, u64)> =
         after.iter().zip(&before).map(|((le, after), (_, before))| (*le, after - before)).collect();
     let total = simulator.statistics().total;
@@ -149,8 +153,8 @@ async fn measure(options: &Options, agents: u32) -> anyhow::Result<Row> {
     let row = Row {
         agents,
         sign_in,
-        memory_kib: relay.memory_kib()?,
-        processor: spent / options.window as f64,
+        memory_kib: (used.resident_mib * 1024.0) as u64,
+        processor: used.processor.as_secs_f64() / options.window as f64,
         heartbeats: lateness.last().map_or(0, |(_, count)| *count),
         lateness,
         signed_out: lost.iter().map(|reason| total.signed_out(*reason)).sum(),
@@ -240,23 +244,8 @@ impl Relay {
         pairs.collect()
     }
 
-    fn proc(&self, file: &str) -> anyhow::Result<String> {
-        Ok(std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?)
-    }
-
-    fn memory_kib(&self) -> anyhow::Result<u64> {
-        let status = self.proc("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").parse()?)
-    }
-
-    /// User and system time; Linux counts them in hundredths of a second.
-    fn processor_secs(&self) -> anyhow::Result<f64> {
-        let stat = self.proc("stat")?;
-        let fields: Vec<&str> = stat.rsplit(") ").next().context("no name")?.split(' ').collect();
-        let ticks =
-            |at: usize| -> anyhow::Result<f64> { Ok(fields.get(at).context("too few fields")?.parse()?) };
-        Ok((ticks(11)? + ticks(12)?) / 100.0)
+    fn usage(&self) -> Usage {
+        Usage::of(self.child.id())
     }
 }
 

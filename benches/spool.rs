@@ -17,25 +17,24 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bytes::Bytes;
 use ccrelay::clock::Clock;
-use ccrelay::event::normalise::RecordKind;
-use ccrelay::event::{AgentId, GatewayName};
 use ccrelay::metrics::Metrics;
 use ccrelay::spool::{
-    AgentKey, NewRecord, RepeatRules, SinkStart, Spool, SpoolConfig, SpoolLimits, SpoolThreads, StartFrom,
-    WhenFull,
+    RepeatRules, SinkStart, Spool, SpoolConfig, SpoolLimits, SpoolThreads, StartFrom, WhenFull,
 };
 use clap::Parser;
 use tempfile::TempDir;
+
+#[path = "common/fill.rs"]
+mod fill;
+
+use fill::{body, fill, record};
 
 const SINK: &str = "nowhere";
 /// The bytes of a mark.
 const MARK: &[u8] = &[b'0'; 72];
 const DISK_WRITES: u32 = 300;
 const MARK_WRITES: u32 = 100_000;
-/// Appends that wait for one commit while a backlog is made.
-const APPENDS: usize = 1000;
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -78,7 +77,8 @@ async fn main() -> anyhow::Result<()> {
         row(&spool, &metrics, *at_a_time, Duration::from_secs_f64(options.secs)).await?;
     }
 
-    fill(&spool, options.backlog).await?;
+    let stored = *spool.end().borrow() - 1;
+    fill(&spool, options.backlog.saturating_sub(stored)).await?;
     let records = *spool.end().borrow() - 1;
     close(spool, threads).await?;
     let begin = Instant::now();
@@ -109,7 +109,7 @@ async fn close(spool: Spool, threads: SpoolThreads) -> anyhow::Result<()> {
 /// What a synced and an unsynced write cost: the median of the one, the mean of the other.
 fn disk(folder: &Path) -> anyhow::Result<(Duration, Duration)> {
     let (synced, unsynced) = (File::create(folder.join("synced"))?, File::create(folder.join("unsynced"))?);
-    let body = body(0);
+    let body = body(1001, 0);
     synced.write_all_at(&vec![b'0'; body.len() * DISK_WRITES as usize], 0)?;
     synced.sync_all()?;
     let mut took = Vec::new();
@@ -137,7 +137,7 @@ async fn row(spool: &Spool, metrics: &Metrics, at_a_time: usize, length: Duratio
                 let mut took = Vec::new();
                 while begin.elapsed() < length {
                     let asked = Instant::now();
-                    spool.append(record(producer)).await?;
+                    spool.append(record(producer as u64)).await?;
                     took.push(asked.elapsed());
                 }
                 anyhow::Ok(took)
@@ -161,36 +161,6 @@ async fn row(spool: &Spool, metrics: &Metrics, at_a_time: usize, length: Duratio
         millis(took[took.len() * 99 / 100]),
     );
     Ok(())
-}
-
-async fn fill(spool: &Spool, backlog: u64) -> anyhow::Result<()> {
-    while *spool.end().borrow() <= backlog {
-        for appended in futures_util::future::join_all((0..APPENDS).map(|n| spool.append(record(n)))).await {
-            appended?;
-        }
-    }
-    Ok(())
-}
-
-fn record(number: usize) -> NewRecord {
-    let agent = 1001 + number % 100;
-    NewRecord {
-        kind: RecordKind::Push,
-        received_at: Clock::system().now(),
-        agent: AgentKey {
-            gateway: GatewayName::parse("main").expect("a name"),
-            agent_id: AgentId::parse(&agent.to_string()).expect("an id"),
-        },
-        body: body(agent),
-        answer: None,
-    }
-}
-
-fn body(agent: usize) -> Bytes {
-    let body = format!(
-        r#"{{"message":"","retcode":"0","event":{{"eventType":"AgentEvent_Ringing","workNo":"{agent}","content":{{"feature":7,"sno":"0","callid":"1469516036-268","caller":"70016","called":"40038","callType":"2","mediaType":5}},"eventGenTime":1784529722590}},"workNo":"{agent}"}}"#
-    );
-    Bytes::from(body)
 }
 
 fn millis(time: Duration) -> f64 {

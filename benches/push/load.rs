@@ -1,6 +1,8 @@
 //! The load: the same for every server, over TLS connections that stay open, with times from when a push was **meant** to
 //! be sent, so that a server which is late is not spared by a client that waits for it.
 
+#![allow(dead_code, reason = "shared by benches, none of which uses all of it")]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;

@@ -40,6 +40,7 @@ mod support;
 mod arrivals;
 mod floor;
 mod load;
+#[path = "../common/usage.rs"]
 mod usage;
 
 use load::{Pace, Push, Times};

@@ -200,6 +200,12 @@ impl Kafka {
         self.folder.path().join(name).to_str().expect("a plain path").to_owned()
     }
 
+    /// Runs a tool of Kafka to its end, and gives what it said.
+    pub(crate) fn tool(&self, class: &str, arguments: &[&str]) -> String {
+        let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        run(&self.java(class, &arguments))
+    }
+
     fn java(&self, class: &str, arguments: &[String]) -> Vec<String> {
         let mut command = ["java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
             .map(str::to_owned)

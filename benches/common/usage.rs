@@ -1,4 +1,4 @@
-//! What a process uses, from `/proc`.
+//! What a process uses, from `/proc`: for the benches that measure one.
 
 use std::time::Duration;
 

@@ -1,0 +1,319 @@
+//! What an outage of the brokers leaves behind: how soon the relay is ready with it, what memory it takes, and how fast it
+//! goes out to each broker while pushes keep coming.
+//!
+//! ```text
+//! cargo bench --bench backlog                                        2 million records, some minutes
+//! cargo bench --bench backlog -- --records 200000 --json backlog.json
+//! ```
+//!
+//! The spool is filled first. Then the real binary is started with it, Kafka there and Mosquitto away: that is *ready* and
+//! *Kafka*. When Kafka has all, Mosquitto comes: that is *MQTT*, quality of service 1. Rates are those of confirmed events,
+//! from the first second in which any was confirmed to the second in which the backlog was gone. Beside them stands what each
+//! broker takes from its own tool on the same machine: `kafka-producer-perf-test` and `mosquitto_pub`.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use ccrelay::authenticate::{Authenticator, TokenKey, TokenRules};
+use ccrelay::clock::Clock;
+use ccrelay::event::{AgentId, GatewayName};
+use ccrelay::metrics::Metrics;
+use ccrelay::spool::{RepeatRules, SinkStart, Spool, SpoolConfig, SpoolLimits, StartFrom, WhenFull};
+use clap::Parser;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+#[path = "../common/fill.rs"]
+mod fill;
+#[path = "../push/load.rs"]
+mod load;
+#[path = "../../tests/it/support/mod.rs"]
+mod support;
+#[path = "../common/usage.rs"]
+mod usage;
+
+use load::{Pace, Push};
+use support::kafka::Kafka;
+use support::mosquitto::Mosquitto;
+use support::relay::{Relay, Wiring};
+use usage::Usage;
+
+const TOPIC: &str = "ccrelay.events";
+const KAFKA: &str = "bus";
+const MQTT: &str = "wall";
+/// Bytes of the messages of the brokers' own tools, about as many as an event has.
+const TOOL_BYTES: usize = 900;
+const CONNECTIONS: usize = 16;
+/// How often counters and memory are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Parser)]
+struct Options {
+    /// Records in the spool.
+    #[arg(long, default_value_t = 2_000_000)]
+    records: u64,
+    /// Pushes a second that keep coming meanwhile.
+    #[arg(long, default_value_t = 500.0)]
+    pushes: f64,
+    /// Give a drain up after so many seconds; its rate is then that of what went out.
+    #[arg(long, default_value_t = 120)]
+    patience: u64,
+    /// Messages of the brokers' own tools.
+    #[arg(long, default_value_t = 200_000)]
+    tool_messages: usize,
+    /// Write the results to this file as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let (kafka, mut mosquitto) = (Kafka::start().await, Mosquitto::start().await);
+    kafka.create_topic(TOPIC, 4, &[]).await;
+    kafka.create_topic("tool", 4, &[]).await;
+    let limits =
+        [kafka_limit(&kafka, options.tool_messages)?, mqtt_limit(&mosquitto, options.tool_messages)?];
+    mosquitto.stop().await;
+
+    let tables = format!(
+        "[sinks.{KAFKA}]\ntopic = \"{TOPIC}\"\n[sinks.{KAFKA}.kafka]\nbootstrap_servers = \"{}\"\n\
+         [sinks.{MQTT}.mqtt]\nurl = \"{}\"\n",
+        kafka.address(),
+        mosquitto.url()
+    );
+    let mut relay = Relay::prepare();
+    relay.configure(&Wiring {
+        gateway_url: "https://127.0.0.1:9/agentgateway/resource",
+        gateway_ca: &relay.ca_pem(),
+        #[expect(clippy::reversed_empty_ranges, reason = "nobody is to be signed in")]
+        agents: 1..=0,
+        password: "unused",
+        tables: &tables,
+    });
+    let secret = relay.folder().join("secret");
+    std::fs::write(&secret, "a secret for a benchmark, long enough to be one")?;
+    relay.edit("[token]\n", &format!("[token]\nsecret_file = \"{}\"\n", secret.display()));
+
+    let empty_ready = ready(&mut relay).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let empty_mib = Usage::of(pid(&relay)?).resident_mib;
+    relay.kill9().await;
+    std::fs::remove_dir_all(relay.folder().join("spool"))?;
+
+    let began = Instant::now();
+    full_spool(relay.folder().join("spool"), options.records).await?;
+    println!("{} records spooled in {:.1} s", options.records, began.elapsed().as_secs_f64());
+    let full_ready = ready(&mut relay).await;
+    println!("ready after {empty_ready:.2} s when empty, {full_ready:.2} s with the backlog");
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let pushes = tokio::task::spawn(keep_pushing(
+        ([127, 0, 0, 1], relay.callback_port()).into(),
+        relay.folder().join("ca.pem"),
+        pushes(&secret)?,
+        options.pushes,
+        stop.clone(),
+    ));
+    let to_kafka = drain(&relay, KAFKA, &options).await?;
+    mosquitto.start_again().await;
+    let to_mqtt = drain(&relay, MQTT, &options).await?;
+    stop.store(true, Ordering::Relaxed);
+    let (pushed, p99) = pushes.await??;
+
+    let mut rows = Vec::new();
+    for (name, drained, limit) in [("Kafka", &to_kafka, limits[0]), ("MQTT", &to_mqtt, limits[1])] {
+        let (rate, mib) = (drained.per_second, drained.most_mib);
+        println!(
+            "{name:<6}{rate:>9.0} events/s; its own tool {limit:>9.0}/s, ratio {:.2}; at most {mib:.1} MiB resident, {:+.1} to an empty spool",
+            rate / limit,
+            mib - empty_mib
+        );
+        rows.push(json!({
+            "broker": name, "events": drained.events, "events_per_second": rate, "tool_per_second": limit,
+            "processor_us_per_event": drained.processor_us, "most_resident_mib": mib,
+        }));
+    }
+    println!("{pushed} pushes meanwhile, p99 {p99:.2} ms");
+    let result: Value = json!({
+        "records": options.records, "ready_empty_secs": empty_ready, "ready_full_secs": full_ready,
+        "empty_resident_mib": empty_mib, "pushes": pushed, "push_p99_ms": p99, "drains": rows,
+    });
+    if let Some(file) = &options.json {
+        std::fs::write(file, serde_json::to_vec_pretty(&result)?)
+            .with_context(|| file.display().to_string())?;
+    }
+    relay.kill9().await;
+    Ok(())
+}
+
+fn pid(relay: &Relay) -> anyhow::Result<u32> {
+    Ok(u32::try_from(relay.running().pid())?)
+}
+
+/// Starts the binary; gives the seconds until it says that it is ready.
+async fn ready(relay: &mut Relay) -> f64 {
+    let began = Instant::now();
+    relay.launch();
+    while !relay.probe().is_ready().await {
+        relay.running().assert_alive();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    began.elapsed().as_secs_f64()
+}
+
+async fn full_spool(directory: PathBuf, records: u64) -> anyhow::Result<()> {
+    let metrics = Metrics::new(["main"], [KAFKA, MQTT].map(|sink| (sink, &[][..])))?;
+    let limits = SpoolLimits { max_bytes: 1 << 40, ..SpoolLimits::default() };
+    let config = SpoolConfig {
+        directory,
+        limits,
+        repeats: RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) },
+        call_age: Duration::from_secs(86_400),
+    };
+    let sinks = [KAFKA, MQTT].map(|name| SinkStart {
+        name: name.to_owned(),
+        from: StartFrom::Earliest,
+        when_full: WhenFull::Block,
+    });
+    let (spool, threads) = Spool::open(config, &sinks, metrics, Clock::system())?;
+    fill::fill(&spool, records).await?;
+    spool.close().await;
+    tokio::task::spawn_blocking(move || threads.join()).await?;
+    Ok(())
+}
+
+fn pushes(secret: &std::path::Path) -> anyhow::Result<Vec<Push>> {
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    let rules = TokenRules { period: hours(1), overlap: hours(1), max_age: hours(24) };
+    let authenticator = Authenticator::new(TokenKey::read(secret)?, None, rules, Clock::system());
+    let gateway = GatewayName::parse("main")?;
+    let push = |agent: u32| {
+        let token = authenticator.mint(&gateway, &AgentId::parse(&agent.to_string())?);
+        Ok(Push::talking("/push/main", agent, token.expose_secret()))
+    };
+    (5001..=5064).map(push).collect()
+}
+
+/// Gives how many pushes were answered with success, and the 99th of a hundred times in milliseconds.
+async fn keep_pushing(
+    address: SocketAddr,
+    ca: PathBuf,
+    pushes: Vec<Push>,
+    rate: f64,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<(usize, f64)> {
+    let mut streams = load::connect(address, &ca, CONNECTIONS).await?;
+    let mut took = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let times = load::run(&mut streams, &pushes, Pace::PerSecond(rate), Duration::from_secs(1)).await?;
+        ensure!(times.refused == 0, "{} pushes were refused", times.refused);
+        took.extend(times.took);
+    }
+    took.sort_unstable();
+    let p99 = took.get(took.len() * 99 / 100).copied().unwrap_or_default();
+    Ok((took.len(), p99.as_secs_f64() * 1e3))
+}
+
+struct Drained {
+    events: f64,
+    per_second: f64,
+    processor_us: f64,
+    most_mib: f64,
+}
+
+async fn drain(relay: &Relay, sink: &str, options: &Options) -> anyhow::Result<Drained> {
+    let delivered = || async {
+        let series = format!("ccrelay_sink_delivered_total{{sink=\"{sink}\"");
+        relay.probe().metric(&series).await.unwrap_or_default()
+    };
+    let patience = Duration::from_secs(options.patience);
+    let begin = Instant::now();
+    let mut first = delivered().await;
+    while first == 0.0 {
+        ensure!(begin.elapsed() < patience, "nothing is confirmed to {sink}: {}", relay.log());
+        tokio::time::sleep(LOOK / 10).await;
+        first = delivered().await;
+    }
+    let (begin, used) = (Instant::now(), Usage::of(pid(relay)?));
+    let (mut now, mut most_mib) = (first, 0.0_f64);
+    while now < options.records as f64 && begin.elapsed() < patience {
+        tokio::time::sleep(LOOK).await;
+        now = delivered().await;
+        most_mib = most_mib.max(Usage::of(pid(relay)?).resident_mib);
+    }
+    let (secs, used) = (begin.elapsed().as_secs_f64(), Usage::of(pid(relay)?).since(used));
+    let events = now - first;
+    ensure!(events > 0.0, "nothing goes out to {sink}");
+    let processor_us = used.processor.as_secs_f64() * 1e6 / events;
+    println!("{sink}: {events:.0} events in {secs:.1} s, {processor_us:.1} us of processor each");
+    Ok(Drained { events, per_second: events / secs, processor_us, most_mib })
+}
+
+/// Records a second that Kafka takes from its own tool, with the properties of the sink.
+fn kafka_limit(kafka: &Kafka, messages: usize) -> anyhow::Result<f64> {
+    let servers = format!("bootstrap.servers={}", kafka.address());
+    let (messages, bytes) = (messages.to_string(), TOOL_BYTES.to_string());
+    let said =
+        kafka.tool(
+            "org.apache.kafka.tools.ProducerPerformance",
+            &[
+                &[
+                    "--topic",
+                    "tool",
+                    "--num-records",
+                    &messages,
+                    "--record-size",
+                    &bytes,
+                    "--throughput",
+                    "-1",
+                ][..],
+                &["--producer-props", &servers, "acks=all", "enable.idempotence=true", "linger.ms=5"],
+                &["batch.size=131072"],
+            ]
+            .concat(),
+        );
+    let line = said.lines().rev().find(|line| line.contains("records/sec")).context("no rate")?;
+    let rate = line.split(" records/sec").next().and_then(|before| before.rsplit([' ', ',']).next());
+    Ok(rate.context("no rate")?.parse()?)
+}
+
+/// Messages a second that Mosquitto takes from its own tool, with quality of service 1.
+fn mqtt_limit(mosquitto: &Mosquitto, messages: usize) -> anyhow::Result<f64> {
+    let begin = Instant::now();
+    let mut child = Command::new("mosquitto_pub")
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &mosquitto.port().to_string(),
+            "-V",
+            "5",
+            "-q",
+            "1",
+            "-t",
+            "tool",
+            "-l",
+        ])
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("no mosquitto_pub: it is in mosquitto-clients")?;
+    let mut line = vec![b'x'; TOOL_BYTES];
+    line.push(b'\n');
+    let mut input = std::io::BufWriter::new(child.stdin.take().context("no pipe")?);
+    for _ in 0..messages {
+        input.write_all(&line)?;
+    }
+    drop(input.into_inner().map_err(|error| error.into_error())?);
+    ensure!(child.wait()?.success(), "mosquitto_pub failed");
+    Ok(messages as f64 / begin.elapsed().as_secs_f64())
+}
