@@ -55,10 +55,10 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
     let drop_all = Fault::next(Operation::Login, 1, FaultKind::Drop);
     scene.simulator.inject(Fault { times: None, ..drop_all });
     scene.start().await;
-    scene.fires("CcrelaySignInsFailing", &["main  1001  signing_in"]).await;
+    scene.fires("CcrelaySignInsFailing", &["main 1001 signing_in"]).await;
     scene.simulator.clear_faults();
     scene
-        .fires("CcrelayAgentsSuspended", &[&format!("main  {LOCKED_OUT}  suspended"), "bad_credentials"])
+        .fires("CcrelayAgentsSuspended", &[&format!("main {LOCKED_OUT} suspended"), "bad_credentials"])
         .await;
     scene.all_signed_in(SIGNED_IN).await;
     scene.fires("CcrelayAgentsWithoutPushes", &["reason=\"tls_handshake"]).await;
@@ -87,7 +87,7 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
     main.stall();
     backup.stall();
     scene.fires("CcrelayHeartbeatsFailing", &["outcome=\"timeout\""]).await;
-    scene.fires("CcrelayAgentsAboutToBeSignedOut", &["main  1001  ", "heartbeats_failing"]).await;
+    scene.fires("CcrelayAgentsAboutToBeSignedOut", &["main 1001 ", "heartbeats_failing"]).await;
     for path in [&main, &backup] {
         path.reset();
         path.heal();

