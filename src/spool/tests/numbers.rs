@@ -71,6 +71,77 @@ async fn numbers_have_no_gap_across_summaries_own_events_repeats_expiry_and_a_cr
     close(spool, threads).await;
 }
 
+/// How many agents have a row in the spool, and below which offset the rows hold everything.
+fn progress(directory: &Path) -> (usize, u64) {
+    let connection = rusqlite::Connection::open(directory.join("spool.db")).unwrap();
+    let query = "SELECT (SELECT count(*) FROM agents), (SELECT value FROM meta WHERE key = 'agents_as_of')";
+    connection.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_between_the_parts_of_a_round_of_rows_or_after_it_costs_no_number_and_no_repeat() {
+    for over in [false, true] {
+        let folder = TempDir::new().unwrap();
+        let (spool, threads) = open(config(folder.path()), &["kafka"]);
+        // With a beat that nobody waits for, all rows are stored at once: then other agents are tried.
+        let mut tries =
+            (2000..).step_by(300).take(30).map(|from| (from..from + 300).map(|id| id.to_string()));
+        let (ids, copy) = loop {
+            let ids: Vec<String> = tries.next().expect("a crash in the middle of a round").collect();
+            if let Some(copy) = crash_in_a_round(&spool, folder.path(), &ids, over).await {
+                break (ids, copy);
+            }
+        };
+        let last = read_all(&spool.reader("kafka").unwrap()).await;
+        close(spool, threads).await;
+
+        let (spool, threads) = open(config(copy.path()), &["kafka"]);
+        for id in &ids {
+            let last = last.iter().rfind(|record| record.agent.agent_id.as_str() == id).unwrap();
+            let again = NewRecord { body: last.body.clone(), ..record(id, &[], 14) };
+            let again = spool.append(again).await.unwrap();
+            assert_eq!((again.events, again.repeated), (1, 1), "{id}");
+            spool.append(record(id, &[talking("9-9")], 20)).await.unwrap();
+        }
+        let events = published(&spool).await;
+        for id in &ids {
+            let of_agent = |event: &&Event| event.agent_id.as_str() == id;
+            let events: Vec<Event> = events.iter().filter(of_agent).cloned().collect();
+            assert!(events.len() >= 3, "{id}: {}", events.len());
+            assert_consecutive(&events);
+        }
+        close(spool, threads).await;
+    }
+}
+
+/// Pushes for agents that are new until some of their rows are stored and others are not, or until the last of them just is,
+/// and gives what a crash leaves then. Some agents have more than their row says, and some rows are newer than their round.
+async fn crash_in_a_round(spool: &Spool, directory: &Path, ids: &[String], over: bool) -> Option<TempDir> {
+    let (before, _) = progress(directory);
+    let appends = ids.iter().map(|id| spool.append(record(id, &[talking("1-1")], 1)));
+    for appended in futures_util::future::join_all(appends).await {
+        appended.unwrap();
+    }
+    let mut between = false;
+    for id in ids {
+        // Each is a commit, which takes rows with it once a beat has begun a round.
+        spool.append(record(id, &[talking("1-2")], 2)).await.unwrap();
+        let now = progress(directory);
+        let stored = now.0 - before;
+        let at_once = stored == ids.len() && !between;
+        if at_once {
+            return None;
+        }
+        between |= stored > 0;
+        if between && over == (stored == ids.len()) {
+            let copy = crash_copy(directory);
+            // A beat in the middle of copying makes a copy that no crash leaves.
+            return (progress(directory) == now).then_some(copy);
+        }
+    }
+    None
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_do_not_fit_and_calls_that_end_are_counted_once_they_are_stored() {
     let folder = TempDir::new().unwrap();
