@@ -70,7 +70,10 @@ async fn a_hundred_thousand_agents_make_no_series_more_than_none() {
         )
     })
     .await;
-    assert_eq!(large.metric("ccrelay_roster_agents{gateway=\"main\"}").await, f64::from(AGENTS));
+    eventually("a roster that is read", DEADLINE, || async {
+        (large.metric("ccrelay_roster_agents{gateway=\"main\"}").await == f64::from(AGENTS)).then_some(())
+    })
+    .await;
     for n in 0..50 {
         let agent = (200_000 + n).to_string();
         assert_eq!(large.push(&agent, good(&agent)).await.status, 200);
