@@ -180,6 +180,8 @@ struct Flow {
     in_flight: VecDeque<InFlight>,
     /// Something could not be handed over: nothing more is, so that nothing overtakes it.
     blocked: bool,
+    /// The last event that was handed over has others of its record behind it.
+    in_record: bool,
     last_progress: Instant,
 }
 
@@ -257,6 +259,7 @@ impl Worker {
             waiting: VecDeque::new(),
             in_flight: VecDeque::new(),
             blocked: false,
+            in_record: false,
             last_progress: Instant::now(),
         };
         let mut end = self.spool.end();
@@ -279,8 +282,9 @@ impl Worker {
             self.settle(flow, result).await?;
         }
         let stopping = self.stop.is_cancelled();
-        let room = flow.has_room(self.config.window) && !stopping;
-        if room && flow.waiting.is_empty() {
+        // A record is confirmed as a whole: one that was begun goes to its end also in a stop, or all of it came again after it.
+        let room = flow.has_room(self.config.window) && (!stopping || flow.in_record);
+        if room && !stopping && flow.waiting.is_empty() {
             let more = *end.borrow_and_update() > flow.next;
             if self.reader.replay_to() > flow.replayed_to {
                 self.read_replays(flow).await?;
@@ -466,6 +470,7 @@ impl Worker {
             flow.last_progress = Instant::now();
         }
         flow.bytes += message.as_ref().map_or(0, weight);
+        flow.in_record = !ends_record;
         let copy = false;
         flow.in_flight.push_back(InFlight { offset, ends_record, received_at, message, replay, copy, ack });
         self.meter.in_flight(flow.in_flight.len());
