@@ -108,6 +108,17 @@ impl Handler for PushHandler {
     }
 }
 
+/// Counts events that are stored by their category, and names a type that is unknown.
+pub fn count_events(metrics: &Metrics, gateway: &GatewayName, events: &[RawEvent<'_>]) {
+    for event in events {
+        let category = vocabulary::lookup(&event.event_type).map(|entry| entry.category);
+        if category.is_none() {
+            tracing::info!(%gateway, event_type = %event.event_type.escape_debug(), "an event of a type that this release does not know");
+        }
+        metrics.events.with_label_values(&[category.unwrap_or(vocabulary::UNKNOWN_CATEGORY)]).inc();
+    }
+}
+
 impl PushHandler {
     async fn push(
         &self,
@@ -193,13 +204,7 @@ impl PushHandler {
             AppendError::Failed => Refusal::SpoolFailed,
             AppendError::Closed => Refusal::Stopping,
         })?;
-        for event in &envelope.events {
-            let category = vocabulary::lookup(&event.event_type).map_or("unknown", |entry| entry.category);
-            if category == "unknown" {
-                tracing::info!(%gateway, event_type = %event.event_type.escape_debug(), "an event of a type that this release does not know");
-            }
-            self.metrics.events.with_label_values(&[category]).inc();
-        }
+        count_events(&self.metrics, gateway, &envelope.events);
         self.metrics.events_repeated.inc_by(appended.repeated as u64);
         self.observer.stored(agent, &envelope.events);
         Ok(appended)

@@ -16,7 +16,7 @@ use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName, vocabulary};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::receive::PushObserver;
+use crate::receive::{PushObserver, count_events};
 use crate::session::{
     EventStore, Journal, LifecycleEvent, SessionStore, Sessions, StoreError, StoredSession, TokenSource,
 };
@@ -183,13 +183,8 @@ impl EventStore for EventBridge {
             };
             self.spool.append(record).await.map_err(|error| StoreError(error.to_string()))?;
             // What cannot be read is stored all the same and set aside later.
-            let envelope = envelope::parse(&answer);
-            for event in envelope.iter().flat_map(|envelope| &envelope.events) {
-                let category =
-                    vocabulary::lookup(&event.event_type).map_or("unknown", |entry| entry.category);
-                self.metrics.events.with_label_values(&[category]).inc();
-            }
-            if let Ok(envelope) = &envelope {
+            if let Ok(envelope) = envelope::parse(&answer) {
+                count_events(&self.metrics, gateway, &envelope.events);
                 self.observer.note_newest(gateway, agent_id, &envelope.events);
             }
             Ok(())
