@@ -20,6 +20,7 @@ use crate::config::{Config, OperationsConfig, Outline, SinkConfig, SinkKind, Tok
 use crate::deliver::{DeliverConfig, Troubles, Way, Ways, Worker};
 use crate::event::GatewayName;
 use crate::guesses::Guesses;
+use crate::hex::hex;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{Entry, Listener};
 use crate::metrics::Metrics;
@@ -310,7 +311,7 @@ fn own_key(path: &Path) -> anyhow::Result<TokenKey> {
     if !path.exists() {
         let mut secret = [0u8; 32];
         getrandom::fill(&mut secret).map_err(|error| anyhow!("no randomness for a token secret: {error}"))?;
-        let text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = hex(&secret);
         let draft = path.with_extension("draft");
         let write = || {
             let mut options = std::fs::OpenOptions::new();

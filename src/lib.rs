@@ -17,6 +17,7 @@ pub mod demo;
 pub mod event;
 pub mod exchange;
 pub mod guesses;
+mod hex;
 pub mod lifecycle;
 pub mod listen;
 mod log;

@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, ValueEnum};
 
 use crate::admin::tokens::TokenList;
+use crate::hex::hex;
 
 /// Bytes of randomness: more than anybody can guess, and what `masking.secret_file` needs at least.
 const BYTES: usize = 32;
@@ -69,7 +70,7 @@ pub(super) fn run(args: &TokenArgs) -> anyhow::Result<ExitCode> {
 fn random() -> anyhow::Result<String> {
     let mut bytes = [0u8; BYTES];
     getrandom::fill(&mut bytes).map_err(|error| anyhow!("no randomness for a token: {error}"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&bytes))
 }
 
 /// A file that the daemon would refuse is left as it is.

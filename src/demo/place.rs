@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 
+use crate::hex::hex;
 use crate::receive::PUSH_PATH;
 
 /// The relay's name of the simulated gateway.
@@ -34,8 +35,7 @@ impl Folder {
     pub(super) fn create() -> anyhow::Result<Folder> {
         let mut random = [0u8; 6];
         getrandom::fill(&mut random).map_err(|error| anyhow!("no randomness: {error}"))?;
-        let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let path = std::env::temp_dir().join(format!("ccrelay-demo-{name}"));
+        let path = std::env::temp_dir().join(format!("ccrelay-demo-{}", hex(&random)));
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("cannot make the folder {}", path.display()))?;
         Ok(Folder { path })

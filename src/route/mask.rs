@@ -21,6 +21,7 @@ use thiserror::Error;
 
 use crate::event::Event;
 use crate::event::texts::{self, Texts};
+use crate::hex::hex;
 
 /// A secret that can be guessed makes hashes of numbers worthless.
 const SHORTEST_SECRET: usize = 32;
@@ -88,7 +89,7 @@ impl MaskKey {
         mac.update(b"ccrelay-mask-1\0");
         mac.update(digits(value).as_deref().unwrap_or(value).as_bytes());
         let half = &mac.finalize().into_bytes()[..16];
-        half.iter().fold("hmac:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+        "hmac:".to_owned() + &hex(half)
     }
 }
 

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use tokio::time::Instant;
 
 use crate::event::{AgentId, GatewayName};
+use crate::hex::hex;
 use crate::metrics::Metrics;
 use crate::session::call::{Answer, Call, CallError, Cookie, GatewayCalls, Reply, SignInResult, Ticket};
 use crate::session::config::{AgentConfig, GatewayConfig, Mode, PasswordSource, Skills};
@@ -722,7 +723,7 @@ pub(super) fn lacks_voice(media_type: Option<&str>, skills: &Skills) -> bool {
 fn fixed_token() -> Option<SecretString> {
     let mut bytes = [0u8; 20];
     getrandom::fill(&mut bytes).ok()?;
-    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
+    Some(hex(&bytes).into())
 }
 
 /// Whether the gateway does not do what was asked for, and will not the next time.

@@ -14,6 +14,7 @@ use super::dead_letters;
 use super::mark::{self, Mark};
 use super::{SinkStart, SinkState, SpoolConfig, StartFrom};
 use crate::clock::Timestamp;
+use crate::hex::hex;
 
 /// Raised with every change of the tables.
 const SCHEMA_VERSION: i64 = 2;
@@ -299,7 +300,7 @@ pub(super) fn create(connection: &mut Connection) -> rusqlite::Result<()> {
         let random: i64 = transaction.query_row("SELECT random()", [], |row| row.get(0))?;
         id.copy_from_slice(&random.to_be_bytes()[..4]);
     }
-    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = hex(&id);
     transaction
         .execute("INSERT INTO meta VALUES ('spool_id', ?1), ('next_offset', 1), ('agents_as_of', 1)", [id])?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
