@@ -124,7 +124,21 @@ pub(super) struct Call<'a> {
     pub(super) query: &'a str,
     pub(super) body: Bytes,
     pub(super) parts: &'a Parts,
-    pub(super) sight: Sight,
+    api: &'a Api,
+}
+
+impl Call<'_> {
+    /// What can be seen, for who looks.
+    pub(super) fn sight(&self) -> Sight {
+        let Inner { metrics, readiness, problems, began, .. } = &*self.api.inner;
+        Sight {
+            parts: self.parts.clone(),
+            metrics: metrics.clone(),
+            readiness: readiness.clone(),
+            problems: problems.get().cloned(),
+            began: *began,
+        }
+    }
 }
 
 pub(super) type Answer = Result<Response<Full<Bytes>>, Fault>;
@@ -167,16 +181,6 @@ impl Api {
     pub fn show(&self, problems: Problems) {
         if self.inner.problems.set(problems).is_err() {
             tracing::error!("problems were shown twice");
-        }
-    }
-
-    fn sight(&self, parts: &Parts) -> Sight {
-        Sight {
-            parts: parts.clone(),
-            metrics: self.inner.metrics.clone(),
-            readiness: self.inner.readiness.clone(),
-            problems: self.inner.problems.get().cloned(),
-            began: self.inner.began,
         }
     }
 
@@ -228,17 +232,10 @@ impl Api {
         let body = read_body(body).await?;
         *body_was_read = true;
         let parts = self.inner.parts.get().ok_or_else(|| Fault::unavailable("ccrelay is starting"))?;
-        let call = Call {
-            route,
-            params,
-            query: head.uri.query().unwrap_or_default(),
-            body,
-            parts,
-            sight: self.sight(parts),
-        };
-        if route.endpoint.is_live() {
-            let seat = self.inner.seats.take(self.admitted(&head.headers))?;
-            return live(&call, seat);
+        let call =
+            Call { route, params, query: head.uri.query().unwrap_or_default(), body, parts, api: self };
+        if let Some(follow) = live(route.endpoint) {
+            return follow(&call, self.inner.seats.take(self.admitted(&head.headers))?);
         }
         let agent = call.params.agent();
         let done = tokio::time::timeout(ANSWER_TIMEOUT, dispatch(call)).await;
@@ -355,12 +352,14 @@ async fn read_body(body: Incoming) -> Result<Bytes, Fault> {
     }
 }
 
-/// Answers that go on.
-fn live(call: &Call<'_>, seat: Seat) -> Result<Response<Page>, Fault> {
-    match call.route.endpoint {
-        Endpoint::Events => feed::events(call, seat),
-        Endpoint::FollowStatus => status::follow(call, seat),
-        _ => Err(Fault::not_found("it does not go on")),
+type Follow = fn(&Call<'_>, Seat) -> Result<Response<Page>, Fault>;
+
+/// What answers until its reader leaves.
+fn live(endpoint: Endpoint) -> Option<Follow> {
+    match endpoint {
+        Endpoint::Events => Some(feed::events),
+        Endpoint::FollowStatus => Some(status::follow),
+        _ => None,
     }
 }
 

@@ -52,7 +52,8 @@ pub(super) fn concerns(
     if !ready {
         found.critical("CcrelayNotReady", "", "pushes are not taken: ccrelay is starting or stopping");
     }
-    gateways.iter().for_each(|gateway| of_gateway(metrics, gateway, lately, &mut found));
+    let backups = metrics.backup_addresses();
+    gateways.iter().for_each(|gateway| of_gateway(metrics, gateway, &backups, lately, &mut found));
     of_spool(metrics, lately, &mut found);
     of_answers(lately, &mut found);
     sinks.iter().for_each(|sink| of_sink(metrics, sink, lately, &mut found));
@@ -96,7 +97,13 @@ impl Limit {
     }
 }
 
-fn of_gateway(metrics: &Metrics, limit: &Limit, lately: &Lately, found: &mut Found) {
+fn of_gateway(
+    metrics: &Metrics,
+    limit: &Limit,
+    backups: &[(String, String)],
+    lately: &Lately,
+    found: &mut Found,
+) {
     let (near, within) = limit.about_to_be_signed_out(metrics);
     let gateway = limit.gateway.as_str();
     if near > 0 {
@@ -136,7 +143,7 @@ fn of_gateway(metrics: &Metrics, limit: &Limit, lately: &Lately, found: &mut Fou
         let what = format!("{gateway}: one heartbeat in a hundred is {late} late");
         found.warning("CcrelayHeartbeatsLate", gateway, what);
     }
-    for (_, which) in metrics.backup_addresses().iter().filter(|(of, _)| of == gateway) {
+    for (_, which) in backups.iter().filter(|(of, _)| of == gateway) {
         let what = format!("{gateway}: calls go to {which}, as the main address answers nothing");
         found.warning("CcrelayOnBackupAddress", gateway, what);
     }

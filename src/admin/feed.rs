@@ -11,14 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
-use http::StatusCode;
 use hyper::Response;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::api::{Call, query};
 use super::fault::Fault;
-use super::live::{self, KEEP_ALIVE, Page, Seat};
+use super::live::{self, KEEP_ALIVE, Page, Seat, Source};
 use crate::deliver::Ways;
 use crate::event::normalise::normalise;
 use crate::event::{Event, cloudevent, vocabulary};
@@ -152,7 +150,7 @@ pub(super) fn events(call: &Call<'_>, seat: Seat) -> Result<Response<Page>, Faul
         kind: query.text("type").map(Kind::parse).transpose()?,
     };
     if filter.gateway.as_ref().is_some_and(|name| call.parts.gateways.iter().all(|g| g.as_str() != name)) {
-        return Err(Fault::new(StatusCode::BAD_REQUEST, "bad_request", "no gateway has this name"));
+        return Err(Fault::bad_request("no gateway has this name"));
     }
     let mut tick = tokio::time::interval(SECOND);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -175,13 +173,10 @@ pub(super) fn events(call: &Call<'_>, seat: Seat) -> Result<Response<Page>, Faul
         spoke: now,
         ended: false,
     };
-    Ok(live::events(stream::unfold(reader, |mut reader| async move {
-        let next = reader.next().await?;
-        Some((next, reader))
-    })))
+    Ok(live::events(reader))
 }
 
-impl Reader {
+impl Source for Reader {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(ready) = self.ready.pop_front() {
@@ -203,7 +198,9 @@ impl Reader {
             }
         }
     }
+}
 
+impl Reader {
     fn end(&mut self, reason: &str) {
         self.ended = true;
         self.ready.push_back(live::ended(reason));

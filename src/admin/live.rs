@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, stream};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::Full;
 use hyper::Response;
@@ -117,8 +117,18 @@ impl Seat {
     }
 }
 
+/// What a live answer is made of, one piece after the other.
+pub(super) trait Source: Send + 'static {
+    /// The next piece, as soon as there is one; `None` ends the answer.
+    fn next(&mut self) -> impl Future<Output = Option<Bytes>> + Send;
+}
+
 /// An answer of server-sent events.
-pub(super) fn events(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response<Page> {
+pub(super) fn events(source: impl Source) -> Response<Page> {
+    let stream = stream::unfold(source, |mut source| async move {
+        let next = source.next().await?;
+        Some((next, source))
+    });
     let (mut head, _) = answer(StatusCode::OK, "text/event-stream", Bytes::new()).into_parts();
     // A proxy that gathers what comes would show it too late.
     head.headers.insert("x-accel-buffering", HeaderValue::from_static("no"));

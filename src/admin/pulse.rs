@@ -170,24 +170,22 @@ impl Pulse {
     pub(super) fn pace(&self) -> Option<Pace> {
         let now = self.samples.back()?;
         let then = self.before(now, RATE)?;
-        let long_ago = self.before(now, LATENCY)?;
         let secs = now.at.duration_since(then.at).as_secs_f64().max(0.001);
         let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / secs;
         let sink = |sink: &String| {
-            let buckets = (&now.deliveries[sink], &long_ago.deliveries[sink]);
             let pace = SinkPace {
                 delivered_per_sec: rate(now.delivered[sink], then.delivered[sink]),
-                p50: quantile(buckets.0, buckets.1, 0.5),
-                p99: quantile(buckets.0, buckets.1, 0.99),
+                p50: self.latency(0.5, |sample| &sample.deliveries[sink]),
+                p99: self.latency(0.99, |sample| &sample.deliveries[sink]),
             };
             (sink.clone(), pace)
         };
         Some(Pace {
             received_per_sec: rate(now.received, then.received),
             refused_per_sec: rate(now.push_failures.values().sum(), then.push_failures.values().sum()),
-            answer_p50: quantile(&now.answers, &long_ago.answers, 0.5),
-            answer_p99: quantile(&now.answers, &long_ago.answers, 0.99),
-            commit_p99: quantile(&now.commits, &long_ago.commits, 0.99),
+            answer_p50: self.latency(0.5, |sample| &sample.answers),
+            answer_p99: self.latency(0.99, |sample| &sample.answers),
+            commit_p99: self.latency(0.99, |sample| &sample.commits),
             sinks: self.sinks.iter().map(sink).collect(),
         })
     }
@@ -201,8 +199,8 @@ impl Pulse {
         let minute_ago = self.before(now, LATENCY).unwrap_or(now);
         let handshakes =
             now.handshake_failures.iter().map(|(r, n)| (*r, since(*n, then.handshake_failures[r])));
-        let late = now.lateness.iter().filter_map(|(gateway, buckets)| {
-            Some((gateway.clone(), quantile(buckets, &minute_ago.lateness[gateway], 0.99)?))
+        let late = self.gateways.iter().filter_map(|gateway| {
+            Some((gateway.clone(), self.latency(0.99, |sample| &sample.lateness[gateway])?))
         });
         let further = |(sink, behind): &(&String, &u64)| **behind > minute_ago.behind[*sink];
         let failures = now.push_failures.iter().map(|(r, n)| (*r, since(*n, then.push_failures[r])));
@@ -216,9 +214,15 @@ impl Pulse {
             unknown_events: since(now.unknown_events, then.unknown_events),
             falling_behind: now.behind.iter().filter(further).map(|(sink, _)| sink.clone()).collect(),
             lateness: late.collect(),
-            answer_p99: quantile(&now.answers, &minute_ago.answers, 0.99),
-            commit_p99: quantile(&now.commits, &minute_ago.commits, 0.99),
+            answer_p99: self.latency(0.99, |sample| &sample.answers),
+            commit_p99: self.latency(0.99, |sample| &sample.commits),
         }
+    }
+
+    /// Below what this share of what came in the last minute lies; `None` when nothing came.
+    fn latency(&self, share: f64, of: impl Fn(&Sample) -> &Buckets) -> Option<Latency> {
+        let now = self.samples.back()?;
+        quantile(of(now), of(self.before(now, LATENCY)?), share)
     }
 
     /// The youngest sample that is so old, or the oldest there is beside `now`.

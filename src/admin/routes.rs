@@ -49,13 +49,6 @@ pub(super) enum Endpoint {
     Discard,
 }
 
-impl Endpoint {
-    /// Whether its answer goes on until its reader leaves.
-    pub(super) fn is_live(self) -> bool {
-        matches!(self, Endpoint::Events | Endpoint::FollowStatus)
-    }
-}
-
 /// One method on one path.
 #[derive(Debug)]
 pub(super) struct Route {

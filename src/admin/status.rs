@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
 use http::StatusCode;
 use http_body_util::Full;
 use hyper::Response;
@@ -14,7 +13,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use super::api::{Answer, Call, Sight, query};
 use super::concerns::{self, Concern, Limit};
 use super::fault::{Fault, json};
-use super::live::{self, KEEP_ALIVE, Page, Seat};
+use super::live::{self, KEEP_ALIVE, Page, Seat, Source};
 use super::pulse::{Lately, Pace, Pulse};
 use crate::clock::Clock;
 use crate::event::GatewayName;
@@ -85,22 +84,19 @@ struct Beat {
 }
 
 pub(super) fn status(call: &Call<'_>) -> Response<Full<Bytes>> {
-    json(StatusCode::OK, &state(&call.sight, &Lately::default()))
+    json(StatusCode::OK, &state(&call.sight(), &Lately::default()))
 }
 
 /// The state, every two seconds.
 pub(super) fn follow(call: &Call<'_>, seat: Seat) -> Result<Response<Page>, Fault> {
     query(call.query, &[])?;
-    let sight = call.sight.clone();
+    let sight = call.sight();
     let gateways = sight.parts.gateways.iter().map(|gateway| gateway.as_str().to_owned()).collect();
     let pulse = Pulse::new(gateways, sinks_of(&sight));
     let mut interval = tokio::time::interval(BEAT);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let follower = Follower { seat, sight, pulse, interval, ended: false };
-    Ok(live::events(stream::unfold(follower, |mut follower| async move {
-        let next = follower.next().await?;
-        Some((next, follower))
-    })))
+    Ok(live::events(follower))
 }
 
 /// One who follows the state. Something is sent with every beat, so nothing more keeps the connection alive.
@@ -114,7 +110,7 @@ struct Follower {
 
 const _: () = assert!(BEAT.as_secs() < KEEP_ALIVE.as_secs());
 
-impl Follower {
+impl Source for Follower {
     async fn next(&mut self) -> Option<Bytes> {
         if self.ended {
             return None;
@@ -179,7 +175,7 @@ fn state(sight: &Sight, lately: &Lately) -> Status {
 }
 
 pub(super) fn sinks(call: &Call<'_>) -> Response<Full<Bytes>> {
-    json(StatusCode::OK, &serde_json::json!({ "sinks": sink_states(&call.sight) }))
+    json(StatusCode::OK, &serde_json::json!({ "sinks": sink_states(&call.sight()) }))
 }
 
 /// Reads anew what may change while the daemon runs. A configuration with mistakes is the caller's to mend, so it is
@@ -206,12 +202,12 @@ fn gateway_state(sight: &Sight, gateway: &GatewayName) -> GatewayState {
     let name = gateway.as_str();
     let sessions =
         |state: &&'static str| (*state, sight.metrics.sessions.with_label_values(&[name, *state]).get());
-    let limit = sight.parts.sessions.sign_out_limit(gateway);
+    let limit = limit_of(sight, gateway);
     GatewayState {
         gateway: gateway.clone(),
         sign_out_budget_secs: sight.metrics.sign_out_budget.with_label_values(&[name]).get(),
-        sign_out_limit_secs: limit.unwrap_or_default().as_secs_f64(),
-        about_to_be_signed_out: limit_of(sight, gateway).about_to_be_signed_out(&sight.metrics).0,
+        sign_out_limit_secs: limit.sign_out.as_secs_f64(),
+        about_to_be_signed_out: limit.about_to_be_signed_out(&sight.metrics).0,
         sessions: SESSION_STATES.iter().map(sessions).collect(),
     }
 }
