@@ -235,7 +235,7 @@ impl Writer {
                 batch.push(next);
             }
             let closing = batch.iter().any(|command| matches!(command, Command::Close));
-            if let Err(error) = self.commit(&mut batch) {
+            if let Err(error) = self.commit(&mut batch, closing) {
                 self.fail(&error, &mut commands);
                 return;
             }
@@ -247,13 +247,13 @@ impl Writer {
     }
 
     /// One transaction for everything that waits; answers go out after its fsync.
-    fn commit(&mut self, batch: &mut Vec<Command>) -> rusqlite::Result<()> {
+    fn commit(&mut self, batch: &mut Vec<Command>, closing: bool) -> rusqlite::Result<()> {
         let started = Instant::now();
-        let told = batch.iter().any(|command| matches!(command, Command::Tick | Command::Close));
-        let tick = told || self.last_beat.elapsed() >= 2 * TICK;
+        let told = batch.iter().any(|command| matches!(command, Command::Tick));
+        let tick = told || closing || self.last_beat.elapsed() >= 2 * TICK;
         let end = self.next_offset;
         let mut waiting = Waiting::default();
-        let result = self.transaction(batch, tick, &mut waiting);
+        let result = self.transaction(batch, tick, closing, &mut waiting);
         if let Err(error) = result {
             self.book.rolled_back();
             self.tap.discard();
@@ -295,9 +295,9 @@ impl Writer {
         &mut self,
         batch: &mut Vec<Command>,
         tick: bool,
+        closing: bool,
         waiting: &mut Waiting,
     ) -> rusqlite::Result<()> {
-        let closing = batch.iter().any(|command| matches!(command, Command::Close));
         // Every command must leave the batch with its answer, also when an earlier one failed.
         let mut result = self.connection.execute_batch("BEGIN IMMEDIATE");
         if result.is_ok() {
@@ -794,7 +794,7 @@ impl Writer {
             rest.push(command);
         }
         let closed = self
-            .commit(&mut rest)
+            .commit(&mut rest, false)
             .and_then(|()| self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
         match closed {
             Ok(()) => tracing::info!(path = %self.path.display(), "spool closed"),
