@@ -31,7 +31,7 @@ use serde_json::{Value, json};
 
 #[path = "../common/fill.rs"]
 mod fill;
-#[path = "../push/load.rs"]
+#[path = "../common/load.rs"]
 mod load;
 #[path = "../../tests/it/support/mod.rs"]
 mod support;

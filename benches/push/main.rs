@@ -39,6 +39,7 @@ mod support;
 
 mod arrivals;
 mod floor;
+#[path = "../common/load.rs"]
 mod load;
 #[path = "../common/usage.rs"]
 mod usage;

@@ -46,16 +46,16 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
     let (main, backup) = tokio::join!(Proxy::start(&gateway), Proxy::start(&gateway));
     configure(&mut scene, &main, &backup);
 
-    // The gateway drops sign-ins, and ours is not the certificate that it trusts.
+    // The gateway refuses sign-ins for now, and ours is not the certificate that it trusts.
     let elsewhere = tempfile::TempDir::new().expect("a folder");
     let strangers = Certificates::create(elsewhere.path());
     for (file, name) in [(&strangers.cert, "cert.pem"), (&strangers.key, "key.pem")] {
         std::fs::copy(file, scene.relay.folder().join(name)).expect("the folder can be written");
     }
-    let drop_all = Fault::next(Operation::Login, 1, FaultKind::Drop);
-    scene.simulator.inject(Fault { times: None, ..drop_all });
+    let refuse = Fault::next(Operation::Login, 1, FaultKind::Retcode("100-007".to_owned()));
+    scene.simulator.inject(Fault { times: None, ..refuse });
     scene.start().await;
-    scene.fires("CcrelaySignInsFailing", &["main 1001 signing_in"]).await;
+    scene.fires("CcrelaySignInsFailing", &["main 1001 signing_in", "100-007"]).await;
     scene.simulator.clear_faults();
     scene
         .fires("CcrelayAgentsSuspended", &[&format!("main {LOCKED_OUT} suspended"), "bad_credentials"])
@@ -79,6 +79,7 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
         .expect("the folder can be written");
     scene.fires("CcrelayRosterStale", &["a mistake in a roster"]).await;
 
+    assert!(!scene.firing().await.contains("CcrelayOnBackupAddress"), "the main address has answered so far");
     main.refuse();
     main.cut();
     scene.fires("CcrelayOnBackupAddress", &["curl: (7)"]).await;

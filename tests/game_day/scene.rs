@@ -126,8 +126,11 @@ impl Scene {
         mut again: impl FnMut(),
     ) -> String {
         let begin = Instant::now();
-        while !self.firing().await.contains(alert) {
+        loop {
             let firing = self.firing().await;
+            if firing.contains(alert) {
+                break;
+            }
             assert!(begin.elapsed() < PATIENCE, "{alert} does not fire, {firing:?} do\n{}", self.tail());
             again();
             tokio::time::sleep(Duration::from_millis(250)).await;
