@@ -1,5 +1,9 @@
 //! Sequence numbers, read as sinks read them: whatever is published of an agent has consecutive ones.
 
+use std::collections::BTreeMap;
+
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 use crate::event::Event;
 use crate::event::normalise::normalise;
@@ -81,65 +85,86 @@ fn progress(directory: &Path) -> (usize, u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_between_the_parts_of_a_round_of_rows_or_after_it_costs_no_number_and_no_repeat() {
     for over in [false, true] {
-        let folder = TempDir::new().unwrap();
-        let (spool, threads) = open(config(folder.path()), &["kafka"]);
-        // With a beat that nobody waits for, all rows are stored at once: then other agents are tried.
-        let mut tries =
-            (2000..).step_by(300).take(30).map(|from| (from..from + 300).map(|id| id.to_string()));
-        let (ids, copy) = loop {
-            let ids: Vec<String> = tries.next().expect("a crash in the middle of a round").collect();
-            if let Some(copy) = crash_in_a_round(&spool, folder.path(), &ids, over).await {
-                break (ids, copy);
+        let mut crashed = None;
+        // A beat may find nobody waiting, and stores all rows at once then.
+        for _ in 0..20 {
+            crashed = crash_in_the_first_round(over).await;
+            if crashed.is_some() {
+                break;
             }
-        };
-        let last = read_all(&spool.reader("kafka").unwrap()).await;
-        close(spool, threads).await;
-
+        }
+        let (copy, last) = crashed.expect("a crash in the first round");
         let (spool, threads) = open(config(copy.path()), &["kafka"]);
-        for id in &ids {
-            let last = last.iter().rfind(|record| record.agent.agent_id.as_str() == id).unwrap();
-            let again = NewRecord { body: last.body.clone(), ..record(id, &[], 14) };
+        for record in last.values() {
+            let id = record.agent.agent_id.as_str();
+            let again = NewRecord { body: record.body.clone(), ..super::record(id, &[], 14) };
             let again = spool.append(again).await.unwrap();
             assert_eq!((again.events, again.repeated), (1, 1), "{id}");
-            spool.append(record(id, &[talking("9-9")], 20)).await.unwrap();
+            spool.append(super::record(id, &[talking("9-9")], 20)).await.unwrap();
         }
-        let events = published(&spool).await;
-        for id in &ids {
-            let of_agent = |event: &&Event| event.agent_id.as_str() == id;
-            let events: Vec<Event> = events.iter().filter(of_agent).cloned().collect();
-            assert!(events.len() >= 3, "{id}: {}", events.len());
-            assert_consecutive(&events);
+        let mut by_agent: BTreeMap<String, Vec<Event>> = BTreeMap::new();
+        for event in published(&spool).await {
+            by_agent.entry(event.agent_id.as_str().to_owned()).or_default().push(event);
+        }
+        assert_eq!(by_agent.len(), last.len());
+        for events in by_agent.values() {
+            assert!(events.len() >= 3);
+            assert_consecutive(events);
         }
         close(spool, threads).await;
     }
 }
 
-/// Pushes for agents that are new until some of their rows are stored and others are not, or until the last of them just is,
-/// and gives what a crash leaves then. Some agents have more than their row says, and some rows are newer than their round.
-async fn crash_in_a_round(spool: &Spool, directory: &Path, ids: &[String], over: bool) -> Option<TempDir> {
-    let (before, _) = progress(directory);
-    let appends = ids.iter().map(|id| spool.append(record(id, &[talking("1-1")], 1)));
-    for appended in futures_util::future::join_all(appends).await {
-        appended.unwrap();
+/// Pushes for many agents at once until the first round of their rows is under way, or over; gives what a crash leaves then, and
+/// each agent's last push. `None` when that moment was missed.
+async fn crash_in_the_first_round(over: bool) -> Option<(TempDir, BTreeMap<String, Record>)> {
+    const AGENTS: usize = 1000;
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    let stop = CancellationToken::new();
+    // Two that take turns, so that there is always somebody for whom a beat may not store all rows.
+    let load = |half: usize| {
+        let (spool, stop) = (spool.clone(), stop.clone());
+        tokio::spawn(async move {
+            for turn in 0.. {
+                for agents in (0..AGENTS / 2).collect::<Vec<_>>().chunks(50) {
+                    let push = |agent: &usize| {
+                        let id = (2000 + 2 * agent + half).to_string();
+                        spool.append(record(&id, &[talking(&format!("1-{turn}"))], 2))
+                    };
+                    for appended in futures_util::future::join_all(agents.iter().map(push)).await {
+                        appended.unwrap();
+                    }
+                    if stop.is_cancelled() {
+                        return;
+                    }
+                }
+            }
+        })
+    };
+    let loads = [load(0), load(1)];
+    let begun = |(rows, as_of): (usize, u64)| if over { as_of > 1 } else { rows > 0 };
+    until(async || {
+        // Looked at closely: a round takes some milliseconds.
+        (0..25).any(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            begun(progress(folder.path()))
+        })
+    })
+    .await;
+    stop.cancel();
+    for load in loads {
+        load.await.unwrap();
     }
-    let mut between = false;
-    for id in ids {
-        // Each is a commit, which takes rows with it once a beat has begun a round.
-        spool.append(record(id, &[talking("1-2")], 2)).await.unwrap();
-        let now = progress(directory);
-        let stored = now.0 - before;
-        let at_once = stored == ids.len() && !between;
-        if at_once {
-            return None;
-        }
-        between |= stored > 0;
-        if between && over == (stored == ids.len()) {
-            let copy = crash_copy(directory);
-            // A beat in the middle of copying makes a copy that no crash leaves.
-            return (progress(directory) == now).then_some(copy);
-        }
-    }
-    None
+    let now = progress(folder.path());
+    let copy = crash_copy(folder.path());
+    // A beat in the middle of copying makes a copy that no crash leaves.
+    let whole = progress(folder.path()) == now;
+    let there = whole && (over || now.1 == 1);
+    let records = read_all(&spool.reader("kafka").unwrap()).await;
+    close(spool, threads).await;
+    let last = records.into_iter().map(|record| (record.agent.agent_id.as_str().to_owned(), record));
+    there.then(|| (copy, last.collect()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
