@@ -28,6 +28,12 @@ const CALL_SECONDS: &[f64] =
 /// Records in one group commit.
 const BATCH_RECORDS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
+/// Our two listeners, as labels have them.
+pub const LISTENERS: &[&str] = &["callback", "operations"];
+
+/// How a wrong token is refused.
+pub const GUESS_ANSWERS: &[&str] = &["at_once", "late"];
+
 /// Why a push was refused: label `reason` of `ccrelay_push_failures_total`.
 pub const PUSH_FAILURE_REASONS: &[&str] = &[
     "not_found",
@@ -313,10 +319,10 @@ impl Metrics {
         for shown in ["none", "verified"] {
             inner.tls_handshakes.with_label_values(&[shown]);
         }
-        for listener in ["callback", "operations"] {
-            inner.addresses_refused.with_label_values(&[listener]);
-            for answer in ["at_once", "late"] {
-                inner.token_guesses.with_label_values(&[listener, answer]);
+        for listener in LISTENERS {
+            inner.addresses_refused.with_label_values(&[*listener]);
+            for answer in GUESS_ANSWERS {
+                inner.token_guesses.with_label_values(&[*listener, *answer]);
             }
         }
         for outcome in ["ok", "refused", "denied", "failed"] {

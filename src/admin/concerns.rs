@@ -38,6 +38,7 @@ const ANSWER_SLOW_SECS: f64 = 1.0;
 const COMMIT_SLOW_SECS: f64 = 0.25;
 const FAR_BEHIND: i64 = 10_000;
 const FILES_IN_USE: f64 = 0.8;
+const MANY_GUESSES: u64 = 100;
 
 /// The worst first.
 pub(super) fn concerns(
@@ -166,6 +167,10 @@ fn of_answers(lately: &Lately, found: &mut Found) {
     if let Some(commit) = lately.commit_p99.filter(|commit| commit.is_over(COMMIT_SLOW_SECS)) {
         let what = format!("one commit of the spool in a hundred takes {commit}: the disk is slow");
         found.warning("CcrelaySpoolSlow", "", what);
+    }
+    for (listener, count) in lately.guesses.iter().filter(|(_, count)| **count > MANY_GUESSES) {
+        let what = format!("{count} wrong tokens at the listener {listener} in the last minutes");
+        found.warning("CcrelayTokenGuessing", listener, what);
     }
     if lately.unknown_events > 0 {
         let what = format!("{} events of types that this release does not know", lately.unknown_events);
@@ -307,6 +312,7 @@ mod tests {
             sign_in_failures: 1,
             shed: [("mqtt".to_owned(), 9)].into(),
             handshake_failures: [("tls_handshake", 3)].into(),
+            guesses: [("callback", MANY_GUESSES), ("operations", MANY_GUESSES + 1)].into(),
             unknown_events: 1,
             falling_behind: vec!["kafka".to_owned()],
             lateness: [("main".to_owned(), late)].into(),
@@ -321,7 +327,7 @@ mod tests {
         let lately = all_wrong(&metrics);
         let sinks = ["kafka".to_owned(), "mqtt".to_owned()];
         let found = concerns(&metrics, false, &gateways(), &sinks, &lately, Timestamp(0));
-        assert_eq!(found.len(), 24, "{found:#?}");
+        assert_eq!(found.len(), 25, "{found:#?}");
         assert!(found.is_sorted_by_key(|concern| concern.severity), "{found:#?}");
         for concern in &found {
             let alert = concern.alert;

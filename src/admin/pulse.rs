@@ -11,7 +11,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::metrics::{
-    CONNECTION_FAILURE_REASONS, EVENT_CATEGORIES, Metrics, PUSH_FAILURE_REASONS, SESSION_LOSS_REASONS,
+    CONNECTION_FAILURE_REASONS, EVENT_CATEGORIES, GUESS_ANSWERS, LISTENERS, Metrics, PUSH_FAILURE_REASONS,
+    SESSION_LOSS_REASONS,
 };
 
 /// Samples kept, which are as many seconds of history as the time between them gives: five minutes at two seconds.
@@ -33,6 +34,7 @@ struct Sample {
     delivered: BTreeMap<String, u64>,
     behind: BTreeMap<String, u64>,
     handshake_failures: BTreeMap<&'static str, u64>,
+    guesses: BTreeMap<&'static str, u64>,
     unknown_events: u64,
     /// How late heartbeats were, by gateway.
     lateness: BTreeMap<String, Buckets>,
@@ -80,6 +82,8 @@ pub(super) struct Lately {
     pub(super) shed: BTreeMap<String, u64>,
     /// Connections to the callback listener that came to nothing, by reason.
     pub(super) handshake_failures: BTreeMap<&'static str, u64>,
+    /// Wrong tokens, by listener.
+    pub(super) guesses: BTreeMap<&'static str, u64>,
     pub(super) unknown_events: u64,
     /// Sinks that are further behind than they were.
     pub(super) falling_behind: Vec<String>,
@@ -149,6 +153,13 @@ impl Pulse {
                 .filter(|reason| reason.starts_with("tls_") || **reason == "limit")
                 .map(|reason| (*reason, metrics.connection_failures.with_label_values(&[*reason]).get()))
                 .collect(),
+            guesses: LISTENERS
+                .iter()
+                .map(|listener| {
+                    let of = |answer: &&str| metrics.token_guesses.with_label_values(&[*listener, *answer]).get();
+                    (*listener, GUESS_ANSWERS.iter().map(of).sum())
+                })
+                .collect(),
             unknown_events: metrics.events.with_label_values(&["unknown"]).get(),
             lateness: self
                 .gateways
@@ -211,6 +222,7 @@ impl Pulse {
             sign_in_failures: since(now.sign_in_failures, then.sign_in_failures),
             shed: shed.filter(|(_, count)| *count > 0).collect(),
             handshake_failures: handshakes.filter(|(_, count)| *count > 0).collect(),
+            guesses: now.guesses.iter().map(|(l, n)| (*l, since(*n, then.guesses[l]))).collect(),
             unknown_events: since(now.unknown_events, then.unknown_events),
             falling_behind: now.behind.iter().filter(further).map(|(sink, _)| sink.clone()).collect(),
             lateness: late.collect(),

@@ -13,6 +13,7 @@ use crate::support::process::Process;
 
 pub(crate) const ALERTS: &[&str] = &[
     "CcrelayPushesRefused",
+    "CcrelayTokenGuessing",
     "CcrelayUnknownEvents",
     "CcrelaySpoolSlow",
     "CcrelayAnswersSlow",
@@ -49,6 +50,9 @@ async fn what_goes_wrong_with_pushes_disk_and_files_is_told_and_its_cause_is_sho
 
     let (ca, uri) = (folder.join("ca.pem"), scene.relay.callback_uri());
     scene.fires_while("CcrelayPushesRefused", &["reason=\"token_"], || forge(&ca, &uri)).await;
+    let operations = scene.relay.operations();
+    let shown = ["\"listener\":\"operations\"", "\"peer\":\"127.0.0.1:"];
+    scene.fires_while("CcrelayTokenGuessing", &shown, || guess(operations)).await;
     let emitted =
         scene.simulator.emit(&agent(1001), "AgentOther_Novel", serde_json::json!({}), EmitOptions::default());
     emitted.expect("the agent is signed in");
@@ -97,6 +101,18 @@ fn forge(ca: &std::path::Path, uri: &str) {
         .output()
         .expect("curl starts: `make setup` installs it");
     assert!(output.status.success(), "{output:?}");
+}
+
+/// Calls of the API with tokens that nobody gave out, many at a time.
+fn guess(operations: std::net::SocketAddr) {
+    let output = Command::new("curl")
+        .args(["-s", "-m", "5", "-Z", "--parallel-immediate", "-o", "/dev/null", "-w", "%{http_code}\n"])
+        .args(["-H", "authorization: Bearer a-token-that-nobody-gave-out"])
+        .arg(format!("http://{operations}/api/v1/status?guess=[1-40]"))
+        .output()
+        .expect("curl starts: `make setup` installs it");
+    let answers = String::from_utf8_lossy(&output.stdout);
+    assert!(answers.lines().all(|status| status == "401") && !answers.is_empty(), "{output:?}");
 }
 
 /// From now on every fsync of the relay takes a second and a half.
