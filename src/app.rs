@@ -435,6 +435,7 @@ impl Operations {
         let bind =
             Listener::bind(listen, entry.clone(), admin::limits(), handler, metrics.clone(), stop.clone());
         let (tell, told) = tokio::sync::oneshot::channel();
+        let remembering = api.clone();
         let serve = async move {
             let (listener, address) =
                 match bind.await.and_then(|l| l.local_addr().map(|address| (l, address))) {
@@ -445,7 +446,8 @@ impl Operations {
                     }
                 };
             if tell.send(Ok(address)).is_ok() {
-                listener.run().await;
+                // On this thread too, so that what happened while all else was busy is seen.
+                tokio::join!(listener.run(), remembering.remember());
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -52,7 +52,7 @@ const CONFIGURATION: u8 = 78;
 
 /// What scripts can rely on.
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 somebody should look (status, sinks) or an event goes nowhere (route \
-    test); 64 wrong usage; 65 a damaged spool, or no event; 78 wrong configuration.";
+    test); 3 somebody must act now (status); 64 wrong usage; 65 a damaged spool, or no event; 78 wrong configuration.";
 
 /// Relays agent events of a CC-Gateway to Kafka and MQTT: durably, in order, and without ever costing an agent the
 /// session because a broker is down.
@@ -89,7 +89,9 @@ enum Command {
     /// Look at agents and change their sessions, through the admin API of a running daemon.
     #[command(subcommand)]
     Agents(AgentsCommand),
-    /// What a running daemon is doing; ends with 2 when somebody should look.
+    /// What a running daemon is doing, and what needs somebody: ends with 0 when nothing does, 2 when it can wait for the morning
+    /// (severity warning), 3 when it cannot (critical). These are the concerns of the status page and the conditions of the
+    /// alerts. 1: the daemon cannot be reached, or refuses.
     Status(ApiPlace),
     /// Where a running daemon delivers to, and how far each sink is; ends with 2 when one does not deliver.
     Sinks(ApiPlace),

@@ -6,7 +6,7 @@
 //! What changes sessions or the spool runs on the daemon's own runtime, to its end, also when the caller has gone.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,13 +17,14 @@ use hyper::body::{Body, Incoming};
 use hyper::{Request, Response};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::fault::{Fault, answer};
 use super::kept::KeptAgents;
 use super::live::{Seat, Seats};
+use super::pulse::{BEAT, Pulse};
 use super::routes::{self, Access, Endpoint, Found, Params, Route};
 use super::tokens::{Caller, Scope, TokenFile};
 use super::{Page, Readiness, agents, change, feed, letters, status, through};
@@ -99,6 +100,14 @@ struct Inner {
     guesses: Guesses,
     seats: Seats,
     problems: OnceLock<Problems>,
+    pulse: Arc<Mutex<Pulse>>,
+    stop: CancellationToken,
+}
+
+impl Inner {
+    fn pulse(&self) -> MutexGuard<'_, Pulse> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What can be seen of the daemon at this moment; cloning is cheap.
@@ -109,11 +118,16 @@ pub(super) struct Sight {
     pub(super) readiness: Readiness,
     pub(super) problems: Option<Problems>,
     pub(super) began: Instant,
+    pub(super) pulse: Arc<Mutex<Pulse>>,
 }
 
 impl Sight {
     pub(super) fn is_ready(&self) -> bool {
         self.readiness.is_ready()
+    }
+
+    pub(super) fn pulse(&self) -> MutexGuard<'_, Pulse> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -130,13 +144,14 @@ pub(super) struct Call<'a> {
 impl Call<'_> {
     /// What can be seen, for who looks.
     pub(super) fn sight(&self) -> Sight {
-        let Inner { metrics, readiness, problems, began, .. } = &*self.api.inner;
+        let Inner { metrics, readiness, problems, began, pulse, .. } = &*self.api.inner;
         Sight {
             parts: self.parts.clone(),
             metrics: metrics.clone(),
             readiness: readiness.clone(),
             problems: problems.get().cloned(),
             began: *began,
+            pulse: pulse.clone(),
         }
     }
 }
@@ -153,7 +168,7 @@ impl Api {
         stop: CancellationToken,
     ) -> Api {
         let parts = OnceLock::new();
-        let (began, calm, seats) = (Instant::now(), Calm::default(), Seats::new(stop));
+        let (began, calm, seats) = (Instant::now(), Calm::default(), Seats::new(stop.clone()));
         let guesses = Guesses::new("operations", metrics.clone());
         Api {
             inner: Arc::new(Inner {
@@ -166,14 +181,30 @@ impl Api {
                 guesses,
                 seats,
                 problems: OnceLock::new(),
+                pulse: Arc::default(),
+                stop,
             }),
         }
     }
 
     /// From now on requests are answered from these parts.
     pub fn connect(&self, parts: Parts) {
+        let gateways = parts.gateways.iter().map(|gateway| gateway.as_str().to_owned()).collect();
+        let sinks = parts.spool.cursors().into_iter().map(|(sink, _)| sink).collect();
+        *self.inner.pulse() = Pulse::new(gateways, sinks);
         if self.inner.parts.set(parts).is_err() {
             tracing::error!("the admin API was connected twice");
+        }
+    }
+
+    /// Keeps in mind how it went in the last minutes, until the daemon stops.
+    pub async fn remember(&self) {
+        let mut interval = tokio::time::interval(BEAT);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.inner.stop.run_until_cancelled(interval.tick()).await.is_some() {
+            if self.inner.parts.get().is_some() {
+                self.inner.pulse().beat(&self.inner.metrics);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The pace of the way through: rates over the last seconds and latencies over the last minute, from the same metrics that
-//! Prometheus reads. Nothing is measured while nobody looks: a reader brings its own samples.
+//! Prometheus reads. Samples are taken all the time, one series for all who look: whoever is woken sees also what was before
+//! they looked.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -15,7 +16,9 @@ use crate::metrics::{
     SESSION_LOSS_REASONS,
 };
 
-/// Samples kept, which are as many seconds of history as the time between them gives: five minutes at two seconds.
+/// How often a sample is to be taken.
+pub(super) const BEAT: Duration = Duration::from_secs(2);
+/// Samples kept: five minutes of history.
 const SAMPLES: usize = 151;
 /// Rates are of this time.
 const RATE: Duration = Duration::from_secs(10);
@@ -71,7 +74,7 @@ struct SinkPace {
     p99: Option<Latency>,
 }
 
-/// What has happened since the reader came, or in the last five minutes.
+/// What has happened in the last five minutes, or since the start.
 #[derive(Debug, Default)]
 pub(super) struct Lately {
     /// By reason.
@@ -106,8 +109,8 @@ impl fmt::Display for Latency {
     }
 }
 
-/// The samples of one reader.
-#[derive(Debug)]
+/// The samples.
+#[derive(Debug, Default)]
 pub(super) struct Pulse {
     gateways: Vec<String>,
     sinks: Vec<String>,
@@ -156,7 +159,8 @@ impl Pulse {
             guesses: LISTENERS
                 .iter()
                 .map(|listener| {
-                    let of = |answer: &&str| metrics.token_guesses.with_label_values(&[*listener, *answer]).get();
+                    let of =
+                        |answer: &&str| metrics.token_guesses.with_label_values(&[*listener, *answer]).get();
                     (*listener, GUESS_ANSWERS.iter().map(of).sum())
                 })
                 .collect(),

@@ -1,7 +1,6 @@
 //! The state of the daemon at a glance: version, spool, sinks, sessions, and which gateway is nearest to signing out.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -14,7 +13,7 @@ use super::api::{Answer, Call, Sight, query};
 use super::concerns::{self, Concern, Limit};
 use super::fault::{Fault, json};
 use super::live::{self, KEEP_ALIVE, Page, Seat, Source};
-use super::pulse::{Lately, Pace, Pulse};
+use super::pulse::{BEAT, Pace};
 use crate::clock::Clock;
 use crate::event::GatewayName;
 use crate::metrics::SESSION_STATES;
@@ -71,9 +70,6 @@ struct GatewayState {
     sessions: BTreeMap<&'static str, i64>,
 }
 
-/// How often the state is told to those who follow it.
-const BEAT: Duration = Duration::from_secs(2);
-
 /// What those who follow the state are told.
 #[derive(Debug, Serialize)]
 struct Beat {
@@ -84,26 +80,22 @@ struct Beat {
 }
 
 pub(super) fn status(call: &Call<'_>) -> Response<Full<Bytes>> {
-    json(StatusCode::OK, &state(&call.sight(), &Lately::default()))
+    json(StatusCode::OK, &state(&call.sight()))
 }
 
 /// The state, every two seconds.
 pub(super) fn follow(call: &Call<'_>, seat: Seat) -> Result<Response<Page>, Fault> {
     query(call.query, &[])?;
     let sight = call.sight();
-    let gateways = sight.parts.gateways.iter().map(|gateway| gateway.as_str().to_owned()).collect();
-    let pulse = Pulse::new(gateways, sinks_of(&sight));
     let mut interval = tokio::time::interval(BEAT);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let follower = Follower { seat, sight, pulse, interval, ended: false };
-    Ok(live::events(follower))
+    Ok(live::events(Follower { seat, sight, interval, ended: false }))
 }
 
 /// One who follows the state. Something is sent with every beat, so nothing more keeps the connection alive.
 struct Follower {
     seat: Seat,
     sight: Sight,
-    pulse: Pulse,
     interval: Interval,
     ended: bool,
 }
@@ -127,10 +119,10 @@ impl Source for Follower {
             self.ended = true;
             return Some(live::ended("unauthorised"));
         }
-        self.pulse.beat(&self.sight.metrics);
+        let path = self.sight.pulse().pace();
         let beat = Beat {
-            status: state(&self.sight, &self.pulse.lately()),
-            path: self.pulse.pace(),
+            status: state(&self.sight),
+            path,
             problems: self.sight.problems.as_ref().map(Problems::list).unwrap_or_default(),
         };
         // Numbers and texts can always be written.
@@ -147,8 +139,8 @@ fn sinks_of(sight: &Sight) -> Vec<String> {
     sight.parts.spool.cursors().into_iter().map(|(sink, _)| sink).collect()
 }
 
-fn state(sight: &Sight, lately: &Lately) -> Status {
-    let metrics = &sight.metrics;
+fn state(sight: &Sight) -> Status {
+    let (metrics, lately) = (&sight.metrics, sight.pulse().lately());
     let mut gateways: Vec<_> =
         sight.parts.gateways.iter().map(|gateway| gateway_state(sight, gateway)).collect();
     gateways.sort_by(|one, other| one.sign_out_budget_secs.total_cmp(&other.sign_out_budget_secs));
@@ -170,7 +162,7 @@ fn state(sight: &Sight, lately: &Lately) -> Status {
         sinks: sink_states(sight),
         sessions,
         gateways,
-        concerns: concerns::concerns(metrics, sight.is_ready(), &limits, &names, lately, now),
+        concerns: concerns::concerns(metrics, sight.is_ready(), &limits, &names, &lately, now),
     }
 }
 

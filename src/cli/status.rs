@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use http::Method;
 use serde_json::Value;
 
@@ -10,9 +11,11 @@ use super::api::{ApiPlace, Caller};
 
 /// What `status` and `sinks` end with when somebody should look.
 const ATTENTION: u8 = 2;
+/// What `status` ends with when somebody must act now.
+const CRITICAL: u8 = 3;
 
-/// Prints the state of the daemon. Ends with [`ATTENTION`] when it is not ready, a sink does not deliver, an agent is
-/// suspended, or half of the time is over after which the gateway signs one out.
+/// Prints the state of the daemon, and ends as its worst concern says: what needs somebody is for the daemon to know, and the
+/// same here, on the status page and in the alerts.
 pub(super) fn status(api: &ApiPlace) -> anyhow::Result<ExitCode> {
     let status = get(api, Method::GET, "status")?;
     if api.json {
@@ -20,13 +23,18 @@ pub(super) fn status(api: &ApiPlace) -> anyhow::Result<ExitCode> {
     } else {
         print_status(&status);
     }
-    let suspended = number(&status["sessions"]["suspended"]) > 0.0;
-    let mut gateways = status["gateways"].as_array().into_iter().flatten();
-    let near = gateways.any(|gateway| {
-        number(&gateway["sign_out_budget_secs"]) * 2.0 < number(&gateway["sign_out_limit_secs"])
-    });
-    let well = status["ready"] == true && !suspended && !near && delivering(&status["sinks"]);
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(ATTENTION) })
+    let concerns = status["concerns"].as_array().context("the answer does not say what needs somebody")?;
+    Ok(ExitCode::from(exit_code(concerns)))
+}
+
+/// Of severities that this release does not know it cannot be said that they may wait.
+fn exit_code(concerns: &[Value]) -> u8 {
+    let code = |concern: &Value| match text(&concern["severity"]) {
+        "info" => 0,
+        "critical" => CRITICAL,
+        _ => ATTENTION,
+    };
+    concerns.iter().map(code).max().unwrap_or_default()
 }
 
 /// Prints the sinks. Ends with [`ATTENTION`] when one does not deliver.
@@ -135,6 +143,19 @@ fn in_words(secs: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_worst_concern_decides_how_status_ends() {
+        let ends = |severities: &[&str]| {
+            let concerns: Vec<_> =
+                severities.iter().map(|severity| serde_json::json!({ "severity": severity })).collect();
+            exit_code(&concerns)
+        };
+        assert_eq!([ends(&[]), ends(&["info"]), ends(&["info", "info"])], [0, 0, 0]);
+        assert_eq!([ends(&["warning"]), ends(&["warning", "info"]), ends(&["new"])], [ATTENTION; 3]);
+        assert_eq!([ends(&["critical"]), ends(&["critical", "warning"])], [CRITICAL; 2]);
+        assert_eq!(exit_code(&[Value::Null]), ATTENTION);
+    }
 
     #[test]
     fn times_are_said_in_the_unit_that_fits() {

@@ -2,9 +2,12 @@
 
 use std::process::Output;
 
+use ccrelay::simulate::{Fault, FaultKind, Operation};
 use tokio::process::Command;
 
+use super::client::over_tls;
 use super::scene::{READ, Scene};
+use crate::support::{DEADLINE, eventually};
 
 /// Runs it with the scene's tokens, of which the first may do everything.
 async fn agents(scene: &Scene, arguments: &[&str]) -> Output {
@@ -162,7 +165,7 @@ async fn status_and_sinks_say_what_is_wrong_and_end_with_2() {
     let url = format!("http://{}", scene.relay.operations());
     let tokens = scene.relay.folder().join("tokens").display().to_string();
     let place = ["--url", &url, "--token-file", &tokens];
-    crate::support::eventually("the failure", crate::support::DEADLINE, || async {
+    eventually("the failure", DEADLINE, || async {
         let output = program(&[&["status"], &place[..]].concat()).await;
         let said = text(&output.stdout);
         (output.status.code() == Some(2)
@@ -182,5 +185,42 @@ async fn status_and_sinks_say_what_is_wrong_and_end_with_2() {
     for command in ["status", "sinks", "reload", "tail"] {
         assert_eq!(program(&[&[command], &nobody[..]].concat()).await.status.code(), Some(1), "{command}");
     }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_ends_as_the_worst_concern_of_the_api_says_also_of_what_was_before_anybody_looked() {
+    let scene = Scene::start().await;
+    let url = format!("http://{}", scene.relay.operations());
+    let tokens = scene.relay.folder().join("tokens").display().to_string();
+    let ends_with = async |code: i32| {
+        eventually(&format!("status ends with {code}"), DEADLINE, || async {
+            let output = program(&["status", "--url", &url, "--token-file", &tokens]).await;
+            (output.status.code() == Some(code)).then(|| text(&output.stdout))
+        })
+        .await
+    };
+    let well = ends_with(0).await;
+    assert!(!well.contains("runbook"), "{well}");
+
+    let callback = ([127, 0, 0, 1], scene.relay.callback_port()).into();
+    for _ in 0..6 {
+        let push = "POST /push/main HTTP/1.1\r\nhost: x\r\nconnection: close\r\nservice_token: abc\r\ncontent-length: 2\r\n\r\n{}";
+        assert_eq!(over_tls(callback, &scene.relay.ca_pem(), push).await.status, 401);
+    }
+    let warned = ends_with(2).await;
+    assert!(warned.contains("warning  pushes were refused"), "{warned}");
+    assert!(warned.contains("(runbook: CcrelayPushesRefused)"), "{warned}");
+
+    scene.simulator.inject(Fault::next(Operation::Handshake, 1_000, FaultKind::Drop).of("1002"));
+    let critical = ends_with(3).await;
+    let of_api = scene.admin().get("/api/v1/status").await.json();
+    let of_api = of_api["concerns"].as_array().expect("concerns").clone();
+    assert_eq!(of_api[0]["severity"], "critical", "{of_api:?}");
+    for concern in of_api.iter().filter(|concern| concern["severity"] == "warning") {
+        let alert = concern["alert"].as_str().expect("a name");
+        assert!(critical.contains(alert), "{alert} is not in\n{critical}");
+    }
+    scene.simulator.clear_faults();
     scene.end().await;
 }
