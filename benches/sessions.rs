@@ -3,6 +3,8 @@
 //! ```text
 //! cargo bench --bench sessions                                   1,000, 10,000 and 100,000 agents, 15 minutes in all
 //! cargo bench --bench sessions -- --agents 10000 --window 60     one size, measured for 60 s
+//! cargo bench --bench sessions -- --agents 100000 --window 1 --page 20
+//!                                                                the status page with all of them
 //! ```
 //!
 //! For each size it starts the real binary in release mode with a spool of its own, and the simulated gateway in this
@@ -14,13 +16,18 @@
 //! - **processor**: time of the relay's process in the window, in seconds for each second (2.00 is two cores);
 //! - **lateness**: `ccrelay_heartbeat_lateness_seconds`, only what was added in the window.
 //!
+//! With `--page` the status page is asked for its parts, one after the other; then four people have it open for so long, while
+//! pushes come, which are timed beside as long a time without them.
+//!
 //! Relay and simulator share the machine's cores, so lateness is what both together leave over.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -31,6 +38,8 @@ use clap::Parser;
 #[path = "../tests/it/support/certificates.rs"]
 mod certificates;
 
+#[path = "common/page.rs"]
+mod page;
 #[path = "common/usage.rs"]
 mod usage;
 
@@ -39,8 +48,6 @@ use usage::Usage;
 
 const PASSWORD: &str = "benchmark-password";
 const FIRST_AGENT: u32 = 100_001;
-/// Sign-ins a second: what two cores take on both ends.
-const SIGN_IN_RATE: u32 = 600;
 
 /// Memory, processor time and lateness of heartbeats for many sessions.
 #[derive(Debug, Parser)]
@@ -54,6 +61,12 @@ struct Options {
     /// Seconds between heartbeats; GUIDs and limits keep their proportion to it.
     #[arg(long, default_value_t = 30)]
     interval: u64,
+    /// Seconds for which people look at the status page.
+    #[arg(long)]
+    page: Option<u64>,
+    /// Sign-ins a second: as it is, what two busy cores take on both ends.
+    #[arg(long, default_value_t = 600)]
+    sign_in_rate: u32,
     /// What cargo adds.
     #[arg(long, hide = true)]
     bench: bool,
@@ -133,10 +146,10 @@ async fn measure(options: &Options, agents: u32) -> anyhow::Result<Row> {
     settings.guid_timeout_ms = options.interval * 4_000;
     settings.handshake_max_time_ms = options.interval * 4_000;
     settings.eventpush.ssl.cert.pem = Some(std::fs::read_to_string(&certificates.ca)?);
-    let simulator = Simulator::start(settings).await.context("the simulator")?;
+    let simulator = Arc::new(Simulator::start(settings).await.context("the simulator")?);
     let relay = Relay::start(folder.path(), &simulator, agents, options)?;
     let begun = Instant::now();
-    let patience = Duration::from_secs(120 + u64::from(agents / SIGN_IN_RATE) * 3);
+    let patience = Duration::from_secs(120 + u64::from(agents / options.sign_in_rate) * 3);
     let all_in = simulator.wait_for(patience, |statistics| statistics.signed_in == agents as usize).await;
     ensure!(all_in, "{} of {agents} signed in: {}", simulator.statistics().signed_in, relay.log());
     let sign_in = begun.elapsed();
@@ -159,8 +172,12 @@ async fn measure(options: &Options, agents: u32) -> anyhow::Result<Row> {
         lateness,
         signed_out: lost.iter().map(|reason| total.signed_out(*reason)).sum(),
     };
+    if let Some(secs) = options.page.filter(|_| agents > 0) {
+        let (first_agent, operations) = (FIRST_AGENT, relay.operations);
+        page::measure(&page::Place { simulator: &simulator, operations, first_agent, agents, secs }).await?;
+    }
     drop(relay);
-    simulator.stop().await;
+    Arc::into_inner(simulator).context("nobody else has the simulator")?.stop().await;
     Ok(row)
 }
 
@@ -177,18 +194,22 @@ impl Relay {
         let at = folder.display();
         std::fs::write(folder.join("gateway-ca.pem"), simulator.ca_pem().unwrap_or_default())?;
         std::fs::write(folder.join("password"), PASSWORD)?;
+        let tokens = folder.join("tokens");
+        std::fs::write(&tokens, format!("read bench {}\n", page::TOKEN))?;
+        std::fs::set_permissions(&tokens, std::fs::Permissions::from_mode(0o600))?;
         let interval = options.interval;
         let config = format!(
             "[callback]\nlisten = '127.0.0.1:{callback}'\ncertificate_file = '{at}/cert.pem'\nkey_file = '{at}/key.pem'\n\
-             [operations]\nlisten = '127.0.0.1:{operations}'\n[spool]\ndirectory = '{at}/spool'\n[log]\nlevel = 'warn'\n\
+             [operations]\nlisten = '127.0.0.1:{operations}'\nadmin_tokens_file = '{at}/tokens'\n[spool]\ndirectory = '{at}/spool'\n[log]\nlevel = 'warn'\n\
              [[gateways]]\nname = 'main'\nbase_url = '{}'\nca_file = '{at}/gateway-ca.pem'\n\
              callback_uri = 'https://127.0.0.1:{callback}/push/main'\nheartbeat_interval_secs = {interval}\n\
-             sign_out_limit_secs = {}\nsign_in_rate_per_sec = {SIGN_IN_RATE}\n\
+             sign_out_limit_secs = {}\nsign_in_rate_per_sec = {}\n\
              [[rosters]]\nfile = '{at}/agents.csv'\ngateway = 'main'\nallow_empty = true\n\
              [rosters.defaults]\npassword_file = '{at}/password'\n\
              [sinks.file.jsonl]\npath = '{at}/events.jsonl'\n",
             simulator.base_url(),
             4 * interval,
+            options.sign_in_rate,
         );
         let mut roster = "id,phone_number\n".to_owned();
         for id in FIRST_AGENT..FIRST_AGENT + agents {

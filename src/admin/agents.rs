@@ -7,7 +7,7 @@ use super::api::{Answer, Call, Parts, query};
 use super::fault::{Fault, json};
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::SESSION_STATES;
-use crate::session::{Media, SessionView};
+use crate::session::{Glance, Media, SessionView};
 use crate::spool::AgentKey;
 
 /// An agent and its session as callers see them.
@@ -79,11 +79,6 @@ struct Page {
     next: Option<String>,
 }
 
-/// Agents by gateway and number; ids of different length are in the order of their numbers.
-fn place(view: &SessionView) -> (&str, usize, &str) {
-    (view.gateway.as_str(), view.agent_id.as_str().len(), view.agent_id.as_str())
-}
-
 pub(super) fn list(call: &Call<'_>) -> Answer {
     let query = query(call.query, &["gateway", "state", "reason", "search", "order", "limit", "after"])?;
     let limit = query.limit()?;
@@ -92,31 +87,38 @@ pub(super) fn list(call: &Call<'_>) -> Answer {
         return Err(Fault::bad_request(format_args!("states are {}", SESSION_STATES.join(", "))));
     }
     let order = Order::parse(query.text("order").unwrap_or("id"))?;
-    let after = query.text("after").map(|after| Rank::parse(order, after)).transpose()?;
-    let wanted = |view: &SessionView| {
-        query.text("gateway").is_none_or(|gateway| view.gateway.as_str() == gateway)
-            && state.is_none_or(|state| view.state == state)
-            && query.text("search").is_none_or(|part| contains(view.agent_id.as_str(), part))
-            && query.text("reason").is_none_or(|reason| view.reason == Some(reason))
+    let after = query.text("after").map(|after| Place::parse(order, after)).transpose()?;
+    let (gateway, reason, part) = (query.text("gateway"), query.text("reason"), query.text("search"));
+    let wanted = |glance: Glance<'_>| {
+        let likes = || {
+            let (now, why) = glance.state_and_reason();
+            state.is_none_or(|state| state == now) && reason.is_none_or(|reason| why == Some(reason))
+        };
+        gateway.is_none_or(|gateway| glance.gateway().as_str() == gateway)
+            && part.is_none_or(|part| contains(glance.agent_id().as_str(), part))
+            && ((state.is_none() && reason.is_none()) || likes())
     };
-    let mut found: Vec<SessionView> = call.parts.sessions.list().into_iter().filter(wanted).collect();
-    let total = found.len();
-    if let Some(after) = &after {
-        found.retain(|view| (order.urgency(view), place(view)) > after.place());
-    }
-    let more = found.len() > limit;
-    found.sort_unstable_by(|one, other| {
-        (order.urgency(one), place(one)).cmp(&(order.urgency(other), place(other)))
+    let mut total = 0;
+    // One more than is shown tells whether there is another page.
+    let mut found = call.parts.sessions.first(limit + 1, |glance| {
+        if !wanted(glance) {
+            return None;
+        }
+        total += 1;
+        let place = Place::of(order, glance);
+        after.as_ref().is_none_or(|after| place > *after).then_some(place)
     });
+    let more = found.len() > limit;
     found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|last| order.cursor(last));
-    let agents = found.into_iter().map(|view| AgentView::new(call.parts, view)).collect();
+    let next = found.last().filter(|_| more).map(|(place, _)| place.cursor(order));
+    let agents = found.into_iter().map(|(_, view)| AgentView::new(call.parts, view)).collect();
     Ok(json(StatusCode::OK, &Page { agents, total, next }))
 }
 
 /// Whether a part of an id was asked for.
 fn contains(id: &str, part: &str) -> bool {
-    id.to_ascii_lowercase().contains(&part.to_ascii_lowercase())
+    let (id, part) = (id.as_bytes(), part.as_bytes());
+    part.is_empty() || id.windows(part.len()).any(|some| some.eq_ignore_ascii_case(part))
 }
 
 /// What comes first.
@@ -136,33 +138,34 @@ impl Order {
             _ => Err(Fault::bad_request("orders are id and budget")),
         }
     }
-
-    /// Milliseconds left, where they count.
-    fn urgency(self, view: &SessionView) -> u64 {
-        match self {
-            Order::Id => 0,
-            Order::Budget => view.sign_out_budget_secs.map_or(u64::MAX, |secs| (secs * 1000.0) as u64),
-        }
-    }
-
-    /// Where the page after this agent begins.
-    fn cursor(self, last: &SessionView) -> String {
-        match self {
-            Order::Id => format!("{}/{}", last.gateway, last.agent_id),
-            Order::Budget => format!("{}/{}/{}", self.urgency(last), last.gateway, last.agent_id),
-        }
-    }
 }
 
-/// Where a page begins: after this agent, or where it was when the page before was made.
-struct Rank {
+/// Where an agent stands among the others; a page begins after such a place, where it was when the page before was made. Ids of
+/// different length are in the order of their numbers.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// Milliseconds left, where they count.
     urgency: u64,
     gateway: GatewayName,
+    length: usize,
     agent_id: AgentId,
 }
 
-impl Rank {
-    fn parse(order: Order, text: &str) -> Result<Rank, Fault> {
+impl Place {
+    fn of(order: Order, glance: Glance<'_>) -> Place {
+        let left = || glance.sign_out_budget().and_then(|left| u64::try_from(left.as_millis()).ok());
+        let urgency = match order {
+            Order::Id => 0,
+            Order::Budget => left().unwrap_or(u64::MAX),
+        };
+        Place::new(urgency, glance.gateway().clone(), glance.agent_id().clone())
+    }
+
+    fn new(urgency: u64, gateway: GatewayName, agent_id: AgentId) -> Place {
+        Place { urgency, gateway, length: agent_id.as_str().len(), agent_id }
+    }
+
+    fn parse(order: Order, text: &str) -> Result<Place, Fault> {
         let parse = || {
             let (urgency, text) = match order {
                 Order::Id => (0, text),
@@ -172,15 +175,16 @@ impl Rank {
                 }
             };
             let (gateway, agent_id) = text.split_once('/')?;
-            let (gateway, agent_id) = (GatewayName::parse(gateway).ok()?, AgentId::parse(agent_id).ok()?);
-            Some(Rank { urgency, gateway, agent_id })
+            Some(Place::new(urgency, GatewayName::parse(gateway).ok()?, AgentId::parse(agent_id).ok()?))
         };
         parse().ok_or_else(|| Fault::bad_request("after is what next of the page before said"))
     }
 
-    fn place(&self) -> (u64, (&str, usize, &str)) {
-        let id = self.agent_id.as_str();
-        (self.urgency, (self.gateway.as_str(), id.len(), id))
+    fn cursor(&self, order: Order) -> String {
+        match order {
+            Order::Id => format!("{}/{}", self.gateway, self.agent_id),
+            Order::Budget => format!("{}/{}/{}", self.urgency, self.gateway, self.agent_id),
+        }
     }
 }
 

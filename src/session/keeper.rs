@@ -37,7 +37,10 @@ const SHORTEST_FIXED_TOKEN: usize = 8;
 /// Gateways take 50 characters; older ones of other programs may be longer.
 const LONGEST_FIXED_TOKEN: usize = 256;
 
+mod look;
 mod watch;
+
+pub use look::Glance;
 
 /// Handle to all sessions; cloning is cheap.
 #[derive(Clone)]

@@ -343,6 +343,11 @@ impl Shared {
         }
     }
 
+    pub(super) fn state_and_reason(&self) -> (&'static str, Option<&'static str>) {
+        let status = self.status();
+        (status.state.as_str(), status.reason)
+    }
+
     pub(super) fn view(&self, now: Instant) -> SessionView {
         let status = self.status();
         SessionView {

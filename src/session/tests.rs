@@ -279,6 +279,46 @@ async fn a_thousand_agents_sign_in_at_the_configured_rate_and_their_heartbeats_a
     scene.gateway.check();
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_first_of_many_are_those_that_sorting_all_would_give() {
+    let ids: Vec<String> = (900..1300).map(|id| id.to_string()).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let scene = Scene::with(&ids, |_, _| {});
+    let sessions = scene.start();
+    // Half of them are signed in by then.
+    scene.pass(10).await;
+    let mut all: Vec<_> = sessions.list().into_iter().map(|view| (view.agent_id.clone(), view)).collect();
+    // By an order that is not that of the table.
+    let turned = |id: &AgentId| id.as_str().chars().rev().collect::<String>();
+    all.sort_by_key(|(id, _)| turned(id));
+    assert!(
+        all.iter().any(|(_, view)| view.state == "active")
+            && all.iter().any(|(_, view)| view.state != "active")
+    );
+    for most in [0, 1, 7, 399, 400, 1000] {
+        let mut glances = 0;
+        let first = sessions.first(most, |glance| {
+            glances += 1;
+            Some(turned(glance.agent_id()))
+        });
+        assert_eq!(glances, 400);
+        let expected: Vec<_> = all.iter().take(most).map(|(id, view)| (turned(id), view.clone())).collect();
+        assert_eq!(first, expected, "{most}");
+    }
+    let active = sessions.first(1000, |glance| {
+        let (state, reason) = glance.state_and_reason();
+        let place = (glance.gateway().clone(), glance.sign_out_budget(), reason, glance.agent_id().clone());
+        (state == "active").then_some(place)
+    });
+    let in_all = all.iter().filter(|(_, view)| view.state == "active").count();
+    assert_eq!(active.len(), in_all);
+    for ((gateway, budget, reason, agent_id), view) in active {
+        assert_eq!((&gateway, &agent_id, reason), (&view.gateway, &view.agent_id, view.reason));
+        assert_eq!(budget.map(|left| left.as_secs_f64()), view.sign_out_budget_secs);
+    }
+    scene.gateway.check();
+}
+
 fn busiest_second(scene: &Scene, operation: retcode::Operation) -> usize {
     let times: Vec<_> =
         scene.gateway.seen().iter().filter(|seen| seen.operation == operation).map(|seen| seen.at).collect();
