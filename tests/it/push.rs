@@ -4,6 +4,7 @@ mod bodies;
 mod clients;
 mod floods;
 mod heads;
+mod idle;
 mod operations;
 mod scan;
 mod tls;

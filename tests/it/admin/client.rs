@@ -6,6 +6,8 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::in_process::{connect_to, connector_to};
+
 #[path = "../../../src/admin/schema.rs"]
 mod schema;
 
@@ -168,23 +170,7 @@ fn fits(template: &str, path: &str) -> bool {
 
 /// Sends one request over TLS and reads the answer.
 pub(super) async fn over_tls(address: SocketAddr, ca_pem: &str, request: &str) -> Reply {
-    use rustls::{ClientConfig, RootCertStore};
-    use rustls_pki_types::pem::PemObject;
-    use rustls_pki_types::{CertificateDer, ServerName};
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-        roots.add(certificate.expect("a certificate")).expect("an authority");
-    }
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("known versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = TcpStream::connect(address).await.expect("it accepts");
-    let name = ServerName::try_from("127.0.0.1").expect("an address");
-    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-    let mut stream = connector.connect(name, stream).await.expect("a TLS handshake");
+    let mut stream = connect_to(address, connector_to(ca_pem)).await;
     stream.write_all(request.as_bytes()).await.expect("it reads");
     let mut bytes = Vec::new();
     drop(stream.read_to_end(&mut bytes).await);

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | slowloris, heads, callback and operations | `heads_that_trickle_in_keep_no_push_out`, `heads::a_head_that_trickles_in_is_cut_off` |
 //! | slowloris, bodies | `bodies_that_trickle_in_keep_no_push_out`, `bodies::a_body_that_does_not_come_is_refused_in_time`; without a token no body is read: `tokens::a_push_without_a_good_token_...` |
-//! | 10,000 idle connections | `ten_thousand_idle_connections_keep_no_push_out`, `tls::connections_beyond_the_limit_...` |
+//! | 10,000 idle connections | `ten_thousand_idle_connections_keep_no_push_out`, through TLS `idle::ten_thousand_...`, `tls::connections_beyond_the_limit_...` |
 //! | handshakes that never end | `tls::handshakes_that_are_never_finished_...` |
 //! | oversized and endless bodies | `bodies::a_body_that_is_too_large_...`; of the API `admin::tokens::what_is_not_there_...` |
 //! | compressed bodies, zip bombs | `bodies::compressed_bodies_are_refused` (nothing is ever unpacked) |
@@ -31,7 +31,7 @@ use crate::support::in_process::{TestRelay, answer, good, request, with_headers}
 use crate::support::{DEADLINE, eventually};
 
 /// The gateway repeats a push that is not answered in this time.
-const GATEWAY_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const GATEWAY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A push on a connection of its own; gives how long it took.
 async fn push(relay: &TestRelay) -> Duration {
@@ -40,8 +40,11 @@ async fn push(relay: &TestRelay) -> Duration {
     began.elapsed()
 }
 
+/// Whoever needs most of the files that this process may have open.
+pub(super) static MANY_FILES: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// As many files as the system lets this process have open.
-fn raise_open_files() -> u64 {
+pub(super) fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     setrlimit(Resource::Nofile, raised).expect("the soft limit may be as high as the hard one");
@@ -52,6 +55,7 @@ fn raise_open_files() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_idle_connections_keep_no_push_out() {
     const PERMITTED: u64 = 4096;
+    let _alone = MANY_FILES.lock().await;
     let files = raise_open_files();
     let count = files.saturating_sub(PERMITTED + 2000).min(10_000);
     if count < 10_000 {

@@ -280,7 +280,21 @@ impl TestRelay {
     }
 }
 
-async fn connect_to(address: SocketAddr, connector: TlsConnector) -> TlsStream<TcpStream> {
+/// Trusts this authority, and shows no certificate.
+pub(crate) fn connector_to(ca_pem: &str) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        roots.add(certificate.expect("a certificate")).expect("an authority");
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("known versions")
+        .with_root_certificates(roots);
+    TlsConnector::from(Arc::new(builder.with_no_client_auth()))
+}
+
+pub(crate) async fn connect_to(address: SocketAddr, connector: TlsConnector) -> TlsStream<TcpStream> {
     let stream = TcpStream::connect(address).await.expect("the callback listener accepts");
     let name = ServerName::try_from("127.0.0.1").expect("an address");
     connector.connect(name, stream).await.expect("a TLS handshake")
