@@ -440,6 +440,9 @@ fn the_package_holds_what_the_unit_and_its_scripts_rely_on() {
         let exists = Path::new(env!("CARGO_MANIFEST_DIR")).join(from).exists();
         assert!(exists || from.starts_with("target/") || from == "README" || from == "CHANGELOG", "{from}");
     }
+    // Nobody's address: whoever publishes it gives theirs.
+    assert!(deb["maintainer"].as_str().is_some_and(|who| who.ends_with("@ccrelay.invalid>")));
+    assert!(include_str!("../deploy/deb/build").contains("--maintainer \"${DEBFULLNAME:-"));
     assert_eq!(deb["conf-files"][0].as_str(), Some("/etc/ccrelay/config.toml"));
     let (postinst, package) =
         (include_str!("../deploy/deb/postinst"), include_str!("../deploy/deb/package.conf"));
