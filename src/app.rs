@@ -29,7 +29,7 @@ use crate::problems::Problems;
 use crate::receive::PushHandler;
 use crate::reload::{self, Desk, Reloader, SetLogLevel, Targets, Wishes};
 use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
-use crate::session::roster::{self, Changes};
+use crate::session::roster::{self, Changes, Roll};
 use crate::session::{Deps, Sessions};
 use crate::sink::Sink;
 use crate::sink::jsonl::JsonlSink;
@@ -150,6 +150,7 @@ impl Relay {
         agents.extend(put.into_iter().map(Arc::new));
         // They too hold the roster, and their task alone needs them.
         let rosters = std::mem::take(&mut config.sessions.rosters);
+        let (roll, called) = tokio::sync::watch::channel(Roll { inline: rosters.inline(), confirmed: 0 });
         let sessions = Sessions::start(SessionsConfig { agents, ..config.sessions.clone() }, deps)?;
         observer.connect(sessions.clone());
         let (desk, wishes) = Desk::new();
@@ -171,7 +172,7 @@ impl Relay {
                 sessions.clone(),
                 move |changes| note_configured(&configured, changes),
                 metrics.clone(),
-                lifecycle.reloads(),
+                called,
                 lifecycle.stopping(),
             ),
         );
@@ -190,6 +191,7 @@ impl Relay {
             operations: operations.entry.clone(),
             authenticator,
             sessions: sessions.clone(),
+            roll: Arc::new(roll),
             ways,
             set_log_level: None,
         };

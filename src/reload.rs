@@ -1,5 +1,6 @@
 //! Reads anew, while the daemon runs, what may change under it: TLS of the listeners and who may connect, authorities,
-//! revocation lists and client certificates of gateways, token secrets, routes and what is hidden, and the log level. Rosters and the tokens of the admin API
+//! revocation lists and client certificates of gateways, token secrets, agents of the configuration, routes and what is hidden, and
+//! the log level. Rosters and the tokens of the admin API
 //! look after themselves.
 //!
 //! - **When**: SIGHUP, `POST /api/v1/reload`, or when one of the files looks different; a file that is being written is left
@@ -7,7 +8,8 @@
 //! - **All or nothing**: the whole configuration is read and checked as at a start, and everything is made ready before
 //!   anything is put in force. One mistake, and all stays as it was.
 //! - **Nobody is disturbed**: listeners go on listening, open connections keep what they began with, sessions know nothing
-//!   of it. A token secret that is taken away is good for checking for one overlap more.
+//!   of it, but those of agents that were added, changed or taken away. That more than half of them are gone at once is a mistake
+//!   unless a person asked for the reload. A token secret that is taken away is good for checking for one overlap more.
 //! - **What cannot change** is named: those keys need a restart.
 
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::app::token_keys;
@@ -31,6 +33,8 @@ use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::receive::tls::TlsConfig;
 use crate::session::Sessions;
+use crate::session::config::AgentConfig;
+use crate::session::roster::{self, Inline, Roll};
 use crate::stamp::Stamp;
 
 mod expiry;
@@ -41,6 +45,8 @@ pub use expiry::show as show_expiry;
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Callers that may wait for a reload.
 const WAITING: usize = 8;
+/// The list of agents, whose keys may all change.
+const AGENTS: &str = "agents";
 /// Ends of keys that may change while the daemon runs, in the tables before the dot.
 const CHANGEABLE: &[(&str, &[&str])] = &[
     ("log", &["level"]),
@@ -131,6 +137,8 @@ pub struct Targets {
     pub authenticator: Arc<Authenticator>,
     /// The clients of gateways.
     pub sessions: Sessions,
+    /// Agents that stand in the configuration itself, for whoever keeps the sessions to them.
+    pub roll: Arc<watch::Sender<Roll>>,
     /// Where events go.
     pub ways: Ways,
     /// The log level; none when the environment decides.
@@ -195,7 +203,7 @@ impl Reloader {
         let mut ticks = tokio::time::interval_at(Instant::now() + INTERVAL, INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let mut asked = Vec::new();
+            let (mut asked, mut signalled) = (Vec::new(), false);
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {
@@ -208,20 +216,22 @@ impl Reloader {
                         continue;
                     }
                 }
-                changed = reloads.changed() => if changed.is_err() {
-                    return stop.cancelled().await;
+                changed = reloads.changed() => match changed {
+                    Ok(()) => signalled = true,
+                    Err(_) => return stop.cancelled().await,
                 },
                 Some(wish) = wishes.0.recv() => asked.push(wish),
             }
             while let Ok(wish) = wishes.0.try_recv() {
                 asked.push(wish);
             }
-            let Some((back, outcome)) = off_the_runtime(self, Reloader::reload).await else { return };
+            let confirmed = signalled || !asked.is_empty();
+            let reload = move |reloader: &mut Reloader| reloader.reload(confirmed);
+            let Some((back, outcome)) = off_the_runtime(self, reload).await else { return };
             self = back;
-            if !asked.is_empty() && matches!(outcome, Outcome::Done { .. }) {
-                // Rosters are read anew as well, as with SIGHUP.
-                lifecycle.reload();
-                reloads.mark_unchanged();
+            if signalled || (confirmed && matches!(outcome, Outcome::Done { .. })) {
+                // Rosters are read anew as well, each for itself.
+                self.targets.roll.send_modify(|roll| roll.confirmed += 1);
             }
             for wish in asked {
                 // Who asked may have gone.
@@ -238,10 +248,10 @@ impl Reloader {
         settled && self.seen != self.tried
     }
 
-    /// Reads everything and puts it in force, or leaves everything as it is.
-    fn reload(&mut self) -> Outcome {
+    /// Reads everything and puts it in force, or leaves everything as it is. With `confirmed` agents may be lost in any number.
+    fn reload(&mut self, confirmed: bool) -> Outcome {
         self.manager.reloading();
-        let outcome = match self.try_reload() {
+        let outcome = match self.try_reload(confirmed) {
             Ok(outcome) => outcome,
             Err(problems) => Outcome::Refused(problems),
         };
@@ -250,7 +260,7 @@ impl Reloader {
         outcome
     }
 
-    fn try_reload(&mut self) -> Result<Outcome, Vec<Problem>> {
+    fn try_reload(&mut self, confirmed: bool) -> Result<Outcome, Vec<Problem>> {
         // Looked at before it is read: what is written in between is read again.
         let before = stamps(&self.in_force.stamps.keys().cloned().collect::<Vec<_>>());
         (self.seen, self.tried) = (before.clone(), before);
@@ -269,6 +279,8 @@ impl Reloader {
         };
         let (current, previous) = token_keys(&config.token, &config.spool.directory)
             .map_err(|error| problem("token.secret_file", format!("{error:#}")))?;
+        let (inline, of_agents) =
+            self.agents(&config, confirmed).map_err(|message| problem(AGENTS, message))?;
         let changes = Changes {
             outline: self.in_force.outline.difference(&outline),
             before: &self.in_force.stamps,
@@ -323,6 +335,14 @@ impl Reloader {
             self.targets.ways.replace(config.sinks.clone());
             changed.push("routes".to_owned());
         }
+        if !of_agents.is_empty() {
+            changed.push(format!(
+                "agents: {} put in, {} taken out",
+                of_agents.put.len(),
+                of_agents.remove.len()
+            ));
+            self.targets.roll.send_modify(|roll| roll.inline = inline);
+        }
         let needs_restart = changes.needing_restart(self.targets.operations.tls.is_some());
         expiry::show(&config, &self.metrics);
         self.in_force.level = config.log.level;
@@ -331,6 +351,23 @@ impl Reloader {
         // What needs a restart is compared with what the daemon was started with, every time.
         self.in_force.outline = std::mem::take(&mut self.in_force.outline).with(outline, is_changeable);
         Ok(Outcome::Done { changed, needs_restart })
+    }
+
+    /// Agents of the configuration itself as they are to be, and what that changes. Those of a gateway that is not there before a
+    /// restart have to wait for it.
+    fn agents(&self, config: &Config, confirmed: bool) -> Result<(Inline, roster::Changes), String> {
+        let known =
+            |agent: &&Arc<AgentConfig>| self.targets.sessions.sign_out_limit(&agent.gateway).is_some();
+        let inline: Inline = config.sessions.rosters.inline().iter().filter(known).cloned().collect();
+        let before = self.targets.roll.borrow().inline.clone();
+        let changes = roster::diff(before.iter(), inline.iter());
+        let (lost, of) = (changes.remove.len(), before.len());
+        if !confirmed && roster::are_too_many(lost, of) {
+            return Err(format!(
+                "{lost} of {of} agents are gone at once: they are kept until SIGHUP or `ccrelay reload` says that this is meant"
+            ));
+        }
+        Ok((inline, changes))
     }
 
     fn say(&self, outcome: &Outcome) {
@@ -402,6 +439,11 @@ fn is_of_routes(key: &str) -> bool {
     }
 }
 
+/// Whether this key is one of an agent that stands in the configuration itself.
+fn is_of_agents(key: &str) -> bool {
+    end_of(key) == AGENTS && key != AGENTS
+}
+
 /// A listener that began without TLS goes on without.
 fn is_of_operations_tls(key: &str) -> bool {
     key.strip_prefix("operations.").is_some_and(|end| end_of(end) != ALLOW_FROM)
@@ -413,7 +455,7 @@ fn end_of(key: &str) -> &str {
 }
 
 fn is_changeable(key: &str) -> bool {
-    if is_of_routes(key) {
+    if is_of_routes(key) || is_of_agents(key) {
         return true;
     }
     let Some((table, end)) = key.rsplit_once('.') else { return false };
@@ -472,6 +514,9 @@ mod tests {
         ] {
             assert!(is_changeable(key), "{key}");
         }
+        for key in ["agents[0].id", "agents[12].skills[1]", "agents[3].phone_number"] {
+            assert!(is_of_agents(key) && is_changeable(key), "{key}");
+        }
         for key in [
             "routes[0].to.bus",
             "routes[1].agents[0]",
@@ -488,6 +533,9 @@ mod tests {
             "sinks.bus.window",
             "sinks.w.mqtt.topic",
             "callback",
+            "rosters[0].file",
+            "gateways[0].agent_defaults.status",
+            "agents",
             "",
         ] {
             assert!(!is_changeable(key), "{key}");

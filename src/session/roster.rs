@@ -26,7 +26,7 @@ mod watch;
 mod tests;
 
 pub use diff::{AgentKey, Changes, diff};
-pub use watch::watch;
+pub use watch::{Roll, watch};
 
 use diff::key;
 
@@ -57,9 +57,12 @@ pub struct Rosters {
     files: Vec<RosterFile>,
     /// The gateways by their names as written, with the defaults of their agents.
     gateways: HashMap<String, AgentDefaults>,
-    /// Agents of the configuration itself.
-    inline: Arc<HashSet<AgentKey>>,
+    /// Agents of the configuration itself. Where one stands in a file too, this is what counts.
+    inline: Inline,
 }
+
+/// Agents that stand in `[[agents]]` of the configuration.
+pub type Inline = Arc<[Arc<AgentConfig>]>;
 
 #[derive(Debug, Clone)]
 struct RosterFile {
@@ -119,11 +122,7 @@ impl Rosters {
     ) -> Rosters {
         let file =
             |raw| RosterFile { raw, agents: Vec::new(), stamp: None, watched: watch::Watched::default() };
-        Rosters {
-            files: rosters.into_iter().map(file).collect(),
-            gateways,
-            inline: Arc::new(inline.iter().map(|agent| key(agent)).collect()),
-        }
+        Rosters { files: rosters.into_iter().map(file).collect(), gateways, inline: inline.into() }
     }
 
     /// Reads all files for the first time and notes every mistake.
@@ -159,8 +158,30 @@ impl Rosters {
         self.files.iter().flat_map(|file| file.agents.iter().map(|entry| &entry.agent))
     }
 
+    /// Agents of the configuration itself.
+    #[must_use]
+    pub fn inline(&self) -> Inline {
+        self.inline.clone()
+    }
+
+    /// Each agent that is in force, once.
+    fn in_force(&self) -> Vec<Arc<AgentConfig>> {
+        let inline: HashSet<AgentKey> = self.inline.iter().map(|agent| key(agent)).collect();
+        let of_files = self.agents().filter(|agent| inline.is_empty() || !inline.contains(&key(agent)));
+        self.inline.iter().chain(of_files).cloned().collect()
+    }
+
     /// Reads these files and puts in force what may be. With `confirmed` agents may be lost in any number.
     pub fn load(&mut self, due: &[usize], confirmed: bool) -> Loaded {
+        self.load_with(None, due, confirmed)
+    }
+
+    /// As [`Rosters::load`], with other agents of the configuration itself.
+    fn load_with(&mut self, inline: Option<Inline>, due: &[usize], confirmed: bool) -> Loaded {
+        let old = self.in_force();
+        if let Some(inline) = inline {
+            self.inline = inline;
+        }
         let mut loaded = Loaded::default();
         let mut fresh = BTreeMap::new();
         for &index in due {
@@ -176,14 +197,13 @@ impl Rosters {
             fresh.remove(&index);
             loaded.refused.push((index, mistakes));
         }
-        let old: Vec<Arc<AgentConfig>> = self.agents().cloned().collect();
         if !confirmed {
             loaded.held = self.hold(&mut fresh);
         }
         for (index, entries) in fresh {
             self.files[index].agents = entries;
         }
-        loaded.changes = diff(&old, self.agents());
+        loaded.changes = diff(&old, &self.in_force());
         loaded
     }
 
@@ -248,7 +268,7 @@ impl Rosters {
                     elsewhere.insert(key(&entry.agent), format!("in {path} line {}", entry.line));
                 }
             }
-            elsewhere.extend(self.inline.iter().map(|key| (key.clone(), "in [[agents]]".to_owned())));
+            elsewhere.extend(self.inline.iter().map(|agent| (key(agent), "in [[agents]]".to_owned())));
             let mistakes = entries.iter().filter_map(|entry| {
                 let place = elsewhere.get(&key(&entry.agent))?;
                 Some(Mistake::twice(entry.line, place))
@@ -265,13 +285,19 @@ impl Rosters {
         for (index, entries) in fresh {
             let before = &self.files[*index].agents;
             let lost: Vec<_> = before.iter().filter(|entry| !new.contains(&key(&entry.agent))).collect();
-            if before.len() >= SMALL_ROSTER && lost.len() * 2 > before.len() {
+            if are_too_many(lost.len(), before.len()) {
                 held.push((*index, lost.len()));
                 entries.extend(lost.into_iter().cloned());
             }
         }
         held
     }
+}
+
+/// Whether so many agents of so many are not lost at once without a person's word.
+#[must_use]
+pub fn are_too_many(lost: usize, of: usize) -> bool {
+    of >= SMALL_ROSTER && lost * 2 > of
 }
 
 impl Mistake {

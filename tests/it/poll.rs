@@ -117,7 +117,6 @@ async fn events_of_polled_agents_are_published_in_order_over_a_restart_and_the_r
 
     // An agent that leaves the file is signed out.
     std::fs::write(path.join("agents.csv"), "id,phone_number\n1002,71002\n").expect("a file");
-    relay.lifecycle.reload();
     let gone = || async { simulator.session(&one).is_none().then_some(()) };
     eventually("the agent is signed out", DEADLINE, gone).await;
     assert!(simulator.session(&two).is_some());

@@ -81,8 +81,8 @@ fn lines(ids: impl IntoIterator<Item = u32>) -> String {
 
 /// Looks at the files twice, as the watcher does a few seconds apart.
 fn look(rosters: &mut Rosters, metrics: &Metrics) -> Changes {
-    let mut changes = rosters.poll(Instant::now(), false, metrics);
-    changes.extend(rosters.poll(Instant::now(), false, metrics));
+    let mut changes = rosters.poll(Instant::now(), None, false, metrics);
+    changes.extend(rosters.poll(Instant::now(), None, false, metrics));
     changes
 }
 
@@ -186,8 +186,8 @@ fn a_changed_file_adds_changes_and_removes_agents_and_touches_no_others() {
     assert!(look(&mut rosters, &metrics).is_empty());
     folder.write("agents.csv", &lines([1001, 1003, 1004]).replace("71003", "8"));
     // While it may still be written to nothing is done.
-    assert!(rosters.poll(Instant::now(), false, &metrics).is_empty());
-    let changes = rosters.poll(Instant::now(), false, &metrics);
+    assert!(rosters.poll(Instant::now(), None, false, &metrics).is_empty());
+    let changes = rosters.poll(Instant::now(), None, false, &metrics);
     assert_eq!(ids(&changes), (vec!["1003", "1004"], vec!["1002"]));
     assert!(look(&mut rosters, &metrics).is_empty());
     assert_eq!(metrics.roster_agents.with_label_values(&["main"]).get(), 4);
@@ -203,10 +203,10 @@ fn a_broken_file_keeps_what_was_there_is_counted_once_and_mends_itself() {
     let counted = || (metrics.roster_reload_failures.get(), metrics.rosters_stale.get());
     assert_eq!(counted(), (1, 1));
     let later = Instant::now() + Duration::from_secs(60);
-    assert!(rosters.poll(later, false, &metrics).is_empty());
+    assert!(rosters.poll(later, None, false, &metrics).is_empty());
     assert_eq!(counted(), (1, 1));
     folder.write("1002", "hush-hush");
-    let changes = rosters.poll(later + Duration::from_secs(60), false, &metrics);
+    let changes = rosters.poll(later + Duration::from_secs(60), None, false, &metrics);
     assert_eq!(ids(&changes), (vec!["1002"], vec!["1001"]));
     assert_eq!(counted(), (1, 0));
 
@@ -226,7 +226,7 @@ fn more_than_half_of_a_roster_is_lost_only_when_a_person_confirms_it() {
     let changes = look(&mut rosters, &metrics);
     assert_eq!(ids(&changes), (vec!["1020"], vec![]));
     assert_eq!((metrics.roster_reload_failures.get(), metrics.rosters_stale.get()), (1, 1));
-    let changes = rosters.poll(Instant::now(), true, &metrics);
+    let changes = rosters.poll(Instant::now(), None, true, &metrics);
     assert_eq!(changes.remove.len(), 11);
     assert_eq!(metrics.rosters_stale.get(), 0);
     // Half or less goes at once.
@@ -258,4 +258,52 @@ fn an_agent_that_moves_to_another_file_is_not_touched() {
     assert!(look(&mut rosters, &metrics).is_empty());
     assert_eq!(metrics.rosters_stale.get(), 1);
     assert!(rosters.agents().any(|agent| agent.gateway == GatewayName::parse("main").unwrap()));
+}
+
+/// An agent as `[[agents]]` has it, with what it takes from its gateway.
+fn inline(raw: &serde_json::Value) -> Inline {
+    let raw = serde_json::from_value(raw.clone()).unwrap();
+    let mut problems = Problems::default();
+    let config = validate_all(vec![gateway("main"), gateway("other")], vec![raw], Vec::new(), &mut problems);
+    assert!(problems.found().is_empty());
+    config.rosters.inline()
+}
+
+#[test]
+fn an_agent_that_moves_between_configuration_and_roster_is_not_touched() {
+    let folder = Folder::new();
+    let agent = serde_json::json!({
+        "gateway": "main", "id": "1003", "phone_number": "71003", "password_file": folder.path("1003"),
+    });
+    let mut rosters = rosters(vec![folder.roster("agents.csv", &lines(1001..1004), 1001..1004)]);
+    let metrics = metrics();
+    // From the roster into the configuration, where agent 500 stood until now.
+    folder.write("agents.csv", &lines(1001..1003));
+    let changes = rosters.poll(Instant::now(), Some(inline(&agent)), true, &metrics);
+    assert_eq!(ids(&changes), (vec![], vec!["500"]));
+    assert_eq!(metrics.roster_agents.with_label_values(&["main"]).get(), 3);
+    // And back.
+    folder.write("agents.csv", &lines(1001..1004));
+    let changes = rosters.poll(Instant::now(), Some(Inline::default()), false, &metrics);
+    assert_eq!(ids(&changes), (vec![], vec![]));
+    assert_eq!(metrics.roster_agents.with_label_values(&["main"]).get(), 3);
+    assert_eq!(metrics.rosters_stale.get(), 0);
+}
+
+#[test]
+fn an_agent_that_stands_in_the_configuration_and_in_a_roster_that_is_not_read_yet_is_as_the_configuration_says()
+ {
+    let folder = Folder::new();
+    let agent = serde_json::json!({
+        "gateway": "main", "id": "1001", "phone_number": "9", "password_file": folder.path("1001"),
+    });
+    let mut rosters = rosters(vec![folder.roster("agents.csv", &lines(1001..1003), 1001..1003)]);
+    let metrics = metrics();
+    let changes = rosters.poll(Instant::now(), Some(inline(&agent)), false, &metrics);
+    assert_eq!(ids(&changes), (vec!["1001"], vec!["500"]));
+    assert_eq!(changes.put[0].options.phone_number, "9");
+    assert_eq!(metrics.rosters_stale.get(), 1, "the roster has it too");
+    folder.write("agents.csv", &lines(1002..1003));
+    assert!(rosters.poll(Instant::now(), None, true, &metrics).is_empty());
+    assert_eq!(metrics.rosters_stale.get(), 0);
 }

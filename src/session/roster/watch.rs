@@ -1,16 +1,18 @@
 //! Watches roster files and keeps the sessions to them.
 //!
 //! Files are looked at every few seconds, which works on every file system and needs nothing else; a file that is
-//! being written is left alone until it has looked the same twice. SIGHUP reads all of them at once, and confirms
-//! that agents may be lost.
+//! being written is left alone until it has looked the same twice. Whoever reads the configuration anew hands over the agents
+//! that stand in it ([`Roll`]), and with SIGHUP the word that all files are to be read at once and that agents may be lost: in
+//! this order, so that an agent that has moved from one to the other is not touched.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Changes, Loaded, Mistake, Rosters};
+use super::{Changes, Inline, Loaded, Mistake, Rosters};
 use crate::metrics::Metrics;
 use crate::session::Sessions;
 use crate::stamp::Stamp;
@@ -35,32 +37,46 @@ pub(super) struct Watched {
     retry: Option<Instant>,
 }
 
-/// Keeps the sessions to the rosters until the stop; `reloads` changes with each SIGHUP. `tell` hears of changes before they
+/// What the rest of the daemon says of agents.
+#[derive(Debug, Clone)]
+pub struct Roll {
+    /// Those of the configuration itself.
+    pub inline: Inline,
+    /// How often a person has asked for all to be read anew, which confirms that agents may be lost.
+    pub confirmed: u64,
+}
+
+/// Keeps the sessions to the rosters and the roll until the stop. `tell` hears of changes before they
 /// are made.
 pub async fn watch(
     mut rosters: Rosters,
     sessions: Sessions,
     tell: impl Fn(&Changes),
     metrics: Metrics,
-    mut reloads: Receiver<u64>,
+    mut roll: Receiver<Roll>,
     stop: CancellationToken,
 ) {
     rosters.show(&metrics);
+    let mut known = roll.borrow_and_update().clone();
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let confirmed = tokio::select! {
+        tokio::select! {
             () = stop.cancelled() => return,
-            _ = ticks.tick() => false,
-            changed = reloads.changed() => match changed {
-                Ok(()) => true,
-                Err(_nobody_can_ask_any_more) => return stop.cancelled().await,
+            _ = ticks.tick() => {}
+            changed = roll.changed() => if changed.is_err() {
+                // Nobody says anything any more.
+                return stop.cancelled().await;
             },
-        };
+        }
+        let called = roll.borrow_and_update().clone();
+        let fresh = (!Arc::ptr_eq(&called.inline, &known.inline)).then(|| called.inline.clone());
+        let confirmed = called.confirmed != known.confirmed;
+        known = called;
         let (now, counted) = (Instant::now(), metrics.clone());
         // Files may lie on a disk that hangs.
         let polled = tokio::task::spawn_blocking(move || {
-            let changes = rosters.poll(now, confirmed, &counted);
+            let changes = rosters.poll(now, fresh, confirmed, &counted);
             (rosters, changes)
         });
         let Ok((back, changes)) = polled.await else { return };
@@ -85,13 +101,21 @@ fn apply(changes: Changes, sessions: &Sessions) {
 }
 
 impl Rosters {
-    /// Reads the files that have changed, or with `confirmed` all of them, and says what is to be done.
-    pub(super) fn poll(&mut self, now: Instant, confirmed: bool, metrics: &Metrics) -> Changes {
-        let due: Vec<usize> = (0..self.files.len()).filter(|at| self.is_due(*at, now) || confirmed).collect();
-        if due.is_empty() {
+    /// Reads the files that have changed, or all of them when that is `confirmed` or the configuration has other agents, and says
+    /// what is to be done.
+    pub(super) fn poll(
+        &mut self,
+        now: Instant,
+        inline: Option<Inline>,
+        confirmed: bool,
+        metrics: &Metrics,
+    ) -> Changes {
+        let all = confirmed || inline.is_some();
+        let due: Vec<usize> = (0..self.files.len()).filter(|at| self.is_due(*at, now) || all).collect();
+        if due.is_empty() && inline.is_none() {
             return Changes::default();
         }
-        let loaded = self.load(&due, confirmed);
+        let loaded = self.load_with(inline, &due, confirmed);
         self.report(&due, &loaded, now, metrics);
         self.show(metrics);
         loaded.changes
@@ -142,7 +166,7 @@ impl Rosters {
         let stale = stale.filter(|watched| !watched.refused.is_empty() || watched.held > 0).count();
         metrics.rosters_stale.set(i64::try_from(stale).unwrap_or(i64::MAX));
         for name in self.gateways.keys() {
-            let inline = self.inline.iter().filter(|(gateway, _)| gateway.as_str() == name).count();
+            let inline = self.inline.iter().filter(|agent| agent.gateway.as_str() == name).count();
             let agents = self.agents().filter(|agent| agent.gateway.as_str() == name).count() + inline;
             let gauge = metrics.roster_agents.with_label_values(&[name]);
             gauge.set(i64::try_from(agents).unwrap_or(i64::MAX));

@@ -221,3 +221,83 @@ async fn state_and_sinks_are_shown_with_an_exit_code() {
     assert!(text(&output.stdout).contains("1 suspended"), "{}", text(&output.stdout));
     scene.end().await;
 }
+
+/// An agent's table, as it stands in the configuration.
+fn table(scene: &Scene, id: u32) -> String {
+    let folder = scene.relay.folder().display();
+    format!(
+        "[[agents]]\ngateway = \"main\"\nid = \"{id}\"\npassword_file = \"{folder}/password\"\nphone_number = \"7{id}\"\n"
+    )
+}
+
+async fn is_gone(scene: &Scene, id: u32) {
+    let (client, path) = (scene.admin(), format!("/api/v1/agents/main/{id}"));
+    eventually(&format!("agent {id} gone"), DEADLINE, || async {
+        (client.get(&path).await.status == 404).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_of_the_configuration_come_change_and_go_and_the_others_notice_nothing() {
+    let (scene, _) = scene().await;
+    scene.simulator.play(20.0);
+    let (second, fourth) = (table(&scene, 1002), table(&scene, 1004));
+    let third = table(&scene, 1003);
+    let text = third.replace("phone_number = \"71003\"", "phone_number = \"79999\"\ntakeover = true");
+    scene.relay.edit(&third, &text);
+    scene.relay.edit(&second, &fourth);
+    let added = scene.agent_in("1004", "active").await;
+    assert_eq!(added["origin"], "configuration");
+    is_gone(&scene, 1002).await;
+    assert!(scene.simulator.session(&AgentId::parse("1002").expect("an id")).is_none(), "it was signed out");
+    assert_eq!(scene.relay.metric("ccrelay_restart_needed").await, 0.0, "{}", scene.relay.log());
+    assert_eq!(scene.relay.metric("ccrelay_roster_agents").await, 3.0);
+    let refused = scene.admin().call("DELETE", "/api/v1/agents/main/1004", "").await;
+    assert_eq!(refused.status, 409, "{}", refused.text);
+
+    // A mistake anywhere, and nobody comes or goes.
+    let before = scene.relay.metric(REFUSED).await;
+    let wrong = table(&scene, 1005).replace("gateway = \"main\"", "gateway = \"nowhere\"");
+    scene.relay.edit(&fourth, &wrong);
+    above(&scene, REFUSED, before).await;
+    play_on(&scene, 60).await;
+    scene.agent_in("1004", "active").await;
+    scene.relay.edit(&wrong, &fourth);
+    let output = ccrelay(&scene, &["reload"]).await;
+    assert!(text_of(&output).contains("nothing has changed"), "{}", text_of(&output));
+
+    for id in ["1001", "1003", "1004"] {
+        let counts = scene.simulator.counts(&AgentId::parse(id).expect("an id"));
+        assert_eq!((counts.sign_ins, counts.pushes_failed), (1, 0), "{id}: {counts:?}");
+        assert!(counts.sign_outs.is_empty(), "{id}: {counts:?}");
+    }
+    scene.end().await;
+}
+
+fn text_of(output: &Output) -> String {
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_has_lost_most_of_its_agents_needs_a_persons_word() {
+    let (scene, _) = scene().await;
+    // The gateway knows nine of them.
+    let more: String = (1004..=1012).map(|id| table(&scene, id)).collect();
+    let first = table(&scene, 1001);
+    scene.relay.edit(&first, &format!("{more}{first}"));
+    scene.agent_in("1009", "active").await;
+    let before = scene.relay.metric(REFUSED).await;
+    scene.relay.edit(&more, "");
+    above(&scene, REFUSED, before).await;
+    assert!(scene.relay.log().contains("9 of 12 agents are gone at once"), "{}", scene.relay.log());
+    scene.agent_in("1009", "active").await;
+    let output = ccrelay(&scene, &["reload"]).await;
+    assert!(text_of(&output).contains("0 put in, 9 taken out"), "{}", text_of(&output));
+    is_gone(&scene, 1009).await;
+    for id in ["1001", "1002", "1003"] {
+        let counts = scene.simulator.counts(&AgentId::parse(id).expect("an id"));
+        assert_eq!((counts.sign_ins, counts.sign_outs.len()), (1, 0), "{id}: {counts:?}");
+    }
+    scene.end().await;
+}
