@@ -83,8 +83,7 @@ impl Relay {
         let gateways: Vec<GatewayName> = config.sessions.gateways.iter().map(|g| g.name.clone()).collect();
         let names = config.sinks.iter().map(|sink| (sink.name.as_str(), sink.kind.reasons()));
         let metrics = Metrics::new(gateways.iter().map(GatewayName::as_str), names).context("metrics")?;
-        let tls = config.callback.tls.server_config()?;
-        let tls = Arc::new(ArcSwap::from_pointee(tls));
+        let tls = Arc::new(ArcSwap::new(config.callback.tls.made.clone()));
         reload::show_expiry(&config, &metrics);
         let (spool, threads) = open_spool(&config, &metrics, &clock).await?;
         let authenticator = Arc::new(authenticator(&config.token, &config.spool.directory, &clock)?);
@@ -429,9 +428,8 @@ impl Operations {
         let api = Api::new(tokens, metrics.clone(), readiness.clone(), stop.clone());
         let handler =
             OperationsHandler { metrics: metrics.clone(), readiness: readiness.clone(), api: api.clone() };
-        let tls = config.tls.as_ref().map(|tls| tls.server_config()).transpose()?;
         let entry = Entry {
-            tls: tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls))),
+            tls: config.tls.as_ref().map(|tls| Arc::new(ArcSwap::new(tls.made.clone()))),
             allowed: Arc::new(ArcSwap::from_pointee(config.allowed.clone())),
         };
         let bind =

@@ -31,7 +31,6 @@ use crate::listen::Entry;
 use crate::listen::allow::SharedAllowList;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
-use crate::receive::tls::TlsConfig;
 use crate::session::Sessions;
 use crate::session::config::AgentConfig;
 use crate::session::roster::{self, Inline, Roll};
@@ -80,6 +79,9 @@ const CHANGEABLE: &[(&str, &[&str])] = &[
 ];
 
 const ALLOW_FROM: &str = "allow_from";
+
+/// What files look like.
+type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
 
 /// Sets the log level of the running process.
 pub type SetLogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -158,7 +160,7 @@ struct InForce {
     outline: Outline,
     level: String,
     /// What files looked like when they were read.
-    stamps: BTreeMap<PathBuf, Option<Stamp>>,
+    stamps: Stamps,
 }
 
 /// Watches files and reloads.
@@ -168,8 +170,8 @@ pub struct Reloader {
     targets: Arc<Targets>,
     in_force: InForce,
     /// What files looked like at the last look, and at the last try.
-    seen: BTreeMap<PathBuf, Option<Stamp>>,
-    tried: BTreeMap<PathBuf, Option<Stamp>>,
+    seen: Stamps,
+    tried: Stamps,
     metrics: Metrics,
     manager: Notifier,
 }
@@ -263,20 +265,10 @@ impl Reloader {
     fn try_reload(&mut self, confirmed: bool) -> Result<Outcome, Vec<Problem>> {
         // Looked at before it is read: what is written in between is read again.
         let before = stamps(&self.in_force.stamps.keys().cloned().collect::<Vec<_>>());
-        (self.seen, self.tried) = (before.clone(), before);
+        (self.seen, self.tried) = (before.clone(), before.clone());
         let problem = |key: &str, message: String| vec![Problem { key: key.to_owned(), message }];
-        let (config, outline) = config::load_outlined(&self.path).map_err(problems_of)?;
-        let now = stamps(&files(&self.path, &config));
+        let (config, outline, now) = self.read(before).map_err(problems_of)?;
 
-        let server = |table: &str, tls: &TlsConfig| {
-            let made = tls.server_config();
-            made.map_err(|error| problem(&format!("{table}.{}", error.key()), error.to_string()))
-        };
-        let callback = server("callback", &config.callback.tls)?;
-        let operations = match (&self.targets.operations.tls, &config.operations.tls) {
-            (Some(target), Some(tls)) => Some((target, server("operations", tls)?, tls)),
-            _ => None,
-        };
         let (current, previous) = token_keys(&config.token, &config.spool.directory)
             .map_err(|error| problem("token.secret_file", format!("{error:#}")))?;
         let (inline, of_agents) =
@@ -299,14 +291,15 @@ impl Reloader {
         })?;
 
         let mut changed = Vec::new();
-        if changes.of_tls("callback") || changes.any_file(config.callback.tls.files()) {
-            self.targets.callback_tls.store(Arc::new(callback));
+        let tls = &config.callback.tls;
+        if changes.of_tls("callback") || changes.any_file(tls.from.files()) {
+            self.targets.callback_tls.store(tls.made.clone());
             changed.push("certificate of the callback listener".to_owned());
         }
-        if let Some((target, tls, from)) = operations
-            && (changes.of_tls("operations") || changes.any_file(from.files()))
+        if let (Some(target), Some(tls)) = (&self.targets.operations.tls, &config.operations.tls)
+            && (changes.of_tls("operations") || changes.any_file(tls.from.files()))
         {
-            target.store(Arc::new(tls));
+            target.store(tls.made.clone());
             changed.push("certificate of the operations listener".to_owned());
         }
         for (listener, target, allowed) in [
@@ -353,6 +346,21 @@ impl Reloader {
         Ok(Outcome::Done { changed, needs_restart })
     }
 
+    /// Reads the configuration, and gives what its files looked like before that; known are those that were looked at already.
+    fn read(&self, mut known: Stamps) -> Result<(Config, Outline, Stamps), ConfigError> {
+        loop {
+            let (config, outline) = config::load_outlined(&self.path)?;
+            let files = files(&self.path, &config);
+            let looks: Option<Stamps> =
+                files.iter().map(|file| Some((file.clone(), *known.get(file)?))).collect();
+            match looks {
+                Some(looks) => return Ok((config, outline, looks)),
+                // One of them was named for the first time: once more, with a look before.
+                None => known = stamps(&files),
+            }
+        }
+    }
+
     /// Agents of the configuration itself as they are to be, and what that changes. Those of a gateway that is not there before a
     /// restart have to wait for it.
     fn agents(&self, config: &Config, confirmed: bool) -> Result<(Inline, roster::Changes), String> {
@@ -396,8 +404,8 @@ impl Reloader {
 /// What is other than it was.
 struct Changes<'a> {
     outline: Vec<String>,
-    before: &'a BTreeMap<PathBuf, Option<Stamp>>,
-    now: &'a BTreeMap<PathBuf, Option<Stamp>>,
+    before: &'a Stamps,
+    now: &'a Stamps,
 }
 
 impl Changes<'_> {
@@ -465,15 +473,15 @@ fn is_changeable(key: &str) -> bool {
 
 /// Every file that is read anew.
 fn files(path: &Path, config: &Config) -> Vec<PathBuf> {
-    let callback = config.callback.tls.files();
-    let operations = config.operations.tls.iter().flat_map(TlsConfig::files);
+    let callback = config.callback.tls.from.files();
+    let operations = config.operations.tls.iter().flat_map(|tls| tls.from.files());
     let secrets = [&config.token.secret_file, &config.token.previous_secret_file].into_iter().flatten();
     let gateways = config.sessions.gateways.iter().flat_map(|gateway| gateway.files());
     let named = callback.chain(operations).chain(secrets).chain(gateways).chain(&config.mask_secret_file);
     std::iter::once(path.to_path_buf()).chain(named.cloned()).collect()
 }
 
-fn stamps(files: &[PathBuf]) -> BTreeMap<PathBuf, Option<Stamp>> {
+fn stamps(files: &[PathBuf]) -> Stamps {
     files.iter().map(|file| (file.clone(), Stamp::of(file))).collect()
 }
 

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use ccrelay::receive::reply;
@@ -18,8 +17,8 @@ use tokio_rustls::TlsAcceptor;
 
 /// Serves until the process ends.
 pub(crate) async fn serve(port: u16, certificate: &Path, key: &Path) -> anyhow::Result<()> {
-    let acceptor =
-        TlsAcceptor::from(Arc::new(TlsConfig::new(certificate.into(), key.into()).server_config()?));
+    let tls = TlsConfig::new(certificate.into(), key.into()).checked();
+    let acceptor = TlsAcceptor::from(tls.map_err(|mut faults| faults.remove(0))?.made);
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     loop {
         let (stream, _) = listener.accept().await?;

@@ -220,7 +220,7 @@ mod tests {
         let ca = folder.path().join("ca.pem");
         std::fs::write(&file, format!("{text}{gateway}ca_file = '{}'\n", ca.display())).unwrap();
         let config = crate::config::load(&file).unwrap();
-        assert!(config.callback.tls.clients.is_some_and(|clients| clients.required));
+        assert!(config.callback.tls.from.clients.is_some_and(|clients| clients.required));
     }
 
     #[test]

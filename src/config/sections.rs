@@ -15,7 +15,7 @@ use crate::deliver::Repeats;
 use crate::listen::Limits;
 use crate::listen::allow::AllowList;
 use crate::receive::PushLimits;
-use crate::receive::tls::{ClientCertificates, TlsConfig, TlsVersion, suites};
+use crate::receive::tls::{CheckedTls, ClientCertificates, TlsConfig, TlsError, TlsVersion, suites};
 use crate::route::{Router, TopicRules, TopicTemplate};
 use crate::session::config::{RawAgent, RawGateway, SessionsConfig};
 use crate::session::roster::RawRoster;
@@ -329,7 +329,7 @@ pub struct CallbackConfig {
     /// Where it listens.
     pub listen: SocketAddr,
     /// Certificate, versions, and certificates of clients.
-    pub tls: TlsConfig,
+    pub tls: CheckedTls,
     /// Who may connect.
     pub allowed: AllowList,
     /// Limits of connections and heads.
@@ -357,7 +357,7 @@ pub struct OperationsConfig {
     /// Tokens of the admin API, which is off without.
     pub admin_tokens_file: Option<PathBuf>,
     /// Plain HTTP without.
-    pub tls: Option<TlsConfig>,
+    pub tls: Option<CheckedTls>,
     /// Who may connect.
     pub allowed: AllowList,
 }
@@ -440,7 +440,7 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
     raw.token.check(problems);
     within(problems, "shutdown.grace_secs", raw.shutdown.grace_secs, 0, LONGEST_SECS);
     Some(Config {
-        callback,
+        callback: callback?,
         token: TokenConfig {
             secret_file: raw.token.secret_file,
             previous_secret_file: raw.token.previous_secret_file,
@@ -481,7 +481,8 @@ fn validate_log(raw: RawLog, problems: &mut Problems) -> LogConfig {
 }
 
 impl RawCallback {
-    fn validate(self, problems: &mut Problems) -> CallbackConfig {
+    /// `None` only when something was noted.
+    fn validate(self, problems: &mut Problems) -> Option<CallbackConfig> {
         within(problems, "callback.max_connections", self.max_connections as u64, 1, MOST_CONNECTIONS);
         within(problems, "callback.max_body_bytes", self.max_body_bytes as u64, 1, MOST_BODY_BYTES);
         let least = MAX_HEAD_BYTES as u64;
@@ -505,11 +506,12 @@ impl RawCallback {
             ),
             ..TlsConfig::new(self.certificate_file, self.key_file)
         };
-        check_tls("callback", &tls, problems);
-        CallbackConfig {
+        let tls = checked_tls("callback", tls, problems);
+        let allowed = networks("callback", &self.allow_from, problems);
+        Some(CallbackConfig {
             listen: self.listen,
-            tls,
-            allowed: networks("callback", &self.allow_from, problems),
+            tls: tls?,
+            allowed,
             limits: Limits {
                 max_connections: self.max_connections,
                 handshake_timeout: Duration::from_secs(self.handshake_timeout_secs),
@@ -523,7 +525,7 @@ impl RawCallback {
                 max_body_bytes: self.max_body_bytes,
                 body_timeout: Duration::from_secs(self.body_timeout_secs),
             },
-        }
+        })
     }
 }
 
@@ -552,12 +554,11 @@ impl RawOperations {
             }
             _ => None,
         };
-        if let Some(tls) = &tls {
-            check_tls("operations", tls, problems);
-        }
+        let is_tls = tls.is_some();
+        let tls = tls.and_then(|tls| checked_tls("operations", tls, problems));
         let open = self.admin_tokens_file.is_some() && !self.listen.ip().is_loopback();
         let unsure = [CERTIFICATE, KEY, "operations.listen"].iter().any(|key| problems.suspect(key));
-        if open && tls.is_none() && !unsure {
+        if open && !is_tls && !unsure {
             problems.add(
                 CERTIFICATE,
                 "is required with admin_tokens_file where listen is not a loopback address",
@@ -568,14 +569,17 @@ impl RawOperations {
     }
 }
 
-/// Reads all files of a listener's TLS, and finds out whether they go together.
-fn check_tls(table: &str, tls: &TlsConfig, problems: &mut Problems) {
+/// Reads all files of a listener's TLS, once, and makes its settings of them; `None` when something was noted.
+fn checked_tls(table: &str, tls: TlsConfig, problems: &mut Problems) -> Option<CheckedTls> {
     if problems.suspect(&format!("{table}.tls_min_version")) {
-        return;
+        return None;
     }
-    for fault in tls.faults() {
-        problems.add(format!("{table}.{}", fault.key()), fault);
-    }
+    let noted = |faults: Vec<TlsError>| {
+        for fault in faults {
+            problems.add(format!("{table}.{}", fault.key()), fault);
+        }
+    };
+    tls.checked().map_err(noted).ok()
 }
 
 fn cipher_suites(

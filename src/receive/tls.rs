@@ -8,6 +8,7 @@
 //! - rustls with ring knows TLS 1.2 and 1.3 with forward secrecy and authenticated encryption only, no renegotiation and no
 //!   compression: nothing weak can be configured.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,6 +38,23 @@ pub struct TlsConfig {
     pub cipher_suites: Vec<SupportedCipherSuite>,
     /// How clients show who they are; they do not when absent.
     pub clients: Option<ClientCertificates>,
+}
+
+/// TLS of one listener with what was made of its files when they were checked: what was found to be in order is what is put in
+/// force, whatever becomes of the files meanwhile.
+#[derive(Clone)]
+pub struct CheckedTls {
+    /// What was configured.
+    pub from: TlsConfig,
+    /// What it came to.
+    pub made: Arc<ServerConfig>,
+}
+
+impl fmt::Debug for CheckedTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not what was made, which holds keys.
+        self.from.fmt(f)
+    }
 }
 
 /// Certificates of clients.
@@ -169,34 +187,36 @@ impl TlsConfig {
         [&self.certificate_file, &self.key_file].into_iter().chain(clients)
     }
 
-    /// Everything that is wrong with the files, as far as one mistake does not only follow from another.
-    #[must_use]
-    pub fn faults(&self) -> Vec<TlsError> {
-        let mut faults = Vec::new();
-        let chain = read_chain(&self.certificate_file).map_err(|error| faults.push(error)).is_ok();
-        let key = read_key(&self.key_file).map_err(|error| faults.push(error)).is_ok();
-        if chain && key {
-            let alone = TlsConfig { clients: None, ..self.clone() };
-            faults.extend(alone.server_config().err());
-        }
-        if let Some(clients) = &self.clients {
-            let (roots, lists) = (clients.authorities(), clients.revocations());
-            let readable = roots.is_ok() && lists.is_ok();
-            faults.extend(roots.err().into_iter().chain(lists.err()));
-            if readable {
-                faults.extend(clients.verifier(self.provider()).err());
-            }
-        }
-        faults
-    }
-
-    /// Settings for a listener of HTTP/1.1.
+    /// Settings for a listener of HTTP/1.1, of what stands in the files now.
     ///
     /// # Errors
-    /// When a file cannot be read, or what stands in them does not go together.
-    pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
+    /// Everything that is wrong with the files or does not go together, as far as one mistake does not only follow from another.
+    pub fn checked(self) -> Result<CheckedTls, Vec<TlsError>> {
+        let mut faults = Vec::new();
+        let chain = read_chain(&self.certificate_file).map_err(|error| faults.push(error));
+        let key = read_key(&self.key_file).map_err(|error| faults.push(error));
         let provider = self.provider();
-        let (chain, private) = (read_chain(&self.certificate_file)?, read_key(&self.key_file)?);
+        let clients = self.clients.as_ref().map(|clients| clients.verifier(provider.clone(), &mut faults));
+        let made = match (chain, key) {
+            (Ok(chain), Ok(key)) => self.make(chain, key, provider, clients.flatten()),
+            _ => return Err(faults),
+        };
+        match made {
+            Ok(made) if faults.is_empty() => Ok(CheckedTls { from: self, made: Arc::new(made) }),
+            made => {
+                faults.extend(made.err());
+                Err(faults)
+            }
+        }
+    }
+
+    fn make(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        private: PrivateKeyDer<'static>,
+        provider: Arc<CryptoProvider>,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<ServerConfig, TlsError> {
         let unusable = |source| TlsError::Unusable {
             certificate: self.certificate_file.clone(),
             key: self.key_file.clone(),
@@ -210,12 +230,11 @@ impl TlsConfig {
         if !provider.cipher_suites.iter().any(usable) {
             return Err(TlsError::NoSuite { key: self.key_file.clone() });
         }
-        let builder = ServerConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(versions)
-            .map_err(setup)?;
-        let builder = match &self.clients {
+        let builder =
+            ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(setup)?;
+        let builder = match clients {
             None => builder.with_no_client_auth(),
-            Some(clients) => builder.with_client_cert_verifier(clients.verifier(provider)?),
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
         };
         let mut config = builder.with_single_cert(chain, private).map_err(unusable)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -239,17 +258,25 @@ impl TlsConfig {
 
 impl ClientCertificates {
     /// Checks chain, time, purpose, and revocation where there are lists: one of each authority in the chain, or its
-    /// certificates are refused. That a list is out of date is not a reason to refuse, as towards gateways.
-    fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(self.authorities()?), provider);
-        let builder = builder.with_crls(self.revocations()?);
+    /// certificates are refused. That a list is out of date is not a reason to refuse, as towards gateways. `None` when something is
+    /// wrong, which is noted.
+    fn verifier(
+        &self,
+        provider: Arc<CryptoProvider>,
+        faults: &mut Vec<TlsError>,
+    ) -> Option<Arc<dyn ClientCertVerifier>> {
+        let roots = self.authorities().map_err(|error| faults.push(error));
+        let lists = self.revocations().map_err(|error| faults.push(error));
+        let (Ok(roots), Ok(lists)) = (roots, lists) else { return None };
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).with_crls(lists);
         let builder = if self.required { builder } else { builder.allow_unauthenticated() };
-        builder.build().map_err(|source| match (&self.crl_file, source) {
+        let fault = |source| match (&self.crl_file, source) {
             (Some(path), source @ VerifierBuilderError::InvalidCrl(_)) => {
                 TlsError::Revocations { path: path.clone(), source }
             }
             (_, source) => TlsError::Setup(source.to_string()),
-        })
+        };
+        builder.build().map_err(|source| faults.push(fault(source))).ok()
     }
 
     fn authorities(&self) -> Result<RootCertStore, TlsError> {

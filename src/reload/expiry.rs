@@ -11,12 +11,12 @@ use crate::receive::tls;
 /// Shows the ends of all certificates that `config` names.
 pub fn show(config: &Config, metrics: &Metrics) {
     metrics.certificate_expiry.reset();
-    set(metrics, "callback", "", &config.callback.tls.certificate_file);
-    if let Some(clients) = &config.callback.tls.clients {
+    set(metrics, "callback", "", &config.callback.tls.from.certificate_file);
+    if let Some(clients) = &config.callback.tls.from.clients {
         set(metrics, "callback_client_ca", "", &clients.ca_file);
     }
     if let Some(tls) = &config.operations.tls {
-        set(metrics, "operations", "", &tls.certificate_file);
+        set(metrics, "operations", "", &tls.from.certificate_file);
     }
     for gateway in &config.sessions.gateways {
         if let Some((chain, _)) = &gateway.client_certificate {

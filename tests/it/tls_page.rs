@@ -74,6 +74,6 @@ fn every_command_of_the_page_on_certificates_works() {
         }),
         ..TlsConfig::new(at.join("dev/certificate.pem"), at.join("dev/key.pem"))
     }
-    .server_config()
-    .unwrap_or_else(|error| panic!("{error}"));
+    .checked()
+    .unwrap_or_else(|faults| panic!("{faults:?}"));
 }
