@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
@@ -36,6 +37,7 @@ use crate::sink::jsonl::JsonlSink;
 use crate::sink::kafka::KafkaSink;
 use crate::sink::mqtt::MqttSink;
 use crate::spool::{AgentKey, SinkStart, Spool, SpoolThreads};
+use crate::trace::{Exporter, Traces};
 
 mod bridge;
 
@@ -43,6 +45,9 @@ use bridge::{EventBridge, JournalBridge, ObserverBridge, StoreBridge, TokenBridg
 
 /// The secret's file where none is configured.
 const TOKEN_SECRET: &str = "token.secret";
+
+/// How long a stop waits for the collector of traces, of what is left of the grace period.
+const LAST_SPANS: Duration = Duration::from_secs(5);
 
 /// A running relay.
 pub struct Relay {
@@ -62,6 +67,7 @@ pub struct Relay {
     delivering: CancellationToken,
     operations: Operations,
     threads: SpoolThreads,
+    exporter: Option<Exporter>,
     targets: Targets,
     wishes: Option<Wishes>,
     config: Config,
@@ -87,6 +93,13 @@ impl Relay {
         reload::show_expiry(&config, &metrics);
         let (spool, threads) = open_spool(&config, &metrics, &clock).await?;
         let authenticator = Arc::new(authenticator(&config.token, &config.spool.directory, &clock)?);
+        let (traces, exporter) = match &config.traces {
+            Some(config) => {
+                let (traces, exporter) = Traces::start(config, spool.id(), &metrics, clock.clone())?;
+                (traces, Some(exporter))
+            }
+            None => (Traces::default(), None),
+        };
 
         let readiness = Readiness::default();
         let operations = Operations::start(&config.operations, &metrics, &readiness).await?;
@@ -102,6 +115,7 @@ impl Relay {
             metrics: metrics.clone(),
             clock: clock.clone(),
             calm: Calm::default(),
+            traces: traces.clone(),
         };
         let address = config.callback.listen;
         let limits = config.callback.limits.clone();
@@ -116,6 +130,7 @@ impl Relay {
         for sink in &config.sinks {
             let way = ways.to(&sink.name);
             let worker = worker(sink, way, &troubles, &spool, &metrics, &clock, delivering.clone())?;
+            let worker = worker.traced(traces.of_sink(&sink.name, sink.kind.messaging_system()));
             lifecycle.spawn("sink", worker.run());
         }
         lifecycle.spawn("callback listener", listener.run());
@@ -124,6 +139,7 @@ impl Relay {
             spool.clone(),
             metrics.clone(),
             clock.clone(),
+            traces.clone(),
             receiving.clone(),
         );
         let deps = Deps {
@@ -135,6 +151,7 @@ impl Relay {
                 metrics: metrics.clone(),
                 clock: clock.clone(),
                 observer: observer.clone(),
+                traces,
             }),
             metrics: metrics.clone(),
             clock,
@@ -206,6 +223,7 @@ impl Relay {
             delivering,
             operations,
             threads,
+            exporter,
             targets,
             wishes: Some(wishes),
             config,
@@ -262,6 +280,9 @@ impl Relay {
         self.spool.close().await;
         let threads = self.threads;
         tokio::task::spawn_blocking(move || threads.join()).await.context("closing the spool")?;
+        if let Some(exporter) = self.exporter {
+            exporter.stop(grace.saturating_sub(began.elapsed()).min(LAST_SPANS)).await;
+        }
         self.operations.stop().await;
         match self.lifecycle.failure().or_else(|| self.spool.failure().borrow().clone()) {
             Some(reason) => Err(anyhow!(reason)),

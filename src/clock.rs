@@ -132,12 +132,22 @@ impl Clock {
     /// The time now.
     #[must_use]
     pub fn now(&self) -> Timestamp {
+        Timestamp(u64::try_from(self.since_epoch().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The time now in nanoseconds since the Unix epoch, as spans have it.
+    #[must_use]
+    pub fn nanos(&self) -> u64 {
+        u64::try_from(self.since_epoch().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn since_epoch(&self) -> Duration {
         match &self.manual {
-            Some(time) => Timestamp(time.load(Ordering::Acquire)),
+            Some(time) => Duration::from_millis(time.load(Ordering::Acquire)),
             None => {
                 #[expect(clippy::disallowed_methods, reason = "this module is the one place that reads it")]
                 let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-                Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+                since.unwrap_or_default()
             }
         }
     }
@@ -185,6 +195,6 @@ mod tests {
         let clock = Clock::manual(Timestamp(5));
         let other = clock.clone();
         clock.advance(Duration::from_secs(1));
-        assert_eq!(other.now(), Timestamp(1005));
+        assert_eq!((other.now(), other.nanos()), (Timestamp(1005), 1_005_000_000));
     }
 }

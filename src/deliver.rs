@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::route::TopicTemplate;
 use crate::sink::{Ack, CopyNote, DeliveryError, Disposition, Message, Purpose, Sink};
 use crate::spool::{DeadLetter, ReadRecord, Record, Replay, Replayed, Spool, SpoolReader};
+use crate::trace::SinkTraces;
 
 mod meter;
 mod tries;
@@ -102,6 +103,7 @@ pub struct Worker {
     stop: CancellationToken,
     backoff: Backoff,
     tries: Tries,
+    traces: SinkTraces,
 }
 
 impl std::fmt::Debug for Worker {
@@ -140,7 +142,18 @@ struct InFlight {
     replay: Option<ReplayOf>,
     /// The event was set aside, and what is in flight is its copy.
     copy: bool,
+    /// When it was handed over, where its trace is sampled and its span has not ended.
+    began: Option<Instant>,
     ack: Ack,
+}
+
+impl InFlight {
+    /// Its span ends here, if it has one that has not.
+    fn end_span(&mut self, traces: &SinkTraces, error: Option<&DeliveryError>) {
+        if let (Some(began), Some(message)) = (self.began.take(), &self.message) {
+            traces.ended(message, self.offset, began, error);
+        }
+    }
 }
 
 /// The dead letter that an event comes from; then `ends_record` says that it is the last event of the letter.
@@ -199,8 +212,14 @@ impl Worker {
     ) -> Worker {
         let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let meter = Meter::new(&config.sink, metrics);
-        let tries = Tries::default();
-        Worker { config, sink, spool, reader, meter, clock, stop, backoff, tries }
+        let (tries, traces) = (Tries::default(), SinkTraces::default());
+        Worker { config, sink, spool, reader, meter, clock, stop, backoff, tries, traces }
+    }
+
+    /// The same worker, which takes down what it does.
+    #[must_use]
+    pub fn traced(self, traces: SinkTraces) -> Worker {
+        Worker { traces, ..self }
     }
 
     /// Delivers until the stop, then waits for what is in flight and closes the sink.
@@ -266,6 +285,7 @@ impl Worker {
         loop {
             if let Err(ended) = self.advance(&mut flow, &mut end).await {
                 self.tries.life_ended(self.reader.cursor(), flow.published_to);
+                self.end_spans(&mut flow, &ended);
                 return ended;
             }
         }
@@ -390,11 +410,11 @@ impl Worker {
     ) -> usize {
         let (all, router) = (events.len(), self.config.way.load());
         let routed: Vec<_> = events.into_iter().filter_map(|event| router.route(event)).collect();
-        let count = routed.len();
+        let (count, trace) = (routed.len(), self.traces.context(offset));
         self.meter.unrouted(all - count);
         for (index, (topic, event)) in routed.into_iter().enumerate() {
             let purpose = if replay.is_some() { Purpose::Replay } else { Purpose::Delivery };
-            let message = Some(Message { event: Arc::new(event), topic, purpose });
+            let message = Some(Message { event: Arc::new(event), topic, purpose, trace });
             let ends_record = index + 1 == count;
             flow.waiting.push_back(Waiting { offset, ends_record, received_at, message, replay });
         }
@@ -454,6 +474,7 @@ impl Worker {
         if replay.is_none() {
             flow.published_to = flow.published_to.max(offset + 1);
         }
+        let began = message.as_ref().and_then(|message| self.traces.begin(message));
         let ack: Ack = match &message {
             None => Box::pin(std::future::ready(Ok(()))),
             Some(message) => match self.sink.publish(message).await {
@@ -472,14 +493,17 @@ impl Worker {
         flow.bytes += message.as_ref().map_or(0, weight);
         flow.in_record = !ends_record;
         let copy = false;
-        flow.in_flight.push_back(InFlight { offset, ends_record, received_at, message, replay, copy, ack });
+        let event = InFlight { offset, ends_record, received_at, message, replay, copy, began, ack };
+        flow.in_flight.push_back(event);
         self.meter.in_flight(flow.in_flight.len());
         Ok(())
     }
 
     /// The first event in flight has its result.
     async fn settle(&mut self, flow: &mut Flow, result: Result<(), DeliveryError>) -> Result<(), Ended> {
-        let Some(front) = flow.in_flight.front() else { return Ok(()) };
+        let Some(front) = flow.in_flight.front_mut() else { return Ok(()) };
+        front.end_span(&self.traces, result.as_ref().err());
+        let front = &*front;
         let (ends_record, offset, replay) = (front.ends_record, front.offset, front.replay);
         let mut again = None;
         match result {
@@ -518,6 +542,18 @@ impl Worker {
         Ok(())
     }
 
+    /// What is in flight will come again, and each try is a span of its own.
+    fn end_spans(&self, flow: &mut Flow, ended: &Ended) {
+        let stopped = || DeliveryError::retry("stopping", "not confirmed before the stop");
+        let error = match ended {
+            Ended::Retry(error) | Ended::Broken(error) => error,
+            Ended::Stopped => &stopped(),
+        };
+        for event in &mut flow.in_flight {
+            event.end_span(&self.traces, Some(error));
+        }
+    }
+
     fn count_success(&mut self, event: &InFlight) {
         if event.message.is_none() {
             return;
@@ -547,7 +583,8 @@ impl Worker {
             event.data = EventData { agent: event.data.agent.clone(), ..empty };
         }
         let topic = topic.render(&copied);
-        Some(Message { event: copied, topic, purpose: Purpose::Copy(Arc::new(note)) })
+        let trace = message.trace;
+        Some(Message { event: copied, topic, purpose: Purpose::Copy(Arc::new(note)), trace })
     }
 
     /// Publishes the copy of the event in front, which keeps its place: the cursor waits for both.

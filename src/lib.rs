@@ -33,3 +33,4 @@ pub mod simulate;
 pub mod sink;
 pub mod spool;
 pub mod stamp;
+pub mod trace;

@@ -189,6 +189,8 @@ metrics! {
     restart_needed: IntGauge = "ccrelay_restart_needed";
     /// When certificates end, in seconds since 1970, by what they are for (callback, callback_client_ca, operations, gateway_client, gateway_ca); of a file with several the first that ends.
     certificate_expiry: GaugeVec = "ccrelay_certificate_expiry_timestamp_seconds" ["purpose", "gateway"];
+    /// Spans of traces by outcome: exported, dropped (too many waited), failed (the collector has not taken them).
+    trace_spans: IntCounterVec = "ccrelay_trace_spans_total" ["outcome"];
     /// Requests to the admin API by outcome (ok, refused, denied, failed).
     admin_requests: IntCounterVec = "ccrelay_admin_requests_total" ["outcome"];
 
@@ -327,6 +329,9 @@ impl Metrics {
         }
         for outcome in ["ok", "refused", "denied", "failed"] {
             inner.admin_requests.with_label_values(&[outcome]);
+        }
+        for outcome in ["exported", "dropped", "failed"] {
+            inner.trace_spans.with_label_values(&[outcome]);
         }
         for outcome in ["ok", "refused"] {
             inner.reloads.with_label_values(&[outcome]);

@@ -26,6 +26,7 @@ use crate::guesses::Guesses;
 use crate::listen::{Handler, Incomer};
 use crate::metrics::Metrics;
 use crate::spool::{AgentKey, AppendError, Appended, NewRecord, Spool};
+use crate::trace::{StoredPush, Traces};
 
 pub mod reply;
 pub mod tls;
@@ -76,6 +77,8 @@ pub struct PushHandler {
     pub clock: Clock,
     /// Keeps complaints calm.
     pub calm: Calm,
+    /// Takes down what happens.
+    pub traces: Traces,
 }
 
 impl Handler for PushHandler {
@@ -85,11 +88,13 @@ impl Handler for PushHandler {
         let began = Instant::now();
         let received_at = self.clock.now();
         let (peer, request_id) = (from.peer, from.id);
+        let incoming = self.traces.incoming(&request);
         let result = self.push(request, from, received_at).await;
         let outcome = if result.is_ok() { "stored" } else { "refused" };
         self.metrics.push_duration.with_label_values(&[outcome]).observe(began.elapsed().as_secs_f64());
         match result {
             Ok(Appended { offset, events, repeated }) => {
+                self.traces.pushed(incoming, &StoredPush { offset, events, request_id, peer, began });
                 tracing::debug!(%request_id, %peer, spool_offset = offset, events, repeated, "push stored");
                 reply::success()
             }
@@ -199,11 +204,13 @@ impl PushHandler {
             body: body.clone(),
             answer: Some(from.exchange),
         };
+        let queued = self.traces.begin();
         let appended = self.spool.append(record).await.map_err(|error| match error {
             AppendError::Full => Refusal::SpoolFull,
             AppendError::Failed => Refusal::SpoolFailed,
             AppendError::Closed => Refusal::Stopping,
         })?;
+        self.traces.appended(appended.offset, queued);
         count_events(&self.metrics, gateway, &envelope.events);
         self.metrics.events_repeated.inc_by(appended.repeated as u64);
         self.observer.stored(agent, &envelope.events);

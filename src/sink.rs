@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::clock::Timestamp;
 use crate::event::{Event, cloudevent};
+use crate::trace::{TRACEPARENT, TraceContext};
 
 pub mod encoding;
 pub mod jsonl;
@@ -20,7 +21,7 @@ pub mod mqtt;
 mod on_error;
 mod secret;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 /// A future on the heap, so that sinks of different kinds stand behind one type.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -37,6 +38,8 @@ pub struct Message {
     pub topic: Arc<str>,
     /// Why it is sent.
     pub purpose: Purpose,
+    /// The trace it belongs to, while traces are on.
+    pub trace: Option<TraceContext>,
 }
 
 /// Why a message is sent.
@@ -66,28 +69,34 @@ pub struct CopyNote {
 }
 
 impl Message {
-    /// The context attributes of the event, and those of the copy if it is one.
+    /// The context attributes of the event, those of its trace, and those of the copy if it is one.
     #[must_use]
     pub fn attributes(&self) -> Vec<(&'static str, Cow<'_, str>)> {
         let mut attributes = cloudevent::attributes(&self.event);
-        attributes.extend(self.notes());
+        attributes.extend(self.extensions());
         attributes
     }
 
     /// The whole event in the JSON format of CloudEvents.
     #[must_use]
     pub fn structured(&self) -> Vec<u8> {
-        cloudevent::structured_with(&self.event, &self.notes())
+        cloudevent::structured_with(&self.event, &self.extensions())
     }
 
-    fn notes(&self) -> Vec<(&'static str, Cow<'_, str>)> {
-        let Purpose::Copy(note) = &self.purpose else { return Vec::new() };
-        vec![
-            ("ccrelaydeadletterreason", Cow::Borrowed(note.reason)),
-            ("ccrelaydeadlettertopic", Cow::Borrowed(&*note.topic)),
-            ("ccrelaydeadlettersink", Cow::Borrowed(&*note.sink)),
-            ("ccrelaydeadlettertime", Cow::Owned(note.at.to_string())),
-        ]
+    fn extensions(&self) -> Vec<(&'static str, Cow<'_, str>)> {
+        let mut extensions = Vec::new();
+        if let Some(trace) = &self.trace {
+            extensions.push((TRACEPARENT, Cow::Owned(trace.traceparent())));
+        }
+        if let Purpose::Copy(note) = &self.purpose {
+            extensions.extend([
+                ("ccrelaydeadletterreason", Cow::Borrowed(note.reason)),
+                ("ccrelaydeadlettertopic", Cow::Borrowed(&*note.topic)),
+                ("ccrelaydeadlettersink", Cow::Borrowed(&*note.sink)),
+                ("ccrelaydeadlettertime", Cow::Owned(note.at.to_string())),
+            ]);
+        }
+        extensions
     }
 }
 

@@ -21,6 +21,7 @@ mod client;
 mod support;
 
 use client::{Client, over_tls};
+use support::collector::Collector;
 use support::in_process::token_of;
 use support::mosquitto::Mosquitto;
 use support::relay::{Relay, Wiring, binary};
@@ -46,6 +47,8 @@ const ADOPTED_GUID: &str = "CanaryAdoptedGuid17.node-1";
 const ADOPTED_TOKEN: &str = "CanaryAdoptedToken18";
 const ADOPTED_COOKIE: &str = "CanaryAdoptedCookie19";
 const IN_TOML: &str = "CanaryInTheConfiguration20";
+const TRACES_HEADER: &str = "CanaryTracesHeader21";
+const BAD_TRACES_HEADER: &str = "CanaryBadTracesHeader22";
 /// All that are written here; GUIDs, cookies, keys and tokens come besides.
 const WRITTEN: &[&str] = &[
     PASSWORD,
@@ -68,11 +71,14 @@ const WRITTEN: &[&str] = &[
     ADOPTED_TOKEN,
     ADOPTED_COOKIE,
     IN_TOML,
+    TRACES_HEADER,
+    BAD_TRACES_HEADER,
 ];
 const AGENTS: std::ops::RangeInclusive<u32> = 1001..=1003;
 
 struct Scene {
     relay: Relay,
+    collector: Collector,
     simulator: Simulator,
     /// What was said, by whom.
     said: Vec<(String, String)>,
@@ -101,10 +107,12 @@ impl Scene {
             ("token.secret", SECRET),
             ("old.secret", OLD_SECRET),
             ("mask.secret", MASK_SECRET),
+            ("traces.headers", &format!("authorization: Bearer {TRACES_HEADER}")),
             ("tokens", &format!("admin crm {ADMIN}\nread:grafana:{READ}\n")),
         ] {
             write(relay.folder(), name, text);
         }
+        let collector = Collector::start().await;
         let mqtt = format!("username = \"ccrelay\"\npassword_file = \"{at}/mqtt.password\"");
         relay.configure(&Wiring {
             gateway_url: &simulator.base_url(),
@@ -113,6 +121,7 @@ impl Scene {
             password: PASSWORD,
             tables: &format!(
                 "[masking]\nsecret_file = \"{at}/mask.secret\"\n\
+                 [traces]\nendpoint = \"{}\"\nheaders_file = \"{at}/traces.headers\"\n\
                  [sinks.file]\nmask = [\"numbers\"]\n[sinks.file.jsonl]\npath = \"{at}/events.jsonl\"\n\
                  [sinks.bus]\ntopic = \"events\"\n\
                  [sinks.bus.kafka]\nbootstrap_servers = \"127.0.0.1:{kafka}\"\n\
@@ -122,6 +131,7 @@ impl Scene {
                  [sinks.closed]\ntopic = \"events\"\n[sinks.closed.mqtt]\nurl = \"{}\"\nclient_id = \"two\"\n{mqtt}\n\
                  [[agents]]\ngateway = \"main\"\nid = \"1004\"\npassword_file = \"{at}/wrong.password\"\n\
                  phone_number = \"71004\"\n",
+                collector.url("http"),
                 open.url(),
                 closed.url(),
                 kafka = free_port(),
@@ -135,7 +145,7 @@ impl Scene {
         relay.start().await;
         let all = AGENTS.count();
         assert!(simulator.wait_for(DEADLINE, |s| s.signed_in >= all).await, "{}", relay.log());
-        Scene { relay, simulator, said: Vec::new(), given_away: Vec::new() }
+        Scene { relay, collector, simulator, said: Vec::new(), given_away: Vec::new() }
     }
 
     fn hear(&mut self, who: impl Into<String>, said: impl Into<String>) {
@@ -313,6 +323,13 @@ async fn no_secret_is_in_anything_that_was_said() {
     assert!(events.lines().count() > 20 && log.lines().count() > 1000, "too little happened");
     scene.hear("the log", log);
     scene.hear("events", events);
+    // Its headers hold one, which is where that belongs.
+    let (heads, spans) = (scene.collector.heads(), scene.collector.bodies().concat());
+    assert!(
+        heads.iter().any(|head| head.contains(TRACES_HEADER)) && spans.contains("spool append"),
+        "{heads:?}"
+    );
+    scene.hear("spans", spans);
 
     let secrets = scene.secrets(began);
     assert!(scene.given_away.len() > 10, "GUIDs and cookies were seen: {}", scene.given_away.len());
@@ -408,6 +425,15 @@ async fn reloads(scene: &mut Scene) {
         assert_ne!(bad, good);
         scene.with_wrong_file("config.toml", &bad).await;
     }
+    // So does the file of headers for traces, with the next spans.
+    let headers = std::fs::read_to_string(scene.relay.folder().join("traces.headers")).expect("it is there");
+    write(scene.relay.folder(), "traces.headers", BAD_TRACES_HEADER);
+    scene.program(&["check", "--config", "config.toml"]);
+    eventually("a complaint", DEADLINE, || async {
+        scene.relay.log().contains("the files of traces cannot be used").then_some(())
+    })
+    .await;
+    write(scene.relay.folder(), "traces.headers", &headers);
     // The tokens of the API look after themselves: a file with a mistake leaves the old ones in force.
     let tokens = std::fs::read_to_string(scene.relay.folder().join("tokens")).expect("it is there");
     write(scene.relay.folder(), "tokens", &format!("{BAD_TOKEN_LINE} {BAD_TOKEN_LINE} a b c\n"));

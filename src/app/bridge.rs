@@ -22,6 +22,7 @@ use crate::session::{
 };
 use crate::sink::BoxFuture;
 use crate::spool::{AgentKey, NewRecord, OpenError, Spool};
+use crate::trace::Traces;
 
 /// Events that say that an agent was signed out (events.json: cec_07_1404; `Force_Logout` is seen in clients only).
 const SIGNED_OUT: [&str; 2] = ["AgentOther_ShutdownService", "Force_Logout"];
@@ -107,6 +108,7 @@ impl JournalBridge {
         spool: Spool,
         metrics: Metrics,
         clock: Clock,
+        traces: Traces,
         stop: CancellationToken,
     ) -> JournalBridge {
         let (queue, mut records) = mpsc::channel::<NewRecord>(JOURNAL_QUEUE);
@@ -118,7 +120,7 @@ impl JournalBridge {
                     () = stop.cancelled() => None,
                 };
                 match next {
-                    Some(record) => store(&spool, &metrics, record).await,
+                    Some(record) => store(&spool, &metrics, &traces, record).await,
                     None => break,
                 }
             }
@@ -127,10 +129,13 @@ impl JournalBridge {
     }
 }
 
-async fn store(spool: &Spool, metrics: &Metrics, record: NewRecord) {
-    let agent = record.agent.clone();
+async fn store(spool: &Spool, metrics: &Metrics, traces: &Traces, record: NewRecord) {
+    let (agent, queued) = (record.agent.clone(), traces.begin());
     match spool.append(record).await {
-        Ok(_) => metrics.events.with_label_values(&["session"]).inc(),
+        Ok(appended) => {
+            traces.recorded("session event", &agent.gateway, appended.offset, queued);
+            metrics.events.with_label_values(&["session"]).inc();
+        }
         Err(error) => {
             tracing::error!(gateway = %agent.gateway, agent_id = %agent.agent_id, %error, "an event of a session's life was not stored")
         }
@@ -164,6 +169,7 @@ pub(super) struct EventBridge {
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
     pub(super) observer: Arc<ObserverBridge>,
+    pub(super) traces: Traces,
 }
 
 impl EventStore for EventBridge {
@@ -181,7 +187,10 @@ impl EventStore for EventBridge {
                 body: answer.clone(),
                 answer: None,
             };
-            self.spool.append(record).await.map_err(|error| StoreError(error.to_string()))?;
+            let queued = self.traces.begin();
+            let appended = self.spool.append(record).await;
+            let appended = appended.map_err(|error| StoreError(error.to_string()))?;
+            self.traces.recorded("poll", gateway, appended.offset, queued);
             // What cannot be read is stored all the same and set aside later.
             if let Ok(envelope) = envelope::parse(&answer) {
                 count_events(&self.metrics, gateway, &envelope.events);

@@ -201,6 +201,7 @@ fn in_words(expected: impl std::fmt::Display) -> String {
         "u32" => bound(32),
         "u64" | "usize" => "a whole number, not negative".to_owned(),
         "a string" | "path string" | "str" => "a text".to_owned(),
+        "f64" => "a number".to_owned(),
         "a boolean" => "true or false".to_owned(),
         "a sequence" => "a list".to_owned(),
         "a map" => "a table".to_owned(),

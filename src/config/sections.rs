@@ -23,6 +23,7 @@ use crate::sink::jsonl::{JsonlConfig, JsonlOptions};
 use crate::sink::kafka::{KafkaConfig, KafkaOptions};
 use crate::sink::mqtt::{MqttConfig, MqttOptions};
 use crate::spool::{RepeatRules, SpoolConfig, SpoolLimits, StartFrom, WhenFull};
+use crate::trace::config::{RawTraces, TracesConfig};
 
 /// The whole file as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -39,6 +40,7 @@ pub(super) struct RawConfig {
     sinks: BTreeMap<String, RawSink>,
     routes: Vec<RawRoute>,
     masking: RawMasking,
+    traces: RawTraces,
     shutdown: RawShutdown,
 }
 
@@ -319,6 +321,8 @@ pub struct Config {
     pub sinks: Vec<SinkConfig>,
     /// File with the secret of hashes of hidden texts.
     pub mask_secret_file: Option<PathBuf>,
+    /// Traces, where they are on.
+    pub traces: Option<TracesConfig>,
     /// How long a stop may take.
     pub shutdown_grace: Duration,
 }
@@ -415,11 +419,22 @@ impl SinkKind {
             SinkKind::Jsonl(_) => crate::sink::jsonl::REASONS,
         }
     }
+
+    /// What OpenTelemetry calls the broker; files are none.
+    #[must_use]
+    pub fn messaging_system(&self) -> Option<&'static str> {
+        match self {
+            SinkKind::Kafka(_) => Some("kafka"),
+            SinkKind::Mqtt(_) => Some("mqtt"),
+            SinkKind::Jsonl(_) => None,
+        }
+    }
 }
 
 /// Checks everything; what it returns is complete only when nothing was noted.
 pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config> {
     let log = validate_log(raw.log, problems);
+    let traces = raw.traces.validate(problems);
     let callback = raw.callback.validate(problems);
     let operations = raw.operations.validate(problems);
     let no_gateway = raw.gateways.is_empty();
@@ -469,6 +484,7 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
         sessions,
         sinks: sinks.into_iter().collect::<Option<_>>()?,
         mask_secret_file: raw.masking.secret_file,
+        traces,
         shutdown_grace: Duration::from_secs(raw.shutdown.grace_secs),
     })
 }

@@ -311,6 +311,7 @@ fn every_key_stands_in_the_reference_configuration() {
         "spool",
         "operations",
         "log",
+        "traces",
         "shutdown",
         "masking",
         "routes[0]",

@@ -6,6 +6,7 @@ use super::schemas::{self, CLOUDEVENT, STATE};
 use crate::event::cloudevent::{DATA_CONTENT_TYPE, SCHEMA_VERSION, STRUCTURED_CONTENT_TYPE};
 use crate::event::vocabulary;
 use crate::metrics::EVENT_CATEGORIES;
+use crate::trace::TRACEPARENT;
 
 const DESCRIPTION: &str = "Events of the agents of Huawei CEC/AICC CC-Gateways, as ccrelay publishes them. Topics are \
     those of a configuration that names none; routes can lead events elsewhere. Delivery is at least once: an event that \
@@ -162,6 +163,10 @@ fn headers(binding: &Binding) -> Value {
             attribute.schema["const"] = "true".into();
         }
         required.extend(attribute.always.then(|| name.clone()));
+        // Where instrumentation of clients looks for it, which knows nothing of CloudEvents.
+        if attribute.name == TRACEPARENT {
+            properties.insert(TRACEPARENT.to_owned(), attribute.schema.clone());
+        }
         properties.insert(name, attribute.schema);
     }
     let description = format!("The attributes of a CloudEvent in binary mode: {}.", binding.place);

@@ -11,6 +11,7 @@ use crate::event::cloudevent::{self, data_schema};
 use crate::event::content::sections;
 use crate::event::vocabulary::{self, Entry};
 use crate::sink::mqtt::state_schema;
+use crate::trace::{PATTERN, TRACEPARENT};
 
 /// The name of the schema of the whole CloudEvent.
 pub const CLOUDEVENT: &str = "cloudevent";
@@ -240,6 +241,13 @@ pub(super) fn attributes() -> Vec<Attribute> {
         always("partitionkey", text("The agent's id.")),
         always("recordedtime", time("When ccrelay received it.")),
         sometimes("ccrelayrepeat", repeat),
+        sometimes(
+            TRACEPARENT,
+            fits(
+                PATTERN,
+                "Only while traces are on: the span that brought the event, after W3C Trace Context.",
+            ),
+        ),
         sometimes("ccrelaydeadletterreason", text("Only of copies of dead letters: why it was set aside.")),
         sometimes("ccrelaydeadlettertopic", text("Only of copies of dead letters: the topic it was for.")),
         sometimes("ccrelaydeadlettersink", text("Only of copies of dead letters: the sink that refused it.")),

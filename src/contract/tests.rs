@@ -177,7 +177,12 @@ fn events_with_hidden_texts_and_copies_of_dead_letters_keep_the_schema_too() {
         at: Timestamp(1_784_529_723_000),
     };
     let purpose = crate::sink::Purpose::Copy(note.into());
-    let message = crate::sink::Message { event: event.into(), topic: "dead".into(), purpose };
+    let message = crate::sink::Message {
+        event: event.into(),
+        topic: "dead".into(),
+        purpose,
+        trace: Some(crate::trace::tests::context()),
+    };
     let mut copy: Value = serde_json::from_slice(&message.structured()).unwrap();
     assert_eq!(copy["ccrelaydeadletterreason"], "too_large");
     assert_eq!(validators.fault("ccrelay.agent.ready", &copy["data"]), None);

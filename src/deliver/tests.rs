@@ -13,6 +13,7 @@ use crate::sink::BoxFuture;
 use crate::spool::{
     AgentKey, NewRecord, RepeatRules, SinkStart, SpoolConfig, SpoolLimits, SpoolThreads, StartFrom, WhenFull,
 };
+use crate::trace::Traces;
 
 /// What becomes of one publish.
 enum Verdict {
@@ -38,6 +39,7 @@ struct Seen {
     copy: Option<(&'static str, String)>,
     /// Bytes of what the gateway said.
     content: usize,
+    trace: Option<String>,
 }
 
 #[derive(Default)]
@@ -68,7 +70,8 @@ impl Sink for FakeSink {
         };
         let content = event.data.raw.content.as_ref().map_or(0, |content| content.as_str().len());
         let (id, topic) = (event.id.clone(), message.topic.to_string());
-        let seen = Seen { life: book.resets, id, agent, sequence, topic, copy, content };
+        let trace = message.trace.map(|trace| trace.traceparent());
+        let seen = Seen { life: book.resets, id, agent, sequence, topic, copy, content, trace };
         let before = book.seen.iter().filter(|other| other.id == seen.id).count();
         let verdict = (self.script)(&seen, before);
         book.seen.push(seen);
@@ -111,6 +114,7 @@ struct Bench {
     repeats: Repeats,
     /// Another way than all events to one topic of their agent.
     router: Option<Router>,
+    traces: Traces,
 }
 
 /// A worker that runs.
@@ -189,6 +193,7 @@ impl Bench {
             copies: false,
             repeats: Repeats::Publish,
             router: None,
+            traces: Traces::default(),
         }
     }
 
@@ -234,6 +239,7 @@ impl Bench {
         let reader = self.spool.reader(sink).unwrap();
         let (spool, metrics, stop) = (self.spool.clone(), self.metrics.clone(), self.stop.clone());
         let worker = Worker::new(config, Box::new(fake), spool, reader, metrics, Clock::system(), stop);
+        let worker = worker.traced(self.traces.of_sink(sink, None));
         Running { book, task: tokio::spawn(worker.run()) }
     }
 
@@ -753,6 +759,8 @@ fn only_agents_of(agent: &str) -> Router {
     let target = Some(Target { topic, mask: Arc::default() });
     Router::new(vec![Rule { name: "chosen".into(), conditions, target }], None, Arc::default())
 }
+
+mod traces;
 
 mod replays {
     use super::*;

@@ -13,7 +13,6 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use crate::config::Problems;
-use crate::event::cloudevent;
 use crate::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
 
 /// Every reason of this sink's [`DeliveryError`]s.
@@ -90,7 +89,7 @@ impl JsonlSink {
             self.write_out().await?;
         }
         // What the gateway said is verbatim, and it may have written it on several lines: blanks are all they mean in JSON.
-        let event = cloudevent::structured(&message.event);
+        let event = message.structured();
         let blank = |byte: u8| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte };
         self.buffer.extend(event.into_iter().map(blank));
         self.buffer.push(b'\n');

@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::event::{AgentId, Event, EventData, GatewayName};
 
 /// Event number `sequence` of `agent`, with the id `<agent>-<sequence>`.
-pub(super) fn message(agent: &str, sequence: u64) -> Message {
+pub(crate) fn message(agent: &str, sequence: u64) -> Message {
     let event = Event {
         id: format!("{agent}-{sequence}"),
         source: format!("/ccrelay/main/agents/{agent}"),
@@ -24,5 +24,5 @@ pub(super) fn message(agent: &str, sequence: u64) -> Message {
             AgentId::parse("1001").expect("an id"),
         ),
     };
-    Message { event: Arc::new(event), topic: "events".into(), purpose: Purpose::default() }
+    Message { event: Arc::new(event), topic: "events".into(), purpose: Purpose::default(), trace: None }
 }

@@ -9,3 +9,4 @@ mod sessions;
 mod sinks;
 mod support;
 mod tls_page;
+mod traces;

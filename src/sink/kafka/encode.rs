@@ -5,9 +5,10 @@ use rdkafka::message::{Header, OwnedHeaders};
 use crate::event::{Event, cloudevent};
 use crate::sink::Message;
 use crate::sink::encoding::{CLOUDEVENTS_JSON, Encoding, JSON};
+use crate::trace::TRACEPARENT;
 
 /// Room for the attributes of binary mode; it grows by itself.
-const HEADERS: usize = 14;
+const HEADERS: usize = 16;
 
 /// What a record is made of, beside its topic and key.
 #[derive(Debug)]
@@ -38,6 +39,10 @@ fn binary_headers(message: &Message) -> OwnedHeaders {
         key.push_str("ce_");
         key.push_str(name);
         headers = with(headers, &key, &value);
+    }
+    // Where OpenTelemetry's instrumentation of Kafka clients looks for it.
+    if let Some(trace) = &message.trace {
+        headers = with(headers, TRACEPARENT, &trace.traceparent());
     }
     headers
 }

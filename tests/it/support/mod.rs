@@ -14,6 +14,7 @@ use ccrelay::sink::{Message, Purpose};
 
 pub(crate) mod browser;
 pub(crate) mod certificates;
+pub(crate) mod collector;
 pub(crate) mod fake_mqtt;
 pub(crate) mod in_process;
 pub(crate) mod judge;
@@ -55,7 +56,7 @@ pub(crate) fn event(agent: &str, sequence: u64) -> Event {
 pub(crate) fn padded(topic: &str, agent: &str, sequence: u64, bytes: usize) -> Message {
     let mut event = event(agent, sequence);
     event.source.push_str(&"x".repeat(bytes));
-    Message { event: Arc::new(event), topic: topic.into(), purpose: Purpose::default() }
+    Message { event: Arc::new(event), topic: topic.into(), purpose: Purpose::default(), trace: None }
 }
 
 /// A message to `topic`.
