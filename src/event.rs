@@ -16,6 +16,7 @@ pub mod envelope;
 pub mod ids;
 mod json;
 pub mod normalise;
+pub mod report;
 pub mod state;
 mod summary;
 pub mod texts;

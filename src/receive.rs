@@ -205,11 +205,12 @@ impl PushHandler {
             answer: Some(from.exchange),
         };
         let queued = self.traces.begin();
-        let appended = self.spool.append(record).await.map_err(|error| match error {
-            AppendError::Full => Refusal::SpoolFull,
-            AppendError::Failed => Refusal::SpoolFailed,
-            AppendError::Closed => Refusal::Stopping,
-        })?;
+        let appended =
+            self.spool.append_read(record, &envelope.events).await.map_err(|error| match error {
+                AppendError::Full => Refusal::SpoolFull,
+                AppendError::Failed => Refusal::SpoolFailed,
+                AppendError::Closed => Refusal::Stopping,
+            })?;
         self.traces.appended(appended.offset, queued);
         count_events(&self.metrics, gateway, &envelope.events);
         self.metrics.events_repeated.inc_by(appended.repeated as u64);

@@ -23,6 +23,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Timestamp;
+use crate::event::envelope::RawEvent;
 use crate::event::normalise::{RecordKind, RecordView, Repeated};
 use crate::event::state::AgentSnapshot;
 use crate::event::{AgentId, GatewayName};
@@ -56,6 +57,9 @@ use writer::Command;
 
 /// How many appends may wait for the writer; more wait in their tasks, and the gateway waits for them.
 const QUEUE: usize = 4096;
+
+/// How many commits may wait for their answers to go out; more would only show that the runtime does not run.
+const COMMITS: usize = 16;
 
 /// Where the spool is and how much it may hold.
 #[derive(Debug, Clone)]
@@ -248,7 +252,8 @@ impl SpoolThreads {
 }
 
 impl Spool {
-    /// Opens the spool, makes it when it is not there, recovers what a crash left, and starts its threads.
+    /// Opens the spool, makes it when it is not there, recovers what a crash left, and starts its threads. To be called
+    /// in a runtime, on which appends are answered.
     ///
     /// # Errors
     /// When the folder or database cannot be opened, is in use by another process, or is of another version.
@@ -265,7 +270,9 @@ impl Spool {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (end_sender, end) = watch::channel(opened.next_offset);
         let (failure_sender, failure) = watch::channel(None);
-        let signals = writer::Signals { end: end_sender, failure: failure_sender };
+        let (answers, commits) = mpsc::channel(COMMITS);
+        tokio::task::spawn(writer::answer(commits, end_sender));
+        let signals = writer::Signals { answers, failure: failure_sender };
         let watchers = Watchers::new();
         let tap = Tap::new(watchers.clone());
         let threads =
@@ -287,7 +294,24 @@ impl Spool {
     /// # Cancel safety
     /// Dropping the future after it began does not tell whether the record was stored.
     pub async fn append(&self, record: NewRecord) -> Result<Appended, AppendError> {
-        self.ask(|reply| Command::Append { record, reply }).await
+        let events = agents::read_events(record.kind, &record.body);
+        self.ask(|reply| Command::Append { record, events, reply }).await
+    }
+
+    /// Stores a record whose body was read before, with these events.
+    ///
+    /// # Errors
+    /// When it is not stored.
+    ///
+    /// # Cancel safety
+    /// As [`Spool::append`].
+    pub async fn append_read(
+        &self,
+        record: NewRecord,
+        events: &[RawEvent<'_>],
+    ) -> Result<Appended, AppendError> {
+        let events = Some(agents::new_events(events));
+        self.ask(|reply| Command::Append { record, events, reply }).await
     }
 
     /// Asks the writer and waits for its answer, which comes after the fsync.

@@ -52,7 +52,11 @@ impl<'a> Body<'a> {
     }
 
     pub(super) fn text(&self, name: &str) -> Option<String> {
-        json::text(self.value(name)?).map(Cow::into_owned)
+        self.word(name).map(Cow::into_owned)
+    }
+
+    pub(super) fn word(&self, name: &str) -> Option<Cow<'a, str>> {
+        json::text(self.value(name)?)
     }
 
     pub(super) fn flag(&self, name: &str) -> Option<bool> {

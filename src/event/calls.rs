@@ -6,22 +6,19 @@
 //!
 //! Two agents in one call have a snapshot, and a summary, each: consumers join them by the call's id.
 
+use std::borrow::Cow;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::body::Body;
-use super::codes::TEXT;
-use super::vocabulary::{Content, Entry};
+use super::report::Report;
+use super::vocabulary::Entry;
 use crate::clock::Timestamp;
 
 /// Calls of one agent that are tracked at a time; the oldest makes room. Agents have up to about five text sessions.
 pub(super) const MAX_CALLS: usize = 8;
 /// Call ids have two numbers and a hyphen, some 20 characters; longer ones are not tracked.
 pub(super) const MAX_ID: usize = 48;
-/// Numbers and queue names of more bytes are left out of summaries: half a number would be a wrong one.
-const MAX_WORD: usize = 40;
-/// `mediaType` of calls that are text sessions.
-const TEXT_TYPES: &[i64] = &[1, 51, 53];
 
 /// Where a call stands at this agent (ECMA-269: local connection state).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -270,56 +267,43 @@ impl CallSnapshot {
     }
 
     /// What an event says of the call beside its state. The first word counts, except for the media.
-    pub(super) fn note(&mut self, entry: &Entry, body: &Body<'_>, at: Timestamp) {
+    pub(super) fn note(&mut self, report: &Report<'_>, at: Timestamp) {
+        let keep = |kept: &mut Option<String>, word: &Option<Cow<'_, str>>| {
+            if kept.is_none() {
+                *kept = word.as_deref().map(str::to_owned);
+            }
+        };
         self.due = false;
-        self.text |= is_text(entry, body);
-        if let Body::Members(_) = body {
-            self.note_members(entry, body);
-        }
-        self.note_course(entry.event_type, body, at);
+        self.text |= report.text;
+        self.feature = self.feature.or(report.feature);
+        self.media = report.media.or(self.media);
+        self.media_type = self.media_type.or(report.media_type);
+        keep(&mut self.caller, &report.caller);
+        keep(&mut self.called, &report.called);
+        self.queue = self.queue.or(report.queue);
+        keep(&mut self.queue_name, &report.queue_name);
+        self.note_course(report, at);
         if self.text {
             self.heard = self.elapsed(at).max(self.heard);
         }
     }
 
-    fn note_members(&mut self, entry: &Entry, body: &Body<'_>) {
-        let keep = |kept: &mut Option<String>, name| {
-            if kept.is_none() {
-                *kept = word(body, name);
-            }
-        };
-        match entry.content {
-            Content::Call | Content::OfferedCall | Content::Chat => {
-                self.feature = self.feature.or_else(|| body.integer("feature"));
-                self.media = body.integer("mediaAbility").or(self.media);
-                self.media_type = self.media_type.or_else(|| body.integer("mediaType"));
-                keep(&mut self.caller, "caller");
-                keep(&mut self.called, "called");
-            }
-            Content::SwitchedCall if body.integer("reason") == Some(0) => {
-                self.media = body.integer("mediaType").or(self.media);
-            }
-            _ => {}
-        }
-        if entry.content == Content::OfferedCall {
-            self.queue = self.queue.or_else(|| body.integer("skillId"));
-            keep(&mut self.queue_name, "skillName");
-        }
-    }
-
-    fn note_course(&mut self, event_type: &str, body: &Body<'_>, at: Timestamp) {
-        match event_type {
+    fn note_course(&mut self, report: &Report<'_>, at: Timestamp) {
+        match report.entry.event_type {
             "ccrelay.call.customer-alerting" if self.established => {
                 (self.reaching, self.transferred) = (true, false);
-                let number = word(body, "otherPhone");
-                self.third =
-                    number.filter(|n| self.caller.as_ref() != Some(n) && self.called.as_ref() != Some(n));
+                let number = report.other.as_deref();
+                let known =
+                    |n: &&str| self.caller.as_deref() == Some(*n) || self.called.as_deref() == Some(*n);
+                self.third = number.filter(|number| !known(number)).map(str::to_owned);
             }
             "ccrelay.call.customer-alerting" => {
                 if self.answered.is_none() {
                     self.rang = self.rang.or(Some(self.elapsed(at)));
                 }
-                self.other = self.other.take().or_else(|| word(body, "otherPhone"));
+                if self.other.is_none() {
+                    self.other = report.other.as_deref().map(str::to_owned);
+                }
             }
             "ccrelay.call.established" | "ccrelay.chat.established" => {
                 (self.established, self.reaching, self.left) = (true, false, false);
@@ -331,7 +315,7 @@ impl CallSnapshot {
             "ccrelay.call.transfer-result"
             | "ccrelay.call.transfer-out-result"
             | "ccrelay.linked-phone.transfer-result" => {
-                self.transferred = body.integer("result") == Some(0);
+                self.transferred = report.succeeded;
                 self.reaching &= self.transferred;
             }
             "ccrelay.call.connection-failed"
@@ -401,19 +385,6 @@ pub(super) fn position(calls: &[CallSnapshot], entry: &Entry, id: Option<&str>) 
     let mut fitting = calls.iter().enumerate().filter(|(_, call)| waits(call));
     let (index, _) = fitting.next()?;
     fitting.next().is_none().then_some(index)
-}
-
-/// Whether an event is about a text session.
-pub(super) fn is_text(entry: &Entry, body: &Body<'_>) -> bool {
-    entry.content == Content::Chat
-        || body.integer("mediaAbility") == Some(TEXT)
-        || (entry.content == Content::OfferedCall
-            && body.integer("mediaType").is_some_and(|code| TEXT_TYPES.contains(&code)))
-}
-
-/// A number or name that is short enough, and plain enough that JSON does not make it longer.
-fn word(body: &Body<'_>, name: &str) -> Option<String> {
-    body.text(name).filter(|text| text.len() <= MAX_WORD && !text.chars().any(char::is_control))
 }
 
 fn nothing<T: Default + PartialEq>(value: &T) -> bool {

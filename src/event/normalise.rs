@@ -15,6 +15,7 @@ use super::details::{CallData, Details, SessionData};
 use super::envelope::{self, EnvelopeError, RawEvent};
 use super::ids::{AgentId, GatewayName};
 use super::json::{self, Members};
+use super::report::Report;
 use super::state::{AgentSnapshot, AgentState, Transition};
 use super::summary;
 use super::vocabulary::{self, CALL_ENDED, Content, Effect, Entry};
@@ -126,7 +127,7 @@ impl Maker<'_> {
         let repeated = record.repeats.get(index);
         // A repeated event moved the agent when it came first; the agent has gone on since.
         let followed = entry.filter(|_| repeated.is_none()).unwrap_or(&NO_EFFECT);
-        let transition = self.snapshot.follow(followed, &body, time);
+        let transition = self.snapshot.follow(&Report::read(followed, &body), time);
         let mut details = entry.map_or_else(Details::default, |entry| content::details(entry.content, &body));
         add_call_states(&mut details, entry, &transition);
         let raw = Raw {
@@ -218,7 +219,7 @@ impl Maker<'_> {
 }
 
 /// What unknown and repeated events do to the agent.
-const NO_EFFECT: Entry = Entry {
+static NO_EFFECT: Entry = Entry {
     gateway_type: "",
     event_type: vocabulary::UNKNOWN_TYPE,
     category: vocabulary::UNKNOWN_CATEGORY,

@@ -12,12 +12,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::body::Body;
 use super::calls::{self, MAX_CALLS, MAX_ID};
 pub use super::calls::{CallOutcome, CallSnapshot, CallState, EndedCall};
 use super::envelope::RawEvent;
 use super::json::{self, Members};
-use super::vocabulary::{self, Content, Effect, Entry};
+use super::report::Report;
+use super::vocabulary::{self, Effect};
 use crate::clock::Timestamp;
 
 /// What an agent is doing. The words of ECMA-269, with rest apart from other reasons of being not ready.
@@ -117,10 +117,14 @@ impl AgentSnapshot {
     ///
     /// Events that are marked as repeats must not be applied: they were when they came first.
     pub fn apply(&mut self, event: &RawEvent<'_>, received_at: Timestamp) -> Transition {
-        let at = event.time(received_at);
-        match vocabulary::lookup(&event.event_type) {
-            Some(entry) if entry.effect != Effect::None => self.follow(entry, &Body::read(event.content), at),
-            _ => self.pass(at),
+        self.apply_report(Report::of(event).as_ref(), event.time(received_at))
+    }
+
+    /// Follows what an event reported that happened at `at`; the event has none when it moves nothing.
+    pub fn apply_report(&mut self, report: Option<&Report<'_>>, at: Timestamp) -> Transition {
+        match report {
+            Some(report) => self.follow(report, at),
+            None => self.pass(at),
         }
     }
 
@@ -137,7 +141,7 @@ impl AgentSnapshot {
         let known = !matches!(self.state, AgentState::Unknown | AgentState::SignedOut);
         match vocabulary::lookup_session(event_type) {
             // The gateway's own sign-in events may have come first and know more.
-            Some(entry) if !(starts && known) => self.follow(entry, &Body::Nothing, at),
+            Some(entry) if !(starts && known) => self.follow(&Report::bare(entry), at),
             _ => self.pass(at),
         }
     }
@@ -146,8 +150,14 @@ impl AgentSnapshot {
     /// with it as expired.
     pub fn mark_due(&mut self, now: Timestamp, age: Duration) {
         for call in &mut self.calls {
-            call.due = now.since(call.last_heard()) > age;
+            call.due = is_due(call, now, age);
         }
+    }
+
+    /// Whether [`AgentSnapshot::mark_due`] would change anything.
+    #[must_use]
+    pub fn has_marks_to_change(&self, now: Timestamp, age: Duration) -> bool {
+        self.calls.iter().any(|call| call.due != is_due(call, now, age))
     }
 
     /// Where the call with this id stands.
@@ -156,9 +166,9 @@ impl AgentSnapshot {
         self.calls.iter().find(|call| call.id == id).map(|call| call.state)
     }
 
-    pub(super) fn follow(&mut self, entry: &Entry, body: &Body<'_>, at: Timestamp) -> Transition {
-        let id = body.call_id();
-        let call = calls::position(&self.calls, entry, id.as_deref());
+    pub(super) fn follow(&mut self, report: &Report<'_>, at: Timestamp) -> Transition {
+        let (entry, id) = (report.entry, report.call_id.as_deref());
+        let call = calls::position(&self.calls, entry, id);
         let call_before = call.map(|index| self.calls[index].state);
         let in_call = matches!(self.state, AgentState::Busy | AgentState::Unknown);
         let continues = call.is_some() || in_call;
@@ -168,14 +178,12 @@ impl AgentSnapshot {
         };
         // What moves nothing is not read at receipt, so nothing may be noted of it here.
         if let Some(index) = call.filter(|_| entry.effect != Effect::None) {
-            self.calls[index].note(entry, body, at);
+            self.calls[index].note(report, at);
         }
-        let mut heard = Heard { entry, body, id: id.as_deref(), call, at, ended: Vec::new() };
+        let mut heard = Heard { report, call, at, ended: Vec::new() };
         let (moved, call_after) = match entry.effect {
             Effect::None | Effect::Reminds(_) | Effect::Notes => (None, call_before),
-            Effect::Enters(state) => {
-                (self.enter(state, reason(entry.content, body), &mut heard), call_before)
-            }
+            Effect::Enters(state) => (self.enter(state, report.reason, &mut heard), call_before),
             Effect::Leaves(_) => (self.enter(AgentState::Ready, None, &mut heard), call_before),
             Effect::Continues(state) if !continues => (None, Some(state)),
             Effect::Call(state) | Effect::Continues(state) => {
@@ -214,7 +222,7 @@ impl AgentSnapshot {
         heard.ended.extend(gone.into_iter().filter_map(|call| match state {
             AgentState::SignedIn | AgentState::SignedOut => call.ended(CallOutcome::SignedOut, heard.at),
             AgentState::Unknown => call.ended(CallOutcome::SessionLost, heard.at),
-            _ => call.ended_by(heard.entry.event_type, heard.at),
+            _ => call.ended_by(heard.report.entry.event_type, heard.at),
         }));
         if self.state == state && self.reason == reason {
             return None;
@@ -226,11 +234,11 @@ impl AgentSnapshot {
 
     fn move_call(&mut self, state: CallState, heard: &mut Heard<'_>) -> Option<Stretch> {
         let known = heard.call.is_some_and(|index| self.calls[index].text);
-        let text = known || calls::is_text(heard.entry, heard.body);
+        let text = known || heard.report.text;
         match (heard.call, state) {
             (Some(index), CallState::Ended) => {
                 let call = self.calls.remove(index);
-                heard.ended.extend(call.ended_by(heard.entry.event_type, heard.at));
+                heard.ended.extend(call.ended_by(heard.report.entry.event_type, heard.at));
             }
             (Some(index), _) => self.calls[index].enter(state, heard.at),
             (None, CallState::Ended) => {}
@@ -239,12 +247,13 @@ impl AgentSnapshot {
         let stays = text
             || matches!(state, CallState::Ended | CallState::Offered)
             || self.state == AgentState::Busy
-            || heard.entry.effect == Effect::Reaches;
+            || heard.report.entry.effect == Effect::Reaches;
         if stays { None } else { self.enter(AgentState::Busy, None, heard) }
     }
 
     fn add_call(&mut self, state: CallState, heard: &mut Heard<'_>) {
-        let Some(id) = heard.id.filter(|id| id.len() <= MAX_ID && !id.chars().any(char::is_control)) else {
+        let id = heard.report.call_id.as_deref();
+        let Some(id) = id.filter(|id| id.len() <= MAX_ID && !id.chars().any(char::is_control)) else {
             return;
         };
         if self.calls.len() >= MAX_CALLS {
@@ -252,7 +261,7 @@ impl AgentSnapshot {
             heard.ended.extend(oldest.ended(CallOutcome::Displaced, heard.at));
         }
         let mut call = CallSnapshot::new(id, state, heard.at);
-        call.note(heard.entry, heard.body, heard.at);
+        call.note(heard.report, heard.at);
         self.calls.push(call);
     }
 
@@ -291,9 +300,7 @@ impl AgentSnapshot {
 
 /// An event, the call that it means, and the calls that end with it.
 struct Heard<'a> {
-    entry: &'a Entry,
-    body: &'a Body<'a>,
-    id: Option<&'a str>,
+    report: &'a Report<'a>,
     call: Option<usize>,
     at: Timestamp,
     ended: Vec<EndedCall>,
@@ -303,6 +310,11 @@ struct Heard<'a> {
 struct Stretch {
     state: AgentState,
     since: Timestamp,
+}
+
+/// Whether nothing was heard of a call for longer than `age`.
+fn is_due(call: &CallSnapshot, now: Timestamp, age: Duration) -> bool {
+    now.since(call.last_heard()) > age
 }
 
 /// Whether an agent who comes to `state` has this call no more.
@@ -315,13 +327,6 @@ fn ends_in(state: AgentState, call: &CallSnapshot) -> bool {
         AgentState::NotReady | AgentState::Rest => !call.text && call.answered.is_none(),
         // Some see work reported as soon as the agent is reserved.
         AgentState::Busy | AgentState::WorkingAfterCall => false,
-    }
-}
-
-fn reason(content: Content, body: &Body<'_>) -> Option<u32> {
-    match content {
-        Content::NotReadyReason | Content::RestReason => u32::try_from(body.integer("reason")?).ok(),
-        _ => None,
     }
 }
 

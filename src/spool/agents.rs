@@ -16,7 +16,8 @@
 //! Two equal chat messages in a row on one connection are therefore two events: the second request shows that the
 //! first answer arrived.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,7 @@ use super::{AgentKey, Record};
 use crate::clock::Timestamp;
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::{EventRef, RecordKind, Repeated};
+use crate::event::report::Report;
 use crate::event::state::{AgentSnapshot, AgentState, CallOutcome, Transition};
 use crate::exchange::Exchange;
 
@@ -44,12 +46,13 @@ pub(super) struct Rules<'a> {
     pub(super) call_age: Duration,
 }
 
-/// One agent's row; all but the mark is stored.
+/// One agent's row; all but the mark is stored. Its parts are replaced and not changed, so that a copy of what was before
+/// costs nothing.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct AgentRow {
     pub(super) next_sequence: u64,
-    pub(super) snapshot: AgentSnapshot,
-    pub(super) last: Option<LastBatch>,
+    pub(super) snapshot: Arc<AgentSnapshot>,
+    pub(super) last: Option<Arc<LastBatch>>,
 }
 
 /// The agent's last batch.
@@ -80,7 +83,7 @@ struct LastEvent {
 pub(super) struct Placement {
     pub(super) sequence: u64,
     pub(super) repeats: Vec<Repeated>,
-    pub(super) before: AgentSnapshot,
+    pub(super) before: Arc<AgentSnapshot>,
 }
 
 /// What events did to agents, to be counted when it is committed.
@@ -92,45 +95,105 @@ pub(super) struct Tally {
     pub(super) ended: Vec<CallOutcome>,
 }
 
+/// One event of a new record, as far as the book follows it: read by whoever brings the record, so that the one who follows
+/// all agents has the less to do.
+#[derive(Debug)]
+pub(super) struct NewEvent {
+    digest: u64,
+    /// Its `eventGenTime`.
+    time: Option<Timestamp>,
+    report: Option<Report<'static>>,
+}
+
+impl NewEvent {
+    fn of(event: &RawEvent<'_>) -> NewEvent {
+        NewEvent {
+            digest: fnv1a(event.raw.get().as_bytes()),
+            time: event.gen_time,
+            report: Report::of(event).map(Report::into_owned),
+        }
+    }
+}
+
+/// The events of a record that has an envelope which can be read.
+pub(super) fn read_events(kind: RecordKind, body: &[u8]) -> Option<Vec<NewEvent>> {
+    match kind {
+        RecordKind::Push | RecordKind::Poll => {
+            envelope::parse(body).ok().map(|envelope| new_events(&envelope.events))
+        }
+        // One event of ours, without an envelope.
+        RecordKind::Lifecycle => None,
+    }
+}
+
+/// The same of a body that was read before.
+pub(super) fn new_events(events: &[RawEvent<'_>]) -> Vec<NewEvent> {
+    events.iter().map(NewEvent::of).collect()
+}
+
 /// All agents, in memory; the writer thread owns it and stores what changed.
 #[derive(Debug, Default)]
 pub(super) struct AgentBook {
-    rows: HashMap<AgentKey, AgentRow>,
-    /// What each agent touched by the open transaction was before it.
-    undo: HashMap<AgentKey, Option<AgentRow>>,
+    places: HashMap<AgentKey, usize>,
+    slots: Vec<Slot>,
+    /// What each agent touched by the open transaction was before it; nothing where it was not there.
+    undo: Vec<(usize, Option<AgentRow>)>,
     /// What happened in the open transaction.
     tally: Tally,
     /// Agents whose stored row is old.
-    dirty: HashSet<AgentKey>,
+    dirty: Vec<usize>,
     /// Those of them that the round in progress has still to store, the last one first.
-    round: Vec<AgentKey>,
+    round: Vec<usize>,
+}
+
+/// One agent of the book.
+#[derive(Debug)]
+struct Slot {
+    agent: AgentKey,
+    row: AgentRow,
+    /// Stands in `undo`.
+    touched: bool,
+    /// Stands in `dirty`.
+    dirty: bool,
 }
 
 impl AgentBook {
     pub(super) fn insert(&mut self, agent: AgentKey, mut row: AgentRow) {
-        if let Some(last) = &mut row.last
+        if let Some(last) = row.last.as_mut().map(Arc::make_mut)
             && let Some(first) = last.counts_from.take()
         {
             for (sequence, event) in (first..).zip(&mut last.events) {
                 event.sequence = sequence;
             }
         }
-        self.rows.insert(agent, row);
+        let (place, _) = self.place_of(&agent);
+        self.slots[place].row = row;
+    }
+
+    /// Where this agent is, and whether it has come just now.
+    fn place_of(&mut self, agent: &AgentKey) -> (usize, bool) {
+        if let Some(place) = self.places.get(agent) {
+            return (*place, false);
+        }
+        let place = self.slots.len();
+        self.places.insert(agent.clone(), place);
+        let (agent, row) = (agent.clone(), AgentRow::default());
+        self.slots.push(Slot { agent, row, touched: false, dirty: false });
+        (place, true)
     }
 
     /// Puts a batch of events of one agent into its place and remembers it.
-    pub(super) fn place(&mut self, batch: &Batch<'_>, rules: &Rules<'_>) -> Placement {
-        self.touch(batch.agent);
-        let row = self.rows.entry(batch.agent.clone()).or_default();
+    pub(super) fn place(&mut self, batch: Batch<'_>, rules: &Rules<'_>) -> Placement {
+        let (row, tally) = self.touch(batch.agent);
         let events: Vec<LastEvent> =
             batch.events.iter().map(|event| LastEvent::of(event, batch.offset)).collect();
-        let repeated = row.last.as_ref().filter(|last| last.is_repeated_by(&events, batch, rules.repeats));
+        let repeated = row.last.as_ref().filter(|last| last.is_repeated_by(&events, &batch, rules.repeats));
         let (placement, events) = match repeated {
             Some(last) => last.placed_again(events, row),
             None if events.is_empty() => (row.placed_again(), events),
             None => (row.placed_new(batch.received_at, rules.call_age), renumbered(events)),
         };
-        row.advance(batch, &placement, events, &mut self.tally);
+        row.advance(batch, &placement, events, tally);
         placement
     }
 
@@ -142,77 +205,92 @@ impl AgentBook {
         at: Timestamp,
         rules: &Rules<'_>,
     ) -> Placement {
-        self.touch(agent);
-        let row = self.rows.entry(agent.clone()).or_default();
+        let (row, tally) = self.touch(agent);
         let placement = row.placed_new(at, rules.call_age);
-        row.advance_own(placement.sequence, body, at, &mut self.tally);
+        row.advance_own(placement.sequence, body, at, tally);
         placement
     }
 
     /// Makes up for a record that was committed after the agents' rows were last stored.
     pub(super) fn replay(&mut self, record: &Record) {
-        self.touch(&record.agent);
-        let row = self.rows.entry(record.agent.clone()).or_default();
-        row.snapshot = record.before.clone();
-        let parsed = match record.kind {
-            RecordKind::Push | RecordKind::Poll => envelope::parse(&record.body).ok(),
-            RecordKind::Lifecycle => None,
-        };
-        let Some(envelope) = parsed else {
-            row.advance_own(record.sequence, &record.body, record.received_at, &mut self.tally);
+        let (row, tally) = self.touch(&record.agent);
+        row.snapshot = Arc::new(record.before.clone());
+        let Some(events) = read_events(record.kind, &record.body) else {
+            row.advance_own(record.sequence, &record.body, record.received_at, tally);
             return;
         };
-        let mut events: Vec<LastEvent> =
-            envelope.events.iter().map(|event| LastEvent::of(event, record.offset)).collect();
-        for (event, repeated) in events.iter_mut().zip(&record.repeats) {
+        let mut last: Vec<LastEvent> =
+            events.iter().map(|event| LastEvent::of(event, record.offset)).collect();
+        for (event, repeated) in last.iter_mut().zip(&record.repeats) {
             (event.first, event.sequence) = (repeated.first, repeated.sequence);
         }
         let batch = Batch {
             agent: &record.agent,
             offset: record.offset,
             received_at: record.received_at,
-            events: &envelope.events,
+            events: &events,
             answer: None,
         };
         let placement = Placement {
             sequence: record.sequence,
             repeats: record.repeats.clone(),
-            before: record.before.clone(),
+            before: row.snapshot.clone(),
         };
-        row.advance(&batch, &placement, renumbered(events), &mut self.tally);
+        row.advance(batch, &placement, renumbered(last), tally);
     }
 
-    fn touch(&mut self, agent: &AgentKey) {
-        if !self.undo.contains_key(agent) {
-            self.undo.insert(agent.clone(), self.rows.get(agent).cloned());
+    /// An agent's row that is about to change.
+    fn touch(&mut self, agent: &AgentKey) -> (&mut AgentRow, &mut Tally) {
+        let (place, new) = self.place_of(agent);
+        let slot = &mut self.slots[place];
+        if !slot.touched {
+            slot.touched = true;
+            self.undo.push((place, (!new).then(|| slot.row.clone())));
         }
-        if !self.dirty.contains(agent) {
-            self.dirty.insert(agent.clone());
+        if !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(place);
         }
+        (&mut slot.row, &mut self.tally)
     }
 
     /// The transaction was committed. Gives what happened in it.
     pub(super) fn committed(&mut self) -> Tally {
-        self.undo.clear();
+        for (place, _) in self.undo.drain(..) {
+            self.slots[place].touched = false;
+        }
         std::mem::take(&mut self.tally)
     }
 
     /// The transaction was rolled back: all rows are as they were.
     pub(super) fn rolled_back(&mut self) {
         self.tally = Tally::default();
-        for (agent, row) in self.undo.drain() {
+        // Backwards: agents that came with it are the last ones.
+        while let Some((place, row)) = self.undo.pop() {
+            self.slots[place].touched = false;
             match row {
-                Some(row) => self.rows.insert(agent, row),
-                None => self.rows.remove(&agent),
-            };
+                Some(row) => self.slots[place].row = row,
+                None => {
+                    if let Some(slot) = self.slots.pop() {
+                        self.places.remove(&slot.agent);
+                    }
+                }
+            }
         }
+        let there = self.slots.len();
+        self.dirty.retain(|place| *place < there);
+        self.round.retain(|place| *place < there);
     }
 
     /// Begins a round that stores every row which is old now. Rows that change while it lasts are for the next one as well.
     pub(super) fn begin_round(&mut self) {
-        self.round.extend(self.dirty.drain());
+        for place in &self.dirty {
+            self.slots[*place].dirty = false;
+        }
+        self.round.append(&mut self.dirty);
         // Neighbours share pages, so they are stored together.
-        self.round.sort_unstable_by(|one, other| other.cmp(one));
+        let slots = &self.slots;
+        self.round.sort_unstable_by(|one, other| slots[*other].agent.cmp(&slots[*one].agent));
     }
 
     /// Whether the round has stored all its rows.
@@ -223,14 +301,18 @@ impl AgentBook {
     /// The next rows of the round, as they are now, `most` at most.
     pub(super) fn next_rows(&mut self, most: usize) -> impl Iterator<Item = (&AgentKey, &AgentRow)> {
         let left = self.round.len().saturating_sub(most);
-        let rows = &self.rows;
-        self.round.drain(left..).rev().filter_map(|agent| rows.get_key_value(&agent))
+        let slots = &self.slots;
+        self.round.drain(left..).rev().map(|place| (&slots[place].agent, &slots[place].row))
     }
 
     /// Rows that were stored were rolled back: store all of them again.
     pub(super) fn all_dirty(&mut self) {
         self.round.clear();
-        self.dirty.extend(self.rows.keys().cloned());
+        self.dirty.clear();
+        for (place, slot) in self.slots.iter_mut().enumerate() {
+            slot.dirty = true;
+            self.dirty.push(place);
+        }
     }
 }
 
@@ -240,7 +322,7 @@ pub(super) struct Batch<'a> {
     pub(super) agent: &'a AgentKey,
     pub(super) offset: u64,
     pub(super) received_at: Timestamp,
-    pub(super) events: &'a [RawEvent<'a>],
+    pub(super) events: &'a [NewEvent],
     pub(super) answer: Option<Exchange>,
 }
 
@@ -248,7 +330,9 @@ impl AgentRow {
     /// A place for new events. What is due is marked in the record, so that reading it needs no configuration.
     fn placed_new(&self, at: Timestamp, call_age: Duration) -> Placement {
         let mut placement = self.placed_again();
-        placement.before.mark_due(at, call_age);
+        if placement.before.has_marks_to_change(at, call_age) {
+            Arc::make_mut(&mut placement.before).mark_due(at, call_age);
+        }
         placement
     }
 
@@ -258,37 +342,32 @@ impl AgentRow {
     }
 
     fn advance_own(&mut self, sequence: u64, body: &[u8], at: Timestamp, tally: &mut Tally) {
-        let transition = self.snapshot.apply_own(body, at);
+        let transition = Arc::make_mut(&mut self.snapshot).apply_own(body, at);
         self.next_sequence = self.next_sequence.max(sequence + numbers(&transition));
         tally.add(&transition);
     }
 
     fn advance(
         &mut self,
-        batch: &Batch<'_>,
+        batch: Batch<'_>,
         placement: &Placement,
         mut events: Vec<LastEvent>,
         tally: &mut Tally,
     ) {
-        // Most often nothing was marked due, and a comparison takes less than a copy.
-        if self.snapshot != placement.before {
-            self.snapshot = placement.before.clone();
-        }
+        self.snapshot = placement.before.clone();
         let mut next = placement.sequence;
         // Repeated events moved the agent when they came first.
         for (event, last) in batch.events.iter().zip(&mut events).skip(placement.repeats.len()) {
             last.sequence = next;
-            let transition = self.snapshot.apply(event, batch.received_at);
+            let at = event.time.unwrap_or(batch.received_at);
+            let snapshot = Arc::make_mut(&mut self.snapshot);
+            let transition = snapshot.apply_report(event.report.as_ref(), at);
             next += numbers(&transition);
             tally.add(&transition);
         }
         self.next_sequence = self.next_sequence.max(next);
-        self.last = Some(LastBatch {
-            received_at: batch.received_at,
-            events,
-            counts_from: None,
-            answer: batch.answer.clone(),
-        });
+        let (received_at, answer) = (batch.received_at, batch.answer);
+        self.last = Some(Arc::new(LastBatch { received_at, events, counts_from: None, answer }));
     }
 }
 
@@ -335,10 +414,10 @@ impl LastBatch {
 }
 
 impl LastEvent {
-    fn of(event: &RawEvent<'_>, offset: u64) -> LastEvent {
+    fn of(event: &NewEvent, offset: u64) -> LastEvent {
         LastEvent {
-            digest: fnv1a(event.raw.get().as_bytes()),
-            timed: event.gen_time.is_some(),
+            digest: event.digest,
+            timed: event.time.is_some(),
             first: EventRef { offset, index: u32::MAX },
             sequence: 0,
         }

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, params};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::agents::{AgentBook, AgentRow, Batch, Placement, Rules, Tally};
+use super::agents::{AgentBook, AgentRow, Batch, NewEvent, Placement, Rules, Tally};
 use super::dead_letters::{self, LetterFilter, Replayed};
 use super::limits::{self, Gauge, Mark, Notice};
 use super::mark::{self, MarkFile};
@@ -23,8 +23,6 @@ use super::{
 };
 use crate::calm::Calm;
 use crate::clock::{Clock, Timestamp};
-use crate::event::envelope;
-use crate::event::normalise::RecordKind;
 use crate::metrics::Metrics;
 
 /// Records in one commit at most: bounds what one fsync can hold up.
@@ -36,6 +34,8 @@ const TRIM_RECORDS: u64 = 4096;
 /// Agents' rows stored with one commit that somebody waits for: all at once they would hold up every push for tens of
 /// milliseconds with each beat.
 const AGENT_ROWS: usize = 64;
+/// How often a round of agents' rows begins while pushes come: what came since is read again at the next start.
+const ROUND_EVERY: Duration = Duration::from_secs(1);
 /// A journal beyond this is checkpointed to its end by the writer itself, so that it is begun anew.
 const JOURNAL_BYTES: u64 = 32 << 20;
 /// Free pages given back to the file system with one beat.
@@ -46,8 +46,8 @@ type Reply<T> = oneshot::Sender<Result<T, AppendError>>;
 /// What the writer is asked.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Store a record.
-    Append { record: NewRecord, reply: Reply<Appended> },
+    /// Store a record; its events, where it has an envelope that can be read.
+    Append { record: NewRecord, events: Option<Vec<NewEvent>>, reply: Reply<Appended> },
     /// Set an event aside.
     DeadLetter { letter: DeadLetter, reply: Reply<()> },
     /// Deliver dead letters again.
@@ -71,8 +71,8 @@ pub(super) enum Command {
 /// What the writer tells the world.
 #[derive(Debug)]
 pub(super) struct Signals {
-    /// Offset after the newest durable record.
-    pub(super) end: watch::Sender<u64>,
+    /// Commits whose appends are to be answered.
+    pub(super) answers: mpsc::Sender<Committed>,
     /// Why the disk failed.
     pub(super) failure: watch::Sender<Option<String>>,
 }
@@ -104,6 +104,7 @@ pub(super) fn start(
         mark,
         agents_as_of: opened.agents_as_of,
         round_as_of: opened.agents_as_of,
+        round_began: Instant::now(),
         stored_cursors,
         gauge: Gauge::new(config.limits.clone()),
         last_beat: Instant::now(),
@@ -183,6 +184,8 @@ struct Writer {
     agents_as_of: u64,
     /// The same once the round of rows that is under way is stored.
     round_as_of: u64,
+    /// When it began.
+    round_began: Instant,
     /// Cursors as stored, in the order of `sinks`.
     stored_cursors: Vec<u64>,
     /// What is in use and what that means for pushes.
@@ -208,8 +211,27 @@ struct Writer {
     clock: Clock,
 }
 
+/// A commit that is durable, and who waits for it. As many as appends can wait at a time.
+#[derive(Debug)]
+pub(super) struct Committed {
+    waiting: Waiting,
+    /// Offset after the newest durable record, when that has moved or there is something else to look for.
+    end: Option<u64>,
+}
+
+/// Tells the world of commits, in their order: first where the spool ends, then everybody who waits. A task and not the
+/// writer does it, because waking sixty tasks from outside of the runtime costs more than the commit itself.
+pub(super) async fn answer(mut commits: mpsc::Receiver<Committed>, end: watch::Sender<u64>) {
+    while let Some(Committed { waiting, end: moved }) = commits.recv().await {
+        if let Some(moved) = moved {
+            end.send_replace(moved);
+        }
+        waiting.answer();
+    }
+}
+
 /// Answers that wait for the commit.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Waiting {
     appends: Vec<(Reply<Appended>, Result<Appended, AppendError>)>,
     letters: Vec<(Reply<()>, Result<(), AppendError>)>,
@@ -270,13 +292,14 @@ impl Writer {
             self.metrics.spool_commit_duration.observe(started.elapsed().as_secs_f64());
             self.metrics.spool_commit_records.observe(waiting.stored as f64);
             self.set_mark();
-            self.signals.end.send_replace(self.next_offset);
             self.tap.publish();
         }
         if waiting.replays {
-            self.tell_replays()?;
+            self.note_replays()?;
         }
-        waiting.answer();
+        let end = (waiting.stored > 0 || waiting.replays).then_some(self.next_offset);
+        // Without a runtime there is nobody left who waits.
+        drop(self.signals.answers.blocking_send(Committed { waiting, end }));
         if !tick {
             return Ok(());
         }
@@ -381,13 +404,13 @@ impl Writer {
 
     fn stage(&mut self, command: Command, waiting: &mut Waiting) -> rusqlite::Result<()> {
         match command {
-            Command::Append { record, reply } => {
+            Command::Append { record, events, reply } => {
                 if !self.gauge.admits(record.kind) && !waiting.room {
                     self.metrics.spool_failures.with_label_values(&["full"]).inc();
                     waiting.appends.push((reply, Err(AppendError::Full)));
                     return Ok(());
                 }
-                let stored = self.insert(record);
+                let stored = self.insert(record, events.as_deref());
                 waiting.stored += 1;
                 waiting.appends.push((reply, stored.as_ref().copied().map_err(|_| AppendError::Failed)));
                 stored.map(|_| ())
@@ -432,25 +455,19 @@ impl Writer {
         }
     }
 
-    fn insert(&mut self, record: NewRecord) -> rusqlite::Result<Appended> {
+    fn insert(&mut self, record: NewRecord, events: Option<&[NewEvent]>) -> rusqlite::Result<Appended> {
         let offset = self.next_offset;
         let received_at = record.received_at;
-        // The body was parsed before it came here; a life-cycle record is one event of ours and has no envelope.
-        let parsed = match record.kind {
-            RecordKind::Push | RecordKind::Poll => envelope::parse(&record.body).ok(),
-            RecordKind::Lifecycle => None,
-        };
         let rules = Rules { repeats: &self.config.repeats, call_age: self.config.call_age };
-        let (events, placement) = match &parsed {
-            Some(envelope) => {
-                let events = &envelope.events;
+        let (events, placement) = match events {
+            Some(events) => {
                 let batch =
                     Batch { agent: &record.agent, offset, received_at, events, answer: record.answer };
-                (events.len(), self.book.place(&batch, &rules))
+                (events.len(), self.book.place(batch, &rules))
             }
             None => (1, self.book.place_own(&record.agent, &record.body, received_at, &rules)),
         };
-        let before = serde_json::to_vec(&placement.before)
+        let before = serde_json::to_vec(&*placement.before)
             .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
         let repeats = reader::encode_repeats(&placement.repeats);
         let checked = Checked {
@@ -485,6 +502,7 @@ impl Writer {
         if self.tap.is_watched() {
             let NewRecord { kind, received_at, agent, body, .. } = record;
             let Placement { sequence, repeats, before } = placement;
+            let before = Arc::unwrap_or_clone(before);
             self.tap.stage(Record { offset, kind, received_at, agent, sequence, repeats, before, body });
         }
         Ok(appended)
@@ -506,13 +524,12 @@ impl Writer {
         }
     }
 
-    /// Makes workers look for dead letters that are to be delivered again.
-    fn tell_replays(&self) -> rusqlite::Result<()> {
+    /// Workers are to look for dead letters that are to be delivered again.
+    fn note_replays(&self) -> rusqlite::Result<()> {
         for sink in self.sinks.iter() {
             let newest = dead_letters::replay_to(&self.connection, &sink.name)?;
             sink.replay_to.fetch_max(newest, Ordering::AcqRel);
         }
-        self.signals.end.send_replace(self.next_offset);
         Ok(())
     }
 
@@ -531,7 +548,7 @@ impl Writer {
         .map(|_| ())
     }
 
-    /// What rides on a commit: cursors that moved, agents' rows from each beat on, some with every commit until it has
+    /// What rides on a commit: cursors that moved, agents' rows from a beat on, some with every commit until it has
     /// all, and deletion of what is freed. With a commit for which nobody waits all rows go at once.
     fn housekeeping(&mut self, tick: bool, at_leisure: bool) -> rusqlite::Result<()> {
         if tick {
@@ -539,7 +556,7 @@ impl Writer {
         }
         if tick && at_leisure {
             self.store_all_agents()?;
-        } else if tick || !self.book.round_is_over() {
+        } else if (tick && self.round_began.elapsed() >= ROUND_EVERY) || !self.book.round_is_over() {
             self.store_agents(AGENT_ROWS)?;
         }
         let freed = self.free_below();
@@ -585,7 +602,7 @@ impl Writer {
                 return Ok(());
             }
             self.book.begin_round();
-            self.round_as_of = self.next_offset;
+            (self.round_as_of, self.round_began) = (self.next_offset, Instant::now());
         }
         let mut statement =
             self.connection.prepare_cached("INSERT OR REPLACE INTO agents VALUES (?1, ?2, ?3)")?;
