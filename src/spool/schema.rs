@@ -31,7 +31,7 @@ const WRITER_CACHE: i64 = -4_096;
 
 /// Bytes of the journal that are kept for reuse: writing over what is there needs no new blocks of the disk, and so no
 /// commit of the file system. More than it has when the writer begins it anew, so that it keeps its length under load.
-const JOURNAL_KEPT: i64 = 48 << 20;
+pub(super) const JOURNAL_KEPT: u64 = 48 << 20;
 
 const TABLES: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;

@@ -36,8 +36,9 @@ const TRIM_RECORDS: u64 = 4096;
 const AGENT_ROWS: usize = 64;
 /// How often a round of agents' rows begins while pushes come: what came since is read again at the next start.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
-/// A journal beyond this is checkpointed to its end by the writer itself, so that it is begun anew.
-const JOURNAL_BYTES: u64 = 32 << 20;
+/// A journal of more frames, a page of 4 KiB each, is checkpointed to its end by the writer itself, so that it is begun anew:
+/// while pushes keep coming the keeper's checkpoints never get there. Up to what is kept its length says nothing of that.
+const JOURNAL_FRAMES: u64 = (32 << 20) / 4096;
 /// Free pages given back to the file system with one beat.
 const VACUUM_PAGES: u32 = 1024;
 
@@ -60,8 +61,8 @@ pub(super) enum Command {
     SaveSession { agent: AgentKey, stored: Option<Vec<u8>>, reply: Reply<()> },
     /// Answer when all that was asked before is done.
     Pulse { reply: Reply<()> },
-    /// The keeper's beat.
-    Tick,
+    /// The keeper's beat, with the frames that the journal has.
+    Tick { frames: u64 },
     /// The keeper met a fault of the disk, which ends the spool.
     CheckpointFailed(rusqlite::Error),
     /// Write what waits and end.
@@ -138,15 +139,18 @@ fn keep(connection: &Connection, beat: &mpsc::Sender<Command>) {
     loop {
         std::thread::sleep(TICK);
         // Busy only means that somebody reads: the next beat gets further.
-        let beat_of = match connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+        // Its row: whether somebody was in the way, frames in the journal, how many of them are in the database now.
+        let checkpoint =
+            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(1));
+        let beat_of = match checkpoint {
             Err(error) if is_fault_of_disk(&error) => Command::CheckpointFailed(error),
             Err(error) => {
                 if let Some(left_out) = calm.due("checkpoint") {
                     tracing::warn!(%error, left_out, "a checkpoint of the spool did not get through");
                 }
-                Command::Tick
+                Command::Tick { frames: 0 }
             }
-            Ok(()) => Command::Tick,
+            Ok(frames) => Command::Tick { frames: frames.unsigned_abs() },
         };
         let failed = matches!(beat_of, Command::CheckpointFailed(_));
         let sent = if failed {
@@ -271,8 +275,11 @@ impl Writer {
     /// One transaction for everything that waits; answers go out after its fsync.
     fn commit(&mut self, batch: &mut Vec<Command>, closing: bool) -> rusqlite::Result<()> {
         let started = Instant::now();
-        let told = batch.iter().any(|command| matches!(command, Command::Tick));
-        let tick = told || closing || self.last_beat.elapsed() >= 2 * TICK;
+        let told = batch.iter().find_map(|command| match command {
+            Command::Tick { frames } => Some(*frames),
+            _ => None,
+        });
+        let tick = told.is_some() || closing || self.last_beat.elapsed() >= 2 * TICK;
         let end = self.next_offset;
         let mut waiting = Waiting::default();
         let result = self.transaction(batch, tick, closing, &mut waiting);
@@ -304,7 +311,7 @@ impl Writer {
             return Ok(());
         }
         self.last_beat = Instant::now();
-        match self.beat() {
+        match self.beat(told.unwrap_or(0)) {
             // Nothing of a beat is owed to anybody: it is made up for when there is space.
             Err(error) if schema::is_full(&error) => {
                 self.disk_is_full();
@@ -451,7 +458,7 @@ impl Writer {
                 Ok(())
             }
             Command::CheckpointFailed(error) => Err(error),
-            Command::Tick | Command::Close => Ok(()),
+            Command::Tick { .. } | Command::Close => Ok(()),
         }
     }
 
@@ -673,9 +680,10 @@ impl Writer {
     }
 
     /// After a beat's commit: give free pages back, keep the journal short, set the gauges.
-    fn beat(&mut self) -> rusqlite::Result<()> {
+    fn beat(&mut self, frames: u64) -> rusqlite::Result<()> {
         let journal = self.path.with_extension("db-wal");
-        if std::fs::metadata(&journal).is_ok_and(|file| file.len() > JOURNAL_BYTES) {
+        let grown = || std::fs::metadata(&journal).is_ok_and(|file| file.len() > schema::JOURNAL_KEPT);
+        if frames > JOURNAL_FRAMES || grown() {
             // Nobody else writes now, so this one gets to the end and the next commit begins the journal anew.
             self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
         }
@@ -839,7 +847,7 @@ impl Waiting {
             | Command::Pulse { reply }
             | Command::SaveSession { reply, .. }
             | Command::SettleReplay { reply, .. } => self.others.push(reply),
-            Command::Tick | Command::CheckpointFailed(_) | Command::Close => {}
+            Command::Tick { .. } | Command::CheckpointFailed(_) | Command::Close => {}
         }
     }
 
