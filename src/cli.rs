@@ -24,6 +24,7 @@ mod dead_letters;
 mod dev_cert;
 mod inspect;
 mod manual;
+mod out;
 mod route;
 mod schema;
 mod status;
@@ -36,6 +37,7 @@ use dead_letters::DeadLettersCommand;
 use dev_cert::DevCertArgs;
 use inspect::SpoolCommand;
 use manual::{CompletionsArgs, ManArgs};
+use out::say;
 use route::RouteCommand;
 use schema::SchemaArgs;
 use tail::TailArgs;
@@ -140,7 +142,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(file) => with_config(&file.config, |config, outline| run(config, outline, &file.config)),
         Command::Check(file) => with_config(&file.config, |_, _| {
-            println!("{}: no mistakes found", file.config.display());
+            say!("{}: no mistakes found", file.config.display());
             ExitCode::SUCCESS
         }),
         Command::Simulate(args) => simulate(args.config.as_deref()),

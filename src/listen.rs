@@ -355,8 +355,9 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    shared.fault(reason_of(&error), &error);
+                // Who reads a live answer ends it by leaving, which is no fault.
+                if let Some(error) = ended.as_ref().err().filter(|_| !phase.is_live()) {
+                    shared.fault(reason_of(error), error);
                 }
                 return;
             }
@@ -421,6 +422,11 @@ impl Phase {
     /// Whether it is being answered, also by something that goes on.
     fn is_busy(&self) -> bool {
         matches!(self.word.load(Ordering::Acquire) & 3, PHASE_REQUEST | PHASE_LIVE)
+    }
+
+    /// Whether it is being answered by something that goes on.
+    fn is_live(&self) -> bool {
+        self.word.load(Ordering::Acquire) & 3 == PHASE_LIVE
     }
 
     fn bytes_came(&self) {

@@ -191,7 +191,10 @@ impl Api {
     pub fn connect(&self, parts: Parts) {
         let gateways = parts.gateways.iter().map(|gateway| gateway.as_str().to_owned()).collect();
         let sinks = parts.spool.cursors().into_iter().map(|(sink, _)| sink).collect();
-        *self.inner.pulse() = Pulse::new(gateways, sinks);
+        let mut pulse = Pulse::new(gateways, sinks);
+        // What happens from here on counts, also before the first beat.
+        pulse.beat(&self.inner.metrics);
+        *self.inner.pulse() = pulse;
         if self.inner.parts.set(parts).is_err() {
             tracing::error!("the admin API was connected twice");
         }

@@ -8,6 +8,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::api::{ApiPlace, Caller};
+use super::out::say;
 
 /// Agents asked for at a time.
 const PAGE: usize = 1000;
@@ -110,7 +111,7 @@ async fn one(agent: &Agent, method: Method, action: &str) -> anyhow::Result<()> 
 
 fn print(api: &ApiPlace, agent: &Value) {
     if api.json {
-        println!("{agent}");
+        say!("{agent}");
         return;
     }
     let text = |name: &str| agent[name].as_str().unwrap_or("-");
@@ -132,5 +133,5 @@ fn row(cells: &[&str]) {
         let width = WIDTHS.get(at).copied().unwrap_or(0);
         line.push_str(&format!("{cell:<width$}  "));
     }
-    println!("{}", line.trim_end());
+    say!("{}", line.trim_end());
 }

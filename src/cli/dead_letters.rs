@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
 use super::inspect::{SpoolPlace, offline};
+use super::out::say;
 use crate::clock::Timestamp;
 use crate::spool::inspect::Inspector;
 use crate::spool::offline::Offline;
@@ -101,11 +102,11 @@ pub(super) fn run(command: DeadLettersCommand) -> anyhow::Result<ExitCode> {
         DeadLettersCommand::Replay(change) => {
             let (offline, which) = opened(change)?;
             let count = offline.replay_letters(&which)?;
-            println!("{count} dead letters will be delivered again when the daemon runs");
+            say!("{count} dead letters will be delivered again when the daemon runs");
         }
         DeadLettersCommand::Discard(change) => {
             let (offline, which) = opened(change)?;
-            println!("{} dead letters discarded", offline.discard_letters(&which)?);
+            say!("{} dead letters discarded", offline.discard_letters(&which)?);
         }
         DeadLettersCommand::Export { place, which, output } => {
             export(&place, &which.filter(Vec::new()), output.as_deref())?;
@@ -147,20 +148,26 @@ fn list(place: &SpoolPlace, filter: &LetterFilter, after: u64, limit: usize) -> 
     each(&Inspector::open(&place.directory()?)?, filter, after, limit, |stored| {
         none = false;
         if place.json {
-            println!("{}", serde_json::to_string(&stored)?);
+            say!("{}", serde_json::to_string(&stored)?);
             return Ok(());
         }
         let letter = &stored.letter;
         let event = if letter.event_id.is_empty() { "(whole record)" } else { &letter.event_id };
         let replaying = if stored.replaying { "  to be delivered again" } else { "" };
-        println!(
+        say!(
             "{}  {}  {}  {event}  {}  {}: {}  attempts {}{replaying}",
-            stored.id, letter.at, letter.sink, letter.topic, letter.reason, letter.detail, letter.attempts
+            stored.id,
+            letter.at,
+            letter.sink,
+            letter.topic,
+            letter.reason,
+            letter.detail,
+            letter.attempts
         );
         Ok(())
     })?;
     if none && !place.json {
-        println!("no dead letters");
+        say!("no dead letters");
     }
     Ok(())
 }
@@ -171,7 +178,7 @@ fn show(place: &SpoolPlace, id: u64) -> anyhow::Result<()> {
     let shown = letter.shown(&inspector.spool_id()?, &*place.sight()?);
     let text =
         if place.json { serde_json::to_string(&shown)? } else { serde_json::to_string_pretty(&shown)? };
-    println!("{text}");
+    say!("{text}");
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
+use super::out::say;
 use crate::clock::Clock;
 
 /// An authority may sign for longer than one of its certificates lives.
@@ -55,7 +56,7 @@ pub(super) fn run(args: &DevCertArgs) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     let folder = args.out.canonicalize().with_context(|| args.out.display().to_string())?;
     write_all(&folder, &drafts)?;
-    print!("{}", what_to_do(&folder, &names, args.client));
+    say!("{}", what_to_do(&folder, &names, args.client).trim_end());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::out::{line, say};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::deliver::Ways;
@@ -109,7 +110,7 @@ pub(super) fn offline(place: &SpoolPlace, instead: &str) -> anyhow::Result<Offli
 
 fn replay(place: &SpoolPlace, sink: &str, from: From) -> anyhow::Result<ExitCode> {
     let records = offline(place, "stop it first")?.rewind(sink, from)?;
-    println!("{records} records will be delivered to {sink} again when the daemon runs");
+    say!("{records} records will be delivered to {sink} again when the daemon runs");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -117,21 +118,21 @@ fn repair(place: &SpoolPlace, accept_loss: bool) -> anyhow::Result<ExitCode> {
     let directory = place.directory()?;
     let examined = repair::examine(&directory)?;
     if examined.findings.0.is_empty() {
-        println!("nothing is damaged: {} good records", examined.good_records);
+        say!("nothing is damaged: {} good records", examined.good_records);
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{} good records can be saved. Damaged:{}", examined.good_records, examined.findings);
+    say!("{} good records can be saved. Damaged:{}", examined.good_records, examined.findings);
     if !accept_loss {
-        println!("nothing was changed; with --accept-loss the rest is saved in a new database");
+        say!("nothing was changed; with --accept-loss the rest is saved in a new database");
         return Ok(ExitCode::from(super::FAILED));
     }
     let repaired = repair::repair(&directory, Clock::system().now())?;
     for (table, rows) in &repaired.saved {
         let torn = if repaired.torn.contains(table) { ", others cannot be read" } else { "" };
-        println!("saved    {rows} of {table}{torn}");
+        say!("saved    {rows} of {table}{torn}");
     }
     for file in &repaired.kept {
-        println!("kept     {}", file.display());
+        say!("kept     {}", file.display());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -139,24 +140,26 @@ fn repair(place: &SpoolPlace, accept_loss: bool) -> anyhow::Result<ExitCode> {
 fn stat(place: &SpoolPlace) -> anyhow::Result<ExitCode> {
     let stat = Inspector::open(&place.directory()?)?.stat()?;
     if place.json {
-        println!("{}", serde_json::to_string(&stat)?);
+        say!("{}", serde_json::to_string(&stat)?);
         return Ok(ExitCode::SUCCESS);
     }
     let offset = |offset: Option<u64>| offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string());
-    println!("spool         {}", stat.spool_id);
-    println!(
+    say!("spool         {}", stat.spool_id);
+    say!(
         "records       {} (offsets {} to {})",
         stat.records,
         offset(stat.first_offset),
         offset(stat.last_offset)
     );
-    println!("on disk       {} bytes", stat.file_bytes);
-    println!("dead letters  {}", stat.dead_letters);
-    println!("agents        {} known, {} sessions stored", stat.agents, stat.sessions);
+    say!("on disk       {} bytes", stat.file_bytes);
+    say!("dead letters  {}", stat.dead_letters);
+    say!("agents        {} known, {} sessions stored", stat.agents, stat.sessions);
     for sink in &stat.sinks {
-        println!(
+        say!(
             "sink          {}: next offset {}, {} records behind",
-            sink.sink, sink.next_offset, sink.lag_records
+            sink.sink,
+            sink.next_offset,
+            sink.lag_records
         );
     }
     Ok(ExitCode::SUCCESS)
@@ -168,11 +171,11 @@ fn verify(place: &SpoolPlace) -> anyhow::Result<ExitCode> {
     let sound = findings.is_empty();
     if place.json {
         let findings: Vec<_> = findings.iter().map(ToString::to_string).collect();
-        println!("{}", json!({ "sound": sound, "goodRecords": examined.good_records, "findings": findings }));
+        say!("{}", json!({ "sound": sound, "goodRecords": examined.good_records, "findings": findings }));
     } else {
-        println!("{} good records", examined.good_records);
+        say!("{} good records", examined.good_records);
         for damage in findings {
-            println!("damaged: {damage}");
+            say!("damaged: {damage}");
         }
     }
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(super::FAILED) })
@@ -193,11 +196,13 @@ fn dump(
         match record {
             ReadRecord::Good(record) if wanted(&record) && left > 0 => {
                 left -= 1;
-                println!("{}", shown(&record));
+                if !line(format_args!("{}", shown(&record))) {
+                    left = 0;
+                }
             }
             ReadRecord::Good(_) => {}
             ReadRecord::Damaged { offset, fault } => {
-                println!("{}", json!({ "offset": offset, "damaged": fault }))
+                say!("{}", json!({ "offset": offset, "damaged": fault }))
             }
         }
         left > 0

@@ -8,6 +8,8 @@ use anyhow::Context;
 use clap::{Args, Command};
 use clap_complete::Shell;
 
+use super::out::say;
+
 /// For which shell.
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
@@ -39,7 +41,7 @@ pub(super) fn man(args: &ManArgs, command: Command) -> anyhow::Result<ExitCode> 
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let pages =
         write_pages(command, folder).with_context(|| format!("cannot write to {}", folder.display()))?;
-    println!("{pages} pages written to {}", folder.display());
+    say!("{pages} pages written to {}", folder.display());
     Ok(ExitCode::SUCCESS)
 }
 

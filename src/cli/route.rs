@@ -8,6 +8,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::out::say;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::event::normalise::{RecordKind, RecordView, normalise};
@@ -66,9 +67,9 @@ pub(super) fn run(command: RouteCommand) -> anyhow::Result<ExitCode> {
     };
     for report in &reports {
         if json {
-            println!("{}", serde_json::to_string(report)?);
+            say!("{}", serde_json::to_string(report)?);
         } else {
-            print!("{}", report.in_words());
+            say!("{}", report.in_words().trim_end());
         }
     }
     let nowhere = |report: &Report| report.sinks.iter().all(|sink| sink.topic.is_none());

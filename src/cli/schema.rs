@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 
+use super::out::say;
 use crate::contract;
 
 /// Which part of the contract.
@@ -52,6 +53,6 @@ fn write_all(folder: &Path) -> anyhow::Result<()> {
         let written = std::fs::write(&path, contract::to_text(document));
         written.with_context(|| format!("cannot write {}", path.display()))?;
     }
-    println!("{} files written to {}", files.len(), folder.display());
+    say!("{} files written to {}", files.len(), folder.display());
     Ok(())
 }

@@ -8,6 +8,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::api::{ApiPlace, Caller};
+use super::out::say;
 
 /// What `status` and `sinks` end with when somebody should look.
 const ATTENTION: u8 = 2;
@@ -19,7 +20,7 @@ const CRITICAL: u8 = 3;
 pub(super) fn status(api: &ApiPlace) -> anyhow::Result<ExitCode> {
     let status = get(api, Method::GET, "status")?;
     if api.json {
-        println!("{status}");
+        say!("{status}");
     } else {
         print_status(&status);
     }
@@ -41,7 +42,7 @@ fn exit_code(concerns: &[Value]) -> u8 {
 pub(super) fn sinks(api: &ApiPlace) -> anyhow::Result<ExitCode> {
     let answer = get(api, Method::GET, "sinks")?;
     if api.json {
-        println!("{answer}");
+        say!("{answer}");
     } else {
         print_sinks(&answer["sinks"]);
     }
@@ -52,7 +53,7 @@ pub(super) fn sinks(api: &ApiPlace) -> anyhow::Result<ExitCode> {
 pub(super) fn reload(api: &ApiPlace) -> anyhow::Result<ExitCode> {
     let answer = get(api, Method::POST, "reload")?;
     if api.json {
-        println!("{answer}");
+        say!("{answer}");
         return Ok(ExitCode::SUCCESS);
     }
     let list = |name: &str| -> Vec<String> {
@@ -61,10 +62,10 @@ pub(super) fn reload(api: &ApiPlace) -> anyhow::Result<ExitCode> {
     };
     let (changed, needs_restart) = (list("changed"), list("needs_restart"));
     if changed.is_empty() {
-        println!("nothing has changed");
+        say!("nothing has changed");
     }
-    changed.iter().for_each(|what| println!("in force: {what}"));
-    needs_restart.iter().for_each(|key| println!("needs a restart: {key}"));
+    changed.iter().for_each(|what| say!("in force: {what}"));
+    needs_restart.iter().for_each(|key| say!("needs a restart: {key}"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -79,13 +80,13 @@ fn delivering(sinks: &Value) -> bool {
 fn print_status(status: &Value) {
     let ready = if status["ready"] == true { "ready" } else { "NOT READY" };
     let (version, up) = (text(&status["version"]), number(&status["uptime_secs"]));
-    println!("ccrelay {version}, {ready}, up {}", in_words(up));
+    say!("ccrelay {version}, {ready}, up {}", in_words(up));
     for concern in status["concerns"].as_array().into_iter().flatten() {
         let (severity, alert) = (text(&concern["severity"]), text(&concern["alert"]));
-        println!("{severity:<9}{} (runbook: {alert})", text(&concern["what"]));
+        say!("{severity:<9}{} (runbook: {alert})", text(&concern["what"]));
     }
     let spool = &status["spool"];
-    println!(
+    say!(
         "spool    {} records wait, the oldest for {}; {:.1} MiB on disk",
         number(&spool["records"]),
         in_words(number(&spool["oldest_record_age_secs"])),
@@ -97,19 +98,24 @@ fn print_status(status: &Value) {
         let some: Vec<_> = some.map(|(state, count)| format!("{} {state}", number(count))).collect();
         let some = if some.is_empty() { "no agents".to_owned() } else { some.join(", ") };
         let budget = number(&gateway["sign_out_budget_secs"]);
-        println!("gateway  {}: {some}; {budget:.0} s to the first sign-out", text(&gateway["gateway"]));
+        say!("gateway  {}: {some}; {budget:.0} s to the first sign-out", text(&gateway["gateway"]));
     }
-    println!();
+    say!("");
     print_sinks(&status["sinks"]);
 }
 
 fn print_sinks(sinks: &Value) {
-    println!(
+    say!(
         "{:<20}{:<12}{:>12}{:>12}{:>14}{:>14}  last failure",
-        "sink", "state", "behind", "in flight", "delivered", "dead letters"
+        "sink",
+        "state",
+        "behind",
+        "in flight",
+        "delivered",
+        "dead letters"
     );
     for sink in sinks.as_array().into_iter().flatten() {
-        println!(
+        say!(
             "{:<20}{:<12}{:>12}{:>12}{:>14}{:>14}  {}",
             text(&sink["sink"]),
             text(&sink["state"]),

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, ValueEnum};
 
+use super::out::say;
 use crate::admin::tokens::TokenList;
 use crate::hex::hex;
 
@@ -44,7 +45,7 @@ enum ScopeName {
 pub(super) fn run(args: &TokenArgs) -> anyhow::Result<ExitCode> {
     let token = random()?;
     if args.secret {
-        println!("{token}");
+        say!("{token}");
         return Ok(ExitCode::SUCCESS);
     }
     let scope = match args.scope {
@@ -58,10 +59,10 @@ pub(super) fn run(args: &TokenArgs) -> anyhow::Result<ExitCode> {
         bail!("--name: {error}");
     }
     match &args.append {
-        None => println!("{line}"),
+        None => say!("{line}"),
         Some(path) => {
             append(path, &line)?;
-            println!("{token}");
+            say!("{token}");
         }
     }
     Ok(ExitCode::SUCCESS)

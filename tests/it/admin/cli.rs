@@ -224,3 +224,34 @@ async fn status_ends_as_the_worst_concern_of_the_api_says_also_of_what_was_befor
     scene.simulator.clear_faults();
     scene.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_read_enough_may_leave_and_the_exit_code_stays_what_it_is() {
+    let scene = Scene::start().await;
+    let url = format!("http://{}", scene.relay.operations());
+    let tokens = scene.relay.folder().join("tokens").display().to_string();
+    let (config, spool) =
+        (scene.relay.folder().join("config.toml"), scene.relay.folder().join("spool").display().to_string());
+    let config = config.display().to_string();
+    let place = ["--url", url.as_str(), "--token-file", tokens.as_str()];
+    for command in [
+        [&["status"], &place[..]].concat(),
+        [&["sinks"], &place[..]].concat(),
+        [&["agents", "list"], &place[..]].concat(),
+        vec!["spool", "stat", "--directory", &spool],
+        vec!["spool", "dump", "--directory", &spool],
+        vec!["deadletters", "list", "--directory", &spool],
+        vec!["check", "--config", &config],
+        vec!["man"],
+        vec!["schema"],
+        vec!["--help"],
+    ] {
+        // As `| head -0` leaves it: nobody reads at all.
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_ccrelay")).args(&command).stdout(writer).output().await;
+        let output = output.expect("the program starts");
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{command:?}");
+    }
+    scene.end().await;
+}

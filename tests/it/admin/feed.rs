@@ -205,6 +205,9 @@ async fn an_answer_that_goes_on_ends_with_its_token_and_with_the_daemon() {
     let address = scene.relay.operations();
     let mut reader = Reader::open(address, READ, "events?agent=1009").await;
     let mut admin = Reader::open(address, ADMIN, "events?agent=1009").await;
+    let mut gone = Reader::open(address, ADMIN, "events?agent=1009").await;
+    assert_eq!(gone.next().await.expect("it begins").0, "begin");
+    drop(gone);
     assert_eq!(reader.next().await.expect("it begins").0, "begin");
     assert_eq!(admin.next().await.expect("it begins").0, "begin");
     let file = scene.relay.folder().join("tokens");
@@ -220,6 +223,8 @@ async fn an_answer_that_goes_on_ends_with_its_token_and_with_the_daemon() {
         ("end".into(), serde_json::json!({ "reason": "stopping" }))
     );
     assert_eq!(admin.next().await, None);
+    let log = scene.relay.log();
+    assert!(!log.contains("a connection came to nothing"), "a reader that leaves is no fault:\n{log}");
 }
 
 /// The program, following a scene.
