@@ -16,6 +16,7 @@ const UNIT: &str = include_str!("../deploy/ccrelay.service");
 const README: &str = include_str!("../README.md");
 const OPERATION: &str = include_str!("../docs/operation.md");
 const SECURITY: &str = include_str!("../docs/security.md");
+const FIRST_HOUR: &str = include_str!("../docs/first-hour.md");
 /// Where attributes of spans are named.
 const SPANS: &str = include_str!("../src/trace/otlp.rs");
 /// Labels that Prometheus itself adds.
@@ -198,7 +199,7 @@ fn every_query_of_the_dashboard_is_one() {
 #[test]
 fn commands_of_runbook_operation_and_security_exist() {
     let mut seen = 0;
-    let pages = [RUNBOOK, OPERATION, SECURITY];
+    let pages = [RUNBOOK, OPERATION, SECURITY, FIRST_HOUR];
     let code = pages.iter().flat_map(|page| page.split('`').skip(1).step_by(2));
     for command in code.filter(|code| code.starts_with("ccrelay ")) {
         let command = command.split('|').next().expect("a part");
@@ -488,7 +489,9 @@ fn lies(page: &str) -> Vec<String> {
 
 #[test]
 fn keys_metrics_and_alerts_that_pages_for_operators_name_exist() {
-    for (name, page) in [("operation.md", OPERATION), ("security.md", SECURITY)] {
+    for (name, page) in
+        [("operation.md", OPERATION), ("security.md", SECURITY), ("first-hour.md", FIRST_HOUR)]
+    {
         let lies = lies(page);
         assert!(lies.is_empty(), "{name}: {lies:?}");
     }
