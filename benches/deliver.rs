@@ -21,13 +21,20 @@ use ccrelay::metrics::Metrics;
 use ccrelay::route::{Router, TopicRules, TopicTemplate};
 use ccrelay::sink::kafka::{KafkaOptions, KafkaSink};
 use ccrelay::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
-use ccrelay::spool::{RepeatRules, SinkStart, Spool, SpoolConfig, SpoolLimits, StartFrom, WhenFull};
+use ccrelay::spool::Spool;
 use clap::Parser;
 use rdkafka::mocking::MockCluster;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-#[path = "common/fill.rs"]
-mod fill;
+#[path = "common/output.rs"]
+mod output;
+#[path = "common/spool.rs"]
+mod spool;
+#[path = "common/talking.rs"]
+mod talking;
+
+use output::Output;
 
 const SINKS: [&str; 2] = ["nowhere", "kafka"];
 const TOPIC: &str = "ccrelay.events";
@@ -40,9 +47,8 @@ struct Options {
     /// Events in flight.
     #[arg(long, default_value_t = 1000)]
     window: usize,
-    /// What cargo adds.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Confirms at once.
@@ -67,20 +73,8 @@ impl Sink for Nowhere {
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let folder = tempfile::tempdir()?;
-    let metrics = Metrics::new(["main"], SINKS.map(|sink| (sink, &[][..])))?;
-    let config = SpoolConfig {
-        directory: folder.path().to_owned(),
-        limits: SpoolLimits::default(),
-        repeats: RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) },
-        call_age: Duration::from_secs(86_400),
-    };
-    let starts = SINKS.map(|name| SinkStart {
-        name: name.to_owned(),
-        from: StartFrom::Earliest,
-        when_full: WhenFull::Block,
-    });
-    let (spool, threads) = Spool::open(config, &starts, metrics.clone(), Clock::system())?;
-    fill::fill(&spool, options.events as u64).await?;
+    let (spool, threads, metrics) = spool::open(folder.path(), SINKS)?;
+    spool::fill(&spool, options.events as u64).await?;
 
     let cluster = MockCluster::new(1).context("no mock cluster")?;
     cluster.create_topic(TOPIC, 4, 1).context("no topic")?;
@@ -89,6 +83,7 @@ async fn main() -> anyhow::Result<()> {
     let mut problems = Problems::default();
     let kafka = kafka.validate("kafka", &mut problems).with_context(|| format!("{problems:?}"))?;
     let sinks: [Box<dyn Sink>; 2] = [Box::new(Nowhere), Box::new(KafkaSink::new("kafka", kafka)?)];
+    let mut rows = Vec::new();
     for (name, sink) in SINKS.into_iter().zip(sinks) {
         let took = drain(name, sink, &spool, &metrics, &options).await?;
         let rate = options.events as f64 / took.as_secs_f64();
@@ -97,10 +92,10 @@ async fn main() -> anyhow::Result<()> {
             options.events,
             took.as_secs_f64()
         );
+        rows.push(json!({ "sink": name, "events": options.events, "events_per_second": rate }));
     }
-    spool.close().await;
-    tokio::task::spawn_blocking(move || threads.join()).await?;
-    Ok(())
+    options.output.write(&Value::Array(rows))?;
+    spool::close(spool, threads).await
 }
 
 /// Delivers everything, and says how long it took.

@@ -34,16 +34,20 @@ use anyhow::{Context, ensure};
 use ccrelay::simulate::settings::Agents;
 use ccrelay::simulate::{Settings, SignOut, Simulator};
 use clap::Parser;
+use serde_json::{Value, json};
 
 #[path = "../tests/it/support/certificates.rs"]
 mod certificates;
 
+#[path = "common/output.rs"]
+mod output;
 #[path = "common/page.rs"]
 mod page;
-#[path = "common/usage.rs"]
+#[path = "../tests/it/support/usage.rs"]
 mod usage;
 
 use certificates::Certificates;
+use output::Output;
 use usage::Usage;
 
 const PASSWORD: &str = "benchmark-password";
@@ -67,9 +71,8 @@ struct Options {
     /// Sign-ins a second: as it is, what two busy cores take on both ends.
     #[arg(long, default_value_t = 600)]
     sign_in_rate: u32,
-    /// What cargo adds.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What was measured at one size.
@@ -94,12 +97,18 @@ fn main() -> anyhow::Result<()> {
     println!(
         "  agents  signed in after  resident  per agent  processor  heartbeats  late: p50     p99    p99.9  within 2 s"
     );
+    let mut rows = Vec::new();
     for agents in &options.agents {
         let row = runtime.block_on(measure(&options, *agents))?;
         println!("{}", row.line(empty));
         ensure!(row.signed_out == 0, "{} sessions were lost", row.signed_out);
+        rows.push(json!({
+            "agents": row.agents, "sign_in_secs": row.sign_in.as_secs_f64(), "resident_kib": row.memory_kib,
+            "empty_resident_kib": empty, "processors": row.processor, "heartbeats": row.heartbeats,
+            "late_p999_secs": row.bound(0.999),
+        }));
     }
-    Ok(())
+    options.output.write(&Value::Array(rows))
 }
 
 impl Row {

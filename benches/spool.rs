@@ -17,18 +17,21 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use ccrelay::clock::Clock;
 use ccrelay::metrics::Metrics;
-use ccrelay::spool::{
-    RepeatRules, SinkStart, Spool, SpoolConfig, SpoolLimits, SpoolThreads, StartFrom, WhenFull,
-};
+use ccrelay::spool::Spool;
 use clap::Parser;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-#[path = "common/fill.rs"]
-mod fill;
+#[path = "common/output.rs"]
+mod output;
+#[path = "common/spool.rs"]
+mod spool;
+#[path = "common/talking.rs"]
+mod talking;
 
-use fill::{body, fill, record};
+use output::Output;
+use spool::{body, close, fill, record};
 
 const SINK: &str = "nowhere";
 /// The bytes of a mark.
@@ -50,9 +53,8 @@ struct Options {
     /// Records that the spool has when it is opened again.
     #[arg(long, default_value_t = 200_000)]
     backlog: u64,
-    /// What cargo adds.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[tokio::main]
@@ -67,14 +69,15 @@ async fn main() -> anyhow::Result<()> {
     println!("disk: write and fdatasync of a push's bytes, median  {:>9.3} ms", millis(commit));
     println!("mark: unsynced write of the spool's mark, mean       {:>9.3} ms", millis(mark));
 
-    let (spool, threads, metrics) = open(folder.path())?;
+    let directory = folder.path().join("spool");
+    let (spool, threads, metrics) = spool::open(&directory, [SINK])?;
     println!(
         "\n{:>10}{:>12}{:>14}{:>16}{:>12}{:>12}",
         "at a time", "pushes/s", "commits/s", "pushes/commit", "p50 ms", "p99 ms"
     );
-    let usual = vec![1, 16, 64, 256];
+    let (usual, mut rows) = (vec![1, 16, 64, 256], Vec::new());
     for at_a_time in if options.at_a_time.is_empty() { &usual } else { &options.at_a_time } {
-        row(&spool, &metrics, *at_a_time, Duration::from_secs_f64(options.secs)).await?;
+        rows.push(row(&spool, &metrics, *at_a_time, Duration::from_secs_f64(options.secs)).await?);
     }
 
     let stored = *spool.end().borrow() - 1;
@@ -82,28 +85,14 @@ async fn main() -> anyhow::Result<()> {
     let records = *spool.end().borrow() - 1;
     close(spool, threads).await?;
     let begin = Instant::now();
-    let (spool, threads, _) = open(folder.path())?;
-    println!("\nopened with {records} records waiting in {:.3} s", begin.elapsed().as_secs_f64());
+    let (spool, threads, _) = spool::open(&directory, [SINK])?;
+    let opened = begin.elapsed().as_secs_f64();
+    println!("\nopened with {records} records waiting in {opened:.3} s");
+    options.output.write(&json!({
+        "fdatasync_ms": millis(commit), "mark_ms": millis(mark), "rows": rows,
+        "waiting_records": records, "opened_secs": opened,
+    }))?;
     close(spool, threads).await
-}
-
-fn open(folder: &Path) -> anyhow::Result<(Spool, SpoolThreads, Metrics)> {
-    let metrics = Metrics::new(["main"], [(SINK, &[][..])])?;
-    let config = SpoolConfig {
-        directory: folder.join("spool"),
-        limits: SpoolLimits::default(),
-        repeats: RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) },
-        call_age: Duration::from_secs(86_400),
-    };
-    let sink = SinkStart { name: SINK.to_owned(), from: StartFrom::Earliest, when_full: WhenFull::Block };
-    let (spool, threads) = Spool::open(config, &[sink], metrics.clone(), Clock::system())?;
-    Ok((spool, threads, metrics))
-}
-
-async fn close(spool: Spool, threads: SpoolThreads) -> anyhow::Result<()> {
-    spool.close().await;
-    tokio::task::spawn_blocking(move || threads.join()).await?;
-    Ok(())
 }
 
 /// What a synced and an unsynced write cost: the median of the one, the mean of the other.
@@ -127,7 +116,7 @@ fn disk(folder: &Path) -> anyhow::Result<(Duration, Duration)> {
     Ok((took[took.len() / 2], begin.elapsed() / MARK_WRITES))
 }
 
-async fn row(spool: &Spool, metrics: &Metrics, at_a_time: usize, length: Duration) -> anyhow::Result<()> {
+async fn row(spool: &Spool, metrics: &Metrics, at_a_time: usize, length: Duration) -> anyhow::Result<Value> {
     let commits = metrics.spool_commit_duration.get_sample_count();
     let begin = Instant::now();
     let producers: Vec<_> = (0..at_a_time)
@@ -152,15 +141,16 @@ async fn row(spool: &Spool, metrics: &Metrics, at_a_time: usize, length: Duratio
     let commits = metrics.spool_commit_duration.get_sample_count() - commits;
     took.sort_unstable();
     let pushes = took.len() as f64;
+    let (per_second, commits_per_second) = (pushes / secs, commits as f64 / secs);
+    let (p50, p99) = (millis(took[took.len() / 2]), millis(took[took.len() * 99 / 100]));
     println!(
-        "{at_a_time:>10}{:>12.0}{:>14.0}{:>16.1}{:>12.3}{:>12.3}",
-        pushes / secs,
-        commits as f64 / secs,
-        pushes / commits as f64,
-        millis(took[took.len() / 2]),
-        millis(took[took.len() * 99 / 100]),
+        "{at_a_time:>10}{per_second:>12.0}{commits_per_second:>14.0}{:>16.1}{p50:>12.3}{p99:>12.3}",
+        per_second / commits_per_second,
     );
-    Ok(())
+    Ok(json!({
+        "at_a_time": at_a_time, "pushes_per_second": per_second, "commits_per_second": commits_per_second,
+        "p50_ms": p50, "p99_ms": p99,
+    }))
 }
 
 fn millis(time: Duration) -> f64 {

@@ -23,6 +23,9 @@ use ccrelay::event::{AgentId, GatewayName, cloudevent, envelope, vocabulary};
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
+#[path = "it/support/usage.rs"]
+mod usage;
+
 const EXAMPLES: &str = include_str!("../src/event/testdata/examples.json");
 /// Without optimisation that is some seconds.
 const SHORT_RUN: u64 = 100_000;
@@ -34,7 +37,7 @@ const TIMES_AS_LONG: usize = 4;
 /// The snapshot in a record: eight calls whose words are as long as may be.
 const BYTES_OF_A_SNAPSHOT: usize = 6000;
 /// Peak memory of the process, with room for a test that runs beside it.
-const PEAK_BYTES: u64 = 256 << 20;
+const PEAK_KIB: u64 = 256 << 10;
 
 /// SplitMix64: small, and the same everywhere.
 struct Random(u64);
@@ -392,14 +395,6 @@ fn number_from(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
 }
 
-/// The most memory the process has had, where the system says so.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kibibytes * 1024)
-}
-
 #[test]
 fn whatever_comes_is_parsed_and_normalised_without_a_panic_and_within_bounds() {
     let executions = number_from("CCRELAY_FUZZ_EXECUTIONS").unwrap_or(SHORT_RUN);
@@ -418,9 +413,9 @@ fn whatever_comes_is_parsed_and_normalised_without_a_panic_and_within_bounds() {
     write!(told, "{refused} bodies refused, {events} events, {summaries} of them summaries, ")
         .expect("a string");
     write!(told, "at most {longest} bytes from one body").expect("a string");
-    if let Some(peak) = peak_bytes() {
-        write!(told, ", {} MiB of memory at most", peak >> 20).expect("a string");
-        assert!(peak <= PEAK_BYTES, "{told}");
+    if let Some(peak) = usage::own_peak_kib() {
+        write!(told, ", {} MiB of memory at most", peak >> 10).expect("a string");
+        assert!(peak <= PEAK_KIB, "{told}");
     }
     println!("{told}");
     assert!(*events > executions / 2 && *summaries > executions / 100 && *refused > 0, "{told}");

@@ -12,43 +12,40 @@
 //! broker takes from its own tool on the same machine: `kafka-producer-perf-test` and `mosquitto_pub`.
 
 use std::io::Write;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use ccrelay::authenticate::{Authenticator, TokenKey, TokenRules};
-use ccrelay::clock::Clock;
-use ccrelay::event::{AgentId, GatewayName};
-use ccrelay::metrics::Metrics;
-use ccrelay::spool::{RepeatRules, SinkStart, Spool, SpoolConfig, SpoolLimits, StartFrom, WhenFull};
 use clap::Parser;
-use secrecy::ExposeSecret;
-use serde_json::{Value, json};
+use serde_json::json;
 
-#[path = "../common/fill.rs"]
-mod fill;
 #[path = "../common/load.rs"]
 mod load;
+#[path = "../common/output.rs"]
+mod output;
+#[path = "../common/relay.rs"]
+mod relay;
+#[path = "../common/spool.rs"]
+mod spool;
 #[path = "../../tests/it/support/mod.rs"]
 mod support;
-#[path = "../common/usage.rs"]
-mod usage;
+#[path = "../common/talking.rs"]
+mod talking;
 
-use load::{Pace, Push};
+use load::{Connection, Pace, Times};
+use output::Output;
+use relay::{KAFKA, MQTT, PARTITIONS, TOPIC};
 use support::kafka::Kafka;
 use support::mosquitto::Mosquitto;
-use support::relay::{Relay, Wiring};
-use usage::Usage;
+use support::relay::Relay;
+use support::usage::Usage;
 
-const TOPIC: &str = "ccrelay.events";
-const KAFKA: &str = "bus";
-const MQTT: &str = "wall";
 /// Bytes of the messages of the brokers' own tools, about as many as an event has.
 const TOOL_BYTES: usize = 900;
+const AGENTS: std::ops::RangeInclusive<u32> = 5001..=5064;
 const CONNECTIONS: usize = 16;
 /// How often counters and memory are looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -67,68 +64,46 @@ struct Options {
     /// Messages of the brokers' own tools.
     #[arg(long, default_value_t = 200_000)]
     tool_messages: usize,
-    /// Write the results to this file as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// What cargo adds.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let (kafka, mut mosquitto) = (Kafka::start().await, Mosquitto::start().await);
-    kafka.create_topic(TOPIC, 4, &[]).await;
-    kafka.create_topic("tool", 4, &[]).await;
+    kafka.create_topic(TOPIC, PARTITIONS, &[]).await;
+    kafka.create_topic("tool", PARTITIONS, &[]).await;
     let limits =
         [kafka_limit(&kafka, options.tool_messages)?, mqtt_limit(&mosquitto, options.tool_messages)?];
     mosquitto.stop().await;
 
-    let tables = format!(
-        "[sinks.{KAFKA}]\ntopic = \"{TOPIC}\"\n[sinks.{KAFKA}.kafka]\nbootstrap_servers = \"{}\"\n\
-         [sinks.{MQTT}.mqtt]\nurl = \"{}\"\n",
-        kafka.address(),
-        mosquitto.url()
-    );
-    let mut relay = Relay::prepare();
-    relay.configure(&Wiring {
-        gateway_url: "https://127.0.0.1:9/agentgateway/resource",
-        gateway_ca: &relay.ca_pem(),
-        #[expect(clippy::reversed_empty_ranges, reason = "nobody is to be signed in")]
-        agents: 1..=0,
-        password: "unused",
-        tables: &tables,
-    });
-    let secret = relay.folder().join("secret");
-    std::fs::write(&secret, "a secret for a benchmark, long enough to be one")?;
-    relay.edit("[token]\n", &format!("[token]\nsecret_file = \"{}\"\n", secret.display()));
+    let sinks = relay::sinks(&kafka.address(), &mosquitto.url());
+    let (mut relay, pushes) = relay::prepare(&sinks, AGENTS)?;
 
     let empty_ready = ready(&mut relay).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let empty_mib = Usage::of(pid(&relay)?).resident_mib;
+    let empty_mib = Usage::of(relay.running().pid()).resident_mib;
     relay.kill9().await;
     std::fs::remove_dir_all(relay.folder().join("spool"))?;
 
     let began = Instant::now();
-    full_spool(relay.folder().join("spool"), options.records).await?;
+    fill(&relay.folder().join("spool"), options.records).await?;
     println!("{} records spooled in {:.1} s", options.records, began.elapsed().as_secs_f64());
     let full_ready = ready(&mut relay).await;
     println!("ready after {empty_ready:.2} s when empty, {full_ready:.2} s with the backlog");
 
     let stop = Arc::new(AtomicBool::new(false));
-    let pushes = tokio::task::spawn(keep_pushing(
-        ([127, 0, 0, 1], relay.callback_port()).into(),
-        relay.folder().join("ca.pem"),
-        pushes(&secret)?,
-        options.pushes,
-        stop.clone(),
-    ));
+    let address = ([127, 0, 0, 1], relay.callback_port()).into();
+    let connections = load::connect(address, &relay.folder().join("ca.pem"), CONNECTIONS, &pushes)?;
+    let (rate, until) = (options.pushes, stop.clone());
+    let pushes = tokio::task::spawn_blocking(move || keep_pushing(connections, rate, &until));
     let to_kafka = drain(&relay, KAFKA, &options).await?;
     mosquitto.start_again().await;
     let to_mqtt = drain(&relay, MQTT, &options).await?;
     stop.store(true, Ordering::Relaxed);
-    let (pushed, p99) = pushes.await??;
+    let pushed = pushes.await??;
+    let p99 = pushed.quantile(0.99).as_secs_f64() * 1e3;
 
     let mut rows = Vec::new();
     for (name, drained, limit) in [("Kafka", &to_kafka, limits[0]), ("MQTT", &to_mqtt, limits[1])] {
@@ -143,21 +118,13 @@ async fn main() -> anyhow::Result<()> {
             "processor_us_per_event": drained.processor_us, "most_resident_mib": mib,
         }));
     }
-    println!("{pushed} pushes meanwhile, p99 {p99:.2} ms");
-    let result: Value = json!({
-        "records": options.records, "ready_empty_secs": empty_ready, "ready_full_secs": full_ready,
-        "empty_resident_mib": empty_mib, "pushes": pushed, "push_p99_ms": p99, "drains": rows,
-    });
-    if let Some(file) = &options.json {
-        std::fs::write(file, serde_json::to_vec_pretty(&result)?)
-            .with_context(|| file.display().to_string())?;
-    }
+    let pushes = pushed.took.len();
+    println!("{pushes} pushes meanwhile, p99 {p99:.2} ms");
     relay.kill9().await;
-    Ok(())
-}
-
-fn pid(relay: &Relay) -> anyhow::Result<u32> {
-    Ok(u32::try_from(relay.running().pid())?)
+    options.output.write(&json!({
+        "records": options.records, "ready_empty_secs": empty_ready, "ready_full_secs": full_ready,
+        "empty_resident_mib": empty_mib, "pushes": pushes, "push_p99_ms": p99, "drains": rows,
+    }))
 }
 
 /// Starts the binary; gives the seconds until it says that it is ready.
@@ -171,57 +138,21 @@ async fn ready(relay: &mut Relay) -> f64 {
     began.elapsed().as_secs_f64()
 }
 
-async fn full_spool(directory: PathBuf, records: u64) -> anyhow::Result<()> {
-    let metrics = Metrics::new(["main"], [KAFKA, MQTT].map(|sink| (sink, &[][..])))?;
-    let limits = SpoolLimits { max_bytes: 1 << 40, ..SpoolLimits::default() };
-    let config = SpoolConfig {
-        directory,
-        limits,
-        repeats: RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) },
-        call_age: Duration::from_secs(86_400),
-    };
-    let sinks = [KAFKA, MQTT].map(|name| SinkStart {
-        name: name.to_owned(),
-        from: StartFrom::Earliest,
-        when_full: WhenFull::Block,
-    });
-    let (spool, threads) = Spool::open(config, &sinks, metrics, Clock::system())?;
-    fill::fill(&spool, records).await?;
-    spool.close().await;
-    tokio::task::spawn_blocking(move || threads.join()).await?;
-    Ok(())
+async fn fill(directory: &Path, records: u64) -> anyhow::Result<()> {
+    let (spool, threads, _) = spool::open(directory, [KAFKA, MQTT])?;
+    spool::fill(&spool, records).await?;
+    spool::close(spool, threads).await
 }
 
-fn pushes(secret: &std::path::Path) -> anyhow::Result<Vec<Push>> {
-    let hours = |hours: u64| Duration::from_secs(hours * 3600);
-    let rules = TokenRules { period: hours(1), overlap: hours(1), max_age: hours(24) };
-    let authenticator = Authenticator::new(TokenKey::read(secret)?, None, rules, Clock::system());
-    let gateway = GatewayName::parse("main")?;
-    let push = |agent: u32| {
-        let token = authenticator.mint(&gateway, &AgentId::parse(&agent.to_string())?);
-        Ok(Push::talking("/push/main", agent, token.expose_secret()))
-    };
-    (5001..=5064).map(push).collect()
-}
-
-/// Gives how many pushes were answered with success, and the 99th of a hundred times in milliseconds.
-async fn keep_pushing(
-    address: SocketAddr,
-    ca: PathBuf,
-    pushes: Vec<Push>,
-    rate: f64,
-    stop: Arc<AtomicBool>,
-) -> anyhow::Result<(usize, f64)> {
-    let mut streams = load::connect(address, &ca, CONNECTIONS).await?;
-    let mut took = Vec::new();
+/// Pushes until it is told to stop.
+fn keep_pushing(mut connections: Vec<Connection>, rate: f64, stop: &AtomicBool) -> anyhow::Result<Times> {
+    let mut times = Times::default();
     while !stop.load(Ordering::Relaxed) {
-        let times = load::run(&mut streams, &pushes, Pace::PerSecond(rate), Duration::from_secs(1)).await?;
+        times.add(load::run(&mut connections, Pace::PerSecond(rate), Duration::from_secs(1), 1)?);
         ensure!(times.refused == 0, "{} pushes were refused", times.refused);
-        took.extend(times.took);
     }
-    took.sort_unstable();
-    let p99 = took.get(took.len() * 99 / 100).copied().unwrap_or_default();
-    Ok((took.len(), p99.as_secs_f64() * 1e3))
+    times.took.sort_unstable();
+    Ok(times)
 }
 
 struct Drained {
@@ -244,14 +175,14 @@ async fn drain(relay: &Relay, sink: &str, options: &Options) -> anyhow::Result<D
         tokio::time::sleep(LOOK / 10).await;
         first = delivered().await;
     }
-    let (begin, used) = (Instant::now(), Usage::of(pid(relay)?));
+    let (begin, used) = (Instant::now(), Usage::of(relay.running().pid()));
     let (mut now, mut most_mib) = (first, 0.0_f64);
     while now < options.records as f64 && begin.elapsed() < patience {
         tokio::time::sleep(LOOK).await;
         now = delivered().await;
-        most_mib = most_mib.max(Usage::of(pid(relay)?).resident_mib);
+        most_mib = most_mib.max(Usage::of(relay.running().pid()).resident_mib);
     }
-    let (secs, used) = (begin.elapsed().as_secs_f64(), Usage::of(pid(relay)?).since(used));
+    let (secs, used) = (begin.elapsed().as_secs_f64(), Usage::of(relay.running().pid()).since(used));
     let events = now - first;
     ensure!(events > 0.0, "nothing goes out to {sink}");
     let processor_us = used.processor.as_secs_f64() * 1e6 / events;

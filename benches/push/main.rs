@@ -5,20 +5,24 @@
 //! cargo bench --bench push                                 all of it, some minutes
 //! cargo bench --bench push -- --secs 10 --json push.json   longer rows, and the table as JSON
 //! cargo bench --bench push -- --only floor,none            only these servers
+//! cargo bench --bench push -- --only none --load-threads 1
 //! ```
 //!
 //! Servers, each a process of its own, one after the other, under the same load from this process:
 //!
 //! - *floor*: reads the body and answers a constant; no token, no disk.
 //! - *none*: the real binary without a sink.
-//! - *stopped*: with a Kafka and an MQTT sink whose brokers are not there.
 //! - *both*: with a real Kafka (KRaft, one node) and a real Mosquitto, which take their share of the same processors.
+//! - *stopped*: with a Kafka and an MQTT sink whose brokers are not there.
 //!
 //! First as many pushes as can be answered over 1, 16, 64 and 256 connections; then, over 64, a tenth, a half and nine
-//! tenths of the greatest rate of that server, each push timed from when it was due. With *both* the events are read back
-//! from both brokers and timed from the sending of their push. Timers of the load have a grain of a millisecond.
+//! tenths of the greatest rate of that server, each push timed from when it was due; *stopped* also at half the greatest rate
+//! of *both*. With *both* the events are read back from both brokers and timed from the sending of their push.
+//!
+//! *load us* is the load's own processor time for each push, *load %* the share of the time in which its busiest thread was
+//! busy: below 100 it waited for the server. The last row of those as fast as can be has twice as many threads of the load:
+//! where that gives no more, the load is not what limits.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -27,11 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use ccrelay::authenticate::{Authenticator, TokenKey, TokenRules};
-use ccrelay::clock::Clock;
-use ccrelay::event::{AgentId, GatewayName};
 use clap::{Parser, Subcommand};
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 #[path = "../../tests/it/support/mod.rs"]
@@ -41,19 +41,24 @@ mod arrivals;
 mod floor;
 #[path = "../common/load.rs"]
 mod load;
-#[path = "../common/usage.rs"]
-mod usage;
+#[path = "../common/output.rs"]
+mod output;
+#[path = "../common/relay.rs"]
+mod relay;
+#[path = "../common/talking.rs"]
+mod talking;
 
 use load::{Pace, Push, Times};
+use output::Output;
+use relay::{PARTITIONS, TOPIC};
 use support::certificates::Certificates;
 use support::kafka::Kafka;
 use support::mosquitto::Mosquitto;
-use support::relay::{Relay, Wiring};
-use usage::Usage;
+use support::usage::Usage;
 
 const AGENTS: std::ops::RangeInclusive<u32> = 1001..=2000;
-const TOPIC: &str = "ccrelay.events";
-const PARTITIONS: i32 = 4;
+/// As long as a token of the relay's.
+const FLOOR_TOKEN: &str = "K0000000000000000000000000000000000000";
 /// Connections of the runs at a given rate.
 const STEADY: usize = 64;
 /// Not counted: connections, caches and the first growth of files.
@@ -65,17 +70,16 @@ struct Options {
     #[arg(long, default_value_t = 5.0)]
     secs: f64,
     /// Servers to measure.
-    #[arg(long, value_delimiter = ',', default_values_t = ["floor", "none", "stopped", "both"].map(str::to_owned))]
+    #[arg(long, value_delimiter = ',', default_values_t = ["floor", "none", "both", "stopped"].map(str::to_owned))]
     only: Vec<String>,
     /// Connections of the runs as fast as can be.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
     connections: Vec<usize>,
-    /// Write the table to this file as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// What cargo adds.
-    #[arg(long, hide = true)]
-    bench: bool,
+    /// Threads of the load.
+    #[arg(long, default_value_t = 2)]
+    load_threads: usize,
+    #[command(flatten)]
+    output: Output,
     #[command(subcommand)]
     role: Option<Role>,
 }
@@ -89,10 +93,19 @@ enum Role {
 
 /// A server under load.
 struct Server {
+    name: &'static str,
     address: SocketAddr,
     ca: PathBuf,
-    pid: u32,
+    pid: i32,
     pushes: Vec<Push>,
+}
+
+/// One run of a server: over so many connections, at that pace, from so many threads.
+#[derive(Clone, Copy)]
+struct Run {
+    connections: usize,
+    pace: Pace,
+    threads: usize,
 }
 
 #[tokio::main]
@@ -103,9 +116,10 @@ async fn main() -> anyhow::Result<()> {
     }
     let mut rows = Vec::new();
     println!(
-        "{:<9}{:>6}{:>11}{:>11}{:>9}{:>9}{:>9}{:>12}{:>11}{:>9}{:>8}",
+        "{:<9}{:>6}{:>9}{:>11}{:>11}{:>9}{:>9}{:>9}{:>12}{:>12}{:>8}{:>9}{:>8}",
         "server",
         "conns",
+        "threads",
         "asked/s",
         "pushes/s",
         "p50 ms",
@@ -114,21 +128,20 @@ async fn main() -> anyhow::Result<()> {
         "cpu us/push",
         "bytes/push",
         "MiB",
+        "load us",
         "load %"
     );
     for name in &options.only {
         match name.as_str() {
             "floor" => floor_rows(&options, &mut rows).await?,
-            "none" | "stopped" | "both" => relay_rows(name, &options, &mut rows).await?,
-            other => anyhow::bail!("{other} is none of floor, none, stopped, both"),
+            "none" => relay_rows("none", &options, &mut rows).await?,
+            "both" => relay_rows("both", &options, &mut rows).await?,
+            "stopped" => relay_rows("stopped", &options, &mut rows).await?,
+            other => anyhow::bail!("{other} is none of floor, none, both, stopped"),
         }
     }
     ratios(&rows);
-    if let Some(file) = &options.json {
-        std::fs::write(file, serde_json::to_vec_pretty(&rows)?)
-            .with_context(|| file.display().to_string())?;
-    }
-    Ok(())
+    options.output.write(&Value::Array(rows))
 }
 
 async fn floor_rows(options: &Options, rows: &mut Vec<Value>) -> anyhow::Result<()> {
@@ -141,14 +154,15 @@ async fn floor_rows(options: &Options, rows: &mut Vec<Value>) -> anyhow::Result<
         .stdin(Stdio::null())
         .spawn()?;
     let server = Server {
+        name: "floor",
         address: ([127, 0, 0, 1], port).into(),
         ca: certificates.ca.clone(),
-        pid: child.id(),
-        pushes: pushes(|agent| format!("K{agent}")),
+        pid: i32::try_from(child.id())?,
+        pushes: AGENTS.map(|agent| Push::talking("/push/main", agent, FLOOR_TOKEN)).collect(),
     };
     let measured = async {
         listening(&server, &mut child).await?;
-        measure("floor", &server, options, rows, None).await
+        measure(&server, options, rows, None).await
     };
     let measured = measured.await;
     child.kill()?;
@@ -165,7 +179,7 @@ async fn listening(server: &Server, child: &mut Child) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn relay_rows(name: &str, options: &Options, rows: &mut Vec<Value>) -> anyhow::Result<()> {
+async fn relay_rows(name: &'static str, options: &Options, rows: &mut Vec<Value>) -> anyhow::Result<()> {
     let (mut kafka, mut mosquitto) = (None, None);
     if name == "both" {
         let (one, other) = (Kafka::start().await, Mosquitto::start().await);
@@ -173,37 +187,19 @@ async fn relay_rows(name: &str, options: &Options, rows: &mut Vec<Value>) -> any
         (kafka, mosquitto) = (Some(one), Some(other));
     }
     let nobody = support::free_port();
-    let tables = match (name, &kafka, &mosquitto) {
+    let sinks = match (name, &kafka, &mosquitto) {
         ("none", ..) => String::new(),
-        (_, Some(kafka), Some(mosquitto)) => sinks(&kafka.address(), mosquitto.port()),
-        _ => sinks(&format!("127.0.0.1:{nobody}"), nobody),
+        (_, Some(kafka), Some(mosquitto)) => relay::sinks(&kafka.address(), &mosquitto.url()),
+        _ => relay::sinks(&format!("127.0.0.1:{nobody}"), &format!("mqtt://127.0.0.1:{nobody}")),
     };
-    let mut relay = Relay::prepare();
-    relay.configure(&Wiring {
-        gateway_url: "https://127.0.0.1:9/agentgateway/resource",
-        gateway_ca: &relay.ca_pem(),
-        #[expect(clippy::reversed_empty_ranges, reason = "nobody is to be signed in")]
-        agents: 1..=0,
-        password: "unused",
-        tables: &tables,
-    });
-    let secret = relay.folder().join("secret");
-    std::fs::write(&secret, "a secret for a benchmark, long enough to be one")?;
-    relay.edit("[token]\n", &format!("[token]\nsecret_file = \"{}\"\n", secret.display()));
+    let (mut relay, pushes) = relay::prepare(&sinks, AGENTS)?;
     relay.start().await;
-
-    let hours = |hours: u64| Duration::from_secs(hours * 3600);
-    let rules = TokenRules { period: hours(1), overlap: hours(1), max_age: hours(24) };
-    let authenticator = Authenticator::new(TokenKey::read(&secret)?, None, rules, Clock::system());
-    let gateway = GatewayName::parse("main")?;
     let server = Server {
+        name,
         address: ([127, 0, 0, 1], relay.callback_port()).into(),
         ca: relay.folder().join("ca.pem"),
-        pid: u32::try_from(relay.running().pid())?,
-        pushes: pushes(|agent| {
-            let agent = AgentId::parse(&agent.to_string()).expect("an id");
-            authenticator.mint(&gateway, &agent).expose_secret().to_owned()
-        }),
+        pid: relay.running().pid(),
+        pushes,
     };
     let stop = Arc::new(AtomicBool::new(false));
     let consumers = match (&kafka, &mosquitto) {
@@ -215,7 +211,7 @@ async fn relay_rows(name: &str, options: &Options, rows: &mut Vec<Value>) -> any
         _ => None,
     };
     let consumed = consumers.as_ref().map(|(consumers, _)| &consumers[..]);
-    let measured = measure(name, &server, options, rows, consumed).await;
+    let measured = measure(&server, options, rows, consumed).await;
     stop.store(true, Ordering::Relaxed);
     if let Some((_, thread)) = consumers {
         tokio::task::spawn_blocking(move || thread.join()).await?.ok().context("the consumer panicked")?;
@@ -225,38 +221,35 @@ async fn relay_rows(name: &str, options: &Options, rows: &mut Vec<Value>) -> any
     measured.with_context(|| log.lines().rev().take(5).collect::<Vec<_>>().join("\n"))
 }
 
-fn sinks(kafka: &str, mqtt: u16) -> String {
-    format!(
-        "[sinks.bus]\ntopic = \"{TOPIC}\"\n[sinks.bus.kafka]\nbootstrap_servers = \"{kafka}\"\n\
-         [sinks.wall.mqtt]\nurl = \"mqtt://127.0.0.1:{mqtt}\"\n"
-    )
-}
-
-fn pushes(token: impl Fn(u32) -> String) -> Vec<Push> {
-    AGENTS.map(|agent| Push::talking("/push/main", agent, &token(agent))).collect()
-}
-
 type Consumers<'a> = &'a [(&'static str, arrivals::Arrivals)];
 
 async fn measure(
-    name: &str,
     server: &Server,
     options: &Options,
     rows: &mut Vec<Value>,
     consumers: Option<Consumers<'_>>,
 ) -> anyhow::Result<()> {
     let length = Duration::from_secs_f64(options.secs);
+    let threads = options.load_threads;
     let mut greatest: f64 = 0.0;
-    for count in &options.connections {
-        let row = one(name, server, *count, Pace::Flat, length).await?;
-        greatest = greatest.max(row["pushes_per_second"].as_f64().unwrap_or_default());
+    for connections in &options.connections {
+        let run = Run { connections: *connections, pace: Pace::Flat, threads };
+        let row = one(server, run, length)?;
+        greatest = greatest.max(per_second(&row));
         rows.push(row);
     }
-    for share in [0.1, 0.5, 0.9] {
+    rows.push(one(server, Run { connections: STEADY, pace: Pace::Flat, threads: 2 * threads }, length)?);
+
+    let mut rates = [0.1, 0.5, 0.9].map(|share| (greatest * share, share.to_string())).to_vec();
+    if server.name == "stopped" {
+        // How much worse it is than with brokers shows at a rate that both take.
+        rates.extend(asked(rows, "both", "0.5").map(|rate| (rate, "0.5 of both".to_owned())));
+    }
+    for (rate, share) in rates {
         if let Some(consumers) = consumers {
             drained(consumers).await;
         }
-        let mut row = one(name, server, STEADY, Pace::PerSecond(greatest * share), length).await?;
+        let mut row = one(server, Run { connections: STEADY, pace: Pace::PerSecond(rate), threads }, length)?;
         row["share"] = json!(share);
         for (broker, arrivals) in consumers.into_iter().flatten() {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -265,6 +258,15 @@ async fn measure(
         rows.push(row);
     }
     Ok(())
+}
+
+fn per_second(row: &Value) -> f64 {
+    row["pushes_per_second"].as_f64().unwrap_or_default()
+}
+
+/// What was asked of that server in the row of that share.
+fn asked(rows: &[Value], server: &str, share: &str) -> Option<f64> {
+    rows.iter().find(|row| row["server"] == server && row["share"] == share)?["asked_per_second"].as_f64()
 }
 
 /// Waits until nothing more arrives: what came of a run as fast as can be must not stand before the next run's events.
@@ -290,61 +292,64 @@ fn end_to_end(broker: &str, took: &[u64]) -> Value {
     json!({ "events": took.len(), "p50_ms": at(0.5), "p99_ms": at(0.99), "p999_ms": at(0.999) })
 }
 
-async fn one(
-    name: &str,
-    server: &Server,
-    count: usize,
-    pace: Pace,
-    length: Duration,
-) -> anyhow::Result<Value> {
-    let mut streams = load::connect(server.address, &server.ca, count).await?;
-    load::run(&mut streams, &server.pushes, pace, WARM_UP).await?;
-    let (before, own, begin) = (Usage::of(server.pid), Usage::of(std::process::id()), Instant::now());
-    let times = load::run(&mut streams, &server.pushes, pace, length).await?;
-    let (used, own) = (Usage::of(server.pid).since(before), Usage::of(std::process::id()).since(own));
-    ensure!(times.refused == 0, "{} of {} pushes were refused", times.refused, times.took.len());
-    let load_share = own.processor.as_secs_f64() / begin.elapsed().as_secs_f64();
-    Ok(print(name, count, pace, &times, used, load_share, server.pushes[0].body_len()))
+fn one(server: &Server, run: Run, length: Duration) -> anyhow::Result<Value> {
+    // The load has threads of its own and this one waits for them; consumers go on beside it.
+    tokio::task::block_in_place(|| {
+        let mut connections = load::connect(server.address, &server.ca, run.connections, &server.pushes)?;
+        load::run(&mut connections, run.pace, WARM_UP.min(length), run.threads)?;
+        let before = Usage::of(server.pid);
+        let times = load::run(&mut connections, run.pace, length, run.threads)?;
+        let used = Usage::of(server.pid).since(before);
+        ensure!(times.refused == 0, "{} of {} pushes were refused", times.refused, times.took.len());
+        Ok(print(server, run, &times, used))
+    })
 }
 
-fn print(name: &str, count: usize, pace: Pace, times: &Times, used: Usage, load: f64, body: usize) -> Value {
+fn print(server: &Server, run: Run, times: &Times, used: Usage) -> Value {
     let pushes = times.took.len() as f64;
-    let asked = match pace {
+    let asked = match run.pace {
         Pace::Flat => None,
         Pace::PerSecond(rate) => Some(rate),
     };
     let millis = |q| times.quantile(q).as_secs_f64() * 1e3;
-    let (processor, written) = (used.processor.as_secs_f64() * 1e6 / pushes, used.written as f64 / pushes);
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / pushes;
+    let busiest = times.busiest.as_secs_f64() / times.length.as_secs_f64();
     println!(
-        "{name:<9}{count:>6}{:>11}{:>11.0}{:>9.2}{:>9.2}{:>9.2}{processor:>12.1}{written:>11.0}{:>9.1}{:>8.0}",
+        "{:<9}{:>6}{:>9}{:>11}{:>11.0}{:>9.2}{:>9.2}{:>9.2}{:>12.1}{:>12.0}{:>8.1}{:>9.1}{:>8.0}",
+        server.name,
+        run.connections,
+        run.threads,
         asked.map_or("-".to_owned(), |rate| format!("{rate:.0}")),
         times.per_second(),
         millis(0.5),
         millis(0.99),
         millis(0.999),
+        each(used.processor),
+        used.written as f64 / pushes,
         used.resident_mib,
-        load * 100.0
+        each(times.processor),
+        busiest * 100.0
     );
     json!({
-        "server": name, "connections": count, "asked_per_second": asked, "pushes_per_second": times.per_second(),
-        "p50_ms": millis(0.5), "p99_ms": millis(0.99), "p999_ms": millis(0.999), "processor_us_per_push": processor,
-        "bytes_written_per_push": written, "resident_mib": used.resident_mib, "load_processors": load, "body_bytes": body,
+        "server": server.name, "connections": run.connections, "load_threads": run.threads,
+        "asked_per_second": asked, "pushes_per_second": times.per_second(),
+        "p50_ms": millis(0.5), "p99_ms": millis(0.99), "p999_ms": millis(0.999),
+        "processor_us_per_push": each(used.processor), "bytes_written_per_push": used.written as f64 / pushes,
+        "resident_mib": used.resident_mib, "load_us_per_push": each(times.processor), "load_busiest": busiest,
+        "body_bytes": server.pushes[0].body_len(),
     })
 }
 
-/// Of each server against the floor, over as many connections.
+/// Of each server against the floor, over as many connections from as many threads.
 fn ratios(rows: &[Value]) {
-    let rate = |row: &Value| row["pushes_per_second"].as_f64().unwrap_or_default();
+    let run = |row: &Value| (row["connections"].as_u64(), row["load_threads"].as_u64());
     let flat = rows.iter().filter(|row| row["asked_per_second"].is_null());
-    let mut floor = BTreeMap::new();
-    for row in flat.clone().filter(|row| row["server"] == "floor") {
-        floor.insert(row["connections"].as_u64().unwrap_or_default(), rate(row));
-    }
+    let floors: Vec<_> = flat.clone().filter(|row| row["server"] == "floor").collect();
     for row in flat.filter(|row| row["server"] != "floor") {
-        let connections = row["connections"].as_u64().unwrap_or_default();
-        if let Some(floor) = floor.get(&connections) {
-            let name = row["server"].as_str().unwrap_or_default();
-            println!("{name:<9}{connections:>6} connections: {:.2} of the floor", rate(row) / floor);
+        if let Some(floor) = floors.iter().find(|floor| run(floor) == run(row)) {
+            let (name, ratio) =
+                (row["server"].as_str().unwrap_or_default(), per_second(row) / per_second(floor));
+            println!("{name:<9}{:>6} connections: {ratio:.2} of the floor", row["connections"]);
         }
     }
 }

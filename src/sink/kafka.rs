@@ -24,6 +24,7 @@ mod failure;
 
 use client::{Client, Refusal};
 pub use config::{KafkaConfig, KafkaOnErrorOptions, KafkaOptions, KafkaSecurityOptions, Key, OptionValue};
+pub use encode::{Encoded, encode};
 
 /// Every reason of this sink's [`DeliveryError`]s.
 pub const REASONS: &[&str] = &[
@@ -92,7 +93,7 @@ impl KafkaSink {
         let Some(client) = &self.client else {
             return Err(DeliveryError::retry("client", "there is no client"));
         };
-        let mut encoded = encode::encode(message, self.config.encoding);
+        let mut encoded = encode(message, self.config.encoding);
         let key = self.config.key.of(&message.event);
         loop {
             let progress = client.progress().notified();

@@ -96,6 +96,14 @@ impl MqttSink {
     }
 }
 
+/// The event as it is handed to the client, for whoever wants to know what that costs.
+///
+/// # Errors
+/// When no broker would take it: its topic or its size.
+pub fn encode(message: &Message, config: &MqttConfig) -> Result<impl Sized + use<>, DeliveryError> {
+    encode::encode(message, config)
+}
+
 /// What becomes of one publish.
 async fn outcome(receiver: oneshot::Receiver<Outcome>) -> Outcome {
     receiver.await.unwrap_or_else(|_| Err(client::ended()))

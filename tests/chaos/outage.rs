@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::options::Options;
 use crate::scene::{Scene, Shared};
 use crate::support::eventually;
-use crate::usage::resident_kib;
+use crate::support::usage::resident_kib;
 
 /// Events that MQTT may be behind at any time: what is under way, and what a busy machine is late with.
 const MQTT_LAG: f64 = 2_000.0;

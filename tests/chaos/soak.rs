@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use crate::options::Options;
 use crate::scene::{Scene, Shared};
-use crate::usage::{open_files, resident_kib};
+use crate::support::usage::resident_kib;
+use crate::usage::open_files;
 
 /// Samples of a short run come faster than those of a long one.
 const SAMPLES: u32 = 20;

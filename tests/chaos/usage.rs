@@ -1,8 +1,10 @@
-//! What a process uses, from `/proc`.
+//! What a process used at most, and the files that it holds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::support::usage::resident_kib;
 
 /// Watches the memory of whichever process is named to it.
 #[derive(Debug, Clone, Default)]
@@ -38,12 +40,6 @@ impl Watch {
     pub(crate) fn peak_kib(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
     }
-}
-
-pub(crate) fn resident_kib(pid: i32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse().ok()
 }
 
 pub(crate) fn open_files(pid: i32) -> Option<usize> {

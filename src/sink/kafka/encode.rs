@@ -12,7 +12,7 @@ const HEADERS: usize = 16;
 
 /// What a record is made of, beside its topic and key.
 #[derive(Debug)]
-pub(super) struct Encoded {
+pub struct Encoded {
     /// Absent once librdkafka has them.
     pub(super) headers: Option<OwnedHeaders>,
     pub(super) payload: Vec<u8>,
@@ -20,7 +20,9 @@ pub(super) struct Encoded {
     pub(super) timestamp: i64,
 }
 
-pub(super) fn encode(message: &Message, encoding: Encoding) -> Encoded {
+/// The event in this content mode.
+#[must_use]
+pub fn encode(message: &Message, encoding: Encoding) -> Encoded {
     let (headers, payload) = match encoding {
         Encoding::Binary => (binary_headers(message), cloudevent::data(&message.event)),
         Encoding::Structured => {

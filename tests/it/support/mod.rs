@@ -24,6 +24,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod relay;
+pub(crate) mod usage;
 pub(crate) mod witness;
 pub(crate) mod worker;
 

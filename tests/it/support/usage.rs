@@ -1,5 +1,7 @@
-//! What a process uses, from `/proc`: for the benches that measure one.
+//! What a process uses, from `/proc`.
+#![allow(dead_code, reason = "taken in by its path: not every tool is in use in every binary")]
 
+use std::fmt::Display;
 use std::time::Duration;
 
 /// Processor time, bytes written to the disk's queue, and memory.
@@ -12,22 +14,18 @@ pub(crate) struct Usage {
 
 impl Usage {
     /// Of the process `pid`.
-    pub(crate) fn of(pid: u32) -> Usage {
+    pub(crate) fn of(pid: impl Display + Copy) -> Usage {
         let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let stat = read("stat");
         // After the name in parentheses, which may hold blanks; the 12th and 13th are user and system time in ticks.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks =
             |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
-        let line = |text: &str, name: &str| -> u64 {
-            let found = text.lines().find_map(|line| line.strip_prefix(name));
-            found.and_then(|rest| rest.trim_end_matches("kB").trim().parse().ok()).unwrap_or_default()
-        };
         Usage {
             // A tick is 10 ms on every Linux of today.
             processor: Duration::from_millis((ticks(11) + ticks(12)) * 10),
-            written: line(&read("io"), "write_bytes:"),
-            resident_mib: line(&read("status"), "VmRSS:") as f64 / 1024.0,
+            written: value(&read("io"), "write_bytes:").unwrap_or_default(),
+            resident_mib: resident_kib(pid).unwrap_or_default() as f64 / 1024.0,
         }
     }
 
@@ -39,4 +37,19 @@ impl Usage {
             resident_mib: self.resident_mib,
         }
     }
+}
+
+/// The memory that the process has.
+pub(crate) fn resident_kib(pid: impl Display) -> Option<u64> {
+    value(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:")
+}
+
+/// The most memory that this process has had.
+pub(crate) fn own_peak_kib() -> Option<u64> {
+    value(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// The number in the line of that name.
+fn value(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
