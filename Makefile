@@ -1,7 +1,7 @@
 # The everyday commands. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz lint ci clean
+.PHONY: help setup demo test fuzz bench lint ci clean
 
 # Brokers live in sbin, which a plain user's PATH lacks.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -22,6 +22,9 @@ test: setup ## run every test, with real brokers
 fuzz: ## ten million malformed records through parser and normaliser; FUZZ_EXECUTIONS and FUZZ_SEED change that
 	CCRELAY_FUZZ_EXECUTIONS=$(or $(FUZZ_EXECUTIONS),10000000) CCRELAY_FUZZ_SEED=$(or $(FUZZ_SEED),20261124) \
 		cargo test --release --locked --test fuzz -- --nocapture
+
+bench: ## how fast it is beside what the machine allows, a quarter of an hour; BENCH_ARGS=--quick takes 4 minutes
+	@scripts/bench $(BENCH_ARGS)
 
 lint: ## formatting, clippy and documentation, warnings refused
 	@scripts/setup --without-brokers --with-lints
