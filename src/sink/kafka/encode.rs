@@ -58,3 +58,35 @@ fn with(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
 fn timestamp(event: &Event) -> i64 {
     i64::try_from(event.time.min(event.recorded_time).millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::message::Headers;
+
+    use super::*;
+    use crate::sink::testing::message;
+
+    /// Names and values of headers whose name ends so.
+    fn headers(encoded: &Encoded, end: &str) -> Vec<(String, String)> {
+        let headers = encoded.headers.as_ref().unwrap().iter().filter(|header| header.key.ends_with(end));
+        let text = |value: Option<&[u8]>| String::from_utf8(value.unwrap().to_vec()).unwrap();
+        headers.map(|header| (header.key.to_owned(), text(header.value))).collect()
+    }
+
+    #[test]
+    fn a_trace_is_an_attribute_and_in_binary_mode_also_where_instrumentation_looks() {
+        let context = crate::trace::tests::context();
+        let (traced, value) = (Message { trace: Some(context), ..message("101", 1) }, context.traceparent());
+        let binary = encode(&traced, Encoding::Binary);
+        let expected = ["ce_traceparent", "traceparent"].map(|name| (name.to_owned(), value.clone()));
+        assert_eq!(headers(&binary, "traceparent"), expected);
+        let structured = encode(&traced, Encoding::Structured);
+        assert_eq!(headers(&structured, "traceparent"), []);
+        let document: serde_json::Value = serde_json::from_slice(&structured.payload).unwrap();
+        assert_eq!(document["traceparent"], value);
+        let untraced = message("101", 1);
+        assert_eq!(headers(&encode(&untraced, Encoding::Binary), "traceparent"), []);
+        let structured = encode(&untraced, Encoding::Structured);
+        assert!(!String::from_utf8(structured.payload).unwrap().contains("traceparent"));
+    }
+}

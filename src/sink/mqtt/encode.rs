@@ -168,6 +168,24 @@ mod tests {
     }
 
     #[test]
+    fn a_trace_is_a_user_property_in_binary_mode_and_an_attribute_in_structured() {
+        let context = crate::trace::tests::context();
+        for (trace, expected) in [(None, None), (Some(context), Some(context.traceparent()))] {
+            let message = Message { trace, ..message("101", 1) };
+            let config = parse("url = 'mqtt://b'").unwrap();
+            let properties = encode(&message, &config).unwrap().properties.unwrap().user_properties;
+            let property = properties.into_iter().find(|(name, _)| name == "traceparent");
+            assert_eq!(property.map(|(_, value)| value), expected);
+            for version in ["'3.1.1'", "5"] {
+                let text = format!("url = 'mqtt://b'\nencoding = 'structured'\nversion = {version}");
+                let publish = encode(&message, &parse(&text).unwrap()).unwrap();
+                let document: serde_json::Value = serde_json::from_slice(&publish.payload).unwrap();
+                assert_eq!(document["traceparent"].as_str(), expected.as_deref());
+            }
+        }
+    }
+
+    #[test]
     fn what_is_retained_of_an_agent_is_its_state_and_where_that_comes_from_or_nothing() {
         let config = parse("url = 'mqtt://b'\nqos = 2").unwrap();
         let mut event = (*message("1001", 7).event).clone();
