@@ -105,12 +105,13 @@ pub(super) fn list(call: &Call<'_>) -> Answer {
             return None;
         }
         total += 1;
-        let place = Place::of(order, glance);
-        after.as_ref().is_none_or(|after| place > *after).then_some(place)
+        let urgency = order.urgency(glance);
+        let place = (urgency, glance.gateway().as_str(), glance.agent_id());
+        after.as_ref().is_none_or(|after| after.is_before(place)).then_some(urgency)
     });
     let more = found.len() > limit;
     found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|(place, _)| place.cursor(order));
+    let next = found.last().filter(|_| more).map(|(urgency, last)| order.cursor(*urgency, last));
     let agents = found.into_iter().map(|(_, view)| AgentView::new(call.parts, view)).collect();
     Ok(json(StatusCode::OK, &Page { agents, total, next }))
 }
@@ -138,33 +139,35 @@ impl Order {
             _ => Err(Fault::bad_request("orders are id and budget")),
         }
     }
+
+    /// Milliseconds left, where they count.
+    fn urgency(self, glance: Glance<'_>) -> u64 {
+        match self {
+            Order::Id => 0,
+            Order::Budget => {
+                let left = glance.sign_out_budget();
+                left.and_then(|left| u64::try_from(left.as_millis()).ok()).unwrap_or(u64::MAX)
+            }
+        }
+    }
+
+    /// Where the page after this agent begins.
+    fn cursor(self, urgency: u64, last: &SessionView) -> String {
+        match self {
+            Order::Id => format!("{}/{}", last.gateway, last.agent_id),
+            Order::Budget => format!("{urgency}/{}/{}", last.gateway, last.agent_id),
+        }
+    }
 }
 
-/// Where an agent stands among the others; a page begins after such a place, where it was when the page before was made. Ids of
-/// different length are in the order of their numbers.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Where a page begins: after this agent, or where it was when the page before was made.
 struct Place {
-    /// Milliseconds left, where they count.
     urgency: u64,
     gateway: GatewayName,
-    length: usize,
     agent_id: AgentId,
 }
 
 impl Place {
-    fn of(order: Order, glance: Glance<'_>) -> Place {
-        let left = || glance.sign_out_budget().and_then(|left| u64::try_from(left.as_millis()).ok());
-        let urgency = match order {
-            Order::Id => 0,
-            Order::Budget => left().unwrap_or(u64::MAX),
-        };
-        Place::new(urgency, glance.gateway().clone(), glance.agent_id().clone())
-    }
-
-    fn new(urgency: u64, gateway: GatewayName, agent_id: AgentId) -> Place {
-        Place { urgency, gateway, length: agent_id.as_str().len(), agent_id }
-    }
-
     fn parse(order: Order, text: &str) -> Result<Place, Fault> {
         let parse = || {
             let (urgency, text) = match order {
@@ -175,16 +178,16 @@ impl Place {
                 }
             };
             let (gateway, agent_id) = text.split_once('/')?;
-            Some(Place::new(urgency, GatewayName::parse(gateway).ok()?, AgentId::parse(agent_id).ok()?))
+            let (gateway, agent_id) = (GatewayName::parse(gateway).ok()?, AgentId::parse(agent_id).ok()?);
+            Some(Place { urgency, gateway, agent_id })
         };
         parse().ok_or_else(|| Fault::bad_request("after is what next of the page before said"))
     }
 
-    fn cursor(&self, order: Order) -> String {
-        match order {
-            Order::Id => format!("{}/{}", self.gateway, self.agent_id),
-            Order::Budget => format!("{}/{}/{}", self.urgency, self.gateway, self.agent_id),
-        }
+    /// In the order of [`crate::session::Sessions::first`].
+    fn is_before(&self, (urgency, gateway, agent_id): (u64, &str, &AgentId)) -> bool {
+        let (mine, other) = (self.agent_id.as_str(), agent_id.as_str());
+        (self.urgency, self.gateway.as_str(), mine.len(), mine) < (urgency, gateway, other.len(), other)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Sessions;
+use super::{Sessions, Slot};
 use crate::event::{AgentId, GatewayName};
 use crate::session::status::{SessionView, Shared};
 
@@ -44,54 +44,69 @@ impl<'a> Glance<'a> {
     }
 }
 
-/// A session and its place; places alone are compared.
-struct Placed<P> {
-    place: P,
+/// A session that is to be shown, as far as another one does not come before it.
+struct Placed {
+    urgency: u64,
     shared: Arc<Shared>,
 }
 
-impl<P: Ord> PartialEq for Placed<P> {
-    fn eq(&self, other: &Placed<P>) -> bool {
-        self.place == other.place
+/// By urgency, then by gateway and number: ids of different length are in the order of their numbers. Nothing is copied for it: of
+/// the many that are compared few are kept.
+fn place(urgency: u64, shared: &Shared) -> (u64, &str, usize, &str) {
+    let id = shared.agent_id.as_str();
+    (urgency, shared.gateway().as_str(), id.len(), id)
+}
+
+impl Placed {
+    fn place(&self) -> (u64, &str, usize, &str) {
+        place(self.urgency, &self.shared)
     }
 }
 
-impl<P: Ord> Eq for Placed<P> {}
+impl PartialEq for Placed {
+    fn eq(&self, other: &Placed) -> bool {
+        self.place() == other.place()
+    }
+}
 
-impl<P: Ord> PartialOrd for Placed<P> {
-    fn partial_cmp(&self, other: &Placed<P>) -> Option<Ordering> {
+impl Eq for Placed {}
+
+impl PartialOrd for Placed {
+    fn partial_cmp(&self, other: &Placed) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl<P: Ord> Ord for Placed<P> {
-    fn cmp(&self, other: &Placed<P>) -> Ordering {
-        self.place.cmp(&other.place)
+impl Ord for Placed {
+    fn cmp(&self, other: &Placed) -> Ordering {
+        self.place().cmp(&other.place())
     }
 }
 
 impl Sessions {
-    /// The first `most` sessions in the order of their places, each with its place; those without one are left out.
-    pub fn first<P: Ord>(
+    /// The first `most` sessions by the urgency that `urgency` gives them (the least first), then by gateway and number, each with its
+    /// urgency; those to which it gives none are left out.
+    pub fn first(
         &self,
         most: usize,
-        mut place: impl FnMut(Glance<'_>) -> Option<P>,
-    ) -> Vec<(P, SessionView)> {
+        mut urgency: impl FnMut(Glance<'_>) -> Option<u64>,
+    ) -> Vec<(u64, SessionView)> {
         let now = Instant::now();
         // The last of those that were found is on top, to give way to one that comes before it.
-        let mut found = BinaryHeap::with_capacity(most.saturating_add(1));
+        let mut found: BinaryHeap<Placed> = BinaryHeap::with_capacity(most.saturating_add(1));
         for kept in self.inner.gateways.values() {
-            for slot in kept.read().values() {
-                let Some(place) = place(Glance { shared: &slot.shared, now }) else { continue };
-                if found.len() < most || found.peek().is_some_and(|last: &Placed<P>| place < last.place) {
-                    found.push(Placed { place, shared: slot.shared.clone() });
+            for Slot { shared, .. } in kept.read().values() {
+                let Some(urgency) = urgency(Glance { shared, now }) else { continue };
+                let before = |last: &Placed| place(urgency, shared) < last.place();
+                if found.len() < most || found.peek().is_some_and(before) {
+                    found.push(Placed { urgency, shared: shared.clone() });
                 }
                 if found.len() > most {
                     found.pop();
                 }
             }
         }
-        let view = |Placed { place, shared }: Placed<P>| (place, shared.view(now));
+        let view = |placed: Placed| (placed.urgency, placed.shared.view(now));
         found.into_sorted_vec().into_iter().map(view).collect()
     }
 }
