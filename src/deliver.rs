@@ -363,12 +363,35 @@ impl Worker {
     }
 
     async fn read(&mut self, flow: &mut Flow) -> Result<(), Ended> {
+        // The events of records that are in memory are made once for all sinks.
+        if let Some(records) = self.reader.recent(flow.next, READ_RECORDS) {
+            for recent in records {
+                let record = &*recent.record;
+                match recent.events(self.spool.id()) {
+                    Ok(events) => self.prepare(flow, record, events.to_vec()),
+                    Err(error) => {
+                        let fault = error.to_string();
+                        self.set_aside_record(flow, record.offset, record.received_at, &fault).await?;
+                    }
+                }
+                flow.next = record.offset + 1;
+            }
+            return Ok(());
+        }
         let records = self.reader.read(flow.next, READ_RECORDS, READ_BYTES).await;
         let records = records.map_err(|error| DeliveryError::retry("spool", error.to_string()))?;
         for record in records {
             let offset = record.offset();
             match record {
-                ReadRecord::Good(record) => self.prepare(flow, &record).await?,
+                ReadRecord::Good(record) => match normalise::normalise(&record.view(self.spool.id())) {
+                    Ok(events) => {
+                        self.prepare(flow, &record, events.into_iter().map(Arc::new).collect());
+                    }
+                    Err(error) => {
+                        let fault = error.to_string();
+                        self.set_aside_record(flow, offset, record.received_at, &fault).await?;
+                    }
+                },
                 ReadRecord::Damaged { fault, .. } => {
                     self.set_aside_record(flow, offset, Timestamp(0), fault).await?
                 }
@@ -378,15 +401,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn prepare(&mut self, flow: &mut Flow, record: &Record) -> Result<(), Ended> {
-        let mut events: Vec<Event> = match normalise::normalise(&record.view(self.spool.id())) {
-            Ok(events) => events,
-            Err(error) => {
-                return self
-                    .set_aside_record(flow, record.offset, record.received_at, &error.to_string())
-                    .await;
-            }
-        };
+    fn prepare(&mut self, flow: &mut Flow, record: &Record, mut events: Vec<Arc<Event>>) {
         let (offset, received_at) = (record.offset, record.received_at);
         if self.config.repeats == Repeats::Drop {
             let all = events.len();
@@ -396,7 +411,6 @@ impl Worker {
         if self.queue(flow, offset, received_at, events, None) == 0 {
             flow.waiting.push_back(Waiting::nothing(offset, received_at));
         }
-        Ok(())
     }
 
     /// Gives how many events wait now: those that no route sends to this sink do not.
@@ -405,18 +419,22 @@ impl Worker {
         flow: &mut Flow,
         offset: u64,
         received_at: Timestamp,
-        events: Vec<Event>,
+        events: Vec<Arc<Event>>,
         replay: Option<ReplayOf>,
     ) -> usize {
-        let (all, router) = (events.len(), self.config.way.load());
-        let routed: Vec<_> = events.into_iter().filter_map(|event| router.route(event)).collect();
-        let (count, trace) = (routed.len(), self.traces.context(offset));
-        self.meter.unrouted(all - count);
-        for (index, (topic, event)) in routed.into_iter().enumerate() {
+        let (all, router, mut count) = (events.len(), self.config.way.load(), 0);
+        let trace = self.traces.context(offset);
+        for (topic, event) in events.into_iter().filter_map(|event| router.route(event)) {
             let purpose = if replay.is_some() { Purpose::Replay } else { Purpose::Delivery };
-            let message = Some(Message { event: Arc::new(event), topic, purpose, trace });
-            let ends_record = index + 1 == count;
-            flow.waiting.push_back(Waiting { offset, ends_record, received_at, message, replay });
+            let message = Some(Message { event, topic, purpose, trace });
+            flow.waiting.push_back(Waiting { offset, ends_record: false, received_at, message, replay });
+            count += 1;
+        }
+        self.meter.unrouted(all - count);
+        if count > 0
+            && let Some(last) = flow.waiting.back_mut()
+        {
+            last.ends_record = true;
         }
         count
     }
@@ -434,6 +452,7 @@ impl Worker {
             match letter.events(self.spool.id()) {
                 Ok(events) => {
                     let (offset, at) = (stored.letter.spool_offset, stored.letter.at);
+                    let events = events.into_iter().map(Arc::new).collect();
                     if self.queue(flow, offset, at, events, Some(replay)) == 0 {
                         let detail = "no route sends the event to this sink any more";
                         let error = DeliveryError::dead_letter("not_routed", detail);

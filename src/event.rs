@@ -51,6 +51,8 @@ pub struct Event {
     pub repeat: bool,
     /// The content.
     pub data: EventData,
+    /// The content as JSON, once it was asked for.
+    pub written: cloudevent::Written,
 }
 
 /// The id of the event at `place` in the spool called `spool_id`.

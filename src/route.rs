@@ -65,12 +65,15 @@ impl Router {
         Router { rules, default, mask }
     }
 
-    /// Where this event goes, with what is to be hidden hidden; nowhere when no rule sends it here.
+    /// Where this event goes, with what is to be hidden hidden; nowhere when no rule sends it here. Other sinks have the
+    /// same event, so what is hidden is hidden in a copy.
     #[must_use]
-    pub fn route(&self, mut event: Event) -> Option<(Arc<str>, Event)> {
+    pub fn route(&self, mut event: Arc<Event>) -> Option<(Arc<str>, Arc<Event>)> {
         let target = self.target(&event)?;
         let topic = target.topic.render(&event);
-        target.mask.apply(&mut event);
+        if !target.mask.is_empty() {
+            target.mask.apply(Arc::make_mut(&mut event));
+        }
         Some((topic, event))
     }
 

@@ -37,6 +37,7 @@ mod limits;
 mod mark;
 pub mod offline;
 mod reader;
+mod recent;
 pub mod repair;
 mod schema;
 mod shed;
@@ -50,6 +51,8 @@ pub use dead_letters::{
 };
 pub use limits::{SpoolLimits, WhenFull};
 pub use reader::{ReadRecord, SpoolReader};
+pub use recent::Recent;
+use recent::{Filler, Ring};
 pub use schema::OpenError;
 use watching::{Tap, Watchers};
 pub use watching::{Watch, Watched};
@@ -195,6 +198,7 @@ pub struct Spool {
     config: Arc<SpoolConfig>,
     sinks: Arc<[SinkState]>,
     watchers: Watchers,
+    ring: Ring,
 }
 
 /// What the spool's threads and a sink's reader share.
@@ -203,6 +207,8 @@ struct SinkState {
     name: String,
     /// The first record that the sink has not confirmed.
     cursor: Arc<AtomicU64>,
+    /// How far the sink's reader has got.
+    read_to: Arc<AtomicU64>,
     /// The number of the newest durable request to deliver a dead letter again; rises by every such request.
     replay_to: Arc<AtomicU64>,
     when_full: WhenFull,
@@ -214,6 +220,7 @@ impl SinkState {
         SinkState {
             name: sink.name.clone(),
             cursor: shared(cursor),
+            read_to: shared(cursor),
             replay_to: shared(replay_to),
             when_full: sink.when_full,
         }
@@ -274,10 +281,11 @@ impl Spool {
         tokio::task::spawn(writer::answer(commits, end_sender));
         let signals = writer::Signals { answers, failure: failure_sender };
         let watchers = Watchers::new();
-        let tap = Tap::new(watchers.clone());
+        let ring = Ring::default();
+        let tap = Tap::new(watchers.clone(), Filler::new(ring.clone(), &sinks));
         let threads =
             writer::start(opened, receiver, commands.clone(), signals, &config, &sinks, tap, metrics, clock)?;
-        Ok((Spool { commands, end, failure, id, config, sinks, watchers }, threads))
+        Ok((Spool { commands, end, failure, id, config, sinks, watchers, ring }, threads))
     }
 
     /// The spool's name: the first part of every event id.
@@ -349,7 +357,7 @@ impl Spool {
     pub fn reader(&self, sink: &str) -> Result<SpoolReader, OpenError> {
         let state = self.sinks.iter().find(|state| state.name == sink);
         let state = state.ok_or_else(|| OpenError::UnknownSink(sink.to_owned()))?;
-        SpoolReader::open(&self.config.directory, state.clone())
+        SpoolReader::open(&self.config.directory, state.clone(), self.ring.clone())
     }
 
     /// Sets an event aside for a sink; returns when that is fsynced.

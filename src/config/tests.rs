@@ -494,12 +494,13 @@ fn routes_lead_each_sink_its_own_way_and_without_any_all_stays_as_it_was() {
             agent_id: agent_id.clone(),
             time: crate::clock::Timestamp(1),
             recorded_time: crate::clock::Timestamp(1),
+            written: Default::default(),
             sequence: 0,
             repeat: false,
             data: EventData::new(gateway, agent_id),
         };
         let of = |sink: &SinkConfig| {
-            let topic = sink.router.route(event.clone()).map(|(topic, _)| topic.to_string());
+            let topic = sink.router.route(event.clone().into()).map(|(topic, _)| topic.to_string());
             format!("{}={}", sink.name, topic.as_deref().unwrap_or("nowhere"))
         };
         config.sinks.iter().map(of).collect::<Vec<_>>().join(" ")

@@ -653,7 +653,8 @@ async fn a_damaged_record_is_set_aside_whole_and_a_record_without_events_passes(
     bench.push("1001", 2).await;
     assert!(bench.push("1001", 0).await.is_empty());
     let last = bench.push("1001", 1).await;
-    // While the spool is open: it does not open on damage.
+    // What was stored a moment ago would be delivered from memory. While the spool is open: it does not open on damage.
+    let bench = Bench::open_in(bench.close().await);
     let database = rusqlite::Connection::open(bench.folder.path().join("spool.db")).unwrap();
     database.busy_timeout(Duration::from_secs(10)).unwrap();
     let changed = "UPDATE records SET body = CAST('{}' AS BLOB) WHERE spool_offset = 2";

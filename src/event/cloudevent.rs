@@ -6,7 +6,10 @@
 //! `ccrelayrepeat` (only when true: a further delivery of an event that may have been received before).
 
 use std::borrow::Cow;
+use std::fmt;
+use std::sync::OnceLock;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -68,6 +71,35 @@ pub fn data_schema(event_type: &str) -> String {
 #[must_use]
 pub fn data(event: &Event) -> Vec<u8> {
     to_json(&event.data)
+}
+
+/// The same, written once for all who have this event.
+#[must_use]
+pub fn shared_data(event: &Event) -> Bytes {
+    event.written.0.get_or_init(|| data(event).into()).clone()
+}
+
+/// The data of one event as JSON, once they were written. A copy of the event begins without: it may be changed.
+#[derive(Default)]
+pub struct Written(OnceLock<Bytes>);
+
+impl Clone for Written {
+    fn clone(&self) -> Written {
+        Written::default()
+    }
+}
+
+impl PartialEq for Written {
+    /// It follows from the data.
+    fn eq(&self, _: &Written) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Written").field(&self.0.get().map(Bytes::len)).finish()
+    }
 }
 
 struct Structured<'a> {

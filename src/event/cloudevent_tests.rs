@@ -16,6 +16,7 @@ fn event() -> Event {
         agent_id,
         time: Timestamp(1_784_529_722_590),
         recorded_time: Timestamp(1_784_529_723_000),
+        written: Default::default(),
         sequence: 42,
         repeat: false,
     }
@@ -90,4 +91,16 @@ fn sequences_sort_as_text() {
     let text = |sequence| super::sequence(&Event { sequence, ..event() });
     assert!(text(9) < text(10) && text(10) < text(u64::MAX));
     assert_eq!(text(u64::MAX).len(), 20);
+}
+
+#[test]
+fn a_copy_that_is_changed_is_written_anew() {
+    let event = event();
+    let written = shared_data(&event);
+    assert_eq!(written, data(&event));
+    assert_eq!(written.as_ptr(), shared_data(&event).as_ptr());
+    let mut copy = event.clone();
+    copy.data.raw.event_type.push('x');
+    assert_eq!(copy.written, event.written);
+    assert_ne!(shared_data(&copy), written);
 }

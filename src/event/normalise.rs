@@ -214,6 +214,7 @@ impl Maker<'_> {
             sequence,
             repeat: false,
             data: EventData { agent: agent_data(record, &self.snapshot, transition), details, raw },
+            written: Default::default(),
         }
     }
 }

@@ -15,6 +15,7 @@ pub(super) fn event(gateway: &str, agent: &str, event_type: &str) -> Event {
         category: vocabulary::category(event_type),
         time: Timestamp(1_784_529_722_590),
         recorded_time: Timestamp(1_784_529_722_600),
+        written: Default::default(),
         sequence: 7,
         repeat: false,
         data: EventData::new(gateway.clone(), agent_id.clone()),
@@ -100,7 +101,7 @@ fn the_first_rule_that_holds_decides_and_without_one_the_sinks_own_topic() {
         ("main", "1001", "ccrelay.unknown", None, Some("rest/unknown")),
     ] {
         let event = event(gateway, agent, event_type);
-        let to = |router: &Router| router.route(event.clone()).map(|(topic, _)| topic.to_string());
+        let to = |router: &Router| router.route(event.clone().into()).map(|(topic, _)| topic.to_string());
         assert_eq!(to(&publishes).as_deref(), topic.or(otherwise), "{agent} {event_type}");
         assert_eq!(to(&drops).as_deref(), topic, "{agent} {event_type}");
         // What is explained is what is done.

@@ -17,6 +17,7 @@ pub(crate) fn message(agent: &str, sequence: u64) -> Message {
         agent_id: AgentId::parse(agent).unwrap(),
         time: Timestamp(1_784_529_722_590),
         recorded_time: Timestamp(1_784_529_722_600),
+        written: Default::default(),
         sequence,
         repeat: false,
         data: EventData::new(

@@ -10,6 +10,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
 use super::dead_letters::{self, Replay};
+use super::recent::{Recent, Ring};
 use super::{AgentKey, OpenError, Record, SinkState, schema};
 use crate::clock::Timestamp;
 use crate::event::normalise::{EventRef, RecordKind, Repeated};
@@ -45,12 +46,13 @@ impl ReadRecord {
 pub struct SpoolReader {
     connection: Arc<Mutex<Connection>>,
     state: SinkState,
+    ring: Ring,
 }
 
 impl SpoolReader {
-    pub(super) fn open(directory: &Path, state: SinkState) -> Result<SpoolReader, OpenError> {
+    pub(super) fn open(directory: &Path, state: SinkState, ring: Ring) -> Result<SpoolReader, OpenError> {
         let connection = schema::open_reader(directory)?;
-        Ok(SpoolReader { connection: Arc::new(Mutex::new(connection)), state })
+        Ok(SpoolReader { connection: Arc::new(Mutex::new(connection)), state, ring })
     }
 
     /// The first record that the sink has not confirmed.
@@ -63,6 +65,19 @@ impl SpoolReader {
     /// between are delivered again, with the same ids.
     pub fn confirm(&self, next_offset: u64) {
         self.state.cursor.fetch_max(next_offset, Ordering::AcqRel);
+    }
+
+    /// Up to `records` records from `from` on, if they were stored so lately that they are in memory; else they are to be
+    /// [read](SpoolReader::read).
+    #[must_use]
+    pub fn recent(&self, from: u64, records: usize) -> Option<Vec<Arc<Recent>>> {
+        self.state.read_to.store(from, Ordering::Relaxed);
+        // What was given up in the meantime is not delivered.
+        let found = self.ring.from(from.max(self.cursor()), records)?;
+        if let Some(last) = found.last() {
+            self.state.read_to.store(last.record.offset + 1, Ordering::Relaxed);
+        }
+        Some(found)
     }
 
     /// Up to `records` records from `from` on, but no more than about `bytes` of bodies; at least one if there is one.

@@ -1,5 +1,6 @@
-//! Records as they are stored, for people who watch. Nobody waits for a watcher: one who is slow misses records and is told
-//! how many. While nobody watches, a record costs the writer one look at a counter.
+//! Records as they are stored, for people who watch and for sinks that are up to date ([`super::recent`]). Nobody waits for a
+//! watcher: one who is slow misses records and is told how many. While nobody watches and every sink is behind, a record
+//! costs the writer a look at a few counters.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,6 +9,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Record;
+use super::recent::{self, Filler};
 
 /// Records that wait for the slowest watcher, at most.
 const WAITING: usize = 512;
@@ -32,7 +34,8 @@ enum Seen {
 #[derive(Debug)]
 pub(super) struct Tap {
     watchers: Watchers,
-    staged: Vec<Seen>,
+    filler: Filler,
+    staged: Vec<Arc<Record>>,
 }
 
 /// A watcher; leaving is dropping it.
@@ -64,28 +67,38 @@ impl Watchers {
 }
 
 impl Tap {
-    pub(super) fn new(watchers: Watchers) -> Tap {
-        Tap { watchers, staged: Vec::new() }
+    pub(super) fn new(watchers: Watchers, filler: Filler) -> Tap {
+        Tap { watchers, filler, staged: Vec::new() }
     }
 
-    pub(super) fn is_watched(&self) -> bool {
+    /// Whether anybody wants the record at `offset`.
+    pub(super) fn is_wanted(&self, offset: u64) -> bool {
+        self.is_watched() || self.filler.is_wanted(offset)
+    }
+
+    fn is_watched(&self) -> bool {
         self.watchers.count.load(Ordering::Relaxed) > 0
     }
 
     /// This record is part of the commit that is being made.
-    pub(super) fn stage(&mut self, record: Record) {
-        let fits = record.body.len() <= LARGEST_BODY;
-        self.staged.push(if fits { Seen::Record(Arc::new(record)) } else { Seen::TooLarge });
+    pub(super) fn stage(&mut self, mut record: Record) {
+        record.body = recent::own(&record.body);
+        self.staged.push(Arc::new(record));
     }
 
-    /// The commit is durable: watchers may see it.
+    /// The commit is durable: sinks and watchers may see it.
     pub(super) fn publish(&mut self) {
-        for seen in self.staged.drain(..) {
-            if self.watchers.sender.send(seen).is_err() {
-                // The last watcher has left.
-                break;
+        if self.is_watched() {
+            for record in &self.staged {
+                let fits = record.body.len() <= LARGEST_BODY;
+                let seen = if fits { Seen::Record(record.clone()) } else { Seen::TooLarge };
+                if self.watchers.sender.send(seen).is_err() {
+                    // The last watcher has left.
+                    break;
+                }
             }
         }
+        self.filler.committed(self.staged.drain(..));
     }
 
     /// The commit was rolled back.

@@ -204,7 +204,7 @@ struct Writer {
     disk_full: bool,
     /// Records given up since that was last logged.
     shed_since_told: u64,
-    /// For people who watch.
+    /// For sinks that are up to date, and people who watch.
     tap: Tap,
     calm: Calm,
     signals: Signals,
@@ -506,7 +506,7 @@ impl Writer {
         self.newest = received_at;
         self.gauge.added(limits::record_bytes(record.body.len(), before.len()));
         let appended = Appended { offset, events, repeated: placement.repeats.len() };
-        if self.tap.is_watched() {
+        if self.tap.is_wanted(offset) {
             let NewRecord { kind, received_at, agent, body, .. } = record;
             let Placement { sequence, repeats, before } = placement;
             let before = Arc::unwrap_or_clone(before);

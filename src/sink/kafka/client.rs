@@ -91,7 +91,7 @@ impl Client {
         let (number, outcome) = self.acks.expect().map_err(Refusal::Failed)?;
         let mut record = BaseRecord::with_opaque_to(topic, number)
             .key(key)
-            .payload(&encoded.payload)
+            .payload(&encoded.payload[..])
             .timestamp(encoded.timestamp);
         record.headers = encoded.headers.take();
         let Err((error, refused)) = self.producer.send(record) else { return Ok(outcome) };

@@ -1,5 +1,6 @@
 //! An event as a Kafka record, after the Kafka protocol binding of CloudEvents 1.0.
 
+use bytes::Bytes;
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::event::{Event, cloudevent};
@@ -15,7 +16,7 @@ const HEADERS: usize = 16;
 pub struct Encoded {
     /// Absent once librdkafka has them.
     pub(super) headers: Option<OwnedHeaders>,
-    pub(super) payload: Vec<u8>,
+    pub(super) payload: Bytes,
     /// Milliseconds since the epoch.
     pub(super) timestamp: i64,
 }
@@ -24,10 +25,10 @@ pub struct Encoded {
 #[must_use]
 pub fn encode(message: &Message, encoding: Encoding) -> Encoded {
     let (headers, payload) = match encoding {
-        Encoding::Binary => (binary_headers(message), cloudevent::data(&message.event)),
+        Encoding::Binary => (binary_headers(message), cloudevent::shared_data(&message.event)),
         Encoding::Structured => {
             let headers = OwnedHeaders::new_with_capacity(1);
-            (with(headers, "content-type", CLOUDEVENTS_JSON), message.structured())
+            (with(headers, "content-type", CLOUDEVENTS_JSON), message.structured().into())
         }
     };
     Encoded { headers: Some(headers), payload, timestamp: timestamp(&message.event) }
@@ -87,6 +88,6 @@ mod tests {
         let untraced = message("101", 1);
         assert_eq!(headers(&encode(&untraced, Encoding::Binary), "traceparent"), []);
         let structured = encode(&untraced, Encoding::Structured);
-        assert!(!String::from_utf8(structured.payload).unwrap().contains("traceparent"));
+        assert!(!String::from_utf8(structured.payload.to_vec()).unwrap().contains("traceparent"));
     }
 }

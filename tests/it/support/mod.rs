@@ -44,6 +44,7 @@ pub(crate) fn event(agent: &str, sequence: u64) -> Event {
         agent_id: AgentId::parse(agent).expect("a valid agent id"),
         time: Timestamp(1_784_529_722_590),
         recorded_time: Timestamp(1_784_529_722_600),
+        written: Default::default(),
         sequence,
         repeat: false,
         data: EventData::new(
