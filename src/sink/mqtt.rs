@@ -11,8 +11,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::v5::Publish;
-use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 use tokio::sync::oneshot;
 
 use crate::sink::{Ack, BoxFuture, DeliveryError, Disposition, Message, Purpose, Sink};
@@ -22,7 +20,9 @@ mod config;
 mod encode;
 mod failure;
 mod in_flight;
+mod packet;
 mod protocol;
+mod stream;
 mod v4;
 mod v5;
 mod watchdog;
@@ -31,6 +31,7 @@ use client::Connection;
 pub use config::{MqttConfig, MqttOnErrorOptions, MqttOptions, Version};
 pub(crate) use encode::state_schema;
 use in_flight::Outcome;
+use packet::Publish;
 
 /// Every reason of this sink's [`DeliveryError`]s.
 pub const REASONS: &[&str] = &[
@@ -90,7 +91,7 @@ impl MqttSink {
         let event = &*message.event;
         let news = event.data.agent.changed && matches!(message.purpose, Purpose::Delivery);
         match &self.config.state_topic {
-            Some(topic) if news => encode::state(event, &topic.render(event), &self.config).map(Some),
+            Some(topic) if news => encode::state(event, topic.render(event), &self.config).map(Some),
             _ => Ok(None),
         }
     }
@@ -154,22 +155,6 @@ impl Sink for MqttSink {
             }
         })
     }
-}
-
-/// How both halves of the library make their connections: every publish is a write of its own, and waiting for company
-/// would cost 40 ms.
-fn network() -> NetworkOptions {
-    let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    network.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
-    network
-}
-
-/// TLS, where it is wanted.
-fn transport(config: &MqttConfig) -> Result<Option<Transport>, DeliveryError> {
-    let Some(files) = &config.tls else { return Ok(None) };
-    let tls = files.load().map_err(|error| DeliveryError::retry("tls", error))?;
-    Ok(Some(Transport::tls_with_config(TlsConfiguration::Rustls(tls))))
 }
 
 #[cfg(test)]

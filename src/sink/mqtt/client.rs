@@ -1,11 +1,12 @@
-//! One MQTT connection, from CONNECT to its end, in one task that owns client and event loop.
+//! One MQTT connection, from CONNECT to its end, in one task that owns it.
 //!
 //! rumqttc alone would lose messages: it drops what is in flight when a session is gone, replays out of order, tells
 //! nobody about refused publishes, and its `poll` can hang in a write for ever. So here
-//! - the event loop is never polled again after an error: a connection lives once, and its end fails every ack;
+//! - nothing goes on after an error: a connection lives once, and its end fails every ack;
 //! - acks are tied to packet ids in the order of sending ([`InFlight`]);
-//! - a watchdog beside `poll` ends a connection on which the broker has fallen silent ([`Watchdog`]);
-//! - `poll` is not dropped half-way while the connection lasts: a packet could be lost between state and socket.
+//! - a watchdog beside it ends a connection on which the broker has fallen silent ([`Watchdog`]), also in a write;
+//! - waiting for what happens next is not dropped half-way while the connection lasts: a packet could be lost between
+//!   state and socket.
 //!
 //! Where the relay's status is retained, the task connects again by itself while nothing is to be sent: there is nothing
 //! that could be lost, and the status would stay `offline` until the next event.
@@ -14,13 +15,13 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::config::{MqttConfig, Version};
 use super::encode::{self, OFFLINE, ONLINE, check_size};
 use super::in_flight::{InFlight, Outcome, Waiter, resolve};
+use super::packet::Publish;
 use super::protocol::{Broken, Client, Limits, Notice, Protocol};
 use super::v4::V4;
 use super::v5::V5;
@@ -162,12 +163,18 @@ impl Link {
         }
         loop {
             match self.next(&client, &mut library, &mut watch).await? {
-                Ok(Notice::Left) => return Ok(()),
                 Ok(notice) => {
-                    watch.watchdog.note(&notice);
-                    self.in_flight.note(notice)?;
+                    let mut next = Some(notice);
+                    while let Some(notice) = next {
+                        if matches!(notice, Notice::Left) {
+                            return Ok(());
+                        }
+                        watch.watchdog.note(&notice);
+                        self.in_flight.note(notice)?;
+                        next = library.ready();
+                    }
                 }
-                Err(broken) => return Err(self.last_words(library.rest(), broken)),
+                Err(broken) => return Err(self.last_words(&mut library, broken)),
             }
         }
     }
@@ -182,7 +189,7 @@ impl Link {
         let mut next = pin!(library.next());
         let mut batch = Vec::new();
         loop {
-            let room = self.room(&watch.limits)?;
+            let room = self.room(&watch.limits);
             if !self.open && self.in_flight.is_empty() {
                 match watch.goodbye.take() {
                     Some(publish) => {
@@ -210,14 +217,9 @@ impl Link {
 
     /// How many messages may be handed over now. The window begins at one and grows with each answer: a broker that
     /// closes the connection over one message, its answer lost with it, thus meets that message alone before long.
-    fn room(&self, limits: &Limits) -> Result<usize, DeliveryError> {
-        let Some(window) = limits.window.checked_sub(self.in_flight.leaked()).filter(|window| *window > 0)
-        else {
-            let detail = "so many messages were refused that the client library takes no more";
-            return Err(DeliveryError::retry("client", detail));
-        };
-        let window = window.min(1 + self.in_flight.answered());
-        Ok(window.saturating_sub(self.in_flight.len()).min(BATCH))
+    fn room(&self, limits: &Limits) -> usize {
+        let window = limits.window.min(1 + self.in_flight.answered());
+        window.saturating_sub(self.in_flight.len()).min(BATCH)
     }
 
     fn hand_over(&mut self, client: &impl Client, limits: &Limits, job: Job) -> Result<(), DeliveryError> {
@@ -232,8 +234,8 @@ impl Link {
     }
 
     /// What the broker confirmed just before the end is confirmed.
-    fn last_words(&mut self, rest: Vec<Notice>, broken: Broken) -> DeliveryError {
-        for notice in rest {
+    fn last_words(&mut self, library: &mut impl Protocol, broken: Broken) -> DeliveryError {
+        while let Some(notice) = library.ready() {
             // What is called written may have met its end on the way to the socket.
             if !matches!(notice, Notice::Written(0))
                 && let Err(error) = self.in_flight.note(notice)

@@ -1,14 +1,13 @@
 //! An event as an MQTT publish, after the MQTT protocol binding of CloudEvents 1.0, and an agent's state as a retained one.
 
-use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Publish, PublishProperties};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 
-use super::config::{MqttConfig, Version};
+use super::config::{MqttConfig, Quality, Version};
+use super::packet::{Properties, Publish};
 use crate::event::Event;
 use crate::event::cloudevent;
 use crate::event::data::{AgentData, Moment};
@@ -29,47 +28,48 @@ pub(super) const OFFLINE: &str = "offline";
 pub(super) fn encode(message: &Message, config: &MqttConfig) -> Result<Publish, DeliveryError> {
     check_topic(&message.topic)?;
     let (properties, payload) = match config.encoding {
-        Encoding::Binary => (binary_properties(message), cloudevent::data(&message.event)),
-        Encoding::Structured => (content_type(CLOUDEVENTS_JSON), message.structured()),
+        Encoding::Binary => (binary_properties(message), cloudevent::shared_data(&message.event)),
+        Encoding::Structured => (Properties::of(CLOUDEVENTS_JSON), message.structured().into()),
     };
     finish(&message.topic, payload, properties, config)
 }
 
 /// The agent's state after the event, to be retained at `topic`. Of an agent that is signed out nothing is retained: an
 /// empty payload clears the topic.
-pub(super) fn state(event: &Event, topic: &str, config: &MqttConfig) -> Result<Publish, DeliveryError> {
-    check_topic(topic)?;
+pub(super) fn state(event: &Event, topic: Arc<str>, config: &MqttConfig) -> Result<Publish, DeliveryError> {
+    check_topic(&topic)?;
     let payload = match event.data.agent.state {
-        AgentState::SignedOut => Vec::new(),
+        AgentState::SignedOut => Bytes::new(),
         _ => serde_json::to_vec(&StateDocument::of(event))
+            .map(Bytes::from)
             .map_err(|error| DeliveryError::dead_letter("client", error.to_string()))?,
     };
-    let publish = finish(topic, payload, content_type(JSON), config)?;
+    let publish = finish(&topic, payload, Properties::of(JSON), config)?;
     Ok(Publish { retain: true, ..publish })
 }
 
 /// What the relay says of itself.
 pub(super) fn status(topic: &str, status: &'static str) -> Publish {
-    let publish = Publish::new(topic, QoS::AtLeastOnce, Bytes::from_static(status.as_bytes()), None);
-    Publish { retain: true, ..publish }
+    Publish {
+        topic: topic.into(),
+        quality: Quality::AtLeastOnce,
+        retain: true,
+        properties: Properties::default(),
+        payload: Bytes::from_static(status.as_bytes()),
+    }
 }
 
 fn finish(
-    topic: &str,
-    payload: Vec<u8>,
-    properties: PublishProperties,
+    topic: &Arc<str>,
+    payload: Bytes,
+    properties: Properties,
     config: &MqttConfig,
 ) -> Result<Publish, DeliveryError> {
     // Properties came with MQTT 5.
-    let properties = (config.version == Version::V5).then_some(properties);
-    let publish = Publish::new(topic, config.qos.into(), Bytes::from(payload), properties);
+    let properties = if config.version == Version::V5 { properties } else { Properties::default() };
+    let publish = Publish { topic: topic.clone(), quality: config.qos, retain: false, properties, payload };
     check_size(&publish, LARGEST_PACKET)?;
     Ok(publish)
-}
-
-/// The topic as text, which it was.
-pub(super) fn topic(publish: &Publish) -> Cow<'_, str> {
-    String::from_utf8_lossy(&publish.topic)
 }
 
 /// An agent's state as it is retained: a published contract, members are only ever added.
@@ -107,22 +107,19 @@ impl StateDocument<'_> {
 
 /// Whether `publish` will be at most `limit` bytes on the wire: the client library would drop the connection.
 pub(super) fn check_size(publish: &Publish, limit: usize) -> Result<(), DeliveryError> {
-    // It gets a packet id of two bytes, which may lengthen its length by one.
-    let bytes = publish.size() + 3;
+    let bytes = publish.size();
     if bytes <= limit {
         return Ok(());
     }
-    Err(DeliveryError::dead_letter("too_large", format!("about {bytes} bytes are more than {limit}")))
+    Err(DeliveryError::dead_letter("too_large", format!("{bytes} bytes are more than {limit}")))
 }
 
-fn binary_properties(message: &Message) -> PublishProperties {
-    let user_properties =
-        message.attributes().into_iter().map(|(name, value)| (name.to_owned(), value.into_owned())).collect();
-    PublishProperties { user_properties, ..content_type(JSON) }
-}
-
-fn content_type(value: &str) -> PublishProperties {
-    PublishProperties { content_type: Some(value.to_owned()), ..PublishProperties::default() }
+fn binary_properties(message: &Message) -> Properties {
+    let mut properties = Properties::of(JSON);
+    for (name, value) in message.attributes() {
+        properties.add(name, &value);
+    }
+    properties
 }
 
 /// A broker answers a bad topic by closing the connection, which would stop all that comes after it.
@@ -141,6 +138,8 @@ fn check_topic(topic: &str) -> Result<(), DeliveryError> {
 
 #[cfg(test)]
 mod tests {
+    use rumqttc::v5::mqttbytes::v5::Packet;
+
     use super::super::config::tests::parse;
     use super::*;
     use crate::sink::testing::message;
@@ -151,9 +150,9 @@ mod tests {
             let config = parse(&format!("url = 'mqtt://b'\nencoding = '{encoding}'")).unwrap();
             let publish = encode(&message("101", 1), &config).unwrap();
             let mut wire = bytes::BytesMut::new();
-            Publish { pkid: 7, ..publish.clone() }.write(&mut wire).unwrap();
+            publish.write(7, &mut wire);
             assert_eq!(check_size(&publish, wire.len() - 1).unwrap_err().reason, "too_large");
-            assert!(check_size(&publish, wire.len() + 1).is_ok());
+            assert!(check_size(&publish, wire.len()).is_ok());
         }
     }
 
@@ -163,7 +162,7 @@ mod tests {
             let config = parse("url = 'mqtt://b'").unwrap();
             let message = Message { topic: topic.into(), ..message("101", 1) };
             assert_eq!(encode(&message, &config).unwrap_err().reason, "topic_invalid");
-            assert_eq!(state(&message.event, topic, &config).unwrap_err().reason, "topic_invalid");
+            assert_eq!(state(&message.event, topic.into(), &config).unwrap_err().reason, "topic_invalid");
         }
     }
 
@@ -173,7 +172,10 @@ mod tests {
         for (trace, expected) in [(None, None), (Some(context), Some(context.traceparent()))] {
             let message = Message { trace, ..message("101", 1) };
             let config = parse("url = 'mqtt://b'").unwrap();
-            let properties = encode(&message, &config).unwrap().properties.unwrap().user_properties;
+            let mut wire = bytes::BytesMut::new();
+            encode(&message, &config).unwrap().write(7, &mut wire);
+            let Ok(Packet::Publish(read)) = Packet::read(&mut wire, None) else { panic!("not read") };
+            let properties = read.properties.unwrap().user_properties;
             let property = properties.into_iter().find(|(name, _)| name == "traceparent");
             assert_eq!(property.map(|(_, value)| value), expected);
             for version in ["'3.1.1'", "5"] {
@@ -191,8 +193,8 @@ mod tests {
         let mut event = (*message("1001", 7).event).clone();
         event.data.agent.state = AgentState::Ready;
         event.data.agent.since = Some(Moment(event.time));
-        let publish = state(&event, "state", &config).unwrap();
-        assert!(publish.retain && publish.qos == QoS::ExactlyOnce);
+        let publish = state(&event, "state".into(), &config).unwrap();
+        assert!(publish.retain && publish.quality == Quality::ExactlyOnce);
         let document: serde_json::Value = serde_json::from_slice(&publish.payload).unwrap();
         let expected = serde_json::json!({
             "id": "1001", "gateway": "main", "state": "ready", "since": "2026-07-20T06:42:02.590Z",
@@ -202,7 +204,7 @@ mod tests {
         assert_eq!(document, expected);
         crate::contract::tests::assert_keeps(crate::contract::STATE, &document);
         event.data.agent.state = AgentState::SignedOut;
-        let publish = state(&event, "state", &config).unwrap();
+        let publish = state(&event, "state".into(), &config).unwrap();
         assert!(publish.retain && publish.payload.is_empty());
     }
 }

@@ -4,10 +4,9 @@ use std::error::Error;
 
 use rumqttc::v5::mqttbytes::Error as WireError;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnectReturnCode, DisconnectReasonCode, PubAck, PubAckReason, PubComp, PubCompReason, PubRec,
-    PubRecReason,
+    ConnectReturnCode, Disconnect, DisconnectReasonCode, PubAck, PubAckReason, PubComp, PubCompReason,
+    PubRec, PubRecReason,
 };
-use rumqttc::v5::{ConnectionError, StateError};
 
 use crate::sink::DeliveryError;
 
@@ -64,25 +63,29 @@ fn sort(reason: PubAckReason, text: Option<&str>) -> Result<(), DeliveryError> {
 }
 
 /// Sorts what ended a connection; always a retry.
-pub(super) fn classify(error: &ConnectionError) -> DeliveryError {
-    let reason = match error {
-        ConnectionError::ConnectionRefused(code) => refused(*code),
-        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
-            disconnected(*reason_code)
-        }
-        ConnectionError::MqttState(StateError::AwaitPingResp | StateError::CollisionTimeout) => "stalled",
-        ConnectionError::MqttState(
-            StateError::ConnectionAborted | StateError::Io(_) | StateError::Deserialization(WireError::Io(_)),
-        )
-        | ConnectionError::Io(_)
-        | ConnectionError::Timeout(_) => "connection",
-        ConnectionError::Tls(_) => "tls",
-        _ => "protocol",
-    };
-    DeliveryError::retry(reason, chain(error))
+pub(super) fn classify_io(error: &std::io::Error) -> DeliveryError {
+    DeliveryError::retry("connection", chain(error))
 }
 
-/// The same for MQTT 3.1.1.
+/// Sorts what could not be read or written as a packet.
+pub(super) fn classify_wire(error: &WireError) -> DeliveryError {
+    DeliveryError::retry("protocol", chain(error))
+}
+
+/// Sorts a CONNACK that is a refusal.
+pub(super) fn classify_refusal(code: ConnectReturnCode) -> DeliveryError {
+    DeliveryError::retry(refused(code), format!("the broker refused the connection: {code:?}"))
+}
+
+/// Sorts a DISCONNECT.
+pub(super) fn classify_disconnect(disconnect: &Disconnect) -> DeliveryError {
+    let code = disconnect.reason_code;
+    let text = disconnect.properties.as_ref().and_then(|properties| properties.reason_string.as_deref());
+    let detail = format!("the broker ended the connection: {code:?} {}", text.unwrap_or_default());
+    DeliveryError::retry(disconnected(code), detail)
+}
+
+/// Sorts what ended a connection by MQTT 3.1.1.
 pub(super) fn classify_v4(error: &rumqttc::ConnectionError) -> DeliveryError {
     use rumqttc::ConnectReturnCode as Code;
     use rumqttc::mqttbytes::Error as WireError;
@@ -108,12 +111,8 @@ pub(super) fn classify_v4(error: &rumqttc::ConnectionError) -> DeliveryError {
 
 /// Whether the broker refused the oldest message it owes an answer for as too large, in a way the library cannot
 /// read. Answers come in the order of the messages (MQTT-4.6.0-2).
-pub(super) fn oldest_too_large(error: &ConnectionError) -> bool {
-    use StateError::Deserialization;
-    matches!(
-        error,
-        ConnectionError::MqttState(Deserialization(WireError::InvalidConnectReturnCode(PACKET_TOO_LARGE)))
-    )
+pub(super) fn oldest_too_large(error: &WireError) -> bool {
+    matches!(error, WireError::InvalidConnectReturnCode(PACKET_TOO_LARGE))
 }
 
 fn refused(code: ConnectReturnCode) -> &'static str {
@@ -140,7 +139,7 @@ fn disconnected(code: DisconnectReasonCode) -> &'static str {
 }
 
 /// The error with its causes, which some of its variants leave out.
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -203,14 +202,11 @@ mod tests {
 
     #[test]
     fn connections_end_in_a_retry_that_says_why() {
-        let refused = ConnectionError::ConnectionRefused(ConnectReturnCode::BadUserNamePassword);
-        assert_eq!(classify(&refused).reason, "not_authorised");
-        let taken_over = ConnectionError::MqttState(StateError::ServerDisconnect {
-            reason_code: DisconnectReasonCode::SessionTakenOver,
-            reason_string: None,
-        });
-        assert_eq!(classify(&taken_over).reason, "session_taken_over");
-        assert_eq!(classify(&ConnectionError::MqttState(StateError::AwaitPingResp)).reason, "stalled");
-        assert_eq!(classify(&ConnectionError::Io(std::io::Error::other("x"))).reason, "connection");
+        assert_eq!(classify_refusal(ConnectReturnCode::BadUserNamePassword).reason, "not_authorised");
+        let taken_over = classify_disconnect(&Disconnect::new(DisconnectReasonCode::SessionTakenOver));
+        assert_eq!((taken_over.reason, taken_over.disposition), ("session_taken_over", Retry));
+        assert_eq!(classify_io(&std::io::Error::other("x")).reason, "connection");
+        assert_eq!(classify_wire(&WireError::MalformedPacket).reason, "protocol");
+        assert!(oldest_too_large(&WireError::InvalidConnectReturnCode(PACKET_TOO_LARGE)));
     }
 }

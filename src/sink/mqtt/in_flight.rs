@@ -1,4 +1,4 @@
-//! Acks of the messages that rumqttc has taken, tied to packet ids: [`Notice::Written`] comes in the order in which the
+//! Acks of the messages that a connection has taken, tied to packet ids: [`Notice::Written`] comes in the order in which the
 //! messages were handed over, and each names the id that the broker's answer will bear.
 
 use std::collections::{HashMap, VecDeque};
@@ -31,7 +31,6 @@ pub(super) struct InFlight {
     written: usize,
     numbers: HashMap<u16, u64>,
     answered: usize,
-    leaked: usize,
     on_error: OnError,
 }
 
@@ -50,7 +49,6 @@ impl InFlight {
             written: 0,
             numbers: HashMap::new(),
             answered: 0,
-            leaked: 0,
             on_error,
         }
     }
@@ -71,11 +69,6 @@ impl InFlight {
     /// How many messages the broker has answered.
     pub(super) fn answered(&self) -> usize {
         self.answered
-    }
-
-    /// How many the library counts as in flight for ever.
-    pub(super) fn leaked(&self) -> usize {
-        self.leaked
     }
 
     /// Remembers who waits for a message that is handed over now.
@@ -105,8 +98,7 @@ impl InFlight {
                 }
                 Ok(())
             }
-            Notice::Answered { id, outcome, leaked } => {
-                self.leaked += usize::from(leaked);
+            Notice::Answered { id, outcome } => {
                 let Some(number) = self.numbers.remove(&id) else { return Ok(()) };
                 self.end(number, outcome.map_err(|error| self.on_error.of_message(error)))
             }
@@ -187,10 +179,6 @@ mod tests {
             .collect()
     }
 
-    fn answered(id: u16, outcome: Outcome) -> Notice {
-        Notice::Answered { id, outcome, leaked: false }
-    }
-
     #[test]
     fn acks_follow_packet_ids_whatever_the_order_of_answers() {
         let mut in_flight = InFlight::new(OnError::default());
@@ -198,14 +186,14 @@ mod tests {
         for id in [7, 8, 9] {
             in_flight.note(Notice::Written(id)).unwrap();
         }
-        in_flight.note(answered(9, Ok(()))).unwrap();
+        in_flight.note(Notice::answered(9, Ok(()))).unwrap();
         let refused = DeliveryError::dead_letter("not_authorised", "");
-        in_flight.note(answered(8, Err(refused))).unwrap();
+        in_flight.note(Notice::answered(8, Err(refused))).unwrap();
         assert!(outcomes[2].try_recv().unwrap().is_ok());
         assert_eq!(outcomes[1].try_recv().unwrap().unwrap_err().disposition, Disposition::DeadLetter);
         assert!(outcomes[0].try_recv().is_err());
         assert_eq!(in_flight.len(), 3, "the oldest holds the window");
-        assert!(in_flight.note(answered(7, Err(DeliveryError::retry("quota", "")))).is_err());
+        assert!(in_flight.note(Notice::answered(7, Err(DeliveryError::retry("quota", "")))).is_err());
         assert_eq!(outcomes[0].try_recv().unwrap().unwrap_err().reason, "quota");
         assert!(in_flight.is_empty());
     }
@@ -251,7 +239,7 @@ mod tests {
         in_flight.push(Waiter::Status);
         assert!(in_flight.only_status() && !in_flight.is_empty());
         in_flight.note(Notice::Written(1)).unwrap();
-        in_flight.note(answered(1, Err(DeliveryError::retry("quota", "")))).unwrap();
+        in_flight.note(Notice::answered(1, Err(DeliveryError::retry("quota", "")))).unwrap();
         assert!(in_flight.is_empty());
     }
 }

@@ -1,18 +1,17 @@
-//! What [`Link`](super::client) needs of the client library, whose halves for MQTT 5 and 3.1.1 have the same shape and
-//! no type in common.
+//! What [`Link`](super::client) needs of a connection, which for MQTT 5 is a loop of ours and for 3.1.1 the client
+//! library's.
 
 use std::future::Future;
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::v5::Publish;
-
 use super::config::MqttConfig;
 use super::in_flight::Outcome;
+use super::packet::Publish;
 use crate::sink::DeliveryError;
 
-/// One half of the client library: its event loop.
+/// A connection by one version of the protocol.
 pub(super) trait Protocol: Send + Sized {
-    /// What takes messages on behalf of the event loop.
+    /// What takes messages on behalf of the connection.
     type Client: Client;
 
     /// Makes both; nothing connects yet.
@@ -30,11 +29,11 @@ pub(super) trait Protocol: Send + Sized {
     /// Must not be dropped while the connection is to go on: a packet could be lost between state and socket.
     fn next(&mut self) -> impl Future<Output = Result<Notice, Broken>> + Send;
 
-    /// What the broker had said before the connection broke.
-    fn rest(&mut self) -> Vec<Notice>;
+    /// What has happened already and was not told yet; also after the connection broke.
+    fn ready(&mut self) -> Option<Notice>;
 }
 
-/// What takes messages on behalf of an event loop, whose queue is as long as the largest window.
+/// What takes messages on behalf of a connection, whose queue is as long as the largest window.
 pub(super) trait Client: Send + Sync {
     fn publish(&self, publish: Publish) -> Result<(), DeliveryError>;
 
@@ -55,8 +54,6 @@ pub(super) enum Notice {
         id: u16,
         /// How it ended.
         outcome: Outcome,
-        /// The library counts the message as in flight for ever.
-        leaked: bool,
     },
     /// The broker said something else, such as that it lives.
     Heard,
@@ -64,6 +61,12 @@ pub(super) enum Notice {
     Left,
     /// Something else was written.
     Sent,
+}
+
+impl Notice {
+    pub(super) fn answered(id: u16, outcome: Outcome) -> Notice {
+        Notice::Answered { id, outcome }
+    }
 }
 
 /// The end of a connection.
@@ -82,4 +85,10 @@ pub(super) struct Limits {
     pub(super) window: usize,
     /// Bytes of a packet.
     pub(super) packet_bytes: Option<usize>,
+}
+
+impl From<DeliveryError> for Broken {
+    fn from(error: DeliveryError) -> Broken {
+        Broken { error, oldest_too_large: false }
+    }
 }

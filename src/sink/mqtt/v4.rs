@@ -3,16 +3,18 @@
 
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::QoS as QoS5;
-use rumqttc::v5::mqttbytes::v5::Publish;
-use rumqttc::{AsyncClient, Event, EventLoop, Incoming, LastWill, MqttOptions, Outgoing, QoS};
+use rumqttc::{
+    AsyncClient, Event, EventLoop, Incoming, LastWill, MqttOptions, NetworkOptions, Outgoing, QoS,
+    TlsConfiguration, Transport,
+};
 use secrecy::ExposeSecret;
 
+use super::CONNECT_TIMEOUT;
 use super::config::{MqttConfig, Quality};
-use super::encode::{self, LARGEST_PACKET, OFFLINE};
+use super::encode::{LARGEST_PACKET, OFFLINE};
 use super::failure::classify_v4;
+use super::packet::Publish;
 use super::protocol::{Broken, Client, Limits, Notice, Protocol};
-use super::{network, transport};
 use crate::sink::DeliveryError;
 
 /// What comes from a broker to one that subscribes to nothing is small.
@@ -72,26 +74,40 @@ impl Protocol for V4 {
         }
     }
 
-    fn rest(&mut self) -> Vec<Notice> {
-        std::mem::take(&mut self.0.state.events).iter().map(notice).collect()
+    fn ready(&mut self) -> Option<Notice> {
+        self.0.state.events.pop_front().as_ref().map(notice)
     }
 }
 
 impl Client for AsyncClient {
     fn publish(&self, publish: Publish) -> Result<(), DeliveryError> {
-        let qos = match publish.qos {
-            QoS5::AtMostOnce => QoS::AtMostOnce,
-            QoS5::AtLeastOnce => QoS::AtLeastOnce,
-            QoS5::ExactlyOnce => QoS::ExactlyOnce,
+        let qos = match publish.quality {
+            Quality::AtMostOnce => QoS::AtMostOnce,
+            Quality::AtLeastOnce => QoS::AtLeastOnce,
+            Quality::ExactlyOnce => QoS::ExactlyOnce,
         };
-        let topic = encode::topic(&publish).into_owned();
-        self.try_publish(topic, qos, publish.retain, publish.payload)
+        self.try_publish(&*publish.topic, qos, publish.retain, publish.payload)
             .map_err(|error| DeliveryError::retry("client", error.to_string()))
     }
 
     fn disconnect(&self) {
         drop(self.try_disconnect());
     }
+}
+
+/// How the library makes its connections: every publish is a write of its own, and waiting for company would cost 40 ms.
+fn network() -> NetworkOptions {
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    network.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
+    network
+}
+
+/// TLS, where it is wanted.
+fn transport(config: &MqttConfig) -> Result<Option<Transport>, DeliveryError> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let tls = files.load().map_err(|error| DeliveryError::retry("tls", error))?;
+    Ok(Some(Transport::tls_with_config(TlsConfiguration::Rustls(tls))))
 }
 
 fn window(config: &MqttConfig) -> u16 {
@@ -102,7 +118,7 @@ fn window(config: &MqttConfig) -> u16 {
 }
 
 fn notice(event: &Event) -> Notice {
-    let answered = |id| Notice::Answered { id, outcome: Ok(()), leaked: false };
+    let answered = |id| Notice::answered(id, Ok(()));
     match event {
         Event::Outgoing(Outgoing::Publish(id)) => Notice::Written(*id),
         Event::Outgoing(Outgoing::Disconnect) => Notice::Left,
