@@ -17,8 +17,8 @@ use crate::admin::{self, Api, OperationsHandler, Parts, Readiness};
 use crate::authenticate::{Authenticator, TokenKey};
 use crate::calm::Calm;
 use crate::clock::Clock;
-use crate::config::{Config, OperationsConfig, Outline, SinkConfig, SinkKind, TokenConfig};
-use crate::deliver::{DeliverConfig, Troubles, Way, Ways, Worker};
+use crate::config::{Config, OperationsConfig, Outline, SinkConfig, TokenConfig};
+use crate::deliver::{Troubles, Ways};
 use crate::event::GatewayName;
 use crate::guesses::Guesses;
 use crate::hex::hex;
@@ -32,16 +32,14 @@ use crate::reload::{self, Desk, Reloader, SetLogLevel, Targets, Wishes};
 use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
 use crate::session::roster::{self, Changes, Roll};
 use crate::session::{Deps, Sessions};
-use crate::sink::Sink;
-use crate::sink::jsonl::JsonlSink;
-use crate::sink::kafka::KafkaSink;
-use crate::sink::mqtt::MqttSink;
 use crate::spool::{AgentKey, SinkStart, Spool, SpoolThreads};
 use crate::trace::{Exporter, Traces};
 
 mod bridge;
+mod sinks;
 
 use bridge::{EventBridge, JournalBridge, ObserverBridge, StoreBridge, TokenBridge};
+use sinks::Surroundings;
 
 /// The secret's file where none is configured.
 const TOKEN_SECRET: &str = "token.secret";
@@ -127,11 +125,17 @@ impl Relay {
         let callback_addr = listener.local_addr().context("the callback listener has no address")?;
 
         let (ways, troubles) = (Ways::of(&config.sinks), Troubles::default());
+        let surroundings = Surroundings {
+            lifecycle: lifecycle.clone(),
+            troubles: troubles.clone(),
+            spool: spool.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            traces: traces.clone(),
+            stop: delivering.clone(),
+        };
         for sink in &config.sinks {
-            let way = ways.to(&sink.name);
-            let worker = worker(sink, way, &troubles, &spool, &metrics, &clock, delivering.clone())?;
-            let worker = worker.traced(traces.of_sink(&sink.name, sink.kind.messaging_system()));
-            lifecycle.spawn("sink", worker.run());
+            surroundings.start(sink, ways.to(&sink.name)).await?;
         }
         lifecycle.spawn("callback listener", listener.run());
         let journal = JournalBridge::start(
@@ -346,33 +350,6 @@ fn own_key(path: &Path) -> anyhow::Result<TokenKey> {
         tracing::info!(path = %path.display(), "made a token secret");
     }
     Ok(TokenKey::read(path)?)
-}
-
-fn worker(
-    sink: &SinkConfig,
-    way: Way,
-    troubles: &Troubles,
-    spool: &Spool,
-    metrics: &Metrics,
-    clock: &Clock,
-    stop: CancellationToken,
-) -> anyhow::Result<Worker> {
-    let client: Box<dyn Sink> = match &sink.kind {
-        SinkKind::Kafka(config) => Box::new(KafkaSink::new(&sink.name, (**config).clone())?),
-        SinkKind::Mqtt(config) => Box::new(MqttSink::new(&sink.name, (**config).clone())),
-        SinkKind::Jsonl(config) => Box::new(JsonlSink::new(config.clone())),
-    };
-    let config = DeliverConfig {
-        sink: sink.name.clone(),
-        window: sink.window,
-        stall_timeout: sink.stall_timeout,
-        way,
-        dead_letter_topic: sink.dead_letter_topic.clone(),
-        repeats: sink.repeats,
-        troubles: troubles.clone(),
-    };
-    let reader = spool.reader(&sink.name)?;
-    Ok(Worker::new(config, client, spool.clone(), reader, metrics.clone(), clock.clone(), stop))
 }
 
 fn watch_failures(lifecycle: &Lifecycle, spool: &Spool, sessions: &Sessions) {

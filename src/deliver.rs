@@ -52,6 +52,8 @@ const WINDOW_BYTES: usize = 16 << 20;
 const TOO_LARGE: &str = "too_large";
 /// What an event weighs beside its content.
 const EVENT_BYTES: usize = 1024;
+/// Between two looks at what there is to do, under load. One event alone is never kept waiting for it.
+const PACE: Duration = Duration::from_millis(1);
 /// Dead letters read at a time, to be delivered again.
 const READ_REPLAYS: usize = 64;
 /// The first wait after a failure.
@@ -196,6 +198,8 @@ struct Flow {
     /// The last event that was handed over has others of its record behind it.
     in_record: bool,
     last_progress: Instant,
+    /// When it was last looked for something to do.
+    last_look: Instant,
 }
 
 impl Worker {
@@ -280,6 +284,7 @@ impl Worker {
             blocked: false,
             in_record: false,
             last_progress: Instant::now(),
+            last_look: Instant::now(),
         };
         let mut end = self.spool.end();
         loop {
@@ -317,6 +322,7 @@ impl Worker {
             return self.publish(flow, waiting).await;
         }
         self.sink.flush().await?;
+        flow.pace(self.config.window).await;
         if flow.in_flight.is_empty() {
             if stopping {
                 return Err(Ended::Stopped);
@@ -670,6 +676,16 @@ impl Flow {
     /// Whether one more event may be in flight.
     fn has_room(&self, window: usize) -> bool {
         !self.blocked && self.in_flight.len() < window && self.bytes < WINDOW_BYTES
+    }
+
+    /// Lets a moment pass since the last look, so that what comes meanwhile, records and confirmations, is dealt with
+    /// together: to be woken for each costs more than the rest. Not when the window fills up: then it is the broker who would
+    /// be kept waiting.
+    async fn pace(&mut self, window: usize) {
+        if self.last_look.elapsed() < PACE && self.in_flight.len() < window / 2 {
+            tokio::time::sleep(PACE).await;
+        }
+        self.last_look = Instant::now();
     }
 }
 

@@ -26,6 +26,8 @@ struct Table {
     /// `None` is an entry that was resolved before an older one.
     entries: VecDeque<Option<oneshot::Sender<Outcome>>>,
     unresolved: usize,
+    /// How many were resolved or forgotten, ever.
+    resolved: u64,
     /// Set once: the client is spent.
     failure: Option<DeliveryError>,
     /// Set with it: the entries of that moment and the one that failed.
@@ -51,6 +53,11 @@ impl Acks {
 
     pub(super) fn unresolved(&self) -> usize {
         self.lock().unresolved
+    }
+
+    /// How many acks have resolved so far.
+    pub(super) fn resolved(&self) -> u64 {
+        self.lock().resolved
     }
 
     pub(super) fn failure(&self) -> Option<DeliveryError> {
@@ -99,6 +106,7 @@ impl Acks {
         let index = number.checked_sub(table.first)?;
         let taken = table.entries.get_mut(index)?.take()?;
         table.unresolved -= 1;
+        table.resolved += 1;
         table.still_since = Some(Instant::now());
         while let Some(None) = table.entries.front() {
             table.entries.pop_front();

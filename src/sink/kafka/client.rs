@@ -27,6 +27,11 @@ use crate::sink::{DeliveryError, Disposition};
 /// How often the poll thread looks whether it should end or nothing moves. Delivery reports wake it at once.
 const POLL_TICK: Duration = Duration::from_millis(100);
 
+/// Between two looks at delivery reports, so that those of several batches are dealt with together.
+const PACE: Duration = Duration::from_millis(1);
+/// After so many looks at nothing new it waits to be woken.
+const LOOKS_IN_VAIN: u32 = 20;
+
 /// What librdkafka says comes at one calm rate.
 const LOG_KIND: &str = "librdkafka";
 
@@ -155,12 +160,38 @@ struct Poller {
 impl Poller {
     fn run(self) {
         while !self.stop.load(Ordering::Acquire) {
-            self.producer.poll(POLL_TICK);
+            self.take_reports();
             if self.acks.stalled(self.stall_timeout) {
                 let detail = format!("no delivery report for {} s", self.stall_timeout.as_secs());
                 self.producer.context().spend(DeliveryError::retry("stalled", detail));
             }
         }
+    }
+}
+
+impl Poller {
+    /// Deals with delivery reports. While they keep coming it looks for them from time to time and is woken for none of them,
+    /// which is far cheaper under load; then it waits for one.
+    fn take_reports(&self) {
+        let mut in_vain = 0;
+        while in_vain < LOOKS_IN_VAIN && self.acks.unresolved() > 0 && !self.stop.load(Ordering::Acquire) {
+            std::thread::sleep(PACE);
+            in_vain = if self.take_those_there() { 0 } else { in_vain + 1 };
+        }
+        self.producer.poll(POLL_TICK);
+    }
+
+    /// Whether there were any.
+    fn take_those_there(&self) -> bool {
+        let (begin, mut before) = (self.acks.resolved(), None);
+        let mut now = begin;
+        // A poll deals with one batch of them.
+        while before != Some(now) {
+            before = Some(now);
+            self.producer.poll(Duration::ZERO);
+            now = self.acks.resolved();
+        }
+        now != begin
     }
 }
 
