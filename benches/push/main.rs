@@ -205,7 +205,7 @@ async fn relay_rows(name: &'static str, options: &Options, rows: &mut Vec<Value>
     let consumers = match (&kafka, &mosquitto) {
         (Some(kafka), Some(mosquitto)) => {
             let (of_kafka, thread) = arrivals::of_kafka(&kafka.client_config(), TOPIC, &stop)?;
-            let of_mqtt = arrivals::of_mqtt(mosquitto.port(), "ccrelay/#").await?;
+            let of_mqtt = arrivals::of_mqtt(mosquitto.port(), "ccrelay/#")?;
             Some(([("kafka", of_kafka), ("mqtt", of_mqtt)], thread))
         }
         _ => None,
