@@ -71,19 +71,19 @@ impl Seats {
     pub(super) fn make_room(&self) {
         let now = Instant::now();
         let taken = self.lock();
-        let may_go = |seat: &&Arc<Seat>| {
-            let waits = !seat.leave.is_cancelled() && !seat.phase.is_busy();
-            waits && now.saturating_duration_since(seat.phase.since()) >= GRACE
-        };
+        let may_go = |seat: &&Arc<Seat>| now.saturating_duration_since(seat.phase.since()) >= GRACE;
+        let waiting = taken.values().filter(|seat| !seat.leave.is_cancelled() && !seat.phase.is_busy());
         let (proven, mut unproven): (Vec<_>, Vec<_>) =
-            taken.values().filter(may_go).partition(|seat| seat.proven.load(Ordering::Relaxed));
+            waiting.partition(|seat| seat.proven.load(Ordering::Relaxed));
         if unproven.is_empty() {
-            let idle = proven.into_iter().filter(|seat| seat.phase.is_idle());
+            let idle = proven.into_iter().filter(may_go).filter(|seat| seat.phase.is_idle());
             if let Some(longest) = idle.min_by_key(|seat| seat.phase.since()) {
                 longest.leave.cancel();
             }
             return;
         }
+        // Where all of them have just come, one of them may go soon, and until then nobody has to.
+        unproven.retain(may_go);
         unproven.sort_unstable_by_key(|seat| seat.phase.since());
         for seat in &unproven[..unproven.len().div_ceil(SHARE)] {
             seat.leave.cancel();
@@ -132,6 +132,20 @@ mod tests {
         }
         drop(seats);
         assert!(all.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_proven_do_not_go_for_one_who_has_just_come_and_may_go_soon() {
+        let all = Seats::default();
+        let mut seats = vec![all.take()];
+        seats[0].seat.prove();
+        tokio::time::advance(10 * GRACE).await;
+        seats.push(all.take());
+        all.make_room();
+        assert!(gone(&seats).is_empty());
+        tokio::time::advance(GRACE).await;
+        all.make_room();
+        assert_eq!(gone(&seats), [1]);
     }
 
     #[tokio::test(start_paused = true)]
