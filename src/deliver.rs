@@ -372,15 +372,9 @@ impl Worker {
         // The events of records that are in memory are made once for all sinks.
         if let Some(records) = self.reader.recent(flow.next, READ_RECORDS) {
             for recent in records {
-                let record = &*recent.record;
-                match recent.events(self.spool.id()) {
-                    Ok(events) => self.prepare(flow, record, events.to_vec()),
-                    Err(error) => {
-                        let fault = error.to_string();
-                        self.set_aside_record(flow, record.offset, record.received_at, &fault).await?;
-                    }
-                }
-                flow.next = record.offset + 1;
+                let events = recent.events(self.spool.id()).map(<[_]>::to_vec);
+                self.prepare(flow, &recent.record, events).await?;
+                flow.next = recent.record.offset + 1;
             }
             return Ok(());
         }
@@ -389,15 +383,11 @@ impl Worker {
         for record in records {
             let offset = record.offset();
             match record {
-                ReadRecord::Good(record) => match normalise::normalise(&record.view(self.spool.id())) {
-                    Ok(events) => {
-                        self.prepare(flow, &record, events.into_iter().map(Arc::new).collect());
-                    }
-                    Err(error) => {
-                        let fault = error.to_string();
-                        self.set_aside_record(flow, offset, record.received_at, &fault).await?;
-                    }
-                },
+                ReadRecord::Good(record) => {
+                    let made = normalise::normalise(&record.view(self.spool.id()));
+                    let events = made.map(|events| events.into_iter().map(Arc::new).collect());
+                    self.prepare(flow, &record, events).await?;
+                }
                 ReadRecord::Damaged { fault, .. } => {
                     self.set_aside_record(flow, offset, Timestamp(0), fault).await?
                 }
@@ -407,8 +397,20 @@ impl Worker {
         Ok(())
     }
 
-    fn prepare(&mut self, flow: &mut Flow, record: &Record, mut events: Vec<Arc<Event>>) {
+    /// Queues the events that were made of a record; one of which none can be made is set aside.
+    async fn prepare(
+        &mut self,
+        flow: &mut Flow,
+        record: &Record,
+        made: Result<Vec<Arc<Event>>, impl std::fmt::Display>,
+    ) -> Result<(), Ended> {
         let (offset, received_at) = (record.offset, record.received_at);
+        let mut events = match made {
+            Ok(events) => events,
+            Err(error) => {
+                return self.set_aside_record(flow, offset, received_at, &error.to_string()).await;
+            }
+        };
         if self.config.repeats == Repeats::Drop {
             let all = events.len();
             events.retain(|event| !event.repeat);
@@ -417,6 +419,7 @@ impl Worker {
         if self.queue(flow, offset, received_at, events, None) == 0 {
             flow.waiting.push_back(Waiting::nothing(offset, received_at));
         }
+        Ok(())
     }
 
     /// Gives how many events wait now: those that no route sends to this sink do not.

@@ -188,11 +188,15 @@ impl EventStore for EventBridge {
                 answer: None,
             };
             let queued = self.traces.begin();
-            let appended = self.spool.append(record).await;
+            let envelope = envelope::parse(&answer).ok();
+            let appended = match &envelope {
+                Some(envelope) => self.spool.append_read(record, &envelope.events).await,
+                // What cannot be read is stored all the same and set aside later.
+                None => self.spool.append(record).await,
+            };
             let appended = appended.map_err(|error| StoreError(error.to_string()))?;
             self.traces.recorded("poll", gateway, appended.offset, queued);
-            // What cannot be read is stored all the same and set aside later.
-            if let Ok(envelope) = envelope::parse(&answer) {
+            if let Some(envelope) = envelope {
                 count_events(&self.metrics, gateway, &envelope.events);
                 self.observer.note_newest(gateway, agent_id, &envelope.events);
             }

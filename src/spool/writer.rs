@@ -215,7 +215,7 @@ struct Writer {
     clock: Clock,
 }
 
-/// A commit that is durable, and who waits for it. As many as appends can wait at a time.
+/// A commit that is durable, and who waits for it.
 #[derive(Debug)]
 pub(super) struct Committed {
     waiting: Waiting,
