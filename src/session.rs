@@ -31,7 +31,7 @@ pub mod roster;
 pub mod state;
 mod status;
 
-pub use keeper::{AdoptError, Change, Glance, RosterError, Sessions};
+pub use keeper::{AdoptError, Change, Glance, RosterError, Sessions, place};
 pub use status::{Media, SessionView};
 
 /// Makes callback tokens. A fresh one goes out with each sign-in and each heartbeat.

@@ -7,7 +7,7 @@ use super::api::{Answer, Call, Parts, query};
 use super::fault::{Fault, json};
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::SESSION_STATES;
-use crate::session::{Glance, Media, SessionView};
+use crate::session::{self, Glance, Media, SessionView};
 use crate::spool::AgentKey;
 
 /// An agent and its session as callers see them.
@@ -106,7 +106,7 @@ pub(super) fn list(call: &Call<'_>) -> Answer {
         }
         total += 1;
         let urgency = order.urgency(glance);
-        let place = (urgency, glance.gateway().as_str(), glance.agent_id());
+        let place = session::place(urgency, glance.gateway(), glance.agent_id());
         after.as_ref().is_none_or(|after| after.is_before(place)).then_some(urgency)
     });
     let more = found.len() > limit;
@@ -184,10 +184,8 @@ impl Place {
         parse().ok_or_else(|| Fault::bad_request("after is what next of the page before said"))
     }
 
-    /// In the order of [`crate::session::Sessions::first`].
-    fn is_before(&self, (urgency, gateway, agent_id): (u64, &str, &AgentId)) -> bool {
-        let (mine, other) = (self.agent_id.as_str(), agent_id.as_str());
-        (self.urgency, self.gateway.as_str(), mine.len(), mine) < (urgency, gateway, other.len(), other)
+    fn is_before(&self, other: (u64, &str, usize, &str)) -> bool {
+        session::place(self.urgency, &self.gateway, &self.agent_id) < other
     }
 }
 

@@ -40,7 +40,7 @@ const LONGEST_FIXED_TOKEN: usize = 256;
 mod look;
 mod watch;
 
-pub use look::Glance;
+pub use look::{Glance, place};
 
 /// Handle to all sessions; cloning is cheap.
 #[derive(Clone)]

@@ -50,16 +50,21 @@ struct Placed {
     shared: Arc<Shared>,
 }
 
-/// By urgency, then by gateway and number: ids of different length are in the order of their numbers. Nothing is copied for it: of
-/// the many that are compared few are kept.
-fn place(urgency: u64, shared: &Shared) -> (u64, &str, usize, &str) {
-    let id = shared.agent_id.as_str();
-    (urgency, shared.gateway().as_str(), id.len(), id)
+/// Where a session stands among others: by urgency, then by gateway and number; ids of different length are in the order of their
+/// numbers. Nothing is copied for it: of the many that are compared few are kept.
+#[must_use]
+pub fn place<'a>(
+    urgency: u64,
+    gateway: &'a GatewayName,
+    agent_id: &'a AgentId,
+) -> (u64, &'a str, usize, &'a str) {
+    let id = agent_id.as_str();
+    (urgency, gateway.as_str(), id.len(), id)
 }
 
 impl Placed {
     fn place(&self) -> (u64, &str, usize, &str) {
-        place(self.urgency, &self.shared)
+        place(self.urgency, self.shared.gateway(), &self.shared.agent_id)
     }
 }
 
@@ -97,7 +102,8 @@ impl Sessions {
         for kept in self.inner.gateways.values() {
             for Slot { shared, .. } in kept.read().values() {
                 let Some(urgency) = urgency(Glance { shared, now }) else { continue };
-                let before = |last: &Placed| place(urgency, shared) < last.place();
+                let before =
+                    |last: &Placed| place(urgency, shared.gateway(), &shared.agent_id) < last.place();
                 if found.len() < most || found.peek().is_some_and(before) {
                     found.push(Placed { urgency, shared: shared.clone() });
                 }
