@@ -1,9 +1,11 @@
 //! The durable log: every push is here, fsynced, before it is answered, and stays until every sink has confirmed it.
 //!
-//! One SQLite database in WAL mode with `synchronous=FULL`. **One thread writes** (`writer`): it takes whatever
-//! waits, commits it in one transaction, which is one fsync, and answers everybody; it never lingers to gather more.
-//! Sinks read on connections of their own (`reader`) and move their cursors; a record below all cursors is deleted
-//! and its pages are used again. Checkpoints run beside the commit path. This is the only module that knows SQL.
+//! Records lie in a log of files (`log`, `segment`); what else must survive a restart, in an SQLite database in WAL mode with
+//! `synchronous=FULL`. **One thread writes records** (`writer`): it takes whatever waits, writes it with one sync, and
+//! answers everybody; it never lingers to gather more, and never waits for the database. **Another one has the database**
+//! (`keeper`): cursors, agents' rows, sessions, dead letters. Whatever the database says of records was durable in the log before,
+//! so no transaction spans both. Sinks read the log on their own (`reader`) and move their cursors; a record below all cursors
+//! is freed, and the space of whole files is used again. This is the only module that knows SQL.
 //!
 //! Invariants:
 //! - an append that was answered `Ok` is on disk; after a failed commit nothing is answered `Ok` any more
@@ -33,14 +35,19 @@ mod agents;
 mod damage;
 mod dead_letters;
 pub mod inspect;
+mod keeper;
 mod limits;
+mod log;
 mod mark;
+mod migrate;
 pub mod offline;
 mod reader;
 mod recent;
 pub mod repair;
 mod schema;
+mod segment;
 mod shed;
+mod start;
 mod watching;
 mod writer;
 
@@ -56,7 +63,7 @@ use recent::{Filler, Ring};
 pub use schema::OpenError;
 use watching::{Tap, Watchers};
 pub use watching::{Watch, Watched};
-use writer::Command;
+use writer::Reply;
 
 /// How many appends may wait for the writer; more wait in their tasks, and the gateway waits for them.
 const QUEUE: usize = 4096;
@@ -191,7 +198,9 @@ impl Record {
 /// Handle to the spool; cloning is cheap.
 #[derive(Clone)]
 pub struct Spool {
-    commands: mpsc::Sender<Command>,
+    writer: mpsc::Sender<writer::Command>,
+    keeper: mpsc::Sender<keeper::Command>,
+    log: log::Log,
     end: watch::Receiver<u64>,
     failure: watch::Receiver<Option<String>>,
     id: Arc<str>,
@@ -242,15 +251,12 @@ impl std::fmt::Debug for Spool {
 
 /// The threads of an open spool; they end after [`Spool::close`].
 #[derive(Debug)]
-pub struct SpoolThreads {
-    writer: std::thread::JoinHandle<()>,
-    keeper: std::thread::JoinHandle<()>,
-}
+pub struct SpoolThreads(Vec<std::thread::JoinHandle<()>>);
 
 impl SpoolThreads {
     /// Waits until all is written and closed. Blocks: call it off the runtime's threads.
     pub fn join(self) {
-        for thread in [self.writer, self.keeper] {
+        for thread in self.0 {
             if thread.join().is_err() {
                 tracing::error!("a thread of the spool panicked");
             }
@@ -274,18 +280,28 @@ impl Spool {
         let id: Arc<str> = opened.spool_id.as_str().into();
         let config = Arc::new(config);
         let sinks: Arc<[SinkState]> = opened.sinks.clone().into();
-        let (commands, receiver) = mpsc::channel(QUEUE);
-        let (end_sender, end) = watch::channel(opened.next_offset);
+        let log = opened.log.log().clone();
+        let (writer, to_writer) = mpsc::channel(QUEUE);
+        let (keeper, to_keeper) = mpsc::channel(QUEUE);
+        let (end_sender, end) = watch::channel(log.end());
         let (failure_sender, failure) = watch::channel(None);
         let (answers, commits) = mpsc::channel(COMMITS);
         tokio::task::spawn(writer::answer(commits, end_sender));
-        let signals = writer::Signals { answers, failure: failure_sender };
         let watchers = Watchers::new();
         let ring = Ring::default();
-        let tap = Tap::new(watchers.clone(), Filler::new(ring.clone(), &sinks));
-        let threads =
-            writer::start(opened, receiver, commands.clone(), signals, &config, &sinks, tap, metrics, clock)?;
-        Ok((Spool { commands, end, failure, id, config, sinks, watchers, ring }, threads))
+        let parts = start::Parts {
+            signals: writer::Signals { answers, failure: failure_sender },
+            tap: Tap::new(watchers.clone(), Filler::new(ring.clone(), &sinks)),
+            config: config.clone(),
+            sinks: sinks.clone(),
+            writer: writer.clone(),
+            keeper: keeper.clone(),
+            metrics,
+            clock,
+        };
+        let threads = start::start(opened, parts, to_writer, to_keeper)?;
+        let spool = Spool { writer, keeper, log, end, failure, id, config, sinks, watchers, ring };
+        Ok((spool, threads))
     }
 
     /// The spool's name: the first part of every event id.
@@ -303,7 +319,7 @@ impl Spool {
     /// Dropping the future after it began does not tell whether the record was stored.
     pub async fn append(&self, record: NewRecord) -> Result<Appended, AppendError> {
         let events = agents::read_events(record.kind, &record.body);
-        self.ask(|reply| Command::Append { record, events, reply }).await
+        self.ask_writer(|reply| writer::Command::Append { record, events, reply }).await
     }
 
     /// Stores a record whose body was read before, with these events.
@@ -319,16 +335,26 @@ impl Spool {
         events: &[RawEvent<'_>],
     ) -> Result<Appended, AppendError> {
         let events = Some(agents::new_events(events));
-        self.ask(|reply| Command::Append { record, events, reply }).await
+        self.ask_writer(|reply| writer::Command::Append { record, events, reply }).await
     }
 
     /// Asks the writer and waits for its answer, which comes after the fsync.
-    async fn ask<T>(
+    async fn ask_writer<T>(
         &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, AppendError>>) -> Command,
+        command: impl FnOnce(Reply<T>) -> writer::Command,
     ) -> Result<T, AppendError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| AppendError::Closed)?;
+        self.writer.send(command(reply)).await.map_err(|_| AppendError::Closed)?;
+        answer.await.map_err(|_| AppendError::Failed)?
+    }
+
+    /// The same with the keeper.
+    async fn ask_keeper<T>(
+        &self,
+        command: impl FnOnce(Reply<T>) -> keeper::Command,
+    ) -> Result<T, AppendError> {
+        let (reply, answer) = oneshot::channel();
+        self.keeper.send(command(reply)).await.map_err(|_| AppendError::Closed)?;
         answer.await.map_err(|_| AppendError::Failed)?
     }
 
@@ -357,7 +383,7 @@ impl Spool {
     pub fn reader(&self, sink: &str) -> Result<SpoolReader, OpenError> {
         let state = self.sinks.iter().find(|state| state.name == sink);
         let state = state.ok_or_else(|| OpenError::UnknownSink(sink.to_owned()))?;
-        SpoolReader::open(&self.config.directory, state.clone(), self.ring.clone())
+        SpoolReader::open(&self.config.directory, &self.log, state.clone(), self.ring.clone())
     }
 
     /// Sets an event aside for a sink; returns when that is fsynced.
@@ -365,7 +391,7 @@ impl Spool {
     /// # Errors
     /// When it is not stored, also when there is no room for more: the sink must not go on.
     pub async fn dead_letter(&self, letter: DeadLetter) -> Result<(), AppendError> {
-        self.ask(|reply| Command::DeadLetter { letter, reply }).await
+        self.ask_keeper(|reply| keeper::Command::DeadLetter { letter, reply }).await
     }
 
     /// Dead letters that the filter lets through with ids above `after`, oldest first, at most `limit`.
@@ -407,7 +433,7 @@ impl Spool {
     /// # Errors
     /// When that is not stored.
     pub async fn replay_letters(&self, which: LetterFilter) -> Result<u64, AppendError> {
-        self.ask(|reply| Command::ReplayLetters { which, reply }).await
+        self.ask_keeper(|reply| keeper::Command::ReplayLetters { which, reply }).await
     }
 
     /// Gives dead letters up for good. Gives how many.
@@ -415,7 +441,7 @@ impl Spool {
     /// # Errors
     /// When that is not stored.
     pub async fn discard_letters(&self, which: LetterFilter) -> Result<u64, AppendError> {
-        self.ask(|reply| Command::DiscardLetters { which, reply }).await
+        self.ask_keeper(|reply| keeper::Command::DiscardLetters { which, reply }).await
     }
 
     /// Stores what became of a dead letter that was delivered again; returns when that is fsynced.
@@ -423,7 +449,7 @@ impl Spool {
     /// # Errors
     /// When that is not stored: it will be delivered again.
     pub async fn settle_replay(&self, letter: u64, outcome: Replayed) -> Result<(), AppendError> {
-        self.ask(|reply| Command::SettleReplay { letter, outcome, reply }).await
+        self.ask_keeper(|reply| keeper::Command::SettleReplay { letter, outcome, reply }).await
     }
 
     /// Stores what a session needs after a restart, or forgets it; returns when that is fsynced.
@@ -431,18 +457,20 @@ impl Spool {
     /// # Errors
     /// When it is not stored.
     pub async fn save_session(&self, agent: AgentKey, stored: Option<Vec<u8>>) -> Result<(), AppendError> {
-        self.ask(|reply| Command::SaveSession { agent, stored, reply }).await
+        self.ask_keeper(|reply| keeper::Command::SaveSession { agent, stored, reply }).await
     }
 
-    /// Returns when the writer has done everything that was asked of it before, also when it had to refuse that.
+    /// Returns when the spool's threads have done everything that was asked of them before, also when they had to refuse that.
     ///
     /// # Errors
     /// When there is no writer any more: the spool has failed or is closed.
     pub async fn pulse(&self) -> Result<(), AppendError> {
-        match self.ask(|reply| Command::Pulse { reply }).await {
+        let unless_full = |answer| match answer {
             Err(AppendError::Full) => Ok(()),
             answer => answer,
-        }
+        };
+        unless_full(self.ask_writer(|reply| writer::Command::Pulse { reply }).await)?;
+        unless_full(self.ask_keeper(|reply| keeper::Command::Pulse { reply }).await)
     }
 
     /// What was stored of all sessions. Reads the disk: call it at start.
@@ -471,7 +499,7 @@ impl Spool {
 
     /// Writes everything that waits and closes the database; [`SpoolThreads::join`] tells when that is done.
     pub async fn close(&self) {
-        if self.commands.send(Command::Close).await.is_err() {
+        if self.writer.send(writer::Command::Close).await.is_err() {
             tracing::debug!("the spool is closed already");
         }
     }

@@ -245,24 +245,31 @@ async fn a_damaged_spool_is_repaired_only_when_the_loss_is_accepted() {
     close(spool, threads).await;
     let at = folder.path();
     assert!(run(at, &["spool", "repair"]).as_str().expect("text").contains("nothing is damaged: 10 good"));
-    let database = at.join("spool.db");
-    let mut bytes = fs::read(&database).expect("it is there");
     let content = b"number 6";
-    let place = bytes.windows(content.len()).rposition(|window| window == content).expect("it is there");
+    let find = |path: PathBuf| {
+        let bytes = fs::read(&path).expect("it is there");
+        let place = bytes.windows(content.len()).rposition(|window| window == content)?;
+        Some((path, bytes, place))
+    };
+    let files =
+        fs::read_dir(at.join("records")).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let (records, mut bytes, place) = files.into_iter().find_map(find).expect("it is there");
     bytes[place] ^= 1;
-    fs::write(&database, &bytes).expect("it can be written");
+    fs::write(&records, &bytes).expect("it can be written");
     for command in [&["spool", "verify"][..], &["spool", "repair"]] {
         let said = fails(at, command);
         assert!(said.contains("record 7 is damaged") && said.contains("agent main/1001"), "{said}");
     }
-    assert_eq!(fs::read(&database).expect("it is there"), bytes, "nothing was changed");
+    assert_eq!(fs::read(&records).expect("it is there"), bytes, "nothing was changed");
     let said = run(at, &["spool", "repair", "--accept-loss"]);
     assert!(said.as_str().expect("text").contains("saved    9 of records"), "{said}");
     assert_eq!(run(at, &["spool", "verify", "--json"])["goodRecords"], 9);
     let kept = fs::read_dir(at).expect("a folder").map(|entry| entry.expect("an entry").path());
     let kept: Vec<PathBuf> = kept.filter(|path| path.to_string_lossy().contains(".damaged-")).collect();
-    assert_eq!(kept.len(), 1);
-    assert_eq!(fs::read(&kept[0]).expect("it is there"), bytes);
+    let folders: Vec<_> = kept.iter().filter(|path| path.is_dir()).collect();
+    assert_eq!((kept.len(), folders.len()), (2, 1), "{kept:?}");
+    let damaged = folders[0].join(records.file_name().expect("a name"));
+    assert_eq!(fs::read(damaged).expect("it is there"), bytes);
 }
 
 #[test]
@@ -315,8 +322,10 @@ async fn a_folder_that_is_read_only_or_of_another_user_is_named() {
         allow(&spool, 0o755);
         let said = text(&as_other(&spool, &program, user).stderr);
         assert!(said.contains("belongs to user 0 and this is user 65534"), "{said}");
-        for entry in fs::read_dir(&spool).expect("a folder") {
-            std::os::unix::fs::chown(entry.expect("an entry").path(), user, user).expect("as root");
+        for folder in [&spool.join("records"), &spool] {
+            for entry in fs::read_dir(folder).expect("a folder") {
+                std::os::unix::fs::chown(entry.expect("an entry").path(), user, user).expect("as root");
+            }
         }
         fs::remove_file(spool.join("spool.lock")).expect("it is there");
         std::os::unix::fs::chown(&spool, user, user).expect("as root");

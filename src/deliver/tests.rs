@@ -650,16 +650,20 @@ async fn a_stop_ends_a_wait_between_tries_at_once() {
 async fn a_damaged_record_is_set_aside_whole_and_a_record_without_events_passes() {
     let bench = Bench::open();
     let first = bench.push("1001", 1).await;
-    bench.push("1001", 2).await;
+    bench.push_with("1001", 2, "\"damaged!\"").await;
     assert!(bench.push("1001", 0).await.is_empty());
     let last = bench.push("1001", 1).await;
     // What was stored a moment ago would be delivered from memory. While the spool is open: it does not open on damage.
     let bench = Bench::open_in(bench.close().await);
-    let database = rusqlite::Connection::open(bench.folder.path().join("spool.db")).unwrap();
-    database.busy_timeout(Duration::from_secs(10)).unwrap();
-    let changed = "UPDATE records SET body = CAST('{}' AS BLOB) WHERE spool_offset = 2";
-    assert_eq!(database.execute(changed, []).unwrap(), 1);
-    drop(database);
+    let files = std::fs::read_dir(bench.folder.path().join("records")).unwrap();
+    let damaged = files.map(|file| file.unwrap().path()).any(|path| {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let Some(at) = bytes.windows(8).position(|window| window == b"damaged!") else { return false };
+        bytes[at] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+        true
+    });
+    assert!(damaged);
     let running = bench.start("one", |_, _| Verdict::Confirm);
     bench.cursor_at("one", 5).await;
     assert_eq!(running.ids(), [first, last].concat());

@@ -304,16 +304,6 @@ impl AgentBook {
         let slots = &self.slots;
         self.round.drain(left..).rev().map(|place| (&slots[place].agent, &slots[place].row))
     }
-
-    /// Rows that were stored were rolled back: store all of them again.
-    pub(super) fn all_dirty(&mut self) {
-        self.round.clear();
-        self.dirty.clear();
-        for (place, slot) in self.slots.iter_mut().enumerate() {
-            slot.dirty = true;
-            self.dirty.push(place);
-        }
-    }
 }
 
 /// Events of one agent that came together.

@@ -1,27 +1,27 @@
 //! Damage, and what it costs: looked for before anything is written, because what is wrong with a disk is not mended by
 //! going on. The daemon does not start on a damaged spool without the operator's word.
 //!
-//! A journal that ends in the middle of a transaction is no damage: nobody was answered for it, and SQLite cuts it off.
-//! Everything else is: a database that is gone, is none, is shorter than it says, has pages that contradict each other,
-//! or ends before the mark; a record whose checksum is wrong.
+//! A journal or a log that ends in the middle of what was being written is no damage: nobody was answered for it.
+//! Everything else is: a database that is gone, is none, is shorter than it says, or has pages that contradict each other; a log
+//! that ends before the mark or lacks a file; a record whose checksum is wrong.
 //!
-//! At the start the check must not take long, so a large database is looked at where it begins and where it ends;
+//! At the start the check must not take long, so a long log is looked at where it begins and where it ends;
 //! `ccrelay spool verify` reads all of it.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension};
+use rusqlite::{Connection, ErrorCode};
 
+use super::log::{self, Item, Log, LogReader, Look};
 use super::mark::Mark;
-use super::reader::{self, ReadRecord};
 use super::{Record, schema};
 use crate::clock::Timestamp;
 
 /// Databases up to this size are checked page by page at the start.
 const SMALL: u64 = 64 << 20;
-/// Records checked at either end of a larger one.
+/// Records checked at the beginning of a log, and read at a time.
 const RECORDS: usize = 512;
 const RECORDS_BYTES: usize = 4 << 20;
 /// Findings listed at most.
@@ -52,6 +52,13 @@ pub enum Damage {
         /// What it should be.
         expected: u64,
     },
+    /// A file of the log is not as it was left.
+    File {
+        /// Its name.
+        file: String,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
     /// SQLite finds that pages contradict each other.
     Pages {
         /// SQLite's word, one line for each finding.
@@ -79,6 +86,13 @@ pub enum Damage {
         /// When the record after them came.
         before: Option<Timestamp>,
     },
+    /// The oldest records that some sink still needs are not there.
+    LostHead {
+        /// The first of them.
+        from: u64,
+        /// The last of them.
+        to: u64,
+    },
     /// Acknowledged records are not there.
     LostTail {
         /// The first of them.
@@ -103,6 +117,7 @@ impl fmt::Display for Damage {
             Damage::Truncated { bytes, expected } => {
                 write!(f, "the database has {bytes} bytes and should have {expected}")
             }
+            Damage::File { file, fault } => write!(f, "file {file} of the records {fault}"),
             Damage::Pages { findings } => write!(f, "pages are damaged: {}", findings.join("; ")),
             Damage::Record { offset, fault, agent, at } => {
                 write!(
@@ -117,6 +132,9 @@ impl fmt::Display for Damage {
                     write!(f, ", received after {after}")?;
                 }
                 before.map_or(Ok(()), |before| write!(f, ", received before {before}"))
+            }
+            Damage::LostHead { from, to } => {
+                write!(f, "records {from} to {to} are lost: {} that were acknowledged", to - from + 1)
             }
             Damage::LostTail { from, to, after, until } => {
                 let count = to - from + 1;
@@ -172,7 +190,8 @@ pub(super) fn of_files(directory: &Path, mark: Option<&Mark>) -> Option<Damage> 
         _ if journal > 0 => {
             Some(Damage::Missing { but: format!("it has left a journal of {journal} bytes") })
         }
-        _ => None,
+        _ => log::has_files(directory)
+            .then(|| Damage::Missing { but: "there are files with records".to_owned() }),
     }
 }
 
@@ -189,17 +208,16 @@ fn bytes_by_header(database: &Path) -> Option<u64> {
     (header.starts_with(b"SQLite format 3\0") && number(24) == number(92)).then(|| page * number(28))
 }
 
-/// What an open database says of itself. `whole` checks every page, and leaves the records to [`scan`]. Only reads.
+/// What an open database says of itself. `whole` checks every page. Only reads.
 pub(super) fn of_database(
     connection: &Connection,
     directory: &Path,
-    mark: Option<&Mark>,
     whole: bool,
 ) -> rusqlite::Result<Vec<Damage>> {
     let mut found = Vec::new();
     // Where one step meets damage the next may still say more.
-    for step in [lost_tail, pages, records] {
-        match step(&Look { connection, directory, mark, whole }) {
+    for step in [own_rows, pages] {
+        match step(connection, directory, whole) {
             Ok(more) => found.extend(more),
             Err(error) if is_damage(&error) => {
                 let damage = Damage::Unreadable { detail: error.to_string() };
@@ -217,163 +235,132 @@ pub(super) fn of_database(
     Ok(found)
 }
 
-struct Look<'a> {
-    connection: &'a Connection,
-    directory: &'a Path,
-    mark: Option<&'a Mark>,
-    whole: bool,
+/// What every database of ours has.
+fn own_rows(connection: &Connection, _: &Path, _: bool) -> rusqlite::Result<Vec<Damage>> {
+    schema::spool_id(connection)?;
+    schema::number(connection, "next_offset")?;
+    schema::number(connection, "agents_as_of")?;
+    Ok(Vec::new())
 }
 
-impl Look<'_> {
-    fn number(&self, query: &str) -> rusqlite::Result<u64> {
-        self.connection.query_row(query, [], |row| row.get(0))
-    }
-
-    fn file_bytes(&self) -> u64 {
-        std::fs::metadata(schema::database(self.directory)).map_or(0, |file| file.len())
-    }
-}
-
-/// Offset after the newest record that the database knows of.
-pub(super) fn next_offset(connection: &Connection) -> rusqlite::Result<u64> {
-    let stored: u64 =
-        connection.query_row("SELECT value FROM meta WHERE key = 'next_offset'", [], |row| row.get(0))?;
-    let newest: Option<u64> =
-        connection.query_row("SELECT max(spool_offset) FROM records", [], |row| row.get(0))?;
-    Ok(stored.max(newest.map_or(0, |newest| newest + 1)))
-}
-
-fn lost_tail(look: &Look<'_>) -> rusqlite::Result<Vec<Damage>> {
-    let next = next_offset(look.connection)?;
-    let spool_id = schema::spool_id(look.connection)?;
-    let Some(mark) = look.mark else { return Ok(Vec::new()) };
-    if mark.spool_id != spool_id {
-        tracing::warn!(%spool_id, other = mark.spool_id, "the spool's mark is that of another spool and says nothing about this one");
-        return Ok(Vec::new());
-    }
-    if next >= mark.next_offset {
-        return Ok(Vec::new());
-    }
-    let query = "SELECT received_ms FROM records ORDER BY spool_offset DESC LIMIT 1";
-    let after: Option<u64> = look.connection.query_row(query, [], |row| row.get(0)).optional()?;
-    let (after, until) = (after.map(Timestamp), mark.newest);
-    Ok(vec![Damage::LostTail { from: next, to: mark.next_offset - 1, after, until }])
-}
-
-fn pages(look: &Look<'_>) -> rusqlite::Result<Vec<Damage>> {
-    let check = match look.whole {
+fn pages(connection: &Connection, directory: &Path, whole: bool) -> rusqlite::Result<Vec<Damage>> {
+    let bytes = std::fs::metadata(schema::database(directory)).map_or(0, |file| file.len());
+    let check = match whole {
         true => format!("PRAGMA integrity_check({LISTED})"),
-        false if look.file_bytes() <= SMALL => format!("PRAGMA quick_check({LISTED})"),
+        false if bytes <= SMALL => format!("PRAGMA quick_check({LISTED})"),
         false => return Ok(Vec::new()),
     };
-    let mut statement = look.connection.prepare(&check)?;
+    let mut statement = connection.prepare(&check)?;
     let lines = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
     let findings: Vec<_> = lines.into_iter().filter(|line| line != "ok").collect();
     Ok(if findings.is_empty() { Vec::new() } else { vec![Damage::Pages { findings }] })
 }
 
-fn records(look: &Look<'_>) -> rusqlite::Result<Vec<Damage>> {
-    if look.whole {
-        // Whoever looks at all of them goes on with a scan.
-        return Ok(Vec::new());
+/// Whether a mark is that of this spool.
+pub(super) fn is_of(mark: &Mark, spool_id: &str) -> bool {
+    let same = mark.spool_id == spool_id;
+    if !same {
+        tracing::warn!(%spool_id, other = mark.spool_id, "the spool's mark is that of another spool and says nothing about this one");
     }
-    let mut found = Vec::new();
-    let mut take = |from: u64| -> rusqlite::Result<Option<u64>> {
-        let records = reader::read_records(look.connection, from, RECORDS, RECORDS_BYTES)?;
-        let next = records.last().map(|record| record.offset() + 1);
-        for record in records {
-            if let ReadRecord::Damaged { offset, fault } = record {
-                found.push(describe(look.connection, offset, fault)?);
-            }
-        }
-        Ok(next)
-    };
-    if let Some(from) = take(0)? {
-        let newest = look.number("SELECT coalesce(max(spool_offset), 0) FROM records")?;
-        take(from.max((newest + 1).saturating_sub(RECORDS as u64)))?;
+    same
+}
+
+/// What the log says of itself where it begins and where it ends. Only reads.
+pub(super) fn of_log(look: &Look, acknowledged: u64, mark: Option<&Mark>) -> io::Result<Vec<Damage>> {
+    let mut found = of_ends(look, acknowledged, mark);
+    if found.is_empty() {
+        let mut log = look.log.reader();
+        let first = look.log.first();
+        let begin = log.read(first, RECORDS, RECORDS_BYTES)?;
+        let then = begin.last().map_or(first, |last| last.offset() + 1);
+        let mut ranges = Ranges::default();
+        begin.into_iter().for_each(|item| ranges.add(item));
+        scan_from(&mut log, then.max(look.last_begins), &mut ranges, |_| Ok(()))?;
+        found.extend(ranges.finish());
     }
     Ok(found)
 }
 
-/// Shows every good record to `good`, oldest first, past pages that cannot be read, and gives what is wrong with the
-/// others below `until`.
-pub(super) fn scan(
-    connection: &Connection,
-    until: u64,
-    mut good: impl FnMut(&Record) -> rusqlite::Result<()>,
-) -> rusqlite::Result<Vec<Damage>> {
-    let mut found = Vec::new();
-    let mut from = first_offset(connection)?;
-    let mut last: Option<Timestamp> = None;
-    // Where pages cannot be read, one offset after the other is asked for.
-    let mut lost_since: Option<u64> = None;
-    while from < until || lost_since.is_none() {
-        let many = if lost_since.is_none() { RECORDS } else { 1 };
-        let read = match reader::read_records(connection, from, many, RECORDS_BYTES) {
-            Ok(records) if lost_since.is_some() && records.iter().all(|record| record.offset() != from) => {
-                None
-            }
-            Ok(records) => Some(records),
-            Err(error) if is_damage(&error) => None,
-            Err(error) => return Err(error),
-        };
-        let Some(records) = read else {
-            lost_since.get_or_insert(from);
-            from += u64::from(many == 1);
-            continue;
-        };
-        let Some(newest) = records.last().map(ReadRecord::offset) else { break };
-        for record in records {
-            let offset = record.offset();
-            let at = match record {
-                ReadRecord::Good(record) => {
-                    good(&record)?;
-                    Some(record.received_at)
-                }
-                ReadRecord::Damaged { fault, .. } => {
-                    found.push(describe(connection, offset, fault)?);
-                    None
-                }
-            };
-            if let Some(since) = lost_since.take().filter(|since| *since < offset) {
-                found.push(Damage::LostRange { from: since, to: offset - 1, after: last, before: at });
-            }
-            last = at.or(last);
-        }
-        from = newest + 1;
+/// What is known without reading records: files that are not as they were left, and an end before what was acknowledged.
+pub(super) fn of_ends(look: &Look, acknowledged: u64, mark: Option<&Mark>) -> Vec<Damage> {
+    let mut found: Vec<_> = look
+        .faults
+        .iter()
+        .map(|faulty| Damage::File { file: faulty.file.clone(), fault: faulty.fault })
+        .collect();
+    let (first, end) = (look.log.first(), look.log.end());
+    if look.needed < first {
+        found.push(Damage::LostHead { from: look.needed, to: first - 1 });
     }
-    if let Some(since) = lost_since.filter(|since| *since < until) {
-        found.push(Damage::LostRange { from: since, to: until - 1, after: last, before: None });
+    if end < acknowledged {
+        let after = look.newest.map(Timestamp);
+        let until = mark.map(|mark| mark.newest).or(after).unwrap_or_default();
+        found.push(Damage::LostTail { from: end, to: acknowledged - 1, after, until });
     }
-    Ok(found)
+    found
 }
 
-/// The oldest record, or, where that cannot be told, the one that the last sink has come to.
-fn first_offset(connection: &Connection) -> rusqlite::Result<u64> {
-    let number = |query| connection.query_row(query, [], |row| row.get::<_, Option<u64>>(0));
-    match number("SELECT min(spool_offset) FROM records") {
-        Ok(first) => Ok(first.unwrap_or(0)),
-        Err(error) if is_damage(&error) => {
-            Ok(number("SELECT min(next_offset) FROM cursors").ok().flatten().unwrap_or(1))
+/// Shows every good record to `good`, oldest first, and gives what is wrong with the others.
+pub(super) fn scan(log: &Log, good: impl FnMut(&Record) -> io::Result<()>) -> io::Result<Vec<Damage>> {
+    let mut ranges = Ranges::default();
+    scan_from(&mut log.reader(), log.first(), &mut ranges, good)?;
+    Ok(ranges.finish())
+}
+
+fn scan_from(
+    log: &mut LogReader,
+    mut from: u64,
+    ranges: &mut Ranges,
+    mut good: impl FnMut(&Record) -> io::Result<()>,
+) -> io::Result<()> {
+    loop {
+        let items = log.read(from, RECORDS, RECORDS_BYTES)?;
+        let Some(last) = items.last() else { return Ok(()) };
+        from = last.offset() + 1;
+        for item in items {
+            if let Item::Good(record) = &item {
+                good(record)?;
+            }
+            ranges.add(item);
         }
-        Err(error) => Err(error),
     }
 }
 
-/// A damaged record, with what its fields say of it for what that is worth.
-pub(super) fn describe(
-    connection: &Connection,
-    offset: u64,
-    fault: &'static str,
-) -> rusqlite::Result<Damage> {
-    let query = "SELECT cast(gateway AS TEXT), cast(agent_id AS TEXT), cast(received_ms AS INTEGER)
-         FROM records WHERE spool_offset = ?1";
-    connection.query_row(query, [offset], |row| {
-        let text = |column| -> String {
-            let bytes = row.get_ref(column).ok().and_then(|value| value.as_bytes().ok()).unwrap_or_default();
-            String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control()).take(40).collect()
-        };
-        let at = Timestamp(u64::try_from(row.get::<_, i64>(2).unwrap_or(0)).unwrap_or(0));
-        Ok(Damage::Record { offset, fault, agent: format!("{}/{}", text(0), text(1)), at })
-    })
+/// Brings neighbours that cannot be read together.
+#[derive(Default)]
+struct Ranges {
+    found: Vec<Damage>,
+    last: Option<Timestamp>,
+    /// The first and last offset that cannot be read, and when the record before came.
+    lost: Option<(u64, u64, Option<Timestamp>)>,
+}
+
+impl Ranges {
+    fn add(&mut self, item: Item) {
+        match item {
+            Item::Good(record) => {
+                self.end_range(Some(record.received_at));
+                self.last = Some(record.received_at);
+            }
+            Item::Damaged { offset, fault, seems: Some((agent, at)) } => {
+                self.end_range(Some(Timestamp(at)));
+                self.found.push(Damage::Record { offset, fault, agent, at: Timestamp(at) });
+            }
+            Item::Damaged { offset, .. } => match &mut self.lost {
+                Some((_, to, _)) => *to = offset,
+                None => self.lost = Some((offset, offset, self.last)),
+            },
+        }
+    }
+
+    fn end_range(&mut self, before: Option<Timestamp>) {
+        if let Some((from, to, after)) = self.lost.take() {
+            self.found.push(Damage::LostRange { from, to, after, before });
+        }
+    }
+
+    fn finish(mut self) -> Vec<Damage> {
+        self.end_range(None);
+        self.found
+    }
 }

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
+use super::Record;
 use super::reader::{self, ReadRecord};
 use crate::clock::Timestamp;
 use crate::event::{Event, cloudevent, normalise};
@@ -306,32 +307,53 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<StoredLetter> {
     })
 }
 
-/// Sets an event aside. One that a worker sets aside again, because it had to go back to its cursor, is there already;
-/// then its attempts are those that the worker has counted. Gives the letter's bytes.
-pub(super) fn insert(connection: &Connection, letter: &DeadLetter) -> rusqlite::Result<u64> {
+/// Sets an event aside, with a copy of its record where that can be read. One that a worker sets aside again, because it had to
+/// go back to its cursor, is there already; then its attempts are those that the worker has counted. Gives the letter's bytes.
+pub(super) fn insert(
+    connection: &Connection,
+    letter: &DeadLetter,
+    record: Option<&Record>,
+) -> rusqlite::Result<u64> {
+    let texts =
+        record.map(|record| (reader::encode_repeats(&record.repeats), reader::encode_state(&record.before)));
+    let stored = record
+        .zip(texts.as_ref())
+        .map(|(record, (repeats, before))| reader::stored(record, record.offset, repeats, before));
+    let stored = stored.as_ref();
+    let agent = record.map(|record| &record.agent);
     connection
         .prepare_cached(
             "INSERT INTO dead_letters (sink, spool_offset, event_id, topic, reason, detail, at_ms, attempts, bytes,
                 kind, received_ms, gateway, agent_id, sequence, repeats, before, body, crc)
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
-                ?9 + length(?6) + coalesce(length(body), 0) + coalesce(length(before), 0),
-                kind, received_ms, gateway, agent_id, sequence, repeats, before, body, crc
-             FROM (SELECT 1) LEFT JOIN records ON spool_offset = ?2 WHERE true
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
+                ?9 + length(?6) + coalesce(length(?17), 0) + coalesce(length(?16), 0),
+                ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
              ON CONFLICT (sink, spool_offset, event_id) DO UPDATE SET attempts = max(attempts, excluded.attempts)
              RETURNING bytes",
         )?
         .query_row(
-          params![
-            letter.sink,
-            letter.spool_offset,
-            letter.event_id,
-            letter.topic,
-            letter.reason,
-            letter.detail,
-            i64::try_from(letter.at.millis()).unwrap_or(i64::MAX),
-            letter.attempts,
-            ROW_BYTES,
-        ], |row| row.get(0))
+            params![
+                letter.sink,
+                letter.spool_offset,
+                letter.event_id,
+                letter.topic,
+                letter.reason,
+                letter.detail,
+                i64::try_from(letter.at.millis()).unwrap_or(i64::MAX),
+                letter.attempts,
+                ROW_BYTES,
+                stored.map(|stored| stored.kind),
+                stored.map(|stored| stored.received_ms),
+                agent.map(|agent| agent.gateway.as_str()),
+                agent.map(|agent| agent.agent_id.as_str()),
+                stored.map(|stored| stored.sequence),
+                stored.map(|stored| stored.repeats).filter(|repeats| !repeats.is_empty()),
+                stored.map(|stored| stored.before),
+                stored.map(|stored| stored.body),
+                stored.map(reader::checksum),
+            ],
+            |row| row.get(0),
+        )
 }
 
 /// Asks that letters be delivered again, those of sinks that there are. Gives how many were not asked for before.

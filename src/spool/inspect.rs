@@ -6,7 +6,9 @@ use rusqlite::Connection;
 use serde::Serialize;
 
 use super::dead_letters::{self, Letter, LetterFilter, StoredLetter};
-use super::reader::{self, ReadRecord};
+use super::log::{self, Log};
+use super::mark;
+use super::reader::ReadRecord;
 use super::schema::{self, OpenError};
 
 /// Records read at a time.
@@ -54,6 +56,7 @@ pub struct SinkStat {
 #[derive(Debug)]
 pub struct Inspector {
     connection: Connection,
+    directory: PathBuf,
     path: PathBuf,
 }
 
@@ -64,7 +67,8 @@ impl Inspector {
     /// When there is none, or it cannot be opened.
     pub fn open(directory: &Path) -> Result<Inspector, OpenError> {
         let path = schema::database(directory);
-        Ok(Inspector { connection: schema::open_reader(directory)?, path })
+        let connection = schema::open_reader(directory)?;
+        Ok(Inspector { connection, directory: directory.to_path_buf(), path })
     }
 
     /// What it holds.
@@ -72,30 +76,28 @@ impl Inspector {
     /// # Errors
     /// When it cannot be read.
     pub fn stat(&self) -> Result<SpoolStat, OpenError> {
-        self.read_stat().map_err(|source| self.fault(source))
+        let (look, _) =
+            schema::look(&self.connection, &self.directory, mark::read(&self.directory).as_ref())?;
+        self.read_stat(&look.log).map_err(|source| self.fault(source))
     }
 
-    fn read_stat(&self) -> rusqlite::Result<SpoolStat> {
+    fn read_stat(&self, log: &Log) -> rusqlite::Result<SpoolStat> {
         let count = |table: &str| -> rusqlite::Result<u64> {
             self.connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
         };
-        let edge = |edge: &str| -> rusqlite::Result<Option<u64>> {
-            self.connection
-                .query_row(&format!("SELECT {edge}(spool_offset) FROM records"), [], |row| row.get(0))
-        };
-        let (first_offset, last_offset) = (edge("min")?, edge("max")?);
+        let (first, end) = (log.first(), log.end());
+        let there = first < end;
         let mut statement = self.connection.prepare("SELECT sink, next_offset FROM cursors ORDER BY sink")?;
         let sinks = statement.query_map([], |row| {
             let next_offset: u64 = row.get(1)?;
-            let lag_records = last_offset.map_or(0, |last| (last + 1).saturating_sub(next_offset));
-            Ok(SinkStat { sink: row.get(0)?, next_offset, lag_records })
+            Ok(SinkStat { sink: row.get(0)?, next_offset, lag_records: end.saturating_sub(next_offset) })
         })?;
         Ok(SpoolStat {
             spool_id: schema::spool_id(&self.connection)?,
-            first_offset,
-            last_offset,
-            records: count("records")?,
-            file_bytes: schema::file_bytes(&self.path),
+            first_offset: there.then_some(first),
+            last_offset: there.then(|| end - 1),
+            records: end - first,
+            file_bytes: schema::file_bytes(&self.path) + log.file_bytes(),
             sinks: sinks.collect::<rusqlite::Result<_>>()?,
             dead_letters: count("dead_letters")?,
             agents: count("agents")?,
@@ -108,18 +110,31 @@ impl Inspector {
     /// # Errors
     /// When the spool cannot be read.
     pub fn records(&self, mut look: impl FnMut(ReadRecord) -> bool) -> Result<(), OpenError> {
+        let mark = mark::read(&self.directory);
         let mut from = 0;
         loop {
-            let piece = reader::read_records(&self.connection, from, PIECE, PIECE_BYTES);
-            let piece = piece.map_err(|source| self.fault(source))?;
-            let Some(last) = piece.last() else { return Ok(()) };
-            from = last.offset() + 1;
-            for record in piece {
-                if !look(record) {
-                    return Ok(());
+            let (found, _) = schema::look(&self.connection, &self.directory, mark.as_ref())?;
+            let mut reader = found.log.reader();
+            loop {
+                let items = match reader.read(from, PIECE, PIECE_BYTES) {
+                    Ok(items) => items,
+                    // A daemon has freed them meanwhile: it goes on with what there is now.
+                    Err(_) if self.freed_below()? > found.log.first() => break,
+                    Err(source) => return Err(OpenError::Io { path: log::folder(&self.directory), source }),
+                };
+                let Some(last) = items.last() else { return Ok(()) };
+                from = last.offset() + 1;
+                for item in items {
+                    if !look(item.into()) {
+                        return Ok(());
+                    }
                 }
             }
         }
+    }
+
+    fn freed_below(&self) -> Result<u64, OpenError> {
+        schema::number(&self.connection, "first_offset").map_err(|source| self.fault(source))
     }
 
     /// Dead letters that the filter lets through with ids above `after`, oldest first, at most `limit`.

@@ -150,6 +150,11 @@ impl Gauge {
         self.closed.or_else(|| self.met())
     }
 
+    /// Bytes in use, as far as that is known.
+    pub(super) fn used(&self) -> u64 {
+        self.used
+    }
+
     /// Bytes to free until the low mark.
     pub(super) fn excess(&self) -> u64 {
         self.used.saturating_sub(self.low_water())
@@ -214,11 +219,6 @@ impl Gauge {
         let left = self.capacity().saturating_sub(self.used) as f64 * seconds / grown;
         (grown > 0.0 && seconds > 0.0).then(|| Duration::try_from_secs_f64(left).ok()).flatten()
     }
-}
-
-/// Bytes that a record takes, about.
-pub(super) fn record_bytes(body: usize, before: usize) -> u64 {
-    (body + before + 64) as u64
 }
 
 /// Free bytes of the disk that holds this folder, for those who are not root.

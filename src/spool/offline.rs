@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use thiserror::Error;
 
 use super::dead_letters::{self, LetterFilter};
+use super::log::{Item, Log, LogReader};
 use super::schema::{self, OpenError};
 use crate::clock::Timestamp;
 
@@ -66,7 +67,12 @@ pub enum RewindError {
     Spool(OpenError),
 }
 
-fn rewind(connection: &Connection, sink: &str, from: From) -> rusqlite::Result<Result<u64, RewindError>> {
+fn rewind(
+    connection: &Connection,
+    log: &Log,
+    sink: &str,
+    from: From,
+) -> rusqlite::Result<Result<u64, RewindError>> {
     let cursors: Vec<(String, u64)> = connection
         .prepare("SELECT sink, next_offset FROM cursors ORDER BY sink")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -75,21 +81,24 @@ fn rewind(connection: &Connection, sink: &str, from: From) -> rusqlite::Result<R
         let known = cursors.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
         return Ok(Err(RewindError::UnknownSink { sink: sink.to_owned(), known }));
     };
-    let edge = "SELECT spool_offset, received_ms FROM records ORDER BY spool_offset LIMIT 1";
-    let edge: Option<(u64, u64)> =
-        connection.query_row(edge, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let Some((first, received_ms)) = edge else { return Ok(Err(RewindError::Empty)) };
+    let mut reader = log.reader();
+    let Some((first, oldest)) = next_record(&mut reader, log.first())? else {
+        return Ok(Err(RewindError::Empty));
+    };
     let (freed, wanted) = match from {
         From::Offset(offset) => (offset < first, Some(offset)),
         From::Time(time) => {
-            let query = "SELECT min(spool_offset) FROM records WHERE received_ms >= ?1";
-            let found: Option<u64> = connection.query_row(query, [time.millis()], |row| row.get(0))?;
+            let (mut at, mut found) = (Some((first, oldest)), None);
+            while let Some((offset, received_at)) = at.filter(|_| found.is_none()) {
+                found = (received_at >= time).then_some(offset);
+                at = next_record(&mut reader, offset + 1)?;
+            }
             // Without freed records the oldest one is the beginning, however early the time.
-            (time.millis() < received_ms && first > 1, found)
+            (time < oldest && first > 1, found)
         }
     };
     if freed {
-        return Ok(Err(RewindError::Freed { first, received_at: Timestamp(received_ms) }));
+        return Ok(Err(RewindError::Freed { first, received_at: oldest }));
     }
     let Some(wanted) = wanted else { return Ok(Err(RewindError::Empty)) };
     if wanted > *cursor {
@@ -99,10 +108,22 @@ fn rewind(connection: &Connection, sink: &str, from: From) -> rusqlite::Result<R
     Ok(Ok(cursor - wanted))
 }
 
+/// The first good record at an offset or after it, and when it came.
+fn next_record(reader: &mut LogReader, mut from: u64) -> rusqlite::Result<Option<(u64, Timestamp)>> {
+    loop {
+        match reader.read(from, 1, 1).map_err(schema::of_io)?.pop() {
+            None => return Ok(None),
+            Some(Item::Good(record)) => return Ok(Some((record.offset, record.received_at))),
+            Some(Item::Damaged { offset, .. }) => from = offset + 1,
+        }
+    }
+}
+
 /// A spool opened for changes.
 #[derive(Debug)]
 pub struct Offline {
     connection: Connection,
+    log: Log,
     path: PathBuf,
     /// Keeps a daemon out for as long as this lives.
     _lock: File,
@@ -114,8 +135,8 @@ impl Offline {
     /// # Errors
     /// When there is none, a daemon has it ([`OpenError::InUse`]), or it cannot be opened.
     pub fn open(directory: &Path) -> Result<Offline, OpenError> {
-        let (connection, lock) = schema::open_offline(directory)?;
-        Ok(Offline { connection, path: schema::database(directory), _lock: lock })
+        let (connection, look, lock) = schema::open_offline(directory)?;
+        Ok(Offline { connection, log: look.log, path: schema::database(directory), _lock: lock })
     }
 
     /// Has dead letters delivered again when the daemon runs next. Gives how many were not asked for before.
@@ -140,7 +161,7 @@ impl Offline {
     /// # Errors
     /// Says why the cursor cannot go there; then it stays.
     pub fn rewind(&self, sink: &str, from: From) -> Result<u64, RewindError> {
-        let place = self.change(|connection| rewind(connection, sink, from));
+        let place = self.change(|connection| rewind(connection, &self.log, sink, from));
         place.map_err(RewindError::Spool)?
     }
 

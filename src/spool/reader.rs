@@ -1,19 +1,23 @@
-//! Reading: each sink has a connection of its own and reads on from where it stands, a bounded piece at a time, so
-//! that a sink that is far behind costs no memory and slows no other.
+//! Reading: each sink reads the log on from where it stands, a bounded piece at a time, so that a sink that is far behind costs
+//! no memory and slows no other.
 
+use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row};
 
 use super::dead_letters::{self, Replay};
+use super::log::{Log, LogReader};
 use super::recent::{Recent, Ring};
+use super::segment::Stored;
 use super::{AgentKey, OpenError, Record, SinkState, schema};
 use crate::clock::Timestamp;
 use crate::event::normalise::{EventRef, RecordKind, Repeated};
+use crate::event::state::AgentSnapshot;
 use crate::event::{AgentId, GatewayName};
 
 /// One position of the spool as read.
@@ -44,15 +48,22 @@ impl ReadRecord {
 /// Reads for one sink and moves its cursor.
 #[derive(Debug, Clone)]
 pub struct SpoolReader {
+    records: Arc<Mutex<LogReader>>,
+    /// For dead letters.
     connection: Arc<Mutex<Connection>>,
     state: SinkState,
     ring: Ring,
 }
 
 impl SpoolReader {
-    pub(super) fn open(directory: &Path, state: SinkState, ring: Ring) -> Result<SpoolReader, OpenError> {
-        let connection = schema::open_reader(directory)?;
-        Ok(SpoolReader { connection: Arc::new(Mutex::new(connection)), state, ring })
+    pub(super) fn open(
+        directory: &Path,
+        log: &Log,
+        state: SinkState,
+        ring: Ring,
+    ) -> Result<SpoolReader, OpenError> {
+        let connection = Arc::new(Mutex::new(schema::open_reader(directory)?));
+        Ok(SpoolReader { records: Arc::new(Mutex::new(log.reader())), connection, state, ring })
     }
 
     /// The first record that the sink has not confirmed.
@@ -83,9 +94,17 @@ impl SpoolReader {
     /// Up to `records` records from `from` on, but no more than about `bytes` of bodies; at least one if there is one.
     ///
     /// # Errors
-    /// When the database cannot be read.
-    pub async fn read(&self, from: u64, records: usize, bytes: usize) -> rusqlite::Result<Vec<ReadRecord>> {
-        self.look(move |connection| read_records(connection, from, records, bytes)).await
+    /// When the log cannot be read.
+    pub async fn read(&self, from: u64, records: usize, bytes: usize) -> io::Result<Vec<ReadRecord>> {
+        let log = self.records.clone();
+        let read = move || {
+            let items = log.lock().unwrap_or_else(PoisonError::into_inner).read(from, records, bytes)?;
+            Ok(items.into_iter().map(ReadRecord::from).collect())
+        };
+        match tokio::task::spawn_blocking(read).await {
+            Ok(result) => result,
+            Err(_) => Err(io::Error::other("the reading thread panicked")),
+        }
     }
 
     /// The number of the newest request to deliver a dead letter again: when it is above the last one that
@@ -118,95 +137,70 @@ impl SpoolReader {
     }
 }
 
-pub(super) fn read_records(
-    connection: &Connection,
-    from: u64,
-    records: usize,
-    bytes: usize,
-) -> rusqlite::Result<Vec<ReadRecord>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT spool_offset, kind, received_ms, gateway, agent_id, sequence, repeats, before, body, crc
-         FROM records WHERE spool_offset >= ?1 ORDER BY spool_offset LIMIT ?2",
-    )?;
-    let mut rows = statement.query(params![from, records])?;
-    let mut found = Vec::new();
-    let mut size = 0;
-    while let Some(row) = rows.next()? {
-        let record = read_record(row)?;
-        if let ReadRecord::Good(record) = &record {
-            size += record.body.len();
-        }
-        found.push(record);
-        if size >= bytes {
-            break;
-        }
-    }
-    Ok(found)
-}
-
-/// Fields as they lie in the row, for the checksum.
-struct RawRow<'a> {
-    kind: i64,
-    received_ms: i64,
-    gateway: &'a [u8],
-    agent_id: &'a [u8],
-    sequence: i64,
-    repeats: &'a [u8],
-    before: &'a [u8],
-    body: &'a [u8],
-}
-
-/// A record in the columns of [`read_records`], wherever they stand.
+/// A record in the columns of a dead letter, wherever they stand.
 pub(super) fn read_record(row: &Row<'_>) -> rusqlite::Result<ReadRecord> {
     let offset: u64 = row.get(0)?;
-    Ok(match decode(row, offset) {
+    Ok(match decode_row(row, offset) {
         Ok(record) => ReadRecord::Good(record),
         Err(fault) => ReadRecord::Damaged { offset, fault },
     })
 }
 
-fn decode(row: &Row<'_>, offset: u64) -> Result<Record, &'static str> {
-    let raw = RawRow {
-        kind: integer(row, 1)?,
-        received_ms: integer(row, 2)?,
+fn decode_row(row: &Row<'_>, offset: u64) -> Result<Record, &'static str> {
+    let number = |column| u64::try_from(integer(row, column)?).map_err(|_| "a number is out of range");
+    let stored = Stored {
+        offset,
+        batch: offset,
+        kind: u8::try_from(number(1)?).map_err(|_| "unknown kind")?,
+        received_ms: number(2)?,
         gateway: bytes_of(row, 3)?,
         agent_id: bytes_of(row, 4)?,
-        sequence: integer(row, 5)?,
+        sequence: number(5)?,
         repeats: bytes_of(row, 6)?,
         before: bytes_of(row, 7)?,
         body: bytes_of(row, 8)?,
     };
-    let crc = checksum(&Checked {
-        offset,
-        kind: raw.kind,
-        received_ms: raw.received_ms,
-        gateway: raw.gateway,
-        agent_id: raw.agent_id,
-        sequence: raw.sequence,
-        repeats: raw.repeats,
-        before: raw.before,
-        body: raw.body,
-    });
     // Dead letters of schema version 1 have none.
     let unchecked = matches!(row.get_ref(9), Ok(ValueRef::Null));
-    if !unchecked && i64::from(crc) != integer(row, 9)? {
+    if !unchecked && i64::from(checksum(&stored)) != integer(row, 9)? {
         return Err("checksum mismatch");
     }
+    decode(&stored)
+}
+
+/// A record's fields as they are stored, with its marks and state as they are encoded.
+pub(super) fn stored<'a>(record: &'a Record, batch: u64, repeats: &'a [u8], before: &'a [u8]) -> Stored<'a> {
+    Stored {
+        offset: record.offset,
+        batch,
+        kind: kind_number(record.kind),
+        received_ms: record.received_at.millis(),
+        sequence: record.sequence,
+        gateway: record.agent.gateway.as_str().as_bytes(),
+        agent_id: record.agent.agent_id.as_str().as_bytes(),
+        repeats,
+        before,
+        body: &record.body,
+    }
+}
+
+/// What a record's stored fields mean.
+pub(super) fn decode(stored: &Stored<'_>) -> Result<Record, &'static str> {
     let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "name is not UTF-8");
-    let first = u64::try_from(raw.sequence).map_err(|_| "sequence out of range")?;
-    let (sequence, repeats) = decode_repeats(first, raw.repeats).ok_or("repeat marks unreadable")?;
+    let (sequence, repeats) =
+        decode_repeats(stored.sequence, stored.repeats).ok_or("repeat marks unreadable")?;
     Ok(Record {
-        offset,
-        kind: kind_of(raw.kind).ok_or("unknown kind")?,
-        received_at: Timestamp(u64::try_from(raw.received_ms).map_err(|_| "time out of range")?),
+        offset: stored.offset,
+        kind: kind_of(stored.kind).ok_or("unknown kind")?,
+        received_at: Timestamp(stored.received_ms),
         agent: AgentKey {
-            gateway: GatewayName::parse(text(raw.gateway)?).map_err(|_| "gateway name invalid")?,
-            agent_id: AgentId::parse(text(raw.agent_id)?).map_err(|_| "agent id invalid")?,
+            gateway: GatewayName::parse(text(stored.gateway)?).map_err(|_| "gateway name invalid")?,
+            agent_id: AgentId::parse(text(stored.agent_id)?).map_err(|_| "agent id invalid")?,
         },
         sequence,
         repeats,
-        before: serde_json::from_slice(raw.before).map_err(|_| "state unreadable")?,
-        body: Bytes::copy_from_slice(raw.body),
+        before: serde_json::from_slice(stored.before).map_err(|_| "state unreadable")?,
+        body: Bytes::copy_from_slice(stored.body),
     })
 }
 
@@ -225,26 +219,13 @@ fn bytes_of<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], &'static st
     }
 }
 
-/// All that a record's checksum covers.
-pub(super) struct Checked<'a> {
-    pub(super) offset: u64,
-    pub(super) kind: i64,
-    pub(super) received_ms: i64,
-    pub(super) gateway: &'a [u8],
-    pub(super) agent_id: &'a [u8],
-    pub(super) sequence: i64,
-    pub(super) repeats: &'a [u8],
-    pub(super) before: &'a [u8],
-    pub(super) body: &'a [u8],
-}
-
-/// CRC-32 over every field, each with its length, so that bytes cannot move from one field to the next unseen.
-pub(super) fn checksum(record: &Checked<'_>) -> u32 {
+/// The checksum of a record in a dead letter: CRC-32 over every field, each with its length, so that bytes cannot move from one
+/// field to the next unseen.
+pub(super) fn checksum(record: &Stored<'_>) -> u32 {
     let mut crc = crc32fast::Hasher::new();
-    for number in [record.kind, record.received_ms, record.sequence] {
+    for number in [u64::from(record.kind), record.received_ms, record.sequence, record.offset] {
         crc.update(&number.to_le_bytes());
     }
-    crc.update(&record.offset.to_le_bytes());
     for field in [record.gateway, record.agent_id, record.repeats, record.before, record.body] {
         crc.update(&(field.len() as u64).to_le_bytes());
         crc.update(field);
@@ -252,7 +233,7 @@ pub(super) fn checksum(record: &Checked<'_>) -> u32 {
     crc.finalize()
 }
 
-pub(super) fn kind_number(kind: RecordKind) -> i64 {
+pub(super) fn kind_number(kind: RecordKind) -> u8 {
     match kind {
         RecordKind::Push => 0,
         RecordKind::Poll => 1,
@@ -260,10 +241,16 @@ pub(super) fn kind_number(kind: RecordKind) -> i64 {
     }
 }
 
-fn kind_of(number: i64) -> Option<RecordKind> {
+fn kind_of(number: u8) -> Option<RecordKind> {
     [RecordKind::Push, RecordKind::Poll, RecordKind::Lifecycle]
         .into_iter()
         .find(|kind| kind_number(*kind) == number)
+}
+
+/// An agent's state as it is stored with a record.
+pub(super) fn encode_state(before: &AgentSnapshot) -> Vec<u8> {
+    // It has nothing that JSON cannot say; were it otherwise, the record would be set aside as unreadable.
+    serde_json::to_vec(before).unwrap_or_default()
 }
 
 /// What entries with a number begin with; those of early releases have none.

@@ -1,5 +1,5 @@
 //! Looking at all of a spool for damage, and saving what can be read of a damaged one. What is saved goes into a new
-//! database; the damaged files are kept beside it under other names. Nothing is deleted.
+//! database and a new log; the damaged files are kept beside them under other names. Nothing is deleted.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,9 +9,16 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 
 use super::damage::{self, Damage, Findings};
+use super::log::{self, LogWriter, Look, WriteError};
 use super::mark::{self, Mark, MarkFile};
+use super::migrate;
 use super::schema::{self, OpenError};
 use crate::clock::Timestamp;
+
+/// How often a spool is looked at while a daemon frees what is looked at.
+const LOOKS: u32 = 5;
+/// Bytes written with one sync.
+const PIECE: usize = 1 << 20;
 
 /// What a look at all of a spool has shown.
 #[derive(Debug)]
@@ -38,6 +45,24 @@ pub struct Repaired {
 /// # Errors
 /// When there is no spool, or the disk or the caller is at fault.
 pub fn examine(directory: &Path) -> Result<Examination, OpenError> {
+    for _ in 0..LOOKS {
+        // A daemon frees records meanwhile, and their files become others: then what was seen is looked at once more.
+        let first = freed_below(directory);
+        let examined = examine_once(directory);
+        let sound = examined.as_ref().is_ok_and(|examined| examined.findings.0.is_empty());
+        if sound || first.is_none() || first == freed_below(directory) {
+            return examined;
+        }
+    }
+    examine_once(directory)
+}
+
+fn freed_below(directory: &Path) -> Option<u64> {
+    let connection = schema::open_looking(directory).ok()?;
+    schema::number(&connection, "first_offset").ok()
+}
+
+fn examine_once(directory: &Path) -> Result<Examination, OpenError> {
     // Before the database: what it says then is at least what the mark says.
     let mark = mark::read(directory);
     let mut findings: Vec<_> = damage::of_files(directory, mark.as_ref()).into_iter().collect();
@@ -64,44 +89,61 @@ pub fn examine(directory: &Path) -> Result<Examination, OpenError> {
 fn look(directory: &Path, mark: Option<&Mark>, findings: &mut Vec<Damage>) -> Result<u64, OpenError> {
     let sql = |source| OpenError::Database { path: schema::database(directory), source };
     let connection = schema::open_damaged(directory).map_err(sql)?;
-    schema::version(&connection, directory)?;
-    findings.extend(damage::of_database(&connection, directory, mark, true).map_err(sql)?);
-    let known = damage::next_offset(&connection).ok();
-    let until = known.max(mark.map(|mark| mark.next_offset).filter(|_| known.is_none()));
+    let version = schema::version(&connection, directory)?;
+    if version != schema::SCHEMA_VERSION {
+        return Err(OpenError::Version { path: schema::database(directory), found: version });
+    }
+    findings.extend(damage::of_database(&connection, directory, true).map_err(sql)?);
+    let io = |source| OpenError::Io { path: log::folder(directory), source };
+    let (look, acknowledged) = look_at_log(&connection, directory, mark).map_err(io)?;
+    findings.extend(damage::of_ends(&look, acknowledged, mark));
     let mut good_records = 0;
-    let scanned = damage::scan(&connection, until.unwrap_or(0), |_| {
+    let scanned = damage::scan(&look.log, |_| {
         good_records += 1;
         Ok(())
     });
-    match scanned {
-        Ok(more) => findings.extend(more),
-        Err(error) if damage::is_damage(&error) => {
-            findings.push(Damage::Unreadable { detail: error.to_string() });
-        }
-        Err(error) => return Err(sql(error)),
-    }
+    findings.extend(scanned.map_err(io)?);
     Ok(good_records)
 }
 
-/// Saves what can be read of a damaged spool in a new database, which takes its place.
+/// Looks at the log of a database that may be damaged, and gives the offset below which all was acknowledged.
+fn look_at_log(connection: &Connection, directory: &Path, mark: Option<&Mark>) -> io::Result<(Look, u64)> {
+    let spool_id = schema::spool_id(connection)
+        .ok()
+        .or_else(|| mark.map(|mark| mark.spool_id.clone()))
+        .or_else(|| log::spool_id(directory))
+        .unwrap_or_default();
+    let number = |key| schema::number(connection, key).ok();
+    let marked = mark.filter(|mark| mark.spool_id == spool_id).map_or(1, |mark| mark.next_offset);
+    let acknowledged = number("next_offset").unwrap_or(1).max(marked);
+    let look = log::look(directory, &spool_id, number("first_offset").unwrap_or(1), acknowledged)?;
+    Ok((look, acknowledged))
+}
+
+/// Saves what can be read of a damaged spool in a new database and a new log, which take their places.
 ///
 /// # Errors
-/// When a daemon has the spool, or the new database cannot be written; then nothing was changed.
+/// When a daemon has the spool, or what is new cannot be written; then nothing was changed.
 pub fn repair(directory: &Path, now: Timestamp) -> Result<Repaired, OpenError> {
     fs::metadata(directory).map_err(|source| OpenError::Io { path: directory.to_path_buf(), source })?;
     let _lock = schema::lock(directory)?;
     let mark = mark::read(directory);
-    let draft = directory.join("spool.db.draft");
-    let io = |source| OpenError::Io { path: draft.clone(), source };
-    remove(&draft).map_err(io)?;
+    let draft = Draft { database: directory.join("spool.db.draft"), log: directory.join("records.draft") };
+    let io = |source| OpenError::Io { path: draft.database.clone(), source };
+    draft.remove().map_err(io)?;
     let salvage = Salvage { directory, mark: mark.as_ref(), saved: Vec::new(), torn: Vec::new() };
-    let (Salvage { saved, torn, .. }, new) =
-        salvage.write(&draft).map_err(|source| OpenError::Database { path: draft.clone(), source })?;
-    File::open(&draft).and_then(|file| file.sync_all()).map_err(io)?;
+    let (Salvage { saved, torn, .. }, new) = salvage.write(&draft)?;
+    File::open(&draft.database).and_then(|file| file.sync_all()).map_err(io)?;
     let kept = put_in_place(directory, &draft, now).map_err(io)?;
     MarkFile::create(directory, &new.spool_id, new.next_offset, new.newest)
         .map_err(|source| OpenError::Io { path: mark::path(directory), source })?;
     Ok(Repaired { saved, torn, kept })
+}
+
+/// What is to take the places of a database and a log.
+struct Draft {
+    database: PathBuf,
+    log: PathBuf,
 }
 
 fn beside(database: &Path, suffix: &str) -> PathBuf {
@@ -110,20 +152,27 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Removes a draft that an earlier repair has left half done.
-fn remove(draft: &Path) -> io::Result<()> {
-    for file in [draft.to_path_buf(), beside(draft, "-wal"), beside(draft, "-shm")] {
-        match fs::remove_file(file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+impl Draft {
+    /// Removes what an earlier repair has left half done.
+    fn remove(&self) -> io::Result<()> {
+        let file = &self.database;
+        for file in [file.clone(), beside(file, "-wal"), beside(file, "-shm")] {
+            unless_missing(fs::remove_file(file))?;
         }
+        unless_missing(fs::remove_dir_all(&self.log))
     }
-    Ok(())
+}
+
+fn unless_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The damaged files get second names first; the old journal goes before the new database comes, because SQLite would
 /// take it for the new one's. A crash in between leaves a spool that is still known as damaged.
-fn put_in_place(directory: &Path, draft: &Path, now: Timestamp) -> io::Result<Vec<PathBuf>> {
+fn put_in_place(directory: &Path, draft: &Draft, now: Timestamp) -> io::Result<Vec<PathBuf>> {
     let database = schema::database(directory);
     let stamp: String = now.to_string().chars().filter(char::is_ascii_alphanumeric).collect();
     let mut kept = Vec::new();
@@ -139,12 +188,15 @@ fn put_in_place(directory: &Path, draft: &Path, now: Timestamp) -> io::Result<Ve
     let folder = File::open(directory)?;
     folder.sync_all()?;
     for suffix in ["-wal", "-shm"] {
-        match fs::remove_file(beside(&database, suffix)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        unless_missing(fs::remove_file(beside(&database, suffix)))?;
     }
-    fs::rename(draft, &database)?;
+    let (records, other) = (log::folder(directory), directory.join(format!("records.damaged-{stamp}")));
+    match fs::rename(&records, &other) {
+        Ok(()) => kept.push(other),
+        result => unless_missing(result)?,
+    }
+    fs::rename(&draft.log, &records)?;
+    fs::rename(&draft.database, &database)?;
     folder.sync_all()?;
     Ok(kept)
 }
@@ -152,6 +204,7 @@ fn put_in_place(directory: &Path, draft: &Path, now: Timestamp) -> io::Result<Ve
 /// Where the new spool goes on.
 struct New {
     spool_id: String,
+    first_offset: u64,
     next_offset: u64,
     newest: Timestamp,
 }
@@ -164,69 +217,91 @@ struct Salvage<'a> {
 }
 
 impl<'a> Salvage<'a> {
-    fn write(mut self, draft: &Path) -> rusqlite::Result<(Salvage<'a>, New)> {
+    fn write(mut self, draft: &Draft) -> Result<(Salvage<'a>, New), OpenError> {
+        let sql = |source| OpenError::Database { path: draft.database.clone(), source };
+        let io = |source| OpenError::Io { path: draft.log.clone(), source };
+        let mut new = self.new_database(&draft.database).map_err(sql)?;
+        let old = schema::open_damaged(self.directory).ok();
+        let version = old.as_ref().and_then(|old| schema::version(old, self.directory).ok());
+        let old = old.filter(|_| version.is_some_and(|version| version > 0));
+        let spool_id = old
+            .as_ref()
+            .and_then(|old| schema::spool_id(old).ok())
+            .or_else(|| self.mark.map(|mark| mark.spool_id.clone()))
+            .or_else(|| log::spool_id(self.directory));
+        let spool_id = match spool_id {
+            Some(spool_id) => spool_id,
+            None => schema::spool_id(&new).map_err(sql)?,
+        };
+        let records = match (&old, version) {
+            (Some(old), Some(1 | 2)) => self.rows(old, draft, &spool_id)?,
+            // A database that cannot be opened says nothing of its log.
+            (old, _) => self.records(old.as_ref().unwrap_or(&new), draft, &spool_id).map_err(io)?,
+        };
+        if let Some(old) = &old {
+            for table in ["cursors", "agents", "sessions", "dead_letters", "replays"] {
+                self.table(old, &new, table).map_err(sql)?;
+            }
+        }
+        finish(&mut new, &spool_id, &records).map_err(sql)?;
+        new.close().map_err(|(_, error)| sql(error))?;
+        Ok((self, records))
+    }
+
+    fn new_database(&self, draft: &Path) -> rusqlite::Result<Connection> {
         use std::os::unix::fs::OpenOptionsExt;
         let private = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(draft);
-        private.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        private.map_err(schema::of_io)?;
         let mut new = Connection::open(draft)?;
         schema::create(&mut new)?;
         // Synced as a whole when it is done.
         new.pragma_update(None, "synchronous", "OFF")?;
-        let old = schema::open_damaged(self.directory)
-            .ok()
-            .filter(|old| schema::version(old, self.directory).is_ok_and(|version| version > 0));
-        let mut newest = self.mark.map_or(Timestamp::default(), |mark| mark.newest);
-        let mut next_offset = self.mark.map_or(1, |mark| mark.next_offset);
-        if let Some(old) = &old {
-            next_offset = next_offset.max(damage::next_offset(old).unwrap_or(1));
-            let last = self.records(old, &new, next_offset)?;
-            next_offset = next_offset.max(last.map_or(1, |(offset, _)| offset + 1));
-            newest = newest.max(last.map_or(newest, |(_, at)| at));
-            for table in ["cursors", "agents", "sessions", "dead_letters", "replays"] {
-                self.table(old, &new, table)?;
-            }
-        }
-        let spool_id = old
-            .and_then(|old| schema::spool_id(&old).ok())
-            .or_else(|| self.mark.map(|mark| mark.spool_id.clone()));
-        if let Some(id) = spool_id {
-            new.execute("UPDATE meta SET value = ?1 WHERE key = 'spool_id'", [id])?;
-        }
-        // Offsets are never used twice. What the records say of agents is read again from the oldest one on.
-        new.execute("UPDATE meta SET value = ?1 WHERE key = 'next_offset'", [next_offset])?;
-        let spool_id = schema::spool_id(&new)?;
-        new.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        new.close().map_err(|(_, error)| error)?;
-        Ok((self, New { spool_id, next_offset, newest }))
+        Ok(new)
     }
 
-    /// Copies the good records. Gives position and time of the last one.
-    fn records(
-        &mut self,
-        old: &Connection,
-        new: &Connection,
-        until: u64,
-    ) -> rusqlite::Result<Option<(u64, Timestamp)>> {
-        let mut row = old.prepare("SELECT * FROM records WHERE spool_offset = ?1")?;
-        let mut insert = new.prepare("INSERT INTO records VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)")?;
-        let (mut saved, mut last) = (0, None);
-        new.execute_batch("BEGIN")?;
-        let scanned = damage::scan(old, until, |record| {
-            let values = row.query_row([record.offset], |row| {
-                (0..10).map(|column| row.get::<_, Value>(column)).collect::<rusqlite::Result<Vec<_>>>()
-            })?;
-            insert.execute(params_from_iter(values))?;
-            saved += 1;
-            last = Some((record.offset, record.received_at));
-            Ok(())
-        });
-        new.execute_batch("COMMIT")?;
-        match scanned {
-            Err(error) if damage::is_damage(&error) => self.torn.push("records"),
-            result => drop(result?),
-        }
+    /// Copies the good records of a log into a new one.
+    fn records(&mut self, old: &Connection, draft: &Draft, spool_id: &str) -> io::Result<New> {
+        let (look, acknowledged) = look_at_log(old, self.directory, self.mark)?;
+        let first = look.log.first();
+        let mut new = LogWriter::create(&draft.log, spool_id, first).map_err(of_log)?;
+        let mut newest = self.mark.map_or(Timestamp::default(), |mark| mark.newest);
+        let (mut saved, mut next) = (0, first);
+        damage::scan(&look.log, |record| {
+            if record.offset > next {
+                new.commit(next).and_then(|()| new.skip_to(record.offset)).map_err(of_log)?;
+            }
+            let batch = new.log().end();
+            new.stage_record(record, batch);
+            (saved, next, newest) = (saved + 1, record.offset + 1, newest.max(record.received_at));
+            if new.staged() >= PIECE { new.commit(next).map_err(of_log) } else { Ok(()) }
+        })?;
+        // Offsets are never used twice.
+        let end = next.max(acknowledged).max(look.log.end());
+        new.commit(next).and_then(|()| new.skip_to(end)).map_err(of_log)?;
         self.saved.push(("records", saved));
-        Ok(last)
+        Ok(New { spool_id: spool_id.to_owned(), first_offset: first, next_offset: end, newest })
+    }
+
+    /// Copies the good records of a spool of an earlier release, whose database has them.
+    fn rows(&mut self, old: &Connection, draft: &Draft, spool_id: &str) -> Result<New, OpenError> {
+        let sql = |source| OpenError::Database { path: schema::database(self.directory), source };
+        let io = |source| OpenError::Io { path: draft.log.clone(), source };
+        let next = migrate::next_offset(old).unwrap_or(1);
+        let end = next.max(self.mark.map_or(1, |mark| mark.next_offset));
+        let first = migrate::first_offset(old).ok().flatten().unwrap_or(end);
+        let mut new = LogWriter::create(&draft.log, spool_id, first).map_err(|error| io(of_log(error)))?;
+        let copied = migrate::copy(old, &mut new, &mut |_| ());
+        let (saved, newest) = match copied {
+            Err(error) if damage::is_damage(&error) => {
+                self.torn.push("records");
+                (0, None)
+            }
+            copied => copied.map_err(sql)?.map_err(|error| io(of_log(error)))?,
+        };
+        new.skip_to(end).map_err(|error| io(of_log(error)))?;
+        self.saved.push(("records", saved));
+        let newest = newest.map(Timestamp).or(self.mark.map(|mark| mark.newest)).unwrap_or_default();
+        Ok(New { spool_id: spool_id.to_owned(), first_offset: first, next_offset: end, newest })
     }
 
     /// Copies the rows of a table up to the first that cannot be read, and from the other end.
@@ -256,6 +331,20 @@ impl<'a> Salvage<'a> {
         self.saved.push((table, after - before));
         Ok(())
     }
+}
+
+/// Writes where the new spool goes on. What the records say of agents is read again from the oldest one on.
+fn finish(new: &mut Connection, spool_id: &str, records: &New) -> rusqlite::Result<()> {
+    new.execute("UPDATE meta SET value = ?1 WHERE key = 'spool_id'", [spool_id])?;
+    for (key, value) in [("first_offset", records.first_offset), ("next_offset", records.next_offset)] {
+        new.execute("UPDATE meta SET value = ?2 WHERE key = ?1", params![key, value])?;
+    }
+    new.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+fn of_log(error: WriteError) -> io::Error {
+    let (WriteError::Full(error) | WriteError::Failed(error)) = error;
+    error
 }
 
 fn copy(old: &Connection, new: &Connection, table: &str, order: &str) -> rusqlite::Result<()> {

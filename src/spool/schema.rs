@@ -10,43 +10,26 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use thiserror::Error;
 
 use super::damage::{self, Damage, Findings};
-use super::dead_letters;
+use super::log::{self, LogWriter, Look, WriteError};
 use super::mark::{self, Mark};
-use super::{SinkStart, SinkState, SpoolConfig, StartFrom};
+use super::{SinkStart, SinkState, SpoolConfig, StartFrom, dead_letters, migrate};
 use crate::clock::Timestamp;
 use crate::hex::hex;
 
 /// Raised with every change of the tables.
-const SCHEMA_VERSION: i64 = 2;
+pub(super) const SCHEMA_VERSION: i64 = 3;
 /// "ccrl": tells our databases from others.
-const APPLICATION_ID: i64 = 0x6363_726c;
+pub(super) const APPLICATION_ID: i64 = 0x6363_726c;
 const DATABASE: &str = "spool.db";
 const LOCK: &str = "spool.lock";
 /// How long a connection waits for another's lock: checkpoints hold theirs for milliseconds.
 const BUSY: Duration = Duration::from_secs(10);
 
-/// Pages that the writer keeps, in KiB as SQLite wants it said. It appends, and trims what was read a while ago: more
-/// than this was not measurably faster, and all of it is in use for good after the first long outage of a broker.
-const WRITER_CACHE: i64 = -4_096;
-
-/// Bytes of the journal that are kept for reuse: writing over what is there needs no new blocks of the disk, and so no
-/// commit of the file system. More than it has when the writer begins it anew, so that it keeps its length under load.
-pub(super) const JOURNAL_KEPT: u64 = 48 << 20;
+/// Bytes of the journal that are kept for reuse.
+const JOURNAL_KEPT: u64 = 4 << 20;
 
 const TABLES: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-    CREATE TABLE records (
-        spool_offset INTEGER PRIMARY KEY,
-        kind INTEGER NOT NULL,
-        received_ms INTEGER NOT NULL,
-        gateway TEXT NOT NULL,
-        agent_id TEXT NOT NULL,
-        sequence INTEGER NOT NULL,
-        repeats BLOB,
-        before BLOB NOT NULL,
-        body BLOB NOT NULL,
-        crc INTEGER NOT NULL
-    );
     CREATE TABLE cursors (sink TEXT PRIMARY KEY, next_offset INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE agents (
         gateway TEXT NOT NULL, agent_id TEXT NOT NULL, row BLOB NOT NULL, PRIMARY KEY (gateway, agent_id)
@@ -70,19 +53,6 @@ const TABLES: &str = "
         crc INTEGER,
         UNIQUE (sink, spool_offset, event_id)
     );
-    CREATE INDEX dead_letters_of_sink ON dead_letters (sink, bytes);
-    CREATE TABLE replays (
-        number INTEGER PRIMARY KEY AUTOINCREMENT, letter INTEGER NOT NULL UNIQUE, sink TEXT NOT NULL
-    );
-    CREATE INDEX replays_of_sink ON replays (sink, number);
-";
-
-/// From version 1, whose dead letters had neither attempts nor a checksum and could not be delivered again.
-const FROM_VERSION_1: &str = "
-    ALTER TABLE dead_letters ADD COLUMN attempts INTEGER NOT NULL DEFAULT 1;
-    ALTER TABLE dead_letters ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE dead_letters ADD COLUMN crc INTEGER;
-    UPDATE dead_letters SET bytes = 200 + length(detail) + coalesce(length(body), 0) + coalesce(length(before), 0);
     CREATE INDEX dead_letters_of_sink ON dead_letters (sink, bytes);
     CREATE TABLE replays (
         number INTEGER PRIMARY KEY AUTOINCREMENT, letter INTEGER NOT NULL UNIQUE, sink TEXT NOT NULL
@@ -152,18 +122,18 @@ pub enum OpenError {
     UnknownSink(String),
 }
 
-/// An open database and what the writer needs to know of it.
+/// An open spool and what its threads need to know of it.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) connection: Connection,
+    pub(super) log: LogWriter,
     /// Held for the life of the spool.
     pub(super) lock: File,
     pub(super) spool_id: String,
-    pub(super) first_offset: u64,
-    pub(super) next_offset: u64,
     /// When the newest record came.
     pub(super) newest: Timestamp,
     pub(super) agents_as_of: u64,
+    pub(super) stored_first: u64,
     pub(super) sinks: Vec<SinkState>,
 }
 
@@ -183,13 +153,18 @@ pub(super) fn open(config: &SpoolConfig, sinks: &[SinkStart]) -> Result<Opened, 
     }
     // SQLite gives its journal the mode of the database, so this one call keeps all of it private.
     OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io)?;
-    let connection = open_sound(&config.directory, mark.as_ref())?;
+    let (connection, look) = open_sound(&config.directory, mark.as_ref())?;
     set_up_writer(&connection).map_err(sql)?;
-    recover(connection, lock, sinks, mark).map_err(sql)
+    let newest = look.newest.map(Timestamp).or(mark.map(|mark| mark.newest)).unwrap_or_default();
+    let log = look.go_on().map_err(|error| {
+        let (WriteError::Full(source) | WriteError::Failed(source)) = error;
+        OpenError::Io { path: log::folder(&config.directory), source }
+    })?;
+    recover(connection, log, lock, sinks, newest).map_err(sql)
 }
 
 /// Opens a spool that is there for changes while no daemon has it.
-pub(super) fn open_offline(directory: &Path) -> Result<(Connection, File), OpenError> {
+pub(super) fn open_offline(directory: &Path) -> Result<(Connection, Look, File), OpenError> {
     let path = database(directory);
     let there = fs::metadata(&path).or_else(|error| fs::metadata(mark::path(directory)).map_err(|_| error));
     there.map_err(|source| OpenError::Io { path: path.clone(), source })?;
@@ -198,18 +173,18 @@ pub(super) fn open_offline(directory: &Path) -> Result<(Connection, File), OpenE
     if let Some(damage) = damage::of_files(directory, mark.as_ref()) {
         return Err(damaged(directory, vec![damage]));
     }
-    let connection = open_sound(directory, mark.as_ref())?;
+    let (connection, look) = open_sound(directory, mark.as_ref())?;
     set_up_writer(&connection).map_err(|source| OpenError::Database { path, source })?;
-    Ok((connection, lock))
+    Ok((connection, look, lock))
 }
 
-fn damaged(directory: &Path, findings: Vec<Damage>) -> OpenError {
+pub(super) fn damaged(directory: &Path, findings: Vec<Damage>) -> OpenError {
     OpenError::Damaged { directory: directory.to_path_buf(), findings: Findings(findings) }
 }
 
-/// Opens a database, new or not, and brings it to this version, unless it is damaged: then not a byte is changed, not even
-/// by a checkpoint, because the journal may hold what the database does not.
-fn open_sound(directory: &Path, mark: Option<&Mark>) -> Result<Connection, OpenError> {
+/// Opens a database, new or not, with its log, and brings it to this version, unless something is damaged: then not a byte is
+/// changed, not even by a checkpoint, because the journal may hold what the database does not.
+fn open_sound(directory: &Path, mark: Option<&Mark>) -> Result<(Connection, Look), OpenError> {
     let path = database(directory);
     let sql = |source| fault(directory, source);
     let mut connection =
@@ -217,19 +192,43 @@ fn open_sound(directory: &Path, mark: Option<&Mark>) -> Result<Connection, OpenE
     connection.busy_timeout(BUSY).map_err(sql)?;
     leave_as_it_is(&connection, true).map_err(sql)?;
     let version = version(&connection, directory)?;
+    let mut found = Vec::new();
     if version > 0 {
-        let found = damage::of_database(&connection, directory, mark, false).map_err(sql)?;
-        if !found.is_empty() {
-            return Err(damaged(directory, found));
-        }
+        found = damage::of_database(&connection, directory, false).map_err(sql)?;
+    }
+    if version == SCHEMA_VERSION && found.is_empty() {
+        let look = look(&connection, directory, mark)?;
+        found = damage::of_log(&look.0, look.1, mark)
+            .map_err(|source| OpenError::Io { path: log::folder(directory), source })?;
+    }
+    if !found.is_empty() {
+        return Err(damaged(directory, found));
     }
     leave_as_it_is(&connection, false).map_err(sql)?;
     match version {
         0 => create(&mut connection).map_err(sql)?,
-        1 => migrate(&mut connection).map_err(sql)?,
+        1 | 2 => migrate::migrate(&mut connection, directory, version, mark)?,
         _ => {}
     }
-    Ok(connection)
+    let (look, _) = look(&connection, directory, mark)?;
+    Ok((connection, look))
+}
+
+/// Looks at the log of an open database. Also gives the offset below which all records were acknowledged.
+pub(super) fn look(
+    connection: &Connection,
+    directory: &Path,
+    mark: Option<&Mark>,
+) -> Result<(Look, u64), OpenError> {
+    let read = || -> rusqlite::Result<_> {
+        Ok((spool_id(connection)?, number(connection, "first_offset")?, number(connection, "next_offset")?))
+    };
+    let (spool_id, first, next) = read().map_err(|source| fault(directory, source))?;
+    let marked = mark.filter(|mark| damage::is_of(mark, &spool_id)).map_or(1, |mark| mark.next_offset);
+    let acknowledged = next.max(marked);
+    let look = log::look(directory, &spool_id, first, acknowledged);
+    let look = look.map_err(|source| OpenError::Io { path: log::folder(directory), source })?;
+    Ok((look, acknowledged))
 }
 
 /// The version of the tables; 0 when there are none yet.
@@ -242,7 +241,7 @@ pub(super) fn version(connection: &Connection, directory: &Path) -> Result<i64, 
     match version {
         0 if tables == 0 && application_id == 0 => Ok(0),
         1 if application_id == 0 => Ok(1),
-        SCHEMA_VERSION if application_id == APPLICATION_ID => Ok(version),
+        2 | SCHEMA_VERSION if application_id == APPLICATION_ID => Ok(version),
         found if application_id == APPLICATION_ID => {
             Err(OpenError::Version { path: database(directory), found })
         }
@@ -251,7 +250,7 @@ pub(super) fn version(connection: &Connection, directory: &Path) -> Result<i64, 
 }
 
 /// SQLite's error: damage, or a fault of another kind.
-fn fault(directory: &Path, source: rusqlite::Error) -> OpenError {
+pub(super) fn fault(directory: &Path, source: rusqlite::Error) -> OpenError {
     if damage::is_damage(&source) {
         return damaged(directory, vec![Damage::Unreadable { detail: source.to_string() }]);
     }
@@ -301,21 +300,12 @@ pub(super) fn create(connection: &mut Connection) -> rusqlite::Result<()> {
         id.copy_from_slice(&random.to_be_bytes()[..4]);
     }
     let id = hex(&id);
-    transaction
-        .execute("INSERT INTO meta VALUES ('spool_id', ?1), ('next_offset', 1), ('agents_as_of', 1)", [id])?;
+    let meta = "INSERT INTO meta
+        VALUES ('spool_id', ?1), ('first_offset', 1), ('next_offset', 1), ('agents_as_of', 1)";
+    transaction.execute(meta, [id])?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
-}
-
-fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    transaction.execute_batch(FROM_VERSION_1)?;
-    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    transaction.commit()?;
-    tracing::info!(version = SCHEMA_VERSION, "the spool's tables were brought to this release's version");
-    Ok(())
 }
 
 /// Whether the disk has no room. That passes, other faults of the disk do not. The index file beside the journal grows by
@@ -331,13 +321,19 @@ pub(super) fn spool_id(connection: &Connection) -> rusqlite::Result<String> {
     connection.query_row("SELECT value FROM meta WHERE key = 'spool_id'", [], |row| row.get(0))
 }
 
+/// A number that the spool keeps.
+pub(super) fn number(connection: &Connection, key: &str) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
+}
+
+/// A fault of a file that was met in the middle of a transaction.
+pub(super) fn of_io(error: std::io::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
+}
+
 fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // The keeper thread checkpoints; the commit path must not.
-    connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
-    connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
-    // A journal that once had to grow while a reader held it up goes back to this with its next begin.
     connection.pragma_update_and_check(None, "journal_size_limit", JOURNAL_KEPT, |_| Ok(()))?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())
@@ -345,24 +341,18 @@ fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {
 
 fn recover(
     mut connection: Connection,
+    log: LogWriter,
     lock: File,
     sinks: &[SinkStart],
-    mark: Option<Mark>,
+    newest: Timestamp,
 ) -> rusqlite::Result<Opened> {
     let transaction = connection.transaction()?;
-    let oldest: Option<u64> =
-        transaction.query_row("SELECT min(spool_offset) FROM records", [], |row| row.get(0))?;
-    let newest = "SELECT received_ms FROM records ORDER BY spool_offset DESC LIMIT 1";
-    let newest: Option<u64> = transaction.query_row(newest, [], |row| row.get(0)).optional()?;
-    let newest = newest.map(Timestamp).or(mark.map(|mark| mark.newest)).unwrap_or_default();
-    let next_offset = damage::next_offset(&transaction)?;
-    let first_offset = oldest.unwrap_or(next_offset);
-    let agents_as_of =
-        transaction.query_row("SELECT value FROM meta WHERE key = 'agents_as_of'", [], |row| row.get(0))?;
+    let (first, next) = (log.log().first(), log.log().end());
+    let agents_as_of = number(&transaction, "agents_as_of")?;
     let spool_id = spool_id(&transaction)?;
-    let sinks = sink_states(&transaction, sinks, first_offset, next_offset)?;
+    let sinks = sink_states(&transaction, sinks, first, next)?;
     transaction.commit()?;
-    Ok(Opened { connection, lock, spool_id, first_offset, next_offset, newest, agents_as_of, sinks })
+    Ok(Opened { connection, log, lock, spool_id, newest, agents_as_of, stored_first: first, sinks })
 }
 
 fn sink_states(
@@ -442,15 +432,5 @@ fn open_to_look(directory: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(database(directory), flags)?;
     connection.busy_timeout(BUSY)?;
     leave_as_it_is(&connection, true)?;
-    Ok(connection)
-}
-
-/// Opens for checkpoints, beside a writer.
-pub(super) fn open_keeper(directory: &Path) -> Result<Connection, OpenError> {
-    let path = database(directory);
-    let sql = |source| OpenError::Database { path: path.clone(), source };
-    let connection = Connection::open(&path).map_err(sql)?;
-    connection.busy_timeout(BUSY).map_err(sql)?;
-    connection.pragma_update(None, "synchronous", "FULL").map_err(sql)?;
     Ok(connection)
 }

@@ -89,10 +89,108 @@ async fn until(mut done: impl AsyncFnMut() -> bool) {
 /// What a crash leaves: the files as they are, without a close. (What an fsync is worth only a power cut shows.)
 fn crash_copy(directory: &Path) -> TempDir {
     let copy = TempDir::new().unwrap();
-    for name in ["spool.db", "spool.db-wal", "spool.mark"] {
+    // First the mark, so that it says no more than the rest, and the database before the records that it speaks of.
+    for name in ["spool.mark", "spool.db", "spool.db-wal"] {
         std::fs::copy(directory.join(name), copy.path().join(name)).unwrap();
     }
+    std::fs::create_dir(log::folder(copy.path())).unwrap();
+    for path in log_files(directory) {
+        std::fs::copy(&path, log::folder(copy.path()).join(path.file_name().unwrap())).unwrap();
+    }
     copy
+}
+
+/// The files of the log, in order.
+fn log_files(directory: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(log::folder(directory)).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+/// The file of the log that holds these bytes, and where.
+fn place_of(directory: &Path, content: &str) -> (std::path::PathBuf, usize) {
+    let found = log_files(directory).into_iter().find_map(|path| {
+        let bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(content.len()).rposition(|window| window == content.as_bytes())?;
+        Some((path, at))
+    });
+    found.expect("it is there")
+}
+
+/// Changes a byte of a file where it lies, as a disk does.
+fn flip(path: &Path, at: usize) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at as u64).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at as u64).unwrap();
+}
+
+/// Makes a closed spool one of version 2, whose records were rows of the database.
+fn as_version_2(directory: &Path) -> rusqlite::Connection {
+    let database = rusqlite::Connection::open(directory.join("spool.db")).unwrap();
+    database
+        .execute_batch(
+            "CREATE TABLE records (
+                spool_offset INTEGER PRIMARY KEY, kind INTEGER NOT NULL, received_ms INTEGER NOT NULL,
+                gateway TEXT NOT NULL, agent_id TEXT NOT NULL, sequence INTEGER NOT NULL, repeats BLOB,
+                before BLOB NOT NULL, body BLOB NOT NULL, crc INTEGER NOT NULL
+             );
+             DELETE FROM meta WHERE key = 'first_offset'; PRAGMA user_version = 2;",
+        )
+        .unwrap();
+    let inspector = rusqlite::Connection::open(directory.join("spool.db")).unwrap();
+    let look = log::look(directory, &schema::spool_id(&inspector).unwrap(), 1, 1).unwrap();
+    for item in look.log.reader().read(0, 100_000, usize::MAX).unwrap() {
+        let ReadRecord::Good(record) = item.into() else { panic!("it is sound") };
+        let (repeats, before) =
+            (reader::encode_repeats(&record.repeats), reader::encode_state(&record.before));
+        let crc = reader::checksum(&reader::stored(&record, 0, &repeats, &before));
+        let row = rusqlite::params![
+            record.offset,
+            reader::kind_number(record.kind),
+            record.received_at.millis(),
+            record.agent.gateway.as_str(),
+            record.agent.agent_id.as_str(),
+            record.sequence,
+            (!repeats.is_empty()).then_some(repeats),
+            before,
+            &record.body[..],
+            crc,
+        ];
+        database.execute("INSERT INTO records VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)", row).unwrap();
+    }
+    std::fs::remove_dir_all(log::folder(directory)).unwrap();
+    database
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_the_release_before_go_into_the_log_also_when_that_was_left_half_done() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    for n in 0..20u64 {
+        spool.append(push(&(1001 + n % 3).to_string(), &["a", "b"], n * 10)).await.unwrap();
+    }
+    let kafka = spool.reader("kafka").unwrap();
+    kafka.confirm(6);
+    let before = read_all(&kafka).await;
+    close(spool, threads).await;
+    let database = as_version_2(folder.path());
+    // One that a sink had confirmed is not there any more, nor is one that a repair has left out.
+    database.execute("DELETE FROM records WHERE spool_offset < 6 OR spool_offset = 9", []).unwrap();
+    drop(database);
+    std::fs::create_dir(log::folder(folder.path())).unwrap();
+    std::fs::write(log::folder(folder.path()).join("000000000001.log"), [1; 9000]).unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    let after = read_all(&spool.reader("kafka").unwrap()).await;
+    let kept = before.iter().filter(|record| record.offset >= 6 && record.offset != 9);
+    assert_eq!(format!("{after:?}"), format!("{:?}", kept.collect::<Vec<_>>()));
+    assert_eq!(spool.cursors(), [("kafka".to_owned(), 6)]);
+    let again = spool.append(push("1001", &["a", "b"], 190)).await.unwrap();
+    assert_eq!((again.offset, again.repeated), (21, 2), "what is known of agents is kept");
+    close(spool, threads).await;
+    assert!(repair::examine(folder.path()).unwrap().findings.0.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,15 +258,19 @@ async fn space_comes_back_after_a_backlog_was_delivered() {
     let (spool, threads) = open(config(folder.path()), &["kafka"]);
     let long = "x".repeat(20_000);
     let mut pushes = tokio::task::JoinSet::new();
-    for n in 0..2000u64 {
+    for n in 0..4000u64 {
         let (spool, record) = (spool.clone(), push(&(1000 + n).to_string(), &[&long], n));
         pushes.spawn(async move { spool.append(record).await.unwrap() });
     }
     pushes.join_all().await;
-    let size = || std::fs::metadata(folder.path().join("spool.db")).unwrap().len();
-    until(async || size() > 40_000_000).await;
-    spool.reader("kafka").unwrap().confirm(2001);
-    until(async || size() < 20_000_000).await;
+    let size = || -> u64 {
+        let files = log_files(folder.path());
+        files.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|file| file.len()).sum()
+    };
+    assert!(size() > 80_000_000);
+    spool.reader("kafka").unwrap().confirm(4001);
+    // The newest file, the next one, and one that is kept.
+    until(async || size() <= 3 * (16 << 20)).await;
     close(spool, threads).await;
 }
 
@@ -241,6 +343,11 @@ async fn files_can_be_read_by_their_owner_only() {
         let mode = std::fs::metadata(directory.join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
+    for path in log_files(&directory) {
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+    }
+    assert_eq!(std::fs::metadata(log::folder(&directory)).unwrap().permissions().mode() & 0o777, 0o700);
     close(spool, threads).await;
 }
 
@@ -251,10 +358,8 @@ async fn a_byte_that_changes_under_a_running_daemon_costs_no_other_record() {
     for n in 0..3u64 {
         spool.append(push("1001", &[&n.to_string()], n)).await.unwrap();
     }
-    let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
-    database.busy_timeout(Duration::from_secs(10)).unwrap();
-    database.execute("UPDATE records SET body = replace(body, '1', '7') WHERE spool_offset = 2", []).unwrap();
-    drop(database);
+    let (path, at) = place_of(folder.path(), "\"content\":\"1\"");
+    flip(&path, at);
     let records = spool.reader("kafka").unwrap().read(0, 10, usize::MAX).await.unwrap();
     assert!(
         matches!(records[1], ReadRecord::Damaged { offset: 2, fault: "checksum mismatch" }),

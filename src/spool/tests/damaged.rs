@@ -22,7 +22,7 @@ async fn closed() -> TempDir {
     folder
 }
 
-/// What a crash leaves when thirty of forty records are in the database and ten in its journal only.
+/// What a crash leaves when thirty of forty records are in one file of the log and ten in the next.
 async fn crashed() -> TempDir {
     let folder = TempDir::new().unwrap();
     let (spool, threads) = open(config(folder.path()), &SINKS);
@@ -32,8 +32,6 @@ async fn crashed() -> TempDir {
     store(&spool, 30..40).await;
     let copy = crash_copy(folder.path());
     close(spool, threads).await;
-    // A checkpoint may have come in between. It does not shorten the journal, so the older database goes with it.
-    assert!(fs::metadata(file(&copy, "spool.db-wal")).unwrap().len() > 0);
     copy
 }
 
@@ -74,19 +72,17 @@ fn refused(folder: &TempDir) -> OpenError {
     Spool::open(config(folder.path()), &sinks, Metrics::new([], []).unwrap(), Clock::system()).unwrap_err()
 }
 
-fn names(folder: &TempDir) -> Vec<String> {
-    let entries = fs::read_dir(folder.path()).unwrap();
-    let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
 /// The daemon does not start and changes no byte of what is there; gives what it says.
 #[track_caller]
 fn does_not_start(folder: &TempDir) -> Vec<Damage> {
     // An empty journal says as much as none.
     let files = ["spool.db", "spool.db-wal", "spool.mark"];
-    let contents = || files.map(|name| fs::read(file(folder, name)).unwrap_or_default());
+    let contents = || -> Vec<_> {
+        let others = files.iter().map(|name| file(folder, name));
+        let records = fs::read_dir(log::folder(folder.path()));
+        let records = records.into_iter().flatten().map(|entry| entry.unwrap().path());
+        others.chain(records).map(|path| fs::read(path).unwrap_or_default()).collect()
+    };
     let before = contents();
     let error = refused(folder);
     let OpenError::Damaged { findings, .. } = &error else { panic!("{error}") };
@@ -100,33 +96,28 @@ fn does_not_start(folder: &TempDir) -> Vec<Damage> {
 /// Repairs, opens, and gives the offsets of the records that are left, after one more was stored.
 async fn repaired(folder: &TempDir) -> (repair::Repaired, Vec<u64>) {
     let damaged = fs::read(file(folder, "spool.db")).ok().filter(|bytes| !bytes.is_empty());
+    let unused = mark::read(folder.path()).map_or(41, |mark| mark.next_offset);
     let repaired = repair::repair(folder.path(), Timestamp(1_795_491_900_000)).unwrap();
     for kept in &repaired.kept {
         assert!(kept.to_string_lossy().contains(".damaged-20261124T"), "{}", kept.display());
     }
-    assert_eq!(repaired.kept.first().map(|kept| fs::read(kept).unwrap()), damaged, "the damaged one is kept");
+    let kept = repaired.kept.iter().find(|kept| kept.is_file());
+    assert_eq!(kept.map(|kept| fs::read(kept).unwrap()), damaged, "the damaged one is kept");
     assert!(repair::examine(folder.path()).unwrap().findings.0.is_empty(), "what is saved is sound");
     let (spool, threads) = open(config(folder.path()), &SINKS);
     let next = spool.append(push("1001", &["after the repair"], 9_000)).await.unwrap();
-    assert_eq!(next.offset, 41, "no offset is used again");
+    assert_eq!(next.offset, unused, "no offset is used again");
     let offsets: Vec<_> =
         read_all(&spool.reader("kafka").unwrap()).await.iter().map(|record| record.offset).collect();
     close(spool, threads).await;
     (repaired, offsets)
 }
 
-/// Where the body of a record lies in the file.
-fn place_of(path: &Path, content: &str) -> usize {
-    let bytes = fs::read(path).unwrap();
-    bytes.windows(content.len()).rposition(|window| window == content.as_bytes()).expect("it is there")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_byte_in_a_record_is_told_with_offset_agent_and_time() {
     let folder = closed().await;
-    let path = file(&folder, "spool.db");
-    let at = place_of(&path, "17 xxxx");
-    change(&path, |bytes| bytes[at + 4] ^= 1);
+    let (path, at) = place_of(folder.path(), "17 xxxx");
+    flip(&path, at + 4);
     let found = does_not_start(&folder);
     let expected = Damage::Record {
         offset: 18,
@@ -157,71 +148,169 @@ async fn a_flipped_byte_in_a_record_is_told_with_offset_agent_and_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ruined_page_costs_the_records_that_it_held_and_no_others() {
+async fn ruined_bytes_cost_the_records_that_they_were_of_and_no_others() {
     let folder = closed().await;
-    let path = file(&folder, "spool.db");
-    let at = place_of(&path, "17 xxxx") / 4096 * 4096;
-    change(&path, |bytes| bytes[at..at + 16].fill(0xee));
-    let found = does_not_start(&folder);
-    let told = |damage: &Damage| matches!(damage, Damage::Pages { .. } | Damage::Unreadable { .. });
-    assert!(found.iter().any(told), "{found:?}");
-    let examined = repair::examine(folder.path()).unwrap();
-    let lost = examined.findings.0.iter().find_map(|damage| match damage {
-        Damage::LostRange { from, to, after: Some(_), before: Some(_) } => Some(*from..=*to),
-        _ => None,
+    let (path, at) = place_of(folder.path(), "17 xxxx");
+    // From the beginning of one record into the next one.
+    change(&path, |bytes| {
+        let begin = bytes[..at].windows(4).rposition(|window| window == b"ccR\x01").unwrap();
+        bytes[begin..begin + 1500].fill(0xee);
     });
-    let lost = lost.expect("it says which records cannot be read");
-    assert!(lost.contains(&18) && lost.clone().count() <= 5, "{lost:?}");
+    let found = does_not_start(&folder);
+    assert!(
+        matches!(found[..], [Damage::LostRange { from: 18, to: 19, after: Some(_), before: Some(_) }]),
+        "{found:?}"
+    );
     let (_, left) = repaired(&folder).await;
-    assert_eq!(left, (1..=41).filter(|offset| !lost.contains(offset)).collect::<Vec<_>>());
+    assert_eq!(left, (1..=17).chain(20..=41).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_was_cut_short_is_told_and_what_is_left_of_it_saved() {
+async fn a_ruined_page_of_the_database_is_told_and_costs_no_record() {
+    let folder = closed().await;
+    let path = file(&folder, "spool.db");
+    change(&path, |bytes| bytes[4096..8192].fill(0xee));
+    let found = does_not_start(&folder);
+    let told = |damage: &Damage| matches!(damage, Damage::Pages { .. } | Damage::Unreadable { .. });
+    assert!(found.iter().any(told), "{found:?}");
+    let (_, left) = repaired(&folder).await;
+    assert_eq!(left, (1..=41).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_cut_short_is_told_and_no_record_is_lost() {
     let folder = closed().await;
     let path = file(&folder, "spool.db");
     change(&path, |bytes| bytes.truncate(bytes.len() * 3 / 4 / 4096 * 4096));
     let found = does_not_start(&folder);
     assert!(matches!(found[0], Damage::Truncated { .. }), "{found:?}");
     let (_, left) = repaired(&folder).await;
-    assert!(left.len() > 5 && left.len() < 41, "{left:?}");
+    assert_eq!(left, (1..=41).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_that_was_cut_short_is_told_with_the_records_that_are_lost() {
+async fn a_log_that_was_cut_short_is_told_with_the_records_that_are_lost() {
     let folder = crashed().await;
-    let path = file(&folder, "spool.db-wal");
-    change(&path, |bytes| bytes.truncate(bytes.len() / 2));
+    let (path, at) = place_of(folder.path(), "34 xxxx");
+    change(&path, |bytes| bytes.truncate(at));
     let found = does_not_start(&folder);
     let [Damage::LostTail { from, to: 40, after: Some(_), until: Timestamp(1_795_491_939_000) }] = found[..]
     else {
         panic!("{found:?}")
     };
-    assert!((31..=40).contains(&from), "{from}");
+    assert_eq!(from, 35);
     let (_, left) = repaired(&folder).await;
     assert_eq!(left, (1..from).chain([41]).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flipped_byte_in_the_journal_does_not_lose_acknowledged_records_in_silence() {
-    let folder = crashed().await;
-    let path = file(&folder, "spool.db-wal");
-    // In the first frame, behind the headers of journal and frame: SQLite takes it for the end of the journal.
-    change(&path, |bytes| bytes[32 + 24 + 100] ^= 1);
-    let found = does_not_start(&folder);
-    assert!(matches!(found[..], [Damage::LostTail { from: 31, to: 40, .. }]), "{found:?}");
-    let (_, left) = repaired(&folder).await;
-    assert_eq!(left, (1..=30).chain([41]).collect::<Vec<_>>());
+async fn a_flipped_byte_at_the_end_of_the_log_does_not_lose_acknowledged_records_in_silence() {
+    for number in 30..40 {
+        let folder = crashed().await;
+        let (path, at) = place_of(folder.path(), &format!("{number} xxxx"));
+        flip(&path, at + 4);
+        let lost = number + 1;
+        let found = does_not_start(&folder);
+        match found[..] {
+            [Damage::Record { offset, .. }] => assert_eq!(offset, lost),
+            [Damage::LostTail { from, to: 40, .. }] => {
+                assert_eq!((from, lost), (40, 40), "only the last one")
+            }
+            _ => panic!("{found:?}"),
+        }
+        let (_, left) = repaired(&folder).await;
+        assert_eq!(left, (1..=41).filter(|offset| *offset != lost).collect::<Vec<_>>());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_that_is_gone_is_told_with_the_records_that_are_lost() {
+async fn a_file_of_the_log_that_is_gone_is_told_with_the_records_that_are_lost() {
+    for (last, from) in [(true, 31), (false, 1)] {
+        let folder = crashed().await;
+        let (path, _) = place_of(folder.path(), if last { "31 xxxx" } else { "11 xxxx" });
+        fs::remove_file(path).unwrap();
+        let found = does_not_start(&folder);
+        let left: Vec<_> = if last {
+            assert!(matches!(found[..], [Damage::LostTail { from: 31, to: 40, .. }]), "{found:?}");
+            (1..from).chain([41]).collect()
+        } else {
+            assert!(matches!(found[..], [Damage::LostHead { from: 1, to: 30 }]), "{found:?}");
+            (31..=41).collect()
+        };
+        assert_eq!(repaired(&folder).await.1, left);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_the_middle_of_the_log_that_is_gone_is_told() {
+    let folder = crashed().await;
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    store(&spool, 40..50).await;
+    close(spool, threads).await;
+    let (path, _) = place_of(folder.path(), "31 xxxx");
+    fs::remove_file(&path).unwrap();
+    let found = does_not_start(&folder);
+    let name = path.file_name().unwrap().to_string_lossy();
+    assert!(matches!(&found[..], [Damage::File { file, fault: "is missing" }] if *file == name), "{found:?}");
+    let (_, left) = repaired(&folder).await;
+    assert_eq!(left, (1..=30).chain(41..=51).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ruined_header_of_a_file_is_told_and_costs_no_record() {
+    let folder = crashed().await;
+    let (path, _) = place_of(folder.path(), "31 xxxx");
+    flip(&path, 20);
+    let found = does_not_start(&folder);
+    assert!(
+        matches!(&found[..], [Damage::File { fault: "has a header that cannot be read", .. }]),
+        "{found:?}"
+    );
+    let (_, left) = repaired(&folder).await;
+    assert_eq!(left, (1..=41).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_power_cut_leaves_of_a_batch_that_nobody_was_answered_for_is_no_damage() {
+    let folder = crashed().await;
+    // The last two records become one batch whose first record did not get to the disk, and that the mark does not know.
+    let (path, first) = place_of(folder.path(), "38 xxxx");
+    let (_, second) = place_of(folder.path(), "39 xxxx");
+    change(&path, |bytes| {
+        let begin = |at| bytes[..at].windows(4).rposition(|window| window == b"ccR\x01").unwrap();
+        let (first, second) = (begin(first), begin(second));
+        let batch: [u8; 8] = bytes[first + 24..first + 32].try_into().unwrap();
+        bytes[second + 24..second + 32].copy_from_slice(&batch);
+        let length = u32::from_le_bytes(bytes[second + 4..second + 8].try_into().unwrap()) as usize;
+        let crc = crc32fast::hash(&bytes[second + 12..second + length]);
+        bytes[second + 8..second + 12].copy_from_slice(&crc.to_le_bytes());
+        bytes[first..second].fill(0);
+    });
+    let told = |next| {
+        let mark = mark::read(folder.path()).unwrap();
+        mark::MarkFile::create(folder.path(), &mark.spool_id, next, mark.newest).unwrap();
+    };
+    told(41);
+    assert!(matches!(does_not_start(&folder)[..], [Damage::LostRange { from: 39, to: 39, .. }]));
+    told(39);
+    assert!(repair::examine(folder.path()).unwrap().findings.0.is_empty());
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    let appended = spool.append(push("1001", &["next"], 100)).await.unwrap();
+    assert_eq!(appended.offset, 39, "nobody was told of this number");
+    assert_eq!(read_all(&spool.reader("kafka").unwrap()).await.len(), 39);
+    close(spool, threads).await;
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    assert_eq!(read_all(&spool.reader("kafka").unwrap()).await.len(), 39, "what was left behind stays out");
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_of_the_database_that_is_gone_costs_no_record() {
     let folder = crashed().await;
     fs::remove_file(file(&folder, "spool.db-wal")).unwrap();
-    let found = does_not_start(&folder);
-    assert!(matches!(found[..], [Damage::LostTail { from: 31, to: 40, .. }]), "{found:?}");
-    let (_, left) = repaired(&folder).await;
-    assert_eq!(left, (1..=30).chain([41]).collect::<Vec<_>>());
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    assert_eq!(read_all(&spool.reader("kafka").unwrap()).await.len(), 40);
+    close(spool, threads).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,21 +338,25 @@ async fn a_database_that_is_empty_or_gone_is_not_made_anew_without_a_word() {
         let [Damage::Missing { but }] = &found[..] else { panic!("{found:?}") };
         assert!(but.contains("records up to 40, the newest received 2026-11-24T"), "{but}");
         let (_, left) = repaired(&folder).await;
-        assert_eq!(left, [41]);
+        assert_eq!(left, (1..=41).collect::<Vec<_>>());
         let after = inspect::Inspector::open(folder.path()).unwrap().spool_id().unwrap();
         assert_eq!(after, id, "ids go on");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_without_a_database_and_without_a_mark_is_told() {
+async fn records_without_a_database_and_without_a_mark_are_told() {
     let folder = crashed().await;
-    for name in ["spool.db", "spool.mark"] {
+    for name in ["spool.db", "spool.db-wal", "spool.mark"] {
         fs::remove_file(file(&folder, name)).unwrap();
     }
     let found = does_not_start(&folder);
-    assert!(matches!(&found[..], [Damage::Missing { but }] if but.contains("a journal of")), "{found:?}");
-    assert!(names(&folder).contains(&"spool.db-wal".to_owned()));
+    assert!(
+        matches!(&found[..], [Damage::Missing { but }] if but.contains("files with records")),
+        "{found:?}"
+    );
+    let (_, left) = repaired(&folder).await;
+    assert_eq!(left, (1..=41).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,6 +372,24 @@ async fn what_is_no_database_or_that_of_another_program_is_left_alone() {
         .unwrap();
     drop(other);
     assert_eq!(does_not_start(&folder), [Damage::Foreign { application_id: 77 }]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_spool_of_the_release_before_is_not_brought_forward_and_can_be_repaired() {
+    let folder = closed().await;
+    let database = as_version_2(folder.path());
+    database.execute("UPDATE records SET body = x'7b7d' WHERE spool_offset = 18", []).unwrap();
+    drop(database);
+    let error = refused(&folder);
+    let OpenError::Damaged { findings, .. } = &error else { panic!("{error}") };
+    assert!(
+        matches!(findings.0[..], [Damage::Record { offset: 18, fault: "checksum mismatch", .. }]),
+        "{findings}"
+    );
+    assert!(!log::folder(folder.path()).exists(), "nothing was changed");
+    let (saved, left) = repaired(&folder).await;
+    assert_eq!(saved.saved[0], ("records", 39));
+    assert_eq!(left, (1..=41).filter(|offset| *offset != 18).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -304,7 +415,24 @@ async fn a_spool_in_use_is_neither_opened_nor_repaired_and_can_be_examined() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_copy_of_the_database_is_told_before_it_gives_offsets_again() {
+async fn an_older_copy_of_the_records_is_told_before_it_gives_offsets_again() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    store(&spool, 0..20).await;
+    let old = crash_copy(folder.path());
+    store(&spool, 20..40).await;
+    close(spool, threads).await;
+    for (path, old) in log_files(folder.path()).iter().zip(log_files(old.path())) {
+        fs::copy(old, path).unwrap();
+    }
+    let found = does_not_start(&folder);
+    assert!(matches!(found[..], [Damage::LostTail { from: 21, to: 40, .. }]), "{found:?}");
+    let (_, left) = repaired(&folder).await;
+    assert_eq!(left, (1..=20).chain([41]).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_database_delivers_again_and_loses_nothing() {
     let folder = TempDir::new().unwrap();
     let (spool, threads) = open(config(folder.path()), &SINKS);
     store(&spool, 0..20).await;
@@ -312,12 +440,16 @@ async fn an_older_copy_of_the_database_is_told_before_it_gives_offsets_again() {
     let old = fs::read(file(&folder, "spool.db")).unwrap();
     let (spool, threads) = open(config(folder.path()), &SINKS);
     store(&spool, 20..40).await;
+    spool.reader("mqtt").unwrap().confirm(41);
     close(spool, threads).await;
     fs::write(file(&folder, "spool.db"), old).unwrap();
-    let found = does_not_start(&folder);
-    assert!(matches!(found[..], [Damage::LostTail { from: 21, to: 40, .. }]), "{found:?}");
-    let (_, left) = repaired(&folder).await;
-    assert_eq!(left, (1..=20).chain([41]).collect::<Vec<_>>());
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    assert_eq!(spool.cursors()[1], ("mqtt".to_owned(), 1));
+    assert_eq!(spool.append(push("1001", &["next"], 100)).await.unwrap().offset, 41);
+    let records = read_all(&spool.reader("mqtt").unwrap()).await;
+    assert_eq!(records.len(), 41);
+    assert_eq!(records[40].sequence, 10, "states and numbers were read again from the records");
+    close(spool, threads).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -176,7 +176,7 @@ async fn a_spool_of_the_version_before_is_brought_forward_with_its_letters() {
     let folder = TempDir::new().unwrap();
     let (spool, threads) = with_letters(folder.path()).await;
     close(spool, threads).await;
-    let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
+    let database = as_version_2(folder.path());
     database
         .execute_batch(
             "DROP TABLE replays; DROP INDEX dead_letters_of_sink;
@@ -191,6 +191,7 @@ async fn a_spool_of_the_version_before_is_brought_forward_with_its_letters() {
     assert_eq!((old.stored.letter.attempts, old.events(spool.id()).unwrap().len()), (1, 1));
     assert!(old.stored.bytes > 200);
     assert_eq!(spool.replay_letters(of_sink("kafka")).await.unwrap(), 3);
+    assert_eq!(read_all(&spool.reader("kafka").unwrap()).await.len(), 3);
     close(spool, threads).await;
 }
 

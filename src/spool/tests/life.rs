@@ -207,10 +207,7 @@ async fn a_copy_taken_while_it_writes_has_every_acknowledged_record_or_is_refuse
     let mut end = spool.end();
     for _ in 0..8 {
         let acknowledged = *end.wait_for(|end| *end > 100).await.unwrap();
-        let copy = TempDir::new().unwrap();
-        for name in ["spool.mark", "spool.db", "spool.db-wal"] {
-            fs_copy(folder.path(), copy.path(), name);
-        }
+        let copy = crash_copy(folder.path());
         let copied = Spool::open(
             config(copy.path()),
             &[sink("kafka")],
@@ -236,8 +233,4 @@ async fn a_copy_taken_while_it_writes_has_every_acknowledged_record_or_is_refuse
     let (copied, its_threads) = open(config(copy.path()), &["kafka"]);
     assert_eq!(read_all(&copied.reader("kafka").unwrap()).await.len() as u64, count);
     close(copied, its_threads).await;
-}
-
-fn fs_copy(from: &Path, to: &Path, name: &str) {
-    std::fs::copy(from.join(name), to.join(name)).unwrap();
 }

@@ -118,11 +118,11 @@ async fn a_crash_between_the_parts_of_a_round_of_rows_or_after_it_costs_no_numbe
 /// Pushes for many agents at once until the first round of their rows is under way, or over; gives what a crash leaves then, and
 /// each agent's last push. `None` when that moment was missed.
 async fn crash_in_the_first_round(over: bool) -> Option<(TempDir, BTreeMap<String, Record>)> {
-    const AGENTS: usize = 1000;
+    const AGENTS: usize = 6000;
     let folder = TempDir::new().unwrap();
     let (spool, threads) = open(config(folder.path()), &["kafka"]);
     let stop = CancellationToken::new();
-    // Two that take turns, so that there is always somebody for whom a beat may not store all rows.
+    // Two that take turns, so that there is always somebody for whom rows go a few at a time.
     let load = |half: usize| {
         let (spool, stop) = (spool.clone(), stop.clone());
         tokio::spawn(async move {

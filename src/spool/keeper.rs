@@ -1,0 +1,525 @@
+//! The thread that has the database: cursors, agents' rows, sessions and dead letters, whatever of them waits in one
+//! transaction. It also frees records. Nobody who pushes waits for it. Beside it a thread gives the beat and prepares the log's
+//! files.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rusqlite::{Connection, params};
+use tokio::sync::mpsc;
+
+use super::agents::AgentRow;
+use super::dead_letters::{self, LetterFilter, Replayed};
+use super::limits;
+use super::log::{Log, LogReader};
+use super::schema;
+use super::writer::{self, Committed, Measured, Reply, Signals, Waiting, tell};
+use super::{AgentKey, AppendError, DeadLetter, ReadRecord, SinkState, SpoolConfig, TICK};
+use crate::calm::Calm;
+use crate::clock::{Clock, Timestamp};
+use crate::metrics::Metrics;
+
+/// Commands in one transaction at most.
+const BATCH: usize = 1024;
+/// Free pages given back to the file system with one beat.
+const VACUUM_PAGES: u32 = 1024;
+
+/// What the keeper is asked.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Set an event aside.
+    DeadLetter { letter: DeadLetter, reply: Reply<()> },
+    /// Deliver dead letters again.
+    ReplayLetters { which: LetterFilter, reply: Reply<u64> },
+    /// Give dead letters up.
+    DiscardLetters { which: LetterFilter, reply: Reply<u64> },
+    /// Store what became of a letter that was delivered again.
+    SettleReplay { letter: u64, outcome: Replayed, reply: Reply<()> },
+    /// Store or forget a session.
+    SaveSession { agent: AgentKey, stored: Option<Vec<u8>>, reply: Reply<()> },
+    /// Store rows of agents.
+    Rows(Rows),
+    /// Answer when all that was asked before is done.
+    Pulse { reply: Reply<()> },
+    /// The beat.
+    Tick,
+    /// The log has failed: refuse everything and end.
+    Failed,
+    /// Write what waits and end.
+    Close,
+}
+
+/// Agents' rows to be stored.
+#[derive(Debug)]
+pub(super) struct Rows {
+    pub(super) rows: Vec<(AgentKey, AgentRow)>,
+    /// With the last ones of a round: with them the rows hold everything below this offset.
+    pub(super) as_of: Option<u64>,
+}
+
+/// Gives the beat until the keeper is gone, and prepares the log's files in between.
+pub(super) fn beat(keeper: &mpsc::Sender<Command>, log: &Log) {
+    let calm = Calm::default();
+    log.is_tended_here();
+    let mut last = Instant::now();
+    loop {
+        // The writer wakes this when it has taken the file that was prepared.
+        std::thread::park_timeout(TICK.saturating_sub(last.elapsed()));
+        if last.elapsed() >= TICK {
+            last = Instant::now();
+            if let Err(mpsc::error::TrySendError::Closed(_)) = keeper.try_send(Command::Tick) {
+                return;
+            }
+        }
+        if let Err(error) = log.tend()
+            && let Some(left_out) = calm.due("tend")
+        {
+            // The writer makes a file when it needs one and there is none.
+            tracing::warn!(%error, left_out, "the next file of the spool cannot be prepared");
+        }
+    }
+}
+
+/// Owns the connection that changes the database.
+pub(super) struct Keeper {
+    pub(super) connection: Connection,
+    /// Keeps other processes out for as long as this thread lives.
+    pub(super) _lock: std::fs::File,
+    pub(super) log: Log,
+    /// Reads records that are copied into dead letters, and the oldest one.
+    pub(super) reader: LogReader,
+    /// Agents' rows that are still to be stored, also where the disk had no room for them.
+    pub(super) rows: BTreeMap<AgentKey, AgentRow>,
+    /// With them rows hold everything below this offset.
+    pub(super) rows_as_of: Option<u64>,
+    /// The oldest record that some sink needs, and when it came.
+    pub(super) oldest: Option<(u64, Timestamp)>,
+    /// Stored agents' rows hold everything below this offset.
+    pub(super) agents_as_of: u64,
+    /// Cursors as stored, in the order of `sinks`.
+    pub(super) stored_cursors: Vec<u64>,
+    /// Records below are freed, as stored.
+    pub(super) stored_first: u64,
+    /// Bytes of dead letters, as of the last beat plus what was added since.
+    pub(super) letter_bytes: u64,
+    /// Dead letters came or went since they were last counted.
+    pub(super) letters_changed: bool,
+    /// The last transaction met a full disk.
+    pub(super) disk_full: bool,
+    pub(super) writer: mpsc::Sender<writer::Command>,
+    pub(super) signals: Signals,
+    pub(super) config: Arc<SpoolConfig>,
+    pub(super) sinks: Arc<[SinkState]>,
+    pub(super) path: PathBuf,
+    pub(super) metrics: Metrics,
+    pub(super) clock: Clock,
+}
+
+/// Answers that wait for the transaction.
+#[derive(Debug, Default)]
+struct Held {
+    letters: Vec<(Reply<()>, Result<(), AppendError>)>,
+    counts: Vec<(Reply<u64>, u64)>,
+    others: Vec<Reply<()>>,
+    /// Somebody asked for replays: workers look for them.
+    replays: bool,
+}
+
+impl Keeper {
+    /// Measures for the first time.
+    pub(super) fn begin(&mut self) -> rusqlite::Result<Measured> {
+        self.count_letters()?;
+        self.set_gauges();
+        measured(&self.connection, self.letter_bytes, &self.config)
+    }
+
+    pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut batch = Vec::new();
+        while let Some(first) = commands.blocking_recv() {
+            batch.push(first);
+            while batch.len() < BATCH {
+                let Ok(next) = commands.try_recv() else { break };
+                batch.push(next);
+            }
+            let tick = batch.iter().any(|command| matches!(command, Command::Tick));
+            let closing = batch.iter().any(|command| matches!(command, Command::Close));
+            if batch.iter().any(|command| matches!(command, Command::Failed)) {
+                return refuse_all(batch, &mut commands);
+            }
+            let done = self
+                .commit(&mut batch, tick || closing)
+                .and_then(|()| if tick { self.beat() } else { Ok(()) });
+            match done {
+                Err(error) if !schema::is_full(&error) => return self.fail(&error, batch, &mut commands),
+                // Nothing of a beat is owed to anybody: it is made up for when there is space.
+                Err(_) => self.disk_is_full(),
+                Ok(()) => {}
+            }
+            if closing {
+                break;
+            }
+        }
+        self.close(&mut commands);
+    }
+
+    /// One transaction for everything that waits; answers go out after its fsync.
+    fn commit(&mut self, batch: &mut Vec<Command>, cursors: bool) -> rusqlite::Result<()> {
+        if !cursors && batch.is_empty() {
+            return Ok(());
+        }
+        let mut held = Held::default();
+        let (as_of, letter_bytes) = (self.agents_as_of, self.letter_bytes);
+        let stored = (self.stored_cursors.clone(), self.stored_first);
+        let mut result = self.connection.execute_batch("BEGIN IMMEDIATE");
+        for command in batch.drain(..) {
+            let done = match command {
+                Command::Rows(Rows { rows, as_of }) => {
+                    self.rows.extend(rows);
+                    self.rows_as_of = as_of.or(self.rows_as_of);
+                    Ok(())
+                }
+                command if result.is_ok() => self.stage(command, &mut held),
+                command => held.hold(command),
+            };
+            result = result.and(done);
+        }
+        if result.is_ok() {
+            result = self
+                .store_rows()
+                .and_then(|()| if cursors { self.store_cursors() } else { Ok(()) })
+                .and_then(|()| self.connection.execute_batch("COMMIT"));
+        }
+        let Err(error) = result else {
+            self.disk_full = false;
+            self.rows.clear();
+            self.rows_as_of = None;
+            if held.replays {
+                self.note_replays()?;
+            }
+            held.answer();
+            return Ok(());
+        };
+        if !self.connection.is_autocommit()
+            // A roll-back needs no disk. Should it fail all the same, the next BEGIN does, and that ends the daemon.
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "a transaction of the spool could not be rolled back");
+        }
+        (self.agents_as_of, self.letter_bytes) = (as_of, letter_bytes);
+        (self.stored_cursors, self.stored_first) = stored;
+        let full = schema::is_full(&error);
+        self.metrics.spool_failures.with_label_values(&[if full { "full" } else { "failed" }]).inc();
+        held.refuse(if full { AppendError::Full } else { AppendError::Failed });
+        Err(error)
+    }
+
+    fn stage(&mut self, command: Command, held: &mut Held) -> rusqlite::Result<()> {
+        match command {
+            Command::DeadLetter { letter, reply } => {
+                if self.letter_bytes >= self.config.limits.max_dead_letter_bytes {
+                    held.letters.push((reply, Err(AppendError::Full)));
+                    return Ok(());
+                }
+                held.letters.push((reply, Ok(())));
+                self.insert_dead_letter(&letter)
+            }
+            Command::ReplayLetters { which, reply } => {
+                held.counts.push((reply, 0));
+                let count = dead_letters::replay(&self.connection, &which)?;
+                held.replays = true;
+                held.count(count);
+                Ok(())
+            }
+            Command::DiscardLetters { which, reply } => {
+                held.counts.push((reply, 0));
+                let count = dead_letters::discard(&self.connection, &which)?;
+                self.letters_changed = true;
+                held.count(count);
+                Ok(())
+            }
+            Command::SettleReplay { letter, outcome, reply } => {
+                held.others.push(reply);
+                self.letters_changed = true;
+                dead_letters::settle(&self.connection, letter, &outcome)
+            }
+            Command::SaveSession { agent, stored, reply } => {
+                held.others.push(reply);
+                self.save_session(&agent, stored.as_deref())
+            }
+            Command::Pulse { reply } => {
+                held.others.push(reply);
+                Ok(())
+            }
+            Command::Rows(_) | Command::Tick | Command::Failed | Command::Close => Ok(()),
+        }
+    }
+
+    fn insert_dead_letter(&mut self, letter: &DeadLetter) -> rusqlite::Result<()> {
+        let offset = letter.spool_offset;
+        let item = self.reader.read(offset, 1, 1).map_err(schema::of_io)?.pop();
+        let record = match item.map(ReadRecord::from) {
+            Some(ReadRecord::Good(record)) if record.offset == offset => Some(record),
+            // It is kept without its record, which nobody can read.
+            _ => None,
+        };
+        self.letters_changed = true;
+        self.letter_bytes += dead_letters::insert(&self.connection, letter, record.as_ref())?;
+        Ok(())
+    }
+
+    fn save_session(&self, agent: &AgentKey, stored: Option<&[u8]>) -> rusqlite::Result<()> {
+        let (gateway, agent_id) = (agent.gateway.as_str(), agent.agent_id.as_str());
+        match stored {
+            Some(bytes) => self
+                .connection
+                .prepare_cached("INSERT OR REPLACE INTO sessions VALUES (?1, ?2, ?3)")?
+                .execute(params![gateway, agent_id, bytes]),
+            None => self
+                .connection
+                .prepare_cached("DELETE FROM sessions WHERE gateway = ?1 AND agent_id = ?2")?
+                .execute(params![gateway, agent_id]),
+        }
+        .map(|_| ())
+    }
+
+    fn store_rows(&mut self) -> rusqlite::Result<()> {
+        let mut statement =
+            self.connection.prepare_cached("INSERT OR REPLACE INTO agents VALUES (?1, ?2, ?3)")?;
+        for (agent, row) in &self.rows {
+            let row = serde_json::to_vec(row)
+                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+            statement.execute(params![agent.gateway.as_str(), agent.agent_id.as_str(), row])?;
+        }
+        drop(statement);
+        if let Some(as_of) = self.rows_as_of {
+            self.set_meta("agents_as_of", as_of)?;
+            self.set_meta("next_offset", self.log.end())?;
+            self.agents_as_of = as_of;
+        }
+        Ok(())
+    }
+
+    fn set_meta(&self, key: &str, value: u64) -> rusqlite::Result<()> {
+        let mut meta = self.connection.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?;
+        meta.execute(params![key, value]).map(|_| ())
+    }
+
+    fn store_cursors(&mut self) -> rusqlite::Result<()> {
+        for (at, sink) in self.sinks.iter().enumerate() {
+            let now = sink.cursor();
+            if self.stored_cursors[at] < now {
+                self.connection
+                    .prepare_cached("UPDATE cursors SET next_offset = ?2 WHERE sink = ?1")?
+                    .execute(params![sink.name, now])?;
+                self.stored_cursors[at] = now;
+            }
+        }
+        let first = self.free_below();
+        if first > self.stored_first {
+            self.set_meta("first_offset", first)?;
+            self.stored_first = first;
+        }
+        Ok(())
+    }
+
+    /// Everything below is confirmed by every sink, in stored cursors, and told in stored agents' rows.
+    fn free_below(&self) -> u64 {
+        self.stored_cursors.iter().copied().min().unwrap_or(u64::MAX).min(self.agents_as_of)
+    }
+
+    /// Workers are to look for dead letters that are to be delivered again.
+    fn note_replays(&self) -> rusqlite::Result<()> {
+        for sink in self.sinks.iter() {
+            let newest = dead_letters::replay_to(&self.connection, &sink.name)?;
+            sink.replay_to.fetch_max(newest, Ordering::AcqRel);
+        }
+        // Without a runtime there is nobody left who looks.
+        let committed = Committed { waiting: Waiting::default(), end: Some(self.log.end()) };
+        drop(self.signals.answers.blocking_send(committed));
+        Ok(())
+    }
+
+    /// After a beat's transaction: free what nobody needs, give space back, set the gauges.
+    fn beat(&mut self) -> rusqlite::Result<()> {
+        self.log.free_below(self.stored_first);
+        let free: u64 = self.connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+        let pages: u64 = self.connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+        if free > u64::from(VACUUM_PAGES) && free > pages / 4 {
+            let mut vacuum =
+                self.connection.prepare_cached(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+            let mut steps = vacuum.query([])?;
+            while steps.next()?.is_some() {}
+        }
+        self.measure()
+    }
+
+    fn measure(&mut self) -> rusqlite::Result<()> {
+        if self.letters_changed {
+            self.count_letters()?;
+        }
+        let measured = measured(&self.connection, self.letter_bytes, &self.config)?;
+        // When the writer has much to do it gets the next one.
+        drop(self.writer.try_send(writer::Command::Tick(measured)));
+        self.set_gauges();
+        Ok(())
+    }
+
+    fn set_gauges(&mut self) {
+        let end = self.log.end();
+        let oldest = self.sinks.iter().map(SinkState::cursor).min().unwrap_or(end);
+        self.metrics.spool_bytes.set(signed(schema::file_bytes(&self.path) + self.log.file_bytes()));
+        self.metrics.spool_records.set(signed(end.saturating_sub(oldest)));
+        let age = self.age_of(oldest);
+        self.metrics.spool_oldest_age.set(age);
+        for sink in self.sinks.iter() {
+            let lag = end.saturating_sub(sink.cursor());
+            self.metrics.sink_lag_records.with_label_values(&[&sink.name]).set(signed(lag));
+        }
+    }
+
+    fn age_of(&mut self, offset: u64) -> f64 {
+        if self.oldest.is_none_or(|(known, _)| known != offset) {
+            let read = self.reader.read(offset, 1, 1).map(|mut items| items.pop().map(ReadRecord::from));
+            self.oldest = match read {
+                Ok(Some(ReadRecord::Good(record))) => Some((offset, record.received_at)),
+                _ => None,
+            };
+        }
+        self.oldest.map_or(0.0, |(_, at)| self.clock.now().since(at).as_secs_f64())
+    }
+
+    fn count_letters(&mut self) -> rusqlite::Result<()> {
+        let held = dead_letters::held(&self.connection)?;
+        self.letter_bytes = held.iter().map(|held| held.bytes).sum();
+        for sink in self.sinks.iter() {
+            let held = held.iter().find(|held| held.sink == sink.name);
+            let (letters, bytes) = held.map_or((0, 0), |held| (held.letters, held.bytes));
+            self.metrics.dead_letters.with_label_values(&[&sink.name]).set(signed(letters));
+            self.metrics.dead_letter_bytes.with_label_values(&[&sink.name]).set(signed(bytes));
+        }
+        self.letters_changed = false;
+        Ok(())
+    }
+
+    fn disk_is_full(&mut self) {
+        if !self.disk_full {
+            self.disk_full = true;
+            tracing::error!(path = %self.path.display(), "the disk of the spool is full: sessions and dead letters cannot be stored until there is space");
+        }
+    }
+
+    /// The disk failed: say so once, refuse everything that waits or comes, and end the writer.
+    fn fail(self, error: &rusqlite::Error, batch: Vec<Command>, commands: &mut mpsc::Receiver<Command>) {
+        tracing::error!(path = %self.path.display(), %error, "the spool's database has failed");
+        self.signals.failure.send_replace(Some(error.to_string()));
+        drop(self.writer.blocking_send(writer::Command::Failed(error.to_string())));
+        refuse_all(batch, commands);
+    }
+
+    fn close(mut self, commands: &mut mpsc::Receiver<Command>) {
+        commands.close();
+        let mut rest = Vec::new();
+        while let Some(command) = commands.blocking_recv() {
+            rest.push(command);
+        }
+        let closed = self
+            .commit(&mut rest, true)
+            .and_then(|()| self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+        match closed {
+            Ok(()) => tracing::info!(path = %self.path.display(), "spool closed"),
+            // What is stored is stored; the next start makes up for the checkpoint.
+            Err(error) if schema::is_full(&error) => {
+                tracing::warn!(path = %self.path.display(), %error, "spool closed on a full disk");
+            }
+            Err(error) => {
+                tracing::error!(path = %self.path.display(), %error, "the spool could not be closed cleanly");
+                self.signals.failure.send_replace(Some(error.to_string()));
+            }
+        }
+    }
+}
+
+/// What the database and the disk have in use.
+fn measured(connection: &Connection, letter_bytes: u64, config: &SpoolConfig) -> rusqlite::Result<Measured> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+    let live = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
+    Ok(Measured {
+        database_bytes: live.saturating_sub(letter_bytes),
+        free_disk: limits::free_disk(&config.directory),
+    })
+}
+
+fn refuse_all(batch: Vec<Command>, commands: &mut mpsc::Receiver<Command>) {
+    commands.close();
+    let mut held = Held::default();
+    let rest = std::iter::from_fn(|| commands.blocking_recv());
+    for command in batch.into_iter().chain(rest) {
+        drop(held.hold(command));
+    }
+    held.refuse(AppendError::Failed);
+}
+
+impl Held {
+    /// Takes the answer a command waits for, without doing what it asks.
+    fn hold(&mut self, command: Command) -> rusqlite::Result<()> {
+        match command {
+            Command::ReplayLetters { reply, .. } | Command::DiscardLetters { reply, .. } => {
+                self.counts.push((reply, 0));
+            }
+            Command::DeadLetter { reply, .. }
+            | Command::Pulse { reply }
+            | Command::SaveSession { reply, .. }
+            | Command::SettleReplay { reply, .. } => self.others.push(reply),
+            Command::Rows(_) | Command::Tick | Command::Failed | Command::Close => {}
+        }
+        Ok(())
+    }
+
+    /// Sets the number that the last who asked for one is told.
+    fn count(&mut self, count: u64) {
+        if let Some((_, last)) = self.counts.last_mut() {
+            *last = count;
+        }
+    }
+
+    fn answer(self) {
+        self.letters.into_iter().for_each(|(reply, result)| tell(reply, result));
+        self.counts.into_iter().for_each(|(reply, count)| tell(reply, Ok(count)));
+        self.others.into_iter().for_each(|reply| tell(reply, Ok(())));
+    }
+
+    fn refuse(self, verdict: AppendError) {
+        self.letters.into_iter().for_each(|(reply, _)| tell(reply, Err(verdict)));
+        self.counts.into_iter().for_each(|(reply, _)| tell(reply, Err(verdict)));
+        self.others.into_iter().for_each(|reply| tell(reply, Err(verdict)));
+    }
+}
+
+/// Gauges are signed; ours never reach the sign.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Rows of agents as they are stored.
+pub(super) fn stored_rows(connection: &Connection) -> rusqlite::Result<HashMap<AgentKey, AgentRow>> {
+    let mut statement = connection.prepare("SELECT gateway, agent_id, row FROM agents")?;
+    let mut rows = statement.query([])?;
+    let mut found = HashMap::new();
+    while let Some(row) = rows.next()? {
+        let (gateway, agent_id): (String, String) = (row.get(0)?, row.get(1)?);
+        let decoded = serde_json::from_slice::<AgentRow>(row.get_ref(2)?.as_blob()?);
+        match (super::reader::agent_key(&gateway, &agent_id), decoded) {
+            (Some(agent), Ok(row)) => drop(found.insert(agent, row)),
+            (_, Err(error)) => {
+                tracing::error!(%gateway, %agent_id, %error, "what the spool knew of an agent is unreadable; its state and sequence begin anew")
+            }
+            (None, Ok(_)) => {
+                tracing::error!(%gateway, %agent_id, "the spool has an agent that cannot be one")
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,202 @@
+//! Finding out what the files of a log are, before anything is changed.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::super::segment::{self, Header, PAGE};
+use super::read::tail;
+use super::{Log, LogWriter, Place, Segment, WriteError, file_name, folder, lock};
+
+/// How often the files are listed while some are given other names.
+const LOOKS: u32 = 10;
+
+/// What the files of a log say.
+#[derive(Debug)]
+pub(in crate::spool) struct Look {
+    /// The log, for readers.
+    pub(in crate::spool) log: Log,
+    /// When its newest record came, in milliseconds.
+    pub(in crate::spool) newest: Option<u64>,
+    /// Files that are not as they were left.
+    pub(in crate::spool) faults: Vec<Faulty>,
+    /// The first record that is needed, whether it is there or not.
+    pub(in crate::spool) needed: u64,
+    /// Where the newest file begins.
+    pub(in crate::spool) last_begins: u64,
+    /// Files without a record that is needed.
+    unused: Vec<PathBuf>,
+}
+
+/// A file that is not as it was left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::spool) struct Faulty {
+    pub(in crate::spool) file: String,
+    pub(in crate::spool) fault: &'static str,
+}
+
+enum Found {
+    Segment(Header, Option<&'static str>),
+    Unused,
+}
+
+/// Looks at the files in the folder of a spool. Records below `first` are freed; all below `acknowledged` were told to be durable.
+/// Changes nothing.
+pub(in crate::spool) fn look(
+    directory: &Path,
+    spool_id: &str,
+    first: u64,
+    acknowledged: u64,
+) -> io::Result<Look> {
+    let mut looks = 0;
+    loop {
+        looks += 1;
+        match look_once(directory, spool_id, first, acknowledged) {
+            // A running daemon has given a file another name meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && looks < LOOKS => {}
+            looked => return looked,
+        }
+    }
+}
+
+fn look_once(directory: &Path, spool_id: &str, first: u64, acknowledged: u64) -> io::Result<Look> {
+    let folder = folder(directory);
+    let mut segments: VecDeque<Segment> = VecDeque::new();
+    let (mut unused, mut faults) = (Vec::new(), Vec::new());
+    let numbers = numbers(&folder)?;
+    for number in &numbers {
+        let name = file_name(*number);
+        let path = folder.join(&name);
+        let file = File::open(&path)?;
+        let size = file.metadata()?.len();
+        match what_is(&file, size, *number, spool_id)? {
+            Found::Segment(header, fault) => {
+                faults.extend(fault.map(|fault| (*number, Faulty { file: name, fault })));
+                segments.push_back(Segment::new(header, path, size));
+            }
+            Found::Unused => unused.push(path),
+        }
+    }
+    while segments.get(1).is_some_and(|next| next.header.first_offset <= first) {
+        unused.extend(segments.pop_front().map(|segment| segment.path));
+    }
+    let oldest = segments.front().map_or(u64::MAX, |segment| segment.header.number);
+    faults.retain(|(number, _)| *number >= oldest);
+    let mut faults: Vec<_> = faults.into_iter().map(|(_, fault)| fault).collect();
+    for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
+        if next.header.previous != segment.header.number {
+            let file = file_name(next.header.previous);
+            faults.push(Faulty { file, fault: "is missing" });
+        }
+    }
+    let (mut end, mut newest, mut last_begins) = (first, None, first);
+    if let Some(last) = segments.back() {
+        let mut bytes = vec![0; usize::try_from(last.size).unwrap_or(usize::MAX)];
+        File::open(&last.path)?.read_exact_at(&mut bytes, 0)?;
+        let tail = tail(&bytes, last.header.first_offset, acknowledged);
+        last.ends_at(Place { offset: tail.end, position: tail.position });
+        (end, newest, last_begins) = (tail.end, tail.newest, last.header.first_offset);
+    }
+    let needed = first;
+    let first = segments.front().map_or(first, |oldest| first.max(oldest.header.first_offset)).min(end);
+    let next_number = numbers.last().map_or(1, |last| last + 1);
+    let segments = segments.into_iter().map(Arc::new).collect();
+    let log = Log::new(folder, spool_id, segments, first, end, next_number);
+    Ok(Look { log, newest, faults, needed, last_begins, unused })
+}
+
+/// Whether there is any file of a log.
+pub(in crate::spool) fn has_files(directory: &Path) -> bool {
+    numbers(&folder(directory)).is_ok_and(|numbers| !numbers.is_empty())
+}
+
+/// Whose the files say that they are.
+pub(in crate::spool) fn spool_id(directory: &Path) -> Option<String> {
+    let folder = folder(directory);
+    numbers(&folder).ok()?.into_iter().find_map(|number| {
+        let mut page = vec![0; PAGE];
+        File::open(folder.join(file_name(number))).ok()?.read_exact_at(&mut page, 0).ok()?;
+        Header::decode(&page).map(|header| header.spool_id)
+    })
+}
+
+/// The numbers of the files that are there, in order.
+fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let number =
+            name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(|name| name.parse().ok());
+        // Only what we would call so.
+        numbers.extend(number.filter(|number| name.to_str() == Some(&file_name(*number))));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn what_is(file: &File, size: u64, number: u64, spool_id: &str) -> io::Result<Found> {
+    let mut page = vec![0; PAGE];
+    if size < PAGE as u64 {
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+        file.read_exact_at(&mut bytes, 0)?;
+        // One that was being made when the machine stopped.
+        return Ok(if bytes.iter().all(|byte| *byte == 0) { Found::Unused } else { damaged(number, 0) });
+    }
+    file.read_exact_at(&mut page, 0)?;
+    match Header::decode(&page) {
+        Some(header) if header.number != number => Ok(Found::Unused),
+        Some(header) if header.spool_id != spool_id => {
+            Ok(Found::Segment(header, Some("belongs to another spool")))
+        }
+        Some(header) => Ok(Found::Segment(header, None)),
+        None if page.iter().all(|byte| *byte == 0) => Ok(Found::Unused),
+        None => {
+            let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+            file.read_exact_at(&mut bytes, 0)?;
+            let first = segment::resume(&bytes, PAGE, &(0..u64::MAX)).map(|(_, stored)| stored.offset);
+            Ok(damaged(number, first.unwrap_or(0)))
+        }
+    }
+}
+
+/// A file whose header cannot be read: its records tell where it begins.
+fn damaged(number: u64, first_offset: u64) -> Found {
+    let header = Header {
+        number,
+        first_offset,
+        previous: number.saturating_sub(1),
+        previous_end: first_offset,
+        spool_id: String::new(),
+    };
+    Found::Segment(header, Some("has a header that cannot be read"))
+}
+
+impl Look {
+    /// Goes on behind the newest record, in a file of its own: what a crash has left behind that record stays out of use.
+    pub(in crate::spool) fn go_on(self) -> Result<LogWriter, WriteError> {
+        super::make_folder(&self.log.0.folder).map_err(WriteError::of)?;
+        let mut unused = self.unused;
+        let end = self.log.end();
+        let (previous, previous_end) = {
+            let mut segments = lock(&self.log.0.segments);
+            // One without a record has another one in its place, also where a repair has left out what was lost before it.
+            let empty = segments.back().is_some_and(|last| last.header.first_offset >= end);
+            let empty = if empty { segments.pop_back() } else { None };
+            unused.extend(empty.iter().map(|segment| segment.path.clone()));
+            (segments.back().cloned(), empty.map_or(end, |segment| segment.header.previous_end))
+        };
+        let writer = LogWriter::begin(self.log, previous.as_deref(), previous_end, end)?;
+        for path in unused {
+            std::fs::remove_file(path).map_err(WriteError::of)?;
+        }
+        Ok(writer)
+    }
+}

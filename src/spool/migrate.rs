@@ -1,0 +1,165 @@
+//! Bringing a spool of an earlier release to this one's version. Up to version 2 records were rows of the database; now they
+//! are in a log of their own. A crash in between leaves the old version, and the next start begins again.
+
+use std::fs;
+use std::path::Path;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row};
+
+use super::damage::{self, Damage};
+use super::log::{self, LogWriter, WriteError};
+use super::mark::Mark;
+use super::reader;
+use super::schema::{self, APPLICATION_ID, OpenError, SCHEMA_VERSION};
+use super::segment::Stored;
+use crate::clock::Timestamp;
+
+/// Bytes written with one sync.
+const PIECE: usize = 1 << 20;
+
+/// From version 1, whose dead letters had neither attempts nor a checksum and could not be delivered again.
+const FROM_VERSION_1: &str = "
+    ALTER TABLE dead_letters ADD COLUMN attempts INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE dead_letters ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE dead_letters ADD COLUMN crc INTEGER;
+    UPDATE dead_letters SET bytes = 200 + length(detail) + coalesce(length(body), 0) + coalesce(length(before), 0);
+    CREATE INDEX dead_letters_of_sink ON dead_letters (sink, bytes);
+    CREATE TABLE replays (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, letter INTEGER NOT NULL UNIQUE, sink TEXT NOT NULL
+    );
+    CREATE INDEX replays_of_sink ON replays (sink, number);
+";
+
+/// Brings an open database to this version.
+pub(super) fn migrate(
+    connection: &mut Connection,
+    directory: &Path,
+    version: i64,
+    mark: Option<&Mark>,
+) -> Result<(), OpenError> {
+    let sql = |source| schema::fault(directory, source);
+    let next = next_offset(connection).map_err(sql)?;
+    let spool_id = schema::spool_id(connection).map_err(sql)?;
+    if let Some(mark) = mark.filter(|mark| mark.next_offset > next && damage::is_of(mark, &spool_id)) {
+        let lost = Damage::LostTail { from: next, to: mark.next_offset - 1, after: None, until: mark.newest };
+        return Err(schema::damaged(directory, vec![lost]));
+    }
+    let folder = log::folder(directory);
+    let io = |source| OpenError::Io { path: folder.clone(), source };
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    let first = first_offset(connection).map_err(sql)?.unwrap_or(next);
+    let full = |error| {
+        let (WriteError::Full(source) | WriteError::Failed(source)) = error;
+        io(source)
+    };
+    let mut log = LogWriter::create(&folder, &spool_id, first).map_err(full)?;
+    let mut faults = Vec::new();
+    let written = copy(connection, &mut log, &mut |damage| faults.push(damage)).map_err(sql)?;
+    if !faults.is_empty() {
+        drop(log);
+        fs::remove_dir_all(&folder).map_err(io)?;
+        return Err(schema::damaged(directory, faults));
+    }
+    written.and_then(|_| log.skip_to(next)).map_err(full)?;
+    drop(log);
+    let finish = |connection: &mut Connection| {
+        let transaction = connection.transaction()?;
+        if version == 1 {
+            transaction.execute_batch(FROM_VERSION_1)?;
+        }
+        transaction.execute_batch("DROP TABLE records")?;
+        for (key, value) in [("first_offset", first), ("next_offset", next)] {
+            transaction.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", (key, value))?;
+        }
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        transaction.commit()
+    };
+    finish(connection).map_err(sql)?;
+    tracing::info!(version = SCHEMA_VERSION, "the spool was brought to this release's version");
+    Ok(())
+}
+
+/// Offset after the newest record of a database of an earlier version.
+pub(super) fn next_offset(connection: &Connection) -> rusqlite::Result<u64> {
+    let newest: Option<u64> =
+        connection.query_row("SELECT max(spool_offset) FROM records", [], |row| row.get(0))?;
+    Ok(schema::number(connection, "next_offset")?.max(newest.map_or(0, |newest| newest + 1)))
+}
+
+pub(super) fn first_offset(connection: &Connection) -> rusqlite::Result<Option<u64>> {
+    connection.query_row("SELECT min(spool_offset) FROM records", [], |row| row.get(0))
+}
+
+/// Copies the rows of records into a log, and tells of those that are damaged. Gives how many were copied and when the newest
+/// of them came.
+pub(super) fn copy(
+    connection: &Connection,
+    log: &mut LogWriter,
+    damaged: &mut dyn FnMut(Damage),
+) -> rusqlite::Result<Result<(u64, Option<u64>), WriteError>> {
+    let mut statement = connection.prepare(
+        "SELECT spool_offset, kind, received_ms, gateway, agent_id, sequence, repeats, before, body, crc
+         FROM records ORDER BY spool_offset",
+    )?;
+    let mut rows = statement.query([])?;
+    let (mut copied, mut newest) = (0, None);
+    let mut next = log.log().end();
+    while let Some(row) = rows.next()? {
+        let offset: u64 = row.get(0)?;
+        let stored = match stored(row, offset, log.log().end()) {
+            Ok(stored) => stored,
+            Err(fault) => {
+                let at = Timestamp(row.get(2).unwrap_or(0));
+                damaged(Damage::Record { offset, fault, agent: String::new(), at });
+                continue;
+            }
+        };
+        if offset > next
+            && let Err(error) = log.commit(next).and_then(|()| log.skip_to(offset))
+        {
+            return Ok(Err(error));
+        }
+        newest = Some(stored.received_ms);
+        log.stage(&stored);
+        (next, copied) = (offset + 1, copied + 1);
+        if log.staged() >= PIECE
+            && let Err(error) = log.commit(next)
+        {
+            return Ok(Err(error));
+        }
+    }
+    Ok(log.commit(next).map(|()| (copied, newest)))
+}
+
+fn stored<'a>(row: &'a Row<'_>, offset: u64, batch: u64) -> Result<Stored<'a>, &'static str> {
+    let integer = |column| match row.get_ref(column) {
+        Ok(ValueRef::Integer(value)) => u64::try_from(value).map_err(|_| "a number is out of range"),
+        _ => Err("a field has the wrong type"),
+    };
+    let bytes = |column| match row.get_ref(column) {
+        Ok(ValueRef::Text(value) | ValueRef::Blob(value)) => Ok(value),
+        Ok(ValueRef::Null) => Ok(&[][..]),
+        _ => Err("a field has the wrong type"),
+    };
+    let stored = Stored {
+        offset,
+        batch,
+        kind: u8::try_from(integer(1)?).map_err(|_| "unknown kind")?,
+        received_ms: integer(2)?,
+        gateway: bytes(3)?,
+        agent_id: bytes(4)?,
+        sequence: integer(5)?,
+        repeats: bytes(6)?,
+        before: bytes(7)?,
+        body: bytes(8)?,
+    };
+    if u64::from(reader::checksum(&stored)) != integer(9)? {
+        return Err("checksum mismatch");
+    }
+    reader::decode(&stored).map(|_| stored)
+}

@@ -1,0 +1,111 @@
+//! Starting the threads of an open spool.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::agents::AgentBook;
+use super::keeper::{self, Keeper};
+use super::limits::Gauge;
+use super::log;
+use super::mark::{self, MarkFile};
+use super::schema::{self, OpenError, Opened};
+use super::watching::Tap;
+use super::writer::{self, Signals, Writer};
+use super::{SinkState, SpoolConfig, SpoolThreads};
+use crate::calm::Calm;
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+
+/// What the threads share with each other and with the world.
+pub(super) struct Parts {
+    pub(super) signals: Signals,
+    pub(super) tap: Tap,
+    pub(super) config: Arc<SpoolConfig>,
+    pub(super) sinks: Arc<[SinkState]>,
+    pub(super) writer: mpsc::Sender<writer::Command>,
+    pub(super) keeper: mpsc::Sender<keeper::Command>,
+    pub(super) metrics: Metrics,
+    pub(super) clock: Clock,
+}
+
+/// Starts writer, keeper and beat, with what the agents' rows and the records after them say.
+pub(super) fn start(
+    opened: Opened,
+    parts: Parts,
+    to_writer: mpsc::Receiver<writer::Command>,
+    to_keeper: mpsc::Receiver<keeper::Command>,
+) -> Result<SpoolThreads, OpenError> {
+    let Opened { connection, log, lock, spool_id, newest, agents_as_of, stored_first, .. } = opened;
+    let Parts { signals, tap, config, sinks, writer: writer_sender, keeper: keeper_sender, metrics, clock } =
+        parts;
+    let path = schema::database(&config.directory);
+    let sql = |source| OpenError::Database { path: path.clone(), source };
+    let mark = MarkFile::create(&config.directory, &spool_id, log.log().end(), newest)
+        .map_err(|source| OpenError::Io { path: mark::path(&config.directory), source })?;
+    let mut book = AgentBook::default();
+    for (agent, row) in keeper::stored_rows(&connection).map_err(sql)? {
+        book.insert(agent, row);
+    }
+    let mut reader = log.log().reader();
+    writer::replay(&mut book, &mut reader, agents_as_of)
+        .map_err(|source| OpenError::Io { path: log::folder(&config.directory), source })?;
+    let (beat, tended) = (keeper_sender.clone(), log.log().clone());
+    let mut keeper = Keeper {
+        connection,
+        _lock: lock,
+        log: log.log().clone(),
+        reader: log.log().reader(),
+        rows: BTreeMap::new(),
+        rows_as_of: None,
+        oldest: None,
+        agents_as_of,
+        stored_cursors: sinks.iter().map(SinkState::cursor).collect(),
+        stored_first,
+        letter_bytes: 0,
+        letters_changed: true,
+        disk_full: false,
+        writer: writer_sender,
+        signals: signals.clone(),
+        config: config.clone(),
+        sinks: sinks.clone(),
+        path: path.clone(),
+        metrics: metrics.clone(),
+        clock,
+    };
+    let measured = keeper.begin().map_err(sql)?;
+    let mut writer = Writer {
+        log,
+        book,
+        newest,
+        mark,
+        agents_as_of,
+        round_as_of: agents_as_of,
+        round_began: Instant::now(),
+        gauge: Gauge::new(config.limits.clone()),
+        measured,
+        disk_full: false,
+        shed_since_told: 0,
+        reader,
+        tap,
+        calm: Calm::default(),
+        keeper: keeper_sender,
+        signals,
+        config,
+        sinks,
+        path: path.clone(),
+        metrics,
+    };
+    writer.measure();
+    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+        thread.map_err(|source| OpenError::Io { path: path.clone(), source })
+    };
+    Ok(SpoolThreads(vec![
+        spawn("spool-writer", Box::new(move || writer.run(to_writer)))?,
+        spawn("spool-keeper", Box::new(move || keeper.run(to_keeper)))?,
+        spawn("spool-beat", Box::new(move || keeper::beat(&beat, &tended)))?,
+    ]))
+}
