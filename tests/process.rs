@@ -213,6 +213,8 @@ async fn fill_the_disk(min_free_bytes: u32) {
     scene.relay.wrapper = ["unshare", "-m", "sh", "-c", mount].map(str::to_owned).to_vec();
     scene.relay.wrapper.push(spool.display().to_string());
     scene.start().await;
+    // What the spool has prepared takes pushes for a while: two files.
+    scene.simulator.play(60.0);
     scene.play_on(300).await;
     assert_eq!(scene.failed_pushes(), 0);
 

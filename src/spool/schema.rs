@@ -196,10 +196,12 @@ fn open_sound(directory: &Path, mark: Option<&Mark>) -> Result<(Connection, Look
     if version > 0 {
         found = damage::of_database(&connection, directory, false).map_err(sql)?;
     }
+    let mut looked = None;
     if version == SCHEMA_VERSION && found.is_empty() {
-        let look = look(&connection, directory, mark)?;
-        found = damage::of_log(&look.0, look.1, mark)
+        let (look, acknowledged) = look(&connection, directory, mark)?;
+        found = damage::of_log(&look, acknowledged, mark)
             .map_err(|source| OpenError::Io { path: log::folder(directory), source })?;
+        looked = Some(look);
     }
     if !found.is_empty() {
         return Err(damaged(directory, found));
@@ -210,7 +212,10 @@ fn open_sound(directory: &Path, mark: Option<&Mark>) -> Result<(Connection, Look
         1 | 2 => migrate::migrate(&mut connection, directory, version, mark)?,
         _ => {}
     }
-    let (look, _) = look(&connection, directory, mark)?;
+    let look = match looked {
+        Some(look) => look,
+        None => look(&connection, directory, mark)?.0,
+    };
     Ok((connection, look))
 }
 
