@@ -209,7 +209,7 @@ fn kafka_limit(kafka: &Kafka, messages: usize) -> anyhow::Result<f64> {
                     "-1",
                 ][..],
                 &["--producer-props", &servers, "acks=all", "enable.idempotence=true", "linger.ms=5"],
-                &["batch.size=131072"],
+                &["batch.size=131072", "compression.type=zstd"],
             ]
             .concat(),
         );
