@@ -4,8 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row};
+use rusqlite::Connection;
 
 use super::damage::{self, Damage};
 use super::log::{self, LogWriter, WriteError};
@@ -111,8 +110,9 @@ pub(super) fn copy(
     let mut next = log.log().end();
     while let Some(row) = rows.next()? {
         let offset: u64 = row.get(0)?;
-        let stored = match stored(row, offset, log.log().end()) {
-            Ok(stored) => stored,
+        let readable = |stored| reader::decode(&stored).map(|_| stored);
+        let stored = match reader::stored_row(row, offset).and_then(readable) {
+            Ok(stored) => Stored { batch: log.log().end(), ..stored },
             Err(fault) => {
                 let at = Timestamp(row.get(2).unwrap_or(0));
                 damaged(Damage::Record { offset, fault, agent: String::new(), at });
@@ -134,32 +134,4 @@ pub(super) fn copy(
         }
     }
     Ok(log.commit(next).map(|()| (copied, newest)))
-}
-
-fn stored<'a>(row: &'a Row<'_>, offset: u64, batch: u64) -> Result<Stored<'a>, &'static str> {
-    let integer = |column| match row.get_ref(column) {
-        Ok(ValueRef::Integer(value)) => u64::try_from(value).map_err(|_| "a number is out of range"),
-        _ => Err("a field has the wrong type"),
-    };
-    let bytes = |column| match row.get_ref(column) {
-        Ok(ValueRef::Text(value) | ValueRef::Blob(value)) => Ok(value),
-        Ok(ValueRef::Null) => Ok(&[][..]),
-        _ => Err("a field has the wrong type"),
-    };
-    let stored = Stored {
-        offset,
-        batch,
-        kind: u8::try_from(integer(1)?).map_err(|_| "unknown kind")?,
-        received_ms: integer(2)?,
-        gateway: bytes(3)?,
-        agent_id: bytes(4)?,
-        sequence: integer(5)?,
-        repeats: bytes(6)?,
-        before: bytes(7)?,
-        body: bytes(8)?,
-    };
-    if u64::from(reader::checksum(&stored)) != integer(9)? {
-        return Err("checksum mismatch");
-    }
-    reader::decode(&stored).map(|_| stored)
 }

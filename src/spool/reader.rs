@@ -147,6 +147,11 @@ pub(super) fn read_record(row: &Row<'_>) -> rusqlite::Result<ReadRecord> {
 }
 
 fn decode_row(row: &Row<'_>, offset: u64) -> Result<Record, &'static str> {
+    decode(&stored_row(row, offset)?)
+}
+
+/// The fields of a row that has a record in these columns, when its checksum is right.
+pub(super) fn stored_row<'a>(row: &'a Row<'_>, offset: u64) -> Result<Stored<'a>, &'static str> {
     let number = |column| u64::try_from(integer(row, column)?).map_err(|_| "a number is out of range");
     let stored = Stored {
         offset,
@@ -165,7 +170,7 @@ fn decode_row(row: &Row<'_>, offset: u64) -> Result<Record, &'static str> {
     if !unchecked && i64::from(checksum(&stored)) != integer(row, 9)? {
         return Err("checksum mismatch");
     }
-    decode(&stored)
+    Ok(stored)
 }
 
 /// A record's fields as they are stored, with its marks and state as they are encoded.
