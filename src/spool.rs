@@ -319,7 +319,7 @@ impl Spool {
     /// Dropping the future after it began does not tell whether the record was stored.
     pub async fn append(&self, record: NewRecord) -> Result<Appended, AppendError> {
         let events = agents::read_events(record.kind, &record.body);
-        self.ask_writer(|reply| writer::Command::Append { record, events, reply }).await
+        ask(&self.writer, |reply| writer::Command::Append { record, events, reply }).await
     }
 
     /// Stores a record whose body was read before, with these events.
@@ -335,27 +335,7 @@ impl Spool {
         events: &[RawEvent<'_>],
     ) -> Result<Appended, AppendError> {
         let events = Some(agents::new_events(events));
-        self.ask_writer(|reply| writer::Command::Append { record, events, reply }).await
-    }
-
-    /// Asks the writer and waits for its answer, which comes after the fsync.
-    async fn ask_writer<T>(
-        &self,
-        command: impl FnOnce(Reply<T>) -> writer::Command,
-    ) -> Result<T, AppendError> {
-        let (reply, answer) = oneshot::channel();
-        self.writer.send(command(reply)).await.map_err(|_| AppendError::Closed)?;
-        answer.await.map_err(|_| AppendError::Failed)?
-    }
-
-    /// The same with the keeper.
-    async fn ask_keeper<T>(
-        &self,
-        command: impl FnOnce(Reply<T>) -> keeper::Command,
-    ) -> Result<T, AppendError> {
-        let (reply, answer) = oneshot::channel();
-        self.keeper.send(command(reply)).await.map_err(|_| AppendError::Closed)?;
-        answer.await.map_err(|_| AppendError::Failed)?
+        ask(&self.writer, |reply| writer::Command::Append { record, events, reply }).await
     }
 
     /// The offset after the newest durable record; notified of every commit of records and of replays.
@@ -391,7 +371,7 @@ impl Spool {
     /// # Errors
     /// When it is not stored, also when there is no room for more: the sink must not go on.
     pub async fn dead_letter(&self, letter: DeadLetter) -> Result<(), AppendError> {
-        self.ask_keeper(|reply| keeper::Command::DeadLetter { letter, reply }).await
+        ask(&self.keeper, |reply| keeper::Command::DeadLetter { letter, reply }).await
     }
 
     /// Dead letters that the filter lets through with ids above `after`, oldest first, at most `limit`.
@@ -433,7 +413,7 @@ impl Spool {
     /// # Errors
     /// When that is not stored.
     pub async fn replay_letters(&self, which: LetterFilter) -> Result<u64, AppendError> {
-        self.ask_keeper(|reply| keeper::Command::ReplayLetters { which, reply }).await
+        ask(&self.keeper, |reply| keeper::Command::ReplayLetters { which, reply }).await
     }
 
     /// Gives dead letters up for good. Gives how many.
@@ -441,7 +421,7 @@ impl Spool {
     /// # Errors
     /// When that is not stored.
     pub async fn discard_letters(&self, which: LetterFilter) -> Result<u64, AppendError> {
-        self.ask_keeper(|reply| keeper::Command::DiscardLetters { which, reply }).await
+        ask(&self.keeper, |reply| keeper::Command::DiscardLetters { which, reply }).await
     }
 
     /// Stores what became of a dead letter that was delivered again; returns when that is fsynced.
@@ -449,7 +429,7 @@ impl Spool {
     /// # Errors
     /// When that is not stored: it will be delivered again.
     pub async fn settle_replay(&self, letter: u64, outcome: Replayed) -> Result<(), AppendError> {
-        self.ask_keeper(|reply| keeper::Command::SettleReplay { letter, outcome, reply }).await
+        ask(&self.keeper, |reply| keeper::Command::SettleReplay { letter, outcome, reply }).await
     }
 
     /// Stores what a session needs after a restart, or forgets it; returns when that is fsynced.
@@ -457,7 +437,7 @@ impl Spool {
     /// # Errors
     /// When it is not stored.
     pub async fn save_session(&self, agent: AgentKey, stored: Option<Vec<u8>>) -> Result<(), AppendError> {
-        self.ask_keeper(|reply| keeper::Command::SaveSession { agent, stored, reply }).await
+        ask(&self.keeper, |reply| keeper::Command::SaveSession { agent, stored, reply }).await
     }
 
     /// Returns when the spool's threads have done everything that was asked of them before, also when they had to refuse that.
@@ -469,8 +449,8 @@ impl Spool {
             Err(AppendError::Full) => Ok(()),
             answer => answer,
         };
-        unless_full(self.ask_writer(|reply| writer::Command::Pulse { reply }).await)?;
-        unless_full(self.ask_keeper(|reply| keeper::Command::Pulse { reply }).await)
+        unless_full(ask(&self.writer, |reply| writer::Command::Pulse { reply }).await)?;
+        unless_full(ask(&self.keeper, |reply| keeper::Command::Pulse { reply }).await)
     }
 
     /// What was stored of all sessions. Reads the disk: call it at start.
@@ -505,7 +485,14 @@ impl Spool {
     }
 }
 
-/// How often cursors, agent rows and checkpoints are written, space is freed and gauges are set.
+/// Asks a thread of the spool and waits for its answer, which comes after the fsync.
+async fn ask<C, T>(thread: &mpsc::Sender<C>, command: impl FnOnce(Reply<T>) -> C) -> Result<T, AppendError> {
+    let (reply, answer) = oneshot::channel();
+    thread.send(command(reply)).await.map_err(|_| AppendError::Closed)?;
+    answer.await.map_err(|_| AppendError::Failed)?
+}
+
+/// How often cursors and agents' rows are written, space is freed and gauges are set.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
 
 #[cfg(test)]

@@ -293,7 +293,7 @@ pub(super) fn of_ends(look: &Look, acknowledged: u64, mark: Option<&Mark>) -> Ve
         found.push(Damage::LostHead { from: look.needed, to: first - 1 });
     }
     if end < acknowledged {
-        let after = look.newest.map(Timestamp);
+        let after = look.newest;
         let until = mark.map(|mark| mark.newest).or(after).unwrap_or_default();
         found.push(Damage::LostTail { from: end, to: acknowledged - 1, after, until });
     }

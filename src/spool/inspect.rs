@@ -12,9 +12,9 @@ use super::reader::ReadRecord;
 use super::schema::{self, OpenError};
 
 /// Records read at a time.
-const PIECE: usize = 512;
+pub(super) const PIECE: usize = 512;
 /// Bytes read at a time.
-const PIECE_BYTES: usize = 1 << 20;
+pub(super) const PIECE_BYTES: usize = 1 << 20;
 
 /// What a spool holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -167,9 +167,6 @@ impl Keeper {
 
     /// One transaction for everything that waits; answers go out after its fsync.
     fn commit(&mut self, batch: &mut Vec<Command>, cursors: bool) -> rusqlite::Result<()> {
-        if !cursors && batch.is_empty() {
-            return Ok(());
-        }
         let mut held = Held::default();
         let (as_of, letter_bytes) = (self.agents_as_of, self.letter_bytes);
         let stored = (self.stored_cursors.clone(), self.stored_first);
@@ -182,7 +179,10 @@ impl Keeper {
                     Ok(())
                 }
                 command if result.is_ok() => self.stage(command, &mut held),
-                command => held.hold(command),
+                command => {
+                    held.hold(command);
+                    Ok(())
+                }
             };
             result = result.and(done);
         }
@@ -457,14 +457,14 @@ fn refuse_all(batch: Vec<Command>, commands: &mut mpsc::Receiver<Command>) {
     let mut held = Held::default();
     let rest = std::iter::from_fn(|| commands.blocking_recv());
     for command in batch.into_iter().chain(rest) {
-        drop(held.hold(command));
+        held.hold(command);
     }
     held.refuse(AppendError::Failed);
 }
 
 impl Held {
     /// Takes the answer a command waits for, without doing what it asks.
-    fn hold(&mut self, command: Command) -> rusqlite::Result<()> {
+    fn hold(&mut self, command: Command) {
         match command {
             Command::ReplayLetters { reply, .. } | Command::DiscardLetters { reply, .. } => {
                 self.counts.push((reply, 0));
@@ -475,7 +475,6 @@ impl Held {
             | Command::SettleReplay { reply, .. } => self.others.push(reply),
             Command::Rows(_) | Command::Tick | Command::Failed | Command::Close => {}
         }
-        Ok(())
     }
 
     /// Sets the number that the last who asked for one is told.

@@ -18,7 +18,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use super::segment::{HEADER, Header, PAGE, Stored};
-use super::{Record, reader};
+use crate::clock::Timestamp;
 
 mod look;
 mod read;
@@ -37,6 +37,8 @@ const LARGEST: u64 = 16 << 20;
 const SOON: Duration = Duration::from_secs(5);
 /// After one that lasted longer the files are small again.
 const LATE: Duration = Duration::from_secs(60);
+/// Bytes that are copied with one sync.
+const COPIED: usize = 1 << 20;
 /// Files kept for reuse at most, beside the one that is prepared.
 const KEPT: usize = 1;
 /// Bytes of a file that are filled with one sync, and how long others have the disk for themselves then.
@@ -360,6 +362,14 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Removes the folder with all that is in it, where there is one.
+pub(super) fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the folder, readable by its owner only, when it is not there.
 pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
@@ -382,6 +392,13 @@ impl WriteError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WriteError::Full(error),
             _ => WriteError::Failed(error),
         }
+    }
+}
+
+impl From<WriteError> for io::Error {
+    fn from(error: WriteError) -> io::Error {
+        let (WriteError::Full(error) | WriteError::Failed(error)) = error;
+        error
     }
 }
 
@@ -411,13 +428,6 @@ impl LogWriter {
         Ok(LogWriter { log, segment, file, position: HEADER, staged: Vec::new(), unsure: false })
     }
 
-    /// A log of its own in a folder that has none, for records from `first_offset` on.
-    pub(super) fn create(folder: &Path, spool_id: &str, first_offset: u64) -> Result<LogWriter, WriteError> {
-        make_folder(folder).map_err(WriteError::of)?;
-        let log = Log::new(folder.to_path_buf(), spool_id, VecDeque::new(), first_offset, first_offset, 1);
-        LogWriter::begin(log, None, first_offset, first_offset)
-    }
-
     pub(super) fn log(&self) -> &Log {
         &self.log
     }
@@ -429,21 +439,9 @@ impl LogWriter {
         (self.staged.len() - before) as u64
     }
 
-    /// The same for a record as it was read.
-    pub(super) fn stage_record(&mut self, record: &Record, batch: u64) -> u64 {
-        let (repeats, before) =
-            (reader::encode_repeats(&record.repeats), reader::encode_state(&record.before));
-        self.stage(&reader::stored(record, batch, &repeats, &before))
-    }
-
     /// What was staged is not to be written.
     pub(super) fn discard(&mut self) {
         self.staged.clear();
-    }
-
-    /// Bytes that are staged.
-    pub(super) fn staged(&self) -> usize {
-        self.staged.len()
     }
 
     /// Writes what is staged, up to before `end`. It is durable then, or certainly not acknowledged.
@@ -472,7 +470,7 @@ impl LogWriter {
     }
 
     /// Goes on with another file at `first`, where a repair leaves out what was lost.
-    pub(super) fn skip_to(&mut self, first: u64) -> Result<(), WriteError> {
+    fn skip_to(&mut self, first: u64) -> Result<(), WriteError> {
         if first > self.log.end() {
             self.roll(first, 0)?;
             self.log.0.end.store(first, Ordering::Release);
@@ -498,6 +496,46 @@ impl LogWriter {
     }
 }
 
+/// A new log that records of another one, or of a database, are copied into with their offsets, in order.
+#[derive(Debug)]
+pub(super) struct Copied {
+    log: LogWriter,
+    /// Offset after the newest record.
+    pub(super) next: u64,
+    /// How many records were copied.
+    pub(super) records: u64,
+    /// When the newest of them came.
+    pub(super) newest: Option<Timestamp>,
+}
+
+impl Copied {
+    /// Makes a log in a folder that has none, for records from `first` on.
+    pub(super) fn create(folder: &Path, spool_id: &str, first: u64) -> Result<Copied, WriteError> {
+        make_folder(folder).map_err(WriteError::of)?;
+        let log = Log::new(folder.to_path_buf(), spool_id, VecDeque::new(), first, first, 1);
+        let log = LogWriter::begin(log, None, first, first)?;
+        Ok(Copied { log, next: first, records: 0, newest: None })
+    }
+
+    /// Copies a record. Those between it and the one before are left out.
+    pub(super) fn take(&mut self, stored: &Stored<'_>) -> Result<(), WriteError> {
+        if stored.offset > self.next {
+            self.end_at(stored.offset)?;
+        }
+        self.log.stage(&Stored { batch: self.log.log().end(), ..*stored });
+        let at = Timestamp(stored.received_ms);
+        (self.next, self.records, self.newest) =
+            (stored.offset + 1, self.records + 1, self.newest.max(Some(at)));
+        if self.log.staged.len() >= COPIED { self.log.commit(self.next) } else { Ok(()) }
+    }
+
+    /// Makes all of it durable. The next record has this offset, or the one after the newest record.
+    pub(super) fn end_at(&mut self, offset: u64) -> Result<(), WriteError> {
+        self.log.commit(self.next)?;
+        self.log.skip_to(offset)
+    }
+}
+
 /// Puts a header into a prepared file, or into one that is made now, and takes it into the log.
 fn start_segment(
     log: &Log,
@@ -507,8 +545,8 @@ fn start_segment(
     length: u64,
 ) -> Result<(Arc<Segment>, File), WriteError> {
     let least = (HEADER + length).next_multiple_of(PAGE as u64);
-    let number = previous.map_or(0, |segment| segment.header.number);
-    let fits = |spare: &mut Spare| spare.size >= least && spare.number > number;
+    let previous = previous.map_or(0, |segment| segment.header.number);
+    let fits = |spare: &mut Spare| spare.size >= least && spare.number > previous;
     let prepared = lock(&log.0.spare).take_if(fits);
     let spare = match prepared {
         Some(spare) => spare,
@@ -520,7 +558,6 @@ fn start_segment(
     };
     let Spare { number, path, file, size } = spare;
     let spool_id = log.0.spool_id.clone();
-    let previous = previous.map_or(0, |segment| segment.header.number);
     let header = Header { number, first_offset, previous, previous_end, spool_id };
     // Synced: when the file before it is given back, this one must be there.
     file.write_all_at(&header.encode(), 0).map_err(WriteError::of)?;

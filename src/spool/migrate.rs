@@ -1,21 +1,16 @@
 //! Bringing a spool of an earlier release to this one's version. Up to version 2 records were rows of the database; now they
 //! are in a log of their own. A crash in between leaves the old version, and the next start begins again.
 
-use std::fs;
 use std::path::Path;
 
 use rusqlite::Connection;
 
 use super::damage::{self, Damage};
-use super::log::{self, LogWriter, WriteError};
+use super::log::{self, Copied, WriteError};
 use super::mark::Mark;
 use super::reader;
 use super::schema::{self, APPLICATION_ID, OpenError, SCHEMA_VERSION};
-use super::segment::Stored;
 use crate::clock::Timestamp;
-
-/// Bytes written with one sync.
-const PIECE: usize = 1 << 20;
 
 /// From version 1, whose dead letters had neither attempts nor a checksum and could not be delivered again.
 const FROM_VERSION_1: &str = "
@@ -46,25 +41,16 @@ pub(super) fn migrate(
     }
     let folder = log::folder(directory);
     let io = |source| OpenError::Io { path: folder.clone(), source };
-    match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
-        _ => {}
-    }
+    log::remove_folder(&folder).map_err(io)?;
     let first = first_offset(connection).map_err(sql)?.unwrap_or(next);
-    let full = |error| {
-        let (WriteError::Full(source) | WriteError::Failed(source)) = error;
-        io(source)
-    };
-    let mut log = LogWriter::create(&folder, &spool_id, first).map_err(full)?;
+    let mut copied = Copied::create(&folder, &spool_id, first).map_err(|error| io(error.into()))?;
     let mut faults = Vec::new();
-    let written = copy(connection, &mut log, &mut |damage| faults.push(damage)).map_err(sql)?;
+    let written = copy(connection, &mut copied, &mut |damage| faults.push(damage)).map_err(sql)?;
     if !faults.is_empty() {
-        drop(log);
-        fs::remove_dir_all(&folder).map_err(io)?;
+        log::remove_folder(&folder).map_err(io)?;
         return Err(schema::damaged(directory, faults));
     }
-    written.and_then(|_| log.skip_to(next)).map_err(full)?;
-    drop(log);
+    written.and_then(|()| copied.end_at(next)).map_err(|error| io(error.into()))?;
     let finish = |connection: &mut Connection| {
         let transaction = connection.transaction()?;
         if version == 1 {
@@ -94,44 +80,31 @@ pub(super) fn first_offset(connection: &Connection) -> rusqlite::Result<Option<u
     connection.query_row("SELECT min(spool_offset) FROM records", [], |row| row.get(0))
 }
 
-/// Copies the rows of records into a log, and tells of those that are damaged. Gives how many were copied and when the newest
-/// of them came.
+/// Copies the rows of records into a log, and tells of those that are damaged.
 pub(super) fn copy(
     connection: &Connection,
-    log: &mut LogWriter,
+    copied: &mut Copied,
     damaged: &mut dyn FnMut(Damage),
-) -> rusqlite::Result<Result<(u64, Option<u64>), WriteError>> {
+) -> rusqlite::Result<Result<(), WriteError>> {
     let mut statement = connection.prepare(
         "SELECT spool_offset, kind, received_ms, gateway, agent_id, sequence, repeats, before, body, crc
          FROM records ORDER BY spool_offset",
     )?;
     let mut rows = statement.query([])?;
-    let (mut copied, mut newest) = (0, None);
-    let mut next = log.log().end();
     while let Some(row) = rows.next()? {
         let offset: u64 = row.get(0)?;
         let readable = |stored| reader::decode(&stored).map(|_| stored);
-        let stored = match reader::stored_row(row, offset).and_then(readable) {
-            Ok(stored) => Stored { batch: log.log().end(), ..stored },
+        match reader::stored_row(row, offset).and_then(readable) {
+            Ok(stored) => {
+                if let Err(error) = copied.take(&stored) {
+                    return Ok(Err(error));
+                }
+            }
             Err(fault) => {
                 let at = Timestamp(row.get(2).unwrap_or(0));
                 damaged(Damage::Record { offset, fault, agent: String::new(), at });
-                continue;
             }
-        };
-        if offset > next
-            && let Err(error) = log.commit(next).and_then(|()| log.skip_to(offset))
-        {
-            return Ok(Err(error));
-        }
-        newest = Some(stored.received_ms);
-        log.stage(&stored);
-        (next, copied) = (offset + 1, copied + 1);
-        if log.staged() >= PIECE
-            && let Err(error) = log.commit(next)
-        {
-            return Ok(Err(error));
         }
     }
-    Ok(log.commit(next).map(|()| (copied, newest)))
+    Ok(Ok(()))
 }

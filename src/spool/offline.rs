@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, params};
 use thiserror::Error;
 
+use super::Record;
 use super::dead_letters::{self, LetterFilter};
+use super::inspect::{PIECE, PIECE_BYTES};
 use super::log::{Item, Log, LogReader};
 use super::schema::{self, OpenError};
 use crate::clock::Timestamp;
@@ -82,19 +84,14 @@ fn rewind(
         return Ok(Err(RewindError::UnknownSink { sink: sink.to_owned(), known }));
     };
     let mut reader = log.reader();
-    let Some((first, oldest)) = next_record(&mut reader, log.first())? else {
-        return Ok(Err(RewindError::Empty));
-    };
+    let oldest = first_record(&mut reader, log.first(), |_| true)?;
+    let Some((first, oldest)) = oldest else { return Ok(Err(RewindError::Empty)) };
     let (freed, wanted) = match from {
         From::Offset(offset) => (offset < first, Some(offset)),
         From::Time(time) => {
-            let (mut at, mut found) = (Some((first, oldest)), None);
-            while let Some((offset, received_at)) = at.filter(|_| found.is_none()) {
-                found = (received_at >= time).then_some(offset);
-                at = next_record(&mut reader, offset + 1)?;
-            }
+            let found = first_record(&mut reader, first, |record| record.received_at >= time)?;
             // Without freed records the oldest one is the beginning, however early the time.
-            (time < oldest && first > 1, found)
+            (time < oldest && first > 1, found.map(|(offset, _)| offset))
         }
     };
     if freed {
@@ -108,13 +105,22 @@ fn rewind(
     Ok(Ok(cursor - wanted))
 }
 
-/// The first good record at an offset or after it, and when it came.
-fn next_record(reader: &mut LogReader, mut from: u64) -> rusqlite::Result<Option<(u64, Timestamp)>> {
+/// The first good record from an offset on that is the right one, and when it came.
+fn first_record(
+    reader: &mut LogReader,
+    mut from: u64,
+    is_right: impl Fn(&Record) -> bool,
+) -> rusqlite::Result<Option<(u64, Timestamp)>> {
     loop {
-        match reader.read(from, 1, 1).map_err(schema::of_io)?.pop() {
-            None => return Ok(None),
-            Some(Item::Good(record)) => return Ok(Some((record.offset, record.received_at))),
-            Some(Item::Damaged { offset, .. }) => from = offset + 1,
+        let items = reader.read(from, PIECE, PIECE_BYTES).map_err(schema::of_io)?;
+        let Some(last) = items.last() else { return Ok(None) };
+        from = last.offset() + 1;
+        let found = items.iter().find_map(|item| match item {
+            Item::Good(record) if is_right(record) => Some((record.offset, record.received_at)),
+            _ => None,
+        });
+        if found.is_some() {
+            return Ok(found);
         }
     }
 }

@@ -9,16 +9,14 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 
 use super::damage::{self, Damage, Findings};
-use super::log::{self, LogWriter, Look, WriteError};
+use super::log::{self, Copied, Look};
 use super::mark::{self, Mark, MarkFile};
-use super::migrate;
 use super::schema::{self, OpenError};
+use super::{migrate, reader};
 use crate::clock::Timestamp;
 
 /// How often a spool is looked at while a daemon frees what is looked at.
 const LOOKS: u32 = 5;
-/// Bytes written with one sync.
-const PIECE: usize = 1 << 20;
 
 /// What a look at all of a spool has shown.
 #[derive(Debug)]
@@ -114,8 +112,7 @@ fn look_at_log(connection: &Connection, directory: &Path, mark: Option<&Mark>) -
         .or_else(|| log::spool_id(directory))
         .unwrap_or_default();
     let number = |key| schema::number(connection, key).ok();
-    let marked = mark.filter(|mark| mark.spool_id == spool_id).map_or(1, |mark| mark.next_offset);
-    let acknowledged = number("next_offset").unwrap_or(1).max(marked);
+    let acknowledged = schema::acknowledged(mark, &spool_id, number("next_offset").unwrap_or(1));
     let look = log::look(directory, &spool_id, number("first_offset").unwrap_or(1), acknowledged)?;
     Ok((look, acknowledged))
 }
@@ -159,7 +156,7 @@ impl Draft {
         for file in [file.clone(), beside(file, "-wal"), beside(file, "-shm")] {
             unless_missing(fs::remove_file(file))?;
         }
-        unless_missing(fs::remove_dir_all(&self.log))
+        log::remove_folder(&self.log)
     }
 }
 
@@ -263,23 +260,13 @@ impl<'a> Salvage<'a> {
     fn records(&mut self, old: &Connection, draft: &Draft, spool_id: &str) -> io::Result<New> {
         let (look, acknowledged) = look_at_log(old, self.directory, self.mark)?;
         let first = look.log.first();
-        let mut new = LogWriter::create(&draft.log, spool_id, first).map_err(of_log)?;
-        let mut newest = self.mark.map_or(Timestamp::default(), |mark| mark.newest);
-        let (mut saved, mut next) = (0, first);
+        let mut copied = Copied::create(&draft.log, spool_id, first)?;
         damage::scan(&look.log, |record| {
-            if record.offset > next {
-                new.commit(next).and_then(|()| new.skip_to(record.offset)).map_err(of_log)?;
-            }
-            let batch = new.log().end();
-            new.stage_record(record, batch);
-            (saved, next, newest) = (saved + 1, record.offset + 1, newest.max(record.received_at));
-            if new.staged() >= PIECE { new.commit(next).map_err(of_log) } else { Ok(()) }
+            let (repeats, before) =
+                (reader::encode_repeats(&record.repeats), reader::encode_state(&record.before));
+            Ok(copied.take(&reader::stored(record, record.offset, &repeats, &before))?)
         })?;
-        // Offsets are never used twice.
-        let end = next.max(acknowledged).max(look.log.end());
-        new.commit(next).and_then(|()| new.skip_to(end)).map_err(of_log)?;
-        self.saved.push(("records", saved));
-        Ok(New { spool_id: spool_id.to_owned(), first_offset: first, next_offset: end, newest })
+        self.records_saved(copied, first, acknowledged.max(look.log.end()), spool_id)
     }
 
     /// Copies the good records of a spool of an earlier release, whose database has them.
@@ -289,19 +276,21 @@ impl<'a> Salvage<'a> {
         let next = migrate::next_offset(old).unwrap_or(1);
         let end = next.max(self.mark.map_or(1, |mark| mark.next_offset));
         let first = migrate::first_offset(old).ok().flatten().unwrap_or(end);
-        let mut new = LogWriter::create(&draft.log, spool_id, first).map_err(|error| io(of_log(error)))?;
-        let copied = migrate::copy(old, &mut new, &mut |_| ());
-        let (saved, newest) = match copied {
-            Err(error) if damage::is_damage(&error) => {
-                self.torn.push("records");
-                (0, None)
-            }
-            copied => copied.map_err(sql)?.map_err(|error| io(of_log(error)))?,
-        };
-        new.skip_to(end).map_err(|error| io(of_log(error)))?;
-        self.saved.push(("records", saved));
-        let newest = newest.map(Timestamp).or(self.mark.map(|mark| mark.newest)).unwrap_or_default();
-        Ok(New { spool_id: spool_id.to_owned(), first_offset: first, next_offset: end, newest })
+        let mut copied = Copied::create(&draft.log, spool_id, first).map_err(|error| io(error.into()))?;
+        match migrate::copy(old, &mut copied, &mut |_| ()) {
+            Err(error) if damage::is_damage(&error) => self.torn.push("records"),
+            written => written.map_err(sql)?.map_err(|error| io(error.into()))?,
+        }
+        self.records_saved(copied, first, end, spool_id).map_err(io)
+    }
+
+    /// Offsets are never used twice: the new log goes on at `end`, or behind what was copied.
+    fn records_saved(&mut self, mut copied: Copied, first: u64, end: u64, spool_id: &str) -> io::Result<New> {
+        let next_offset = copied.next.max(end);
+        copied.end_at(next_offset)?;
+        self.saved.push(("records", copied.records));
+        let newest = copied.newest.max(self.mark.map(|mark| mark.newest)).unwrap_or_default();
+        Ok(New { spool_id: spool_id.to_owned(), first_offset: first, next_offset, newest })
     }
 
     /// Copies the rows of a table up to the first that cannot be read, and from the other end.
@@ -340,11 +329,6 @@ fn finish(new: &mut Connection, spool_id: &str, records: &New) -> rusqlite::Resu
         new.execute("UPDATE meta SET value = ?2 WHERE key = ?1", params![key, value])?;
     }
     new.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-}
-
-fn of_log(error: WriteError) -> io::Error {
-    let (WriteError::Full(error) | WriteError::Failed(error)) = error;
-    error
 }
 
 fn copy(old: &Connection, new: &Connection, table: &str, order: &str) -> rusqlite::Result<()> {

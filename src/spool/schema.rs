@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use thiserror::Error;
 
 use super::damage::{self, Damage, Findings};
-use super::log::{self, LogWriter, Look, WriteError};
+use super::log::{self, LogWriter, Look};
 use super::mark::{self, Mark};
 use super::{SinkStart, SinkState, SpoolConfig, StartFrom, dead_letters, migrate};
 use crate::clock::Timestamp;
@@ -155,11 +155,10 @@ pub(super) fn open(config: &SpoolConfig, sinks: &[SinkStart]) -> Result<Opened, 
     OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io)?;
     let (connection, look) = open_sound(&config.directory, mark.as_ref())?;
     set_up_writer(&connection).map_err(sql)?;
-    let newest = look.newest.map(Timestamp).or(mark.map(|mark| mark.newest)).unwrap_or_default();
-    let log = look.go_on().map_err(|error| {
-        let (WriteError::Full(source) | WriteError::Failed(source)) = error;
-        OpenError::Io { path: log::folder(&config.directory), source }
-    })?;
+    let newest = look.newest.or(mark.map(|mark| mark.newest)).unwrap_or_default();
+    let log = look.go_on();
+    let log =
+        log.map_err(|error| OpenError::Io { path: log::folder(&config.directory), source: error.into() })?;
     recover(connection, log, lock, sinks, newest).map_err(sql)
 }
 
@@ -229,11 +228,16 @@ pub(super) fn look(
         Ok((spool_id(connection)?, number(connection, "first_offset")?, number(connection, "next_offset")?))
     };
     let (spool_id, first, next) = read().map_err(|source| fault(directory, source))?;
-    let marked = mark.filter(|mark| damage::is_of(mark, &spool_id)).map_or(1, |mark| mark.next_offset);
-    let acknowledged = next.max(marked);
+    let acknowledged = acknowledged(mark, &spool_id, next);
     let look = log::look(directory, &spool_id, first, acknowledged);
     let look = look.map_err(|source| OpenError::Io { path: log::folder(directory), source })?;
     Ok((look, acknowledged))
+}
+
+/// Offset below which all records were acknowledged, as the database and the mark say.
+pub(super) fn acknowledged(mark: Option<&Mark>, spool_id: &str, next: u64) -> u64 {
+    let marked = mark.filter(|mark| damage::is_of(mark, spool_id)).map_or(1, |mark| mark.next_offset);
+    next.max(marked)
 }
 
 /// The version of the tables; 0 when there are none yet.

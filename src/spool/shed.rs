@@ -42,7 +42,8 @@ pub(super) fn shed(log: &mut LogReader, sinks: &[SinkState], bytes: u64) -> io::
     let mut seen = 0;
     while seen < RECORDS && shed.bytes < bytes {
         let wanted = usize::try_from(until.saturating_sub(from)).unwrap_or(PIECE).min(PIECE);
-        let piece = if wanted == 0 { Vec::new() } else { log.read(from, wanted, usize::MAX)? };
+        let left = usize::try_from(bytes - shed.bytes).unwrap_or(usize::MAX);
+        let piece = if wanted == 0 { Vec::new() } else { log.read(from, wanted, left)? };
         if piece.is_empty() {
             break;
         }

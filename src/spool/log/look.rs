@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::super::segment::{self, Header, PAGE};
 use super::read::tail;
 use super::{Log, LogWriter, Place, Segment, WriteError, file_name, folder, lock};
+use crate::clock::Timestamp;
 
 /// How often the files are listed while some are given other names.
 const LOOKS: u32 = 10;
@@ -19,8 +20,8 @@ const LOOKS: u32 = 10;
 pub(in crate::spool) struct Look {
     /// The log, for readers.
     pub(in crate::spool) log: Log,
-    /// When its newest record came, in milliseconds.
-    pub(in crate::spool) newest: Option<u64>,
+    /// When its newest record came.
+    pub(in crate::spool) newest: Option<Timestamp>,
     /// Files that are not as they were left.
     pub(in crate::spool) faults: Vec<Faulty>,
     /// The first record that is needed, whether it is there or not.
@@ -98,7 +99,7 @@ fn look_once(directory: &Path, spool_id: &str, first: u64, acknowledged: u64) ->
         File::open(&last.path)?.read_exact_at(&mut bytes, 0)?;
         let tail = tail(&bytes, last.header.first_offset, acknowledged);
         last.ends_at(Place { offset: tail.end, position: tail.position });
-        (end, newest, last_begins) = (tail.end, tail.newest, last.header.first_offset);
+        (end, newest, last_begins) = (tail.end, tail.newest.map(Timestamp), last.header.first_offset);
     }
     let needed = first;
     let first = segments.front().map_or(first, |oldest| first.max(oldest.header.first_offset)).min(end);
