@@ -187,6 +187,10 @@ impl Scene {
             }
         }
         let [in_kafka, in_mqtt] = verdicts();
+        if !in_kafka.lost.is_empty() {
+            let (seen, there) = (self.shared.in_kafka.arrivals(), self.kafka.read_all(TOPIC).await.len());
+            eprintln!("of {there} records in the topic the witness has seen {seen}");
+        }
         (in_kafka, in_mqtt)
     }
 
