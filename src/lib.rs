@@ -34,3 +34,8 @@ pub mod sink;
 pub mod spool;
 pub mod stamp;
 pub mod trace;
+
+/// Records are made by one thread and let go by another, which the allocator of the C library answers with locks and with memory
+/// given back and asked for again.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -6,6 +6,7 @@
 //! cargo bench --bench push -- --secs 10 --json push.json   longer rows, and the table as JSON
 //! cargo bench --bench push -- --only floor,none            only these servers
 //! cargo bench --bench push -- --only none --load-threads 1
+//! cargo bench --bench push -- --against /tmp/ccrelay       nothing but this binary and that one in turns
 //! ```
 //!
 //! Servers, each a process of its own, one after the other, under the same load from this process:
@@ -37,6 +38,7 @@ use serde_json::{Value, json};
 #[path = "../../tests/it/support/mod.rs"]
 mod support;
 
+mod against;
 mod arrivals;
 mod floor;
 #[path = "../common/load.rs"]
@@ -78,6 +80,12 @@ struct Options {
     /// Threads of the load.
     #[arg(long, default_value_t = 2)]
     load_threads: usize,
+    /// Measure nothing but this binary of ccrelay and the one built now, in turns of a second, brokers stopped.
+    #[arg(long, value_name = "BINARY")]
+    against: Option<PathBuf>,
+    /// Turns of each with `--against`.
+    #[arg(long, default_value_t = 30, requires = "against")]
+    turns: usize,
     #[command(flatten)]
     output: Output,
     #[command(subcommand)]
@@ -113,6 +121,9 @@ async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     if let Some(Role::Floor { port, certificate, key }) = &options.role {
         return floor::serve(*port, certificate, key).await;
+    }
+    if let Some(other) = &options.against {
+        return options.output.write(&against::compare(other, options.turns, options.load_threads).await?);
     }
     let mut rows = Vec::new();
     println!(
@@ -300,9 +311,14 @@ fn one(server: &Server, run: Run, length: Duration) -> anyhow::Result<Value> {
         let before = Usage::of(server.pid);
         let times = load::run(&mut connections, run.pace, length, run.threads)?;
         let used = Usage::of(server.pid).since(before);
-        ensure!(times.refused == 0, "{} of {} pushes were refused", times.refused, times.took.len());
+        all_taken(&times)?;
         Ok(print(server, run, &times, used))
     })
+}
+
+fn all_taken(times: &Times) -> anyhow::Result<()> {
+    ensure!(times.refused == 0, "{} of {} pushes were refused", times.refused, times.took.len());
+    Ok(())
 }
 
 fn print(server: &Server, run: Run, times: &Times, used: Usage) -> Value {

@@ -23,6 +23,8 @@ pub(crate) struct Relay {
     pace: Pace,
     /// What stands before the binary on the command line.
     pub(crate) wrapper: Vec<String>,
+    /// What is started.
+    pub(crate) binary: String,
 }
 
 /// Times in seconds, but for the first of repeats.
@@ -62,6 +64,7 @@ impl Relay {
             push_port: callback_port,
             pace: Pace { heartbeat: 1, sign_out_limit: 20, repeat_soonest_millis: 400 },
             wrapper: Vec::new(),
+            binary: binary(),
         }
     }
 
@@ -182,7 +185,7 @@ impl Relay {
     pub(crate) fn launch(&mut self) {
         assert!(self.process.is_none(), "the relay is running");
         let mut command = self.wrapper.clone();
-        command.extend([binary(), "run".to_owned(), "--config".to_owned()]);
+        command.extend([self.binary.clone(), "run".to_owned(), "--config".to_owned()]);
         command.push(self.config_file().display().to_string());
         self.process = Some(Process::start(self.folder.path(), &command));
     }

@@ -121,7 +121,10 @@ fn read_kafka(config: &ClientConfig, topic: &str, partitions: i32, book: &Book) 
         }
         consumer.assign(&list).expect("the topic can be read");
         let (mut heard, mut disturbed) = (Instant::now(), false);
-        while !book.is_over() && !(disturbed && heard.elapsed() > SILENCE) {
+        while !book.is_over() {
+            if disturbed && heard.elapsed() > SILENCE {
+                break;
+            }
             let message = match consumer.poll(LOOK) {
                 Some(Ok(message)) => message,
                 // Errors are those of a broker that is away.
