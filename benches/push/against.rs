@@ -1,4 +1,4 @@
-//! Two binaries in turns of a second. What a machine gives varies by a factor from minute to minute, and more than two versions
+//! Two binaries in turns of about a second. What a machine gives varies by a factor from minute to minute, and more than two versions
 //! differ; within two seconds it varies little, and of many pairs the median says which is faster.
 
 use std::path::Path;
@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use crate::load::{self, Connection, Pace};
 use crate::relay;
-use crate::support::free_port;
 use crate::support::relay::Relay;
 use crate::support::usage::Usage;
-use crate::{AGENTS, STEADY, all_taken};
+use crate::{AGENTS, Run, STEADY, run_on, stopped_sinks};
 
-const TURN: Duration = Duration::from_millis(500);
+/// Each half of a turn: as fast as can be, and at a given rate.
+const HALF: Duration = Duration::from_millis(500);
 /// Not counted, before each turn: what the other has left in the caches of the processor.
 const WARM_UP: Duration = Duration::from_millis(200);
 
@@ -39,7 +39,7 @@ pub(crate) async fn compare(other: &Path, turns: usize, threads: usize) -> anyho
     ensure!(turns > 0, "--turns 0: at least one is needed");
     ensure!(other.is_file(), "--against {}: is no file", other.display());
     let mut contenders = [start("other", Some(other)).await?, start("this", None).await?];
-    let mut rate = 0.0;
+    let mut rate = None;
     for turn in 0..turns {
         for place in 0..contenders.len() {
             // Nobody always comes first.
@@ -55,15 +55,9 @@ pub(crate) async fn compare(other: &Path, turns: usize, threads: usize) -> anyho
     let mut rows = Vec::new();
     for contender in &contenders {
         let of = |figure: fn(&Turn) -> f64| median(contender.turns.iter().map(figure));
-        let beside = |figure: fn(&Turn) -> f64| {
-            median(
-                contender
-                    .turns
-                    .iter()
-                    .zip(&contenders[0].turns)
-                    .map(|(this, other)| figure(this) / figure(other)),
-            )
-        };
+        let pairs = || contender.turns.iter().zip(&contenders[0].turns);
+        let beside =
+            |figure: fn(&Turn) -> f64| median(pairs().map(|(this, other)| figure(this) / figure(other)));
         let mib = Usage::of(contender.relay.running().pid()).resident_mib;
         let (rate, processor, p99) = (of(|t| t.per_second), of(|t| t.processor_us), of(|t| t.p99_ms));
         let (ratio, share) = (beside(|t| t.per_second), beside(|t| t.processor_us));
@@ -83,9 +77,7 @@ pub(crate) async fn compare(other: &Path, turns: usize, threads: usize) -> anyho
 }
 
 async fn start(name: &'static str, binary: Option<&Path>) -> anyhow::Result<Contender> {
-    let nobody = free_port();
-    let sinks = relay::sinks(&format!("127.0.0.1:{nobody}"), &format!("mqtt://127.0.0.1:{nobody}"));
-    let (mut relay, pushes) = relay::prepare(&sinks, AGENTS)?;
+    let (mut relay, pushes) = relay::prepare(&stopped_sinks(), AGENTS)?;
     if let Some(binary) = binary {
         relay.binary = binary.display().to_string();
     }
@@ -96,18 +88,14 @@ async fn start(name: &'static str, binary: Option<&Path>) -> anyhow::Result<Cont
 }
 
 impl Contender {
-    fn take_turn(&mut self, rate: &mut f64, threads: usize) -> anyhow::Result<Turn> {
+    /// The first turn of all decides the rate of its second half, and of that of all others.
+    fn take_turn(&mut self, rate: &mut Option<f64>, threads: usize) -> anyhow::Result<Turn> {
         let pid = self.relay.running().pid();
-        all_taken(&load::run(&mut self.connections, Pace::Flat, WARM_UP, threads)?)?;
-        let before = Usage::of(pid);
-        let fast = load::run(&mut self.connections, Pace::Flat, TURN, threads)?;
-        let used = Usage::of(pid).since(before);
-        all_taken(&fast)?;
-        if *rate == 0.0 {
-            *rate = fast.per_second() / 2.0;
-        }
-        let steady = load::run(&mut self.connections, Pace::PerSecond(*rate), TURN, threads)?;
-        all_taken(&steady)?;
+        let run = |pace| Run { connections: STEADY, pace, threads };
+        run_on(pid, &mut self.connections, run(Pace::Flat), WARM_UP)?;
+        let (fast, used) = run_on(pid, &mut self.connections, run(Pace::Flat), HALF)?;
+        let rate = *rate.get_or_insert(fast.per_second() / 2.0);
+        let (steady, _) = run_on(pid, &mut self.connections, run(Pace::PerSecond(rate)), HALF)?;
         Ok(Turn {
             per_second: fast.per_second(),
             processor_us: used.processor.as_secs_f64() * 1e6 / fast.took.len() as f64,

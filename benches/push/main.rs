@@ -50,7 +50,7 @@ mod relay;
 #[path = "../common/talking.rs"]
 mod talking;
 
-use load::{Pace, Push, Times};
+use load::{Connection, Pace, Push, Times};
 use output::Output;
 use relay::{PARTITIONS, TOPIC};
 use support::certificates::Certificates;
@@ -80,7 +80,7 @@ struct Options {
     /// Threads of the load.
     #[arg(long, default_value_t = 2)]
     load_threads: usize,
-    /// Measure nothing but this binary of ccrelay and the one built now, in turns of a second, brokers stopped.
+    /// Measure nothing but this binary of ccrelay and the one built now, in short turns, brokers stopped.
     #[arg(long, value_name = "BINARY")]
     against: Option<PathBuf>,
     /// Turns of each with `--against`.
@@ -197,11 +197,10 @@ async fn relay_rows(name: &'static str, options: &Options, rows: &mut Vec<Value>
         one.create_topic(TOPIC, PARTITIONS, &[]).await;
         (kafka, mosquitto) = (Some(one), Some(other));
     }
-    let nobody = support::free_port();
     let sinks = match (name, &kafka, &mosquitto) {
         ("none", ..) => String::new(),
         (_, Some(kafka), Some(mosquitto)) => relay::sinks(&kafka.address(), &mosquitto.url()),
-        _ => relay::sinks(&format!("127.0.0.1:{nobody}"), &format!("mqtt://127.0.0.1:{nobody}")),
+        _ => stopped_sinks(),
     };
     let (mut relay, pushes) = relay::prepare(&sinks, AGENTS)?;
     relay.start().await;
@@ -230,6 +229,12 @@ async fn relay_rows(name: &'static str, options: &Options, rows: &mut Vec<Value>
     let log = relay.log();
     relay.kill9().await;
     measured.with_context(|| log.lines().rev().take(5).collect::<Vec<_>>().join("\n"))
+}
+
+/// Both sinks, with brokers that are not there.
+fn stopped_sinks() -> String {
+    let nobody = support::free_port();
+    relay::sinks(&format!("127.0.0.1:{nobody}"), &format!("mqtt://127.0.0.1:{nobody}"))
 }
 
 type Consumers<'a> = &'a [(&'static str, arrivals::Arrivals)];
@@ -308,17 +313,23 @@ fn one(server: &Server, run: Run, length: Duration) -> anyhow::Result<Value> {
     tokio::task::block_in_place(|| {
         let mut connections = load::connect(server.address, &server.ca, run.connections, &server.pushes)?;
         load::run(&mut connections, run.pace, WARM_UP.min(length), run.threads)?;
-        let before = Usage::of(server.pid);
-        let times = load::run(&mut connections, run.pace, length, run.threads)?;
-        let used = Usage::of(server.pid).since(before);
-        all_taken(&times)?;
+        let (times, used) = run_on(server.pid, &mut connections, run, length)?;
         Ok(print(server, run, &times, used))
     })
 }
 
-fn all_taken(times: &Times) -> anyhow::Result<()> {
+/// One run, and what it took of the server. Every push must have been taken.
+fn run_on(
+    pid: i32,
+    connections: &mut [Connection],
+    run: Run,
+    length: Duration,
+) -> anyhow::Result<(Times, Usage)> {
+    let before = Usage::of(pid);
+    let times = load::run(connections, run.pace, length, run.threads)?;
+    let used = Usage::of(pid).since(before);
     ensure!(times.refused == 0, "{} of {} pushes were refused", times.refused, times.took.len());
-    Ok(())
+    Ok((times, used))
 }
 
 fn print(server: &Server, run: Run, times: &Times, used: Usage) -> Value {

@@ -306,15 +306,20 @@ async fn topic_partitions(config: ClientConfig, topic: String, partitions: i32) 
     asked.await.expect("the question ends")
 }
 
+/// Lets a consumer read these partitions, each from there on.
+pub(crate) fn assign(consumer: &BaseConsumer, topic: &str, places: impl Iterator<Item = (i32, Offset)>) {
+    let mut list = TopicPartitionList::new();
+    for (partition, from) in places {
+        list.add_partition_offset(topic, partition, from).expect("a valid offset");
+    }
+    consumer.assign(&list).expect("the topic can be read");
+}
+
 fn read_all(config: &ClientConfig, topic: &str) -> Vec<Record> {
     let consumer: BaseConsumer = config.create().expect("a consumer");
     let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).expect("the broker answers");
     let partitions: Vec<i32> = metadata.topics()[0].partitions().iter().map(|p| p.id()).collect();
-    let mut list = TopicPartitionList::new();
-    for partition in &partitions {
-        list.add_partition_offset(topic, *partition, Offset::Beginning).expect("a valid offset");
-    }
-    consumer.assign(&list).expect("the topic can be read");
+    assign(&consumer, topic, partitions.iter().map(|partition| (*partition, Offset::Beginning)));
     let (mut records, mut ended, begin) = (Vec::new(), 0, Instant::now());
     while ended < partitions.len() {
         assert!(begin.elapsed() < DEADLINE, "the topic has no end");

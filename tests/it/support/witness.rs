@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use ccrelay::simulate::LedgerEntry;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::{ClientConfig, Message as _, Offset};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Connect, ConnectProperties, Filter, Packet, PubAck, Publish, Subscribe};
 
 use super::judge::{Arrival, Judge, Verdict};
-use super::kafka::{Kafka, Record};
+use super::kafka::{Kafka, Record, assign};
 use super::{DEADLINE, eventually};
 
 /// How long a read waits before it looks whether the test is over.
@@ -114,12 +114,8 @@ fn read_kafka(config: &ClientConfig, topic: &str, partitions: i32, book: &Book) 
     let mut next: HashMap<i32, i64> = HashMap::new();
     while !book.is_over() {
         let consumer: BaseConsumer = config.create().expect("a consumer");
-        let mut list = TopicPartitionList::new();
-        for partition in 0..partitions {
-            let from = next.get(&partition).map_or(Offset::Beginning, |next| Offset::Offset(*next));
-            list.add_partition_offset(topic, partition, from).expect("a valid offset");
-        }
-        consumer.assign(&list).expect("the topic can be read");
+        let from = |partition| next.get(&partition).map_or(Offset::Beginning, |next| Offset::Offset(*next));
+        assign(&consumer, topic, (0..partitions).map(|partition| (partition, from(partition))));
         let (mut heard, mut disturbed) = (Instant::now(), false);
         while !book.is_over() {
             if disturbed && heard.elapsed() > SILENCE {
