@@ -24,6 +24,7 @@ pub mod vocabulary;
 
 pub use data::EventData;
 pub use ids::{AgentId, GatewayName};
+pub use json::Json;
 pub use normalise::{EventRef, Repeated};
 
 /// One event as consumers see it: the context attributes of CloudEvents 1.0 and typed data.

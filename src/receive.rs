@@ -116,7 +116,7 @@ impl Handler for PushHandler {
 /// Counts events that are stored by their category, and names a type that is unknown.
 pub fn count_events(metrics: &Metrics, gateway: &GatewayName, events: &[RawEvent<'_>]) {
     for event in events {
-        let category = vocabulary::lookup(&event.event_type).map(|entry| entry.category);
+        let category = event.entry.map(|entry| entry.category);
         if category.is_none() {
             tracing::info!(%gateway, event_type = %event.event_type.escape_debug(), "an event of a type that this release does not know");
         }
@@ -218,6 +218,7 @@ impl PushHandler {
         Ok(appended)
     }
 
+    /// The body, in memory of its own: the connection's buffer, in which it came, is used for the next request then.
     async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Refusal> {
         let limit = self.limits.max_body_bytes;
         let collected = tokio::time::timeout(
@@ -225,7 +226,7 @@ impl PushHandler {
             Limited::new(request.into_body(), limit).collect(),
         );
         match collected.await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Ok(body)) => Ok(Bytes::copy_from_slice(&body.to_bytes())),
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
                 Err(Refusal::TooLarge { limit })
             }

@@ -180,6 +180,8 @@ impl EventStore for EventBridge {
         answer: Bytes,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
+            // As received it lies in a connection's buffer, which may be many times as large.
+            let answer = Bytes::copy_from_slice(&answer);
             let record = NewRecord {
                 kind: RecordKind::Poll,
                 received_at: self.clock.now(),
@@ -218,8 +220,7 @@ impl ObserverBridge {
 
     fn note_newest(&self, gateway: &GatewayName, agent_id: &AgentId, events: &[RawEvent<'_>]) {
         if let (Some(sessions), Some(newest)) = (self.sessions.get(), events.last()) {
-            let entry = vocabulary::lookup(&newest.event_type);
-            let event_type = entry.map_or(vocabulary::UNKNOWN_TYPE, |entry| entry.event_type);
+            let event_type = newest.entry.map_or(vocabulary::UNKNOWN_TYPE, |entry| entry.event_type);
             sessions.note_event(gateway, agent_id, event_type, self.clock.now());
         }
     }

@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
 use super::codes::{self, Code, Table};
 use super::data::Moment;
-use super::json::{self, Members};
+use super::json::{self, Json, Members};
 use crate::clock::Timestamp;
 
 /// What separates numbers: the editions of AgentEvent_Conference differ (cec_07_1358).
@@ -24,7 +22,7 @@ pub(super) enum Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    pub(super) fn read(content: Option<&'a RawValue>) -> Body<'a> {
+    pub(super) fn read(content: Option<Json<'a>>) -> Body<'a> {
         let Some(content) = content else { return Body::Nothing };
         match Members::of(content) {
             Some(members) => Body::Members(members),
@@ -32,7 +30,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    pub(super) fn value(&self, name: &str) -> Option<&'a RawValue> {
+    pub(super) fn value(&self, name: &str) -> Option<Json<'a>> {
         match self {
             Body::Members(members) => members.value(name),
             Body::Nothing | Body::Bare(_) => None,

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::codes::Code;
 use super::details::Details;
 use super::ids::{AgentId, GatewayName};
+use super::json::Json;
 use super::state::AgentState;
 use crate::clock::Timestamp;
 
@@ -129,6 +130,12 @@ impl Verbatim {
     #[must_use]
     pub fn of(value: &RawValue) -> Verbatim {
         Verbatim(value.to_owned())
+    }
+
+    /// A copy of a part of a larger text.
+    #[must_use]
+    pub fn of_part(part: Json<'_>) -> Option<Verbatim> {
+        serde_json::from_str(part.get()).map(Verbatim).ok()
     }
 
     /// The JSON.

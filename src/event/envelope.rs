@@ -8,12 +8,15 @@
 //! - `{"eventType", "workNo", "content"}`, one event without an envelope.
 
 use std::borrow::Cow;
+use std::fmt;
 
-use serde::de::IgnoredAny;
+use memchr::memchr2_iter;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use super::json::{self, Members};
+use super::json::{self, Json, Members};
+use super::vocabulary::{self, Entry};
 use crate::clock::Timestamp;
 
 /// Deeper nesting than this is an attack: real content has two levels. Consumers' JSON readers stop at 64 levels at the
@@ -38,14 +41,16 @@ pub struct Envelope<'a> {
 pub struct RawEvent<'a> {
     /// The gateway's name of the event; empty when there is none or it is not a string.
     pub event_type: Cow<'a, str>,
+    /// What we know of that type.
+    pub entry: Option<&'static Entry>,
     /// The event's own `workNo`, where it has one.
     pub work_no: Option<Cow<'a, str>>,
     /// When the gateway made the event; none when it does not say or says something absurd.
     pub gen_time: Option<Timestamp>,
     /// `eventGenTime` as written, plausible or not.
-    pub raw_gen_time: Option<&'a RawValue>,
+    pub raw_gen_time: Option<Json<'a>>,
     /// `content` as written; none when the member is absent.
-    pub content: Option<&'a RawValue>,
+    pub content: Option<Json<'a>>,
     /// The whole event as written, whatever it is.
     pub raw: &'a RawValue,
     /// Whether `raw` says more than the fields above: members of other names, or no readable event at all.
@@ -83,18 +88,75 @@ pub fn parse(body: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
         serde_json::from_str::<IgnoredAny>(text).map_err(syntax_error)?;
         return Err(EnvelopeError::NoWorkNo);
     }
-    let members = Members::parse(text).map_err(syntax_error)?;
-    let events = read_events(text, &members);
-    let work_no = members.value("workNo").and_then(json::text).or_else(|| common_work_no(&events));
+    // Again, because an odd list can be read only whole. What is wrong with a text is told by the second reading.
+    let top = Top::read(text, true).or_else(|_| Top::read(text, false)).map_err(syntax_error)?;
+    let events = read_events(text, &top);
+    let work_no =
+        top.work_no.and_then(|work_no| json::text(work_no.into())).or_else(|| common_work_no(&events));
     work_no.map(|work_no| Envelope { work_no, events }).ok_or(EnvelopeError::NoWorkNo)
 }
 
-fn read_events<'a>(text: &'a str, members: &Members<'a>) -> Vec<RawEvent<'a>> {
-    let lists = [members.value("eventList"), members.value("event")];
-    if lists.iter().all(Option::is_none) && members.value("eventType").is_some() {
+fn read_events<'a>(text: &'a str, top: &Top<'a>) -> Vec<RawEvent<'a>> {
+    let lists = [&top.event_list, &top.event];
+    if lists.iter().all(|list| list.is_none()) && top.is_event {
         return serde_json::from_str(text).map(RawEvent::read).into_iter().collect();
     }
-    lists.into_iter().flatten().flat_map(json::elements).map(RawEvent::read).collect()
+    lists.into_iter().flatten().flatten().map(|event| RawEvent::read(event)).collect()
+}
+
+/// The members of a body that we know. Of those that come twice the last one counts.
+#[derive(Default)]
+struct Top<'a> {
+    work_no: Option<&'a RawValue>,
+    event_list: Option<Vec<&'a RawValue>>,
+    event: Option<Vec<&'a RawValue>>,
+    /// There is an `eventType`.
+    is_event: bool,
+}
+
+impl<'a> Top<'a> {
+    /// Reads the object that `text` is, and checks all of it. `usual` finds the events on the way, and fails where `eventList` is
+    /// no array.
+    fn read(text: &'a str, usual: bool) -> Result<Top<'a>, serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let top = deserializer.deserialize_map(TopVisitor { usual })?;
+        deserializer.end()?;
+        Ok(top)
+    }
+}
+
+struct TopVisitor {
+    usual: bool,
+}
+
+impl<'de> Visitor<'de> for TopVisitor {
+    type Value = Top<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Top<'de>, A::Error> {
+        let mut top = Top::default();
+        // As raw values names are checked like any string, and may hold halves of surrogate pairs.
+        while let Some(name) = map.next_key::<&RawValue>()? {
+            let name = json::string(name.into()).unwrap_or_default();
+            let is = |known: &str| name.eq_ignore_ascii_case(known);
+            if is("eventList") && self.usual {
+                top.event_list = Some(map.next_value()?);
+                continue;
+            }
+            let value: &RawValue = map.next_value()?;
+            match () {
+                () if is("workNo") => top.work_no = Some(value),
+                () if is("eventList") => top.event_list = Some(json::elements(value)),
+                () if is("event") => top.event = Some(json::elements(value)),
+                () if is("eventType") => top.is_event = true,
+                () => {}
+            }
+        }
+        Ok(top)
+    }
 }
 
 /// The agent that every event names; none when one names no agent or another one.
@@ -106,9 +168,10 @@ fn common_work_no<'a>(events: &[RawEvent<'a>]) -> Option<Cow<'a, str>> {
 impl<'a> RawEvent<'a> {
     /// Reads one element of an event list.
     fn read(raw: &'a RawValue) -> RawEvent<'a> {
-        let Some(members) = Members::of(raw) else {
+        let Some(members) = Members::of(raw.into()) else {
             return RawEvent {
                 event_type: Cow::Borrowed(""),
+                entry: None,
                 work_no: None,
                 gen_time: None,
                 raw_gen_time: None,
@@ -119,14 +182,17 @@ impl<'a> RawEvent<'a> {
         };
         let event_type = members.value("eventType").and_then(json::string);
         let raw_gen_time = members.value("eventGenTime");
+        let says_more = event_type.is_none() || members.has_others_than(EVENT_MEMBERS);
+        let event_type = event_type.unwrap_or_default();
         RawEvent {
-            says_more: event_type.is_none() || members.has_others_than(EVENT_MEMBERS),
-            event_type: event_type.unwrap_or_default(),
+            entry: vocabulary::lookup(&event_type),
+            event_type,
             work_no: members.value("workNo").and_then(json::text),
             gen_time: raw_gen_time.and_then(plausible_time),
             raw_gen_time,
             content: members.value("content"),
             raw,
+            says_more,
         }
     }
 
@@ -137,15 +203,14 @@ impl<'a> RawEvent<'a> {
     }
 }
 
-fn plausible_time(value: &RawValue) -> Option<Timestamp> {
+fn plausible_time(value: Json<'_>) -> Option<Timestamp> {
     let millis = u64::try_from(json::integer(value)?).ok()?;
     PLAUSIBLE_MILLIS.contains(&millis).then_some(Timestamp(millis))
 }
 
 /// Refuses bodies that nest too deeply. Only bodies with many brackets are looked at closely.
 fn check_depth(body: &[u8]) -> Result<(), EnvelopeError> {
-    let opening = body.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
-    if opening <= MAX_DEPTH {
+    if memchr2_iter(b'{', b'[', body).nth(MAX_DEPTH).is_none() {
         return Ok(());
     }
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);

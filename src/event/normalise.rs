@@ -121,7 +121,7 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn gateway_event(&mut self, index: usize, raw: &RawEvent<'_>) {
         let record = self.record;
-        let entry = vocabulary::lookup(&raw.event_type);
+        let entry = raw.entry;
         let body = Body::read(raw.content);
         let time = raw.time(record.received_at);
         let repeated = record.repeats.get(index);
@@ -132,8 +132,8 @@ impl Maker<'_> {
         add_call_states(&mut details, entry, &transition);
         let raw = Raw {
             event_type: raw.event_type.to_string(),
-            content: raw.content.map(Verbatim::of),
-            event_gen_time: raw.raw_gen_time.map(Verbatim::of),
+            content: raw.content.and_then(Verbatim::of_part),
+            event_gen_time: raw.raw_gen_time.and_then(Verbatim::of_part),
             event: raw.says_more.then(|| Verbatim::of(raw.raw)),
             withheld: false,
         };
@@ -151,7 +151,7 @@ impl Maker<'_> {
     fn lifecycle_event(&mut self) -> Result<(), NormaliseError> {
         let record = self.record;
         let body: &RawValue = serde_json::from_slice(record.body).map_err(|_| NormaliseError::Lifecycle)?;
-        let members = Members::of(body).ok_or(NormaliseError::Lifecycle)?;
+        let members = Members::of(body.into()).ok_or(NormaliseError::Lifecycle)?;
         let name = members.value("type").and_then(json::text).unwrap_or_default();
         let transition = self.snapshot.apply_session(&name, record.received_at);
         let reason = members.value("reason").and_then(json::text).map(String::from);

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use super::body::Body;
 use super::codes::TEXT;
 use super::envelope::RawEvent;
-use super::vocabulary::{self, Content, Effect, Entry};
+use super::vocabulary::{Content, Effect, Entry};
 
 /// Numbers and queue names of more bytes are left out of summaries: half a number would be a wrong one.
 const MAX_WORD: usize = 40;
@@ -48,7 +48,7 @@ impl<'a> Report<'a> {
     /// What `event` reports; nothing where it moves nothing, and then its content is not read.
     #[must_use]
     pub fn of(event: &RawEvent<'a>) -> Option<Report<'a>> {
-        let entry = vocabulary::lookup(&event.event_type).filter(|entry| entry.effect != Effect::None)?;
+        let entry = event.entry.filter(|entry| entry.effect != Effect::None)?;
         Some(Report::read(entry, &Body::read(event.content)))
     }
 

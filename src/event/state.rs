@@ -130,7 +130,8 @@ impl AgentSnapshot {
 
     /// Follows the body of a life-cycle record, read as the normaliser reads it.
     pub fn apply_own(&mut self, body: &[u8], at: Timestamp) -> Transition {
-        let members = serde_json::from_slice::<&RawValue>(body).ok().and_then(Members::of);
+        let body = serde_json::from_slice::<&RawValue>(body).ok();
+        let members = body.and_then(|body| Members::of(body.into()));
         let name = members.as_ref().and_then(|members| members.value("type")).and_then(json::text);
         self.apply_session(&name.unwrap_or_default(), at)
     }

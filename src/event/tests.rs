@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::data::Verbatim;
+use super::json::{Json, Members};
 use super::normalise::{RecordKind, RecordView, normalise};
 use super::state::{AgentSnapshot, AgentState, CallSnapshot, CallState};
 use super::{AgentId, Event, GatewayName, cloudevent, envelope, vocabulary};
@@ -298,6 +299,29 @@ proptest! {
         let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&body).is_ok();
         let refused = matches!(envelope::parse(body.as_bytes()), Err(envelope::EnvelopeError::NotJson { .. }));
         prop_assert_eq!(is_json, !refused);
+    }
+
+    #[test]
+    fn members_are_those_that_serde_json_finds(value in any_json(), pretty in any::<bool>()) {
+        let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+        let mut values: Vec<&RawValue> = vec![serde_json::from_str(&text).unwrap()];
+        while let Some(value) = values.pop() {
+            let members = Members::of(value.into());
+            let Ok(expected) = serde_json::from_str::<BTreeMap<String, &RawValue>>(value.get()) else {
+                prop_assert!(members.is_none());
+                values.extend(serde_json::from_str::<Vec<&RawValue>>(value.get()).unwrap_or_default());
+                continue;
+            };
+            let members = members.unwrap();
+            let names: Vec<_> = expected.keys().map(String::as_str).collect();
+            prop_assert!(!members.has_others_than(&names));
+            for (name, value) in &expected {
+                if names.iter().filter(|other| other.eq_ignore_ascii_case(name)).count() == 1 {
+                    prop_assert_eq!(members.value(name).map(Json::get), Some(value.get()));
+                }
+            }
+            values.extend(expected.values());
+        }
     }
 
     #[test]

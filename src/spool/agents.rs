@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_64;
 
 use super::{AgentKey, Record};
 use crate::clock::Timestamp;
@@ -108,7 +109,7 @@ pub(super) struct NewEvent {
 impl NewEvent {
     fn of(event: &RawEvent<'_>) -> NewEvent {
         NewEvent {
-            digest: fnv1a(event.raw.get().as_bytes()),
+            digest: digest(event.raw.get().as_bytes()),
             time: event.gen_time,
             report: Report::of(event).map(Report::into_owned),
         }
@@ -424,9 +425,7 @@ fn renumbered(mut events: Vec<LastEvent>) -> Vec<LastEvent> {
     events
 }
 
-/// FNV-1a, 64 bits: stored, so it must be the same in every release and on every machine.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+/// XXH3, 64 bits: stored, so it must be the same in every release and on every machine.
+fn digest(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
 }

@@ -204,7 +204,7 @@ pub(super) fn decode(stored: &Stored<'_>) -> Result<Record, &'static str> {
         },
         sequence,
         repeats,
-        before: serde_json::from_slice(stored.before).map_err(|_| "state unreadable")?,
+        before: decode_state(stored.before).ok_or("state unreadable")?,
         body: Bytes::copy_from_slice(stored.body),
     })
 }
@@ -252,12 +252,27 @@ fn kind_of(number: u8) -> Option<RecordKind> {
         .find(|kind| kind_number(*kind) == number)
 }
 
-/// An agent's state as it is stored with a record.
+/// An agent's state as it is stored with a record, in MessagePack with the members' names.
 pub(super) fn encode_state(before: &AgentSnapshot) -> Vec<u8> {
-    // It has nothing that JSON cannot say; were it otherwise, the record would be set aside as unreadable.
-    serde_json::to_vec(before).unwrap_or_default()
+    let mut bytes = Vec::with_capacity(USUAL_STATE);
+    if rmp_serde::encode::write_named(&mut bytes, before).is_err() {
+        // It has nothing that MessagePack cannot say; were it otherwise, the record would be set aside as unreadable.
+        bytes.clear();
+    }
+    bytes
 }
 
+/// The same read again. Early releases stored JSON: no map of MessagePack begins like an object.
+fn decode_state(bytes: &[u8]) -> Option<AgentSnapshot> {
+    if bytes.starts_with(b"{") {
+        serde_json::from_slice(bytes).ok()
+    } else {
+        rmp_serde::from_slice(bytes).ok()
+    }
+}
+
+/// Room for an agent with a call.
+const USUAL_STATE: usize = 256;
 /// What entries with a number begin with; those of early releases have none.
 const NUMBERED: u8 = 2;
 
@@ -330,6 +345,27 @@ pub(super) fn agent_key(gateway: &str, agent_id: &str) -> Option<AgentKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_reads_back_from_messagepack_and_from_the_json_of_early_releases() {
+        let call = r#"{"id":"1-2","state":"connected","text":true,"b":1,"s":2,"r":3,"a":4,"l":5,"t":6,"h":7,"n":8,"e":true,"c":true,
+            "o":true,"x":true,"z":"9","u":true,"f":-1,"m":2,"y":51,"p":"p","q":"q","w":"w","k":5,"j":"é","d":true}"#;
+        let full = format!(
+            r#"{{"state":"notReady","since":1784529722590,"reason":3,"calls":[{call},{{"id":"3","state":"held"}}]}}"#
+        );
+        for json in [&full, r#"{"state":"busy"}"#, "{}", r#"{"state":"napping","new":1}"#] {
+            let state = decode_state(json.as_bytes()).unwrap();
+            let stored = encode_state(&state);
+            assert_eq!(decode_state(&stored), Some(state), "{json}");
+            assert_eq!(decode_state(&stored[..stored.len() - 1]), None, "{json}");
+        }
+        let state: AgentSnapshot = serde_json::from_str(&full).unwrap();
+        let written = serde_json::to_string(&state).unwrap();
+        assert_eq!(written, full.split_whitespace().collect::<String>(), "the call above has every member");
+        assert!(encode_state(&state).len() < written.len());
+        let later = rmp_serde::to_vec_named(&serde_json::json!({"state": "napping", "new": [1]})).unwrap();
+        assert_eq!(decode_state(&later), Some(AgentSnapshot::default()));
+    }
 
     #[test]
     fn repeat_marks_read_back_and_those_of_early_releases_count_on() {

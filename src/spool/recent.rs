@@ -10,8 +10,6 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use bytes::Bytes;
-
 use super::{Record, SinkState};
 use crate::event::Event;
 use crate::event::normalise::{NormaliseError, normalise};
@@ -133,13 +131,10 @@ impl Filler {
     }
 }
 
-/// The body in memory of its own: as received it lies in a connection's buffer, which may be many times as large.
-pub(super) fn own(body: &Bytes) -> Bytes {
-    Bytes::copy_from_slice(body)
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::clock::Timestamp;
     use crate::event::normalise::RecordKind;

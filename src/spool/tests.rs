@@ -144,8 +144,8 @@ fn as_version_2(directory: &Path) -> rusqlite::Connection {
     let look = log::look(directory, &schema::spool_id(&inspector).unwrap(), 1, 1).unwrap();
     for item in look.log.reader().read(0, 100_000, usize::MAX).unwrap() {
         let ReadRecord::Good(record) = item.into() else { panic!("it is sound") };
-        let (repeats, before) =
-            (reader::encode_repeats(&record.repeats), reader::encode_state(&record.before));
+        let repeats = reader::encode_repeats(&record.repeats);
+        let before = serde_json::to_vec(&record.before).unwrap();
         let crc = reader::checksum(&reader::stored(&record, 0, &repeats, &before));
         let row = rusqlite::params![
             record.offset,

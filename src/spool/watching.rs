@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Record;
-use super::recent::{self, Filler};
+use super::recent::Filler;
 
 /// Records that wait for the slowest watcher, at most.
 const WAITING: usize = 512;
@@ -81,8 +81,7 @@ impl Tap {
     }
 
     /// This record is part of the commit that is being made.
-    pub(super) fn stage(&mut self, mut record: Record) {
-        record.body = recent::own(&record.body);
+    pub(super) fn stage(&mut self, record: Record) {
         self.staged.push(Arc::new(record));
     }
 
