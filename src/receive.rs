@@ -5,6 +5,8 @@
 //! with success: what it means is for the normaliser to say later, so that no event however odd can cost an agent the
 //! session. The brokers have no part in an answer.
 
+use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,14 +19,16 @@ use tokio::time::Instant;
 
 use crate::authenticate::{Authenticator, Bearer, TokenFault};
 use crate::calm::Calm;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::event::GatewayName;
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::RecordKind;
 use crate::event::vocabulary;
+use crate::exchange::Exchange;
 use crate::guesses::Guesses;
 use crate::listen::{Handler, Incomer};
 use crate::metrics::Metrics;
+use crate::request::RequestId;
 use crate::spool::{AgentKey, AppendError, Appended, NewRecord, Spool};
 use crate::trace::{StoredPush, Traces};
 
@@ -84,33 +88,44 @@ pub struct PushHandler {
 impl Handler for PushHandler {
     type Body = Full<Bytes>;
 
-    async fn handle(&self, request: Request<Incoming>, from: Incomer) -> Response<Full<Bytes>> {
+    fn handle(
+        &self,
+        request: Request<Incoming>,
+        from: Incomer,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + Send {
         let began = Instant::now();
         let received_at = self.clock.now();
-        let (peer, request_id) = (from.peer, from.id);
         let incoming = self.traces.incoming(&request);
-        let result = self.push(request, from, received_at).await;
-        let outcome = if result.is_ok() { "stored" } else { "refused" };
-        self.metrics.push_duration.with_label_values(&[outcome]).observe(began.elapsed().as_secs_f64());
-        match result {
-            Ok(Appended { offset, events, repeated }) => {
-                self.traces.pushed(incoming, &StoredPush { offset, events, request_id, peer, began });
-                tracing::debug!(%request_id, %peer, spool_offset = offset, events, repeated, "push stored");
-                reply::success()
-            }
-            Err(refusal) => {
-                if let Refusal::Token(TokenFault::Malformed | TokenFault::Forged) = refusal {
-                    self.guesses.wrong(peer).await;
+        // The head is looked at and let go before anything is waited for: what waits is moved more than once, and stays small.
+        let admitted = self.admit(&request, &from);
+        let body = request.into_body();
+        async move {
+            let Incomer { peer, exchange, id: request_id } = from;
+            let result = match admitted {
+                Ok(admitted) => self.push(admitted, body, exchange, received_at).await,
+                Err(refusal) => {
+                    drop(body);
+                    Err(refusal)
                 }
-                self.metrics.push_failures.with_label_values(&[refusal.reason()]).inc();
-                if let Some(left_out) = self.calm.due(refusal.reason()) {
-                    let reason = refusal.reason();
-                    tracing::warn!(%request_id, reason, %peer, left_out, error = %refusal, "push refused");
+            };
+            let outcome = if result.is_ok() { "stored" } else { "refused" };
+            self.metrics.push_duration.with_label_values(&[outcome]).observe(began.elapsed().as_secs_f64());
+            match result {
+                Ok(Appended { offset, events, repeated }) => {
+                    self.traces.pushed(incoming, &StoredPush { offset, events, request_id, peer, began });
+                    tracing::debug!(%request_id, %peer, spool_offset = offset, events, repeated, "push stored");
+                    reply::success()
                 }
-                reply::refusal(&refusal, request_id)
+                Err(refusal) => self.refuse(&refusal, peer, request_id).await,
             }
         }
     }
+}
+
+/// What a head has shown: which gateway pushes, and with whose token.
+struct Admitted<'a> {
+    gateway: &'a GatewayName,
+    bearer: Bearer,
 }
 
 /// Counts events that are stored by their category, and names a type that is unknown.
@@ -125,32 +140,17 @@ pub fn count_events(metrics: &Metrics, gateway: &GatewayName, events: &[RawEvent
 }
 
 impl PushHandler {
-    async fn push(
-        &self,
-        request: Request<Incoming>,
-        from: Incomer,
-        received_at: crate::clock::Timestamp,
-    ) -> Result<Appended, Refusal> {
-        let gateway = self.admit(&request)?;
-        let bearer = self.authenticate(gateway, &request)?;
+    /// Path, method, declared length, encoding and token: all that the head alone tells.
+    fn admit(&self, request: &Request<Incoming>, from: &Incomer) -> Result<Admitted<'_>, Refusal> {
+        let gateway = self.expected(request)?;
+        let bearer = self.authenticate(gateway, request)?;
         if from.exchange.is_first() {
             self.guesses.right(from.peer);
         }
-        let mut agent = match &bearer {
-            Bearer::Agent(agent_id) => {
-                Some(AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() })
-            }
-            Bearer::Fixed(_) => None,
-        };
-        let stored = self.store(request, from, received_at, gateway, &bearer, &mut agent).await;
-        if let (Err(_), Some(agent)) = (&stored, &agent) {
-            self.observer.refused(agent);
-        }
-        stored
+        Ok(Admitted { gateway, bearer })
     }
 
-    /// Path, method, declared length and encoding: known from the head alone.
-    fn admit(&self, request: &Request<Incoming>) -> Result<&GatewayName, Refusal> {
+    fn expected(&self, request: &Request<Incoming>) -> Result<&GatewayName, Refusal> {
         let name = request.uri().path().strip_prefix(PUSH_PATH).ok_or(Refusal::NotFound)?;
         let gateway = self.gateways.iter().find(|g| g.as_str() == name).ok_or(Refusal::NotFound)?;
         if request.method() != Method::POST {
@@ -181,20 +181,40 @@ impl PushHandler {
         self.authenticator.bearer(gateway, token).map_err(Refusal::Token)
     }
 
+    async fn push(
+        &self,
+        admitted: Admitted<'_>,
+        body: Incoming,
+        exchange: Exchange,
+        received_at: Timestamp,
+    ) -> Result<Appended, Refusal> {
+        let mut agent = match &admitted.bearer {
+            Bearer::Agent(agent_id) => {
+                Some(AgentKey { gateway: admitted.gateway.clone(), agent_id: agent_id.clone() })
+            }
+            Bearer::Fixed(_) => None,
+        };
+        let stored = self.store(admitted, body, exchange, received_at, &mut agent).await;
+        if let (Err(_), Some(agent)) = (&stored, &agent) {
+            self.observer.refused(agent);
+        }
+        stored
+    }
+
     /// Stores the push; `agent` is filled in where only the body says whose it is.
     async fn store(
         &self,
-        request: Request<Incoming>,
-        from: Incomer,
-        received_at: crate::clock::Timestamp,
-        gateway: &GatewayName,
-        bearer: &Bearer,
+        admitted: Admitted<'_>,
+        body: Incoming,
+        exchange: Exchange,
+        received_at: Timestamp,
         agent: &mut Option<AgentKey>,
     ) -> Result<Appended, Refusal> {
-        let body = self.body(request).await?;
+        let Admitted { gateway, bearer } = admitted;
+        let body = self.body(body).await?;
         let envelope = envelope::parse(&body).map_err(Refusal::Envelope)?;
         let agent_id =
-            self.authenticator.admit(gateway, bearer, &envelope.work_no).map_err(Refusal::Token)?;
+            self.authenticator.admit(gateway, &bearer, &envelope.work_no).map_err(Refusal::Token)?;
         let agent_id = agent_id.ok_or(Refusal::OtherAgent)?;
         let agent = &*agent.insert(AgentKey { gateway: gateway.clone(), agent_id });
         let record = NewRecord {
@@ -202,7 +222,7 @@ impl PushHandler {
             received_at,
             agent: agent.clone(),
             body: body.clone(),
-            answer: Some(from.exchange),
+            answer: Some(exchange),
         };
         let queued = self.traces.begin();
         let appended =
@@ -219,12 +239,9 @@ impl PushHandler {
     }
 
     /// The body, in memory of its own: the connection's buffer, in which it came, is used for the next request then.
-    async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Refusal> {
+    async fn body(&self, body: Incoming) -> Result<Bytes, Refusal> {
         let limit = self.limits.max_body_bytes;
-        let collected = tokio::time::timeout(
-            self.limits.body_timeout,
-            Limited::new(request.into_body(), limit).collect(),
-        );
+        let collected = tokio::time::timeout(self.limits.body_timeout, Limited::new(body, limit).collect());
         match collected.await {
             Ok(Ok(body)) => Ok(Bytes::copy_from_slice(&body.to_bytes())),
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
@@ -233,5 +250,22 @@ impl PushHandler {
             Ok(Err(error)) => Err(Refusal::BodyBroken(error.to_string())),
             Err(_) => Err(Refusal::BodyTimeout),
         }
+    }
+
+    async fn refuse(
+        &self,
+        refusal: &Refusal,
+        peer: SocketAddr,
+        request_id: RequestId,
+    ) -> Response<Full<Bytes>> {
+        let reason = refusal.reason();
+        if let Refusal::Token(TokenFault::Malformed | TokenFault::Forged) = refusal {
+            self.guesses.wrong(peer).await;
+        }
+        self.metrics.push_failures.with_label_values(&[reason]).inc();
+        if let Some(left_out) = self.calm.due(reason) {
+            tracing::warn!(%request_id, reason, %peer, left_out, error = %refusal, "push refused");
+        }
+        reply::refusal(refusal, request_id)
     }
 }
