@@ -118,6 +118,13 @@ fn the_whole_body_must_be_json() {
         let expected = EnvelopeError::NotJson { problem, line, column };
         assert_eq!(parse(body).unwrap_err(), expected, "{}", String::from_utf8_lossy(body));
     }
+    for control in ["{\"a\u{18}\":1}", "{\"a\n\":1}", "{\"a\":\"\t\"}", r#"{"a":1} x"#] {
+        let body = format!(r#"{{"workNo":"1","eventList":[{control}]}}"#);
+        for text in [control, &body] {
+            let refused = matches!(parse(text.as_bytes()), Err(EnvelopeError::NotJson { .. }));
+            assert!(refused, "{text:?}");
+        }
+    }
     assert_eq!(parse(b"[]").unwrap_err().to_string(), "no workNo");
     let error = parse(b"{\"secret\" 1}").unwrap_err().to_string();
     assert_eq!(error, "not JSON: the syntax is wrong at line 1 column 11");
