@@ -97,16 +97,12 @@ impl Handler for PushHandler {
         let received_at = self.clock.now();
         let incoming = self.traces.incoming(&request);
         // The head is looked at and let go before anything is waited for: what waits is moved more than once, and stays small.
-        let admitted = self.admit(&request, &from);
-        let body = request.into_body();
+        let admitted = self.admit(request, &from);
         async move {
             let Incomer { peer, exchange, id: request_id } = from;
             let result = match admitted {
-                Ok(admitted) => self.push(admitted, body, exchange, received_at).await,
-                Err(refusal) => {
-                    drop(body);
-                    Err(refusal)
-                }
+                Ok(admitted) => self.push(admitted, exchange, received_at).await,
+                Err(refusal) => Err(refusal),
             };
             let outcome = if result.is_ok() { "stored" } else { "refused" };
             self.metrics.push_duration.with_label_values(&[outcome]).observe(began.elapsed().as_secs_f64());
@@ -122,10 +118,11 @@ impl Handler for PushHandler {
     }
 }
 
-/// What a head has shown: which gateway pushes, and with whose token.
+/// What a head has shown: which gateway pushes, and with whose token. What it has not shown is in the body.
 struct Admitted<'a> {
     gateway: &'a GatewayName,
     bearer: Bearer,
+    body: Incoming,
 }
 
 /// Counts events that are stored by their category, and names a type that is unknown.
@@ -141,13 +138,13 @@ pub fn count_events(metrics: &Metrics, gateway: &GatewayName, events: &[RawEvent
 
 impl PushHandler {
     /// Path, method, declared length, encoding and token: all that the head alone tells.
-    fn admit(&self, request: &Request<Incoming>, from: &Incomer) -> Result<Admitted<'_>, Refusal> {
-        let gateway = self.expected(request)?;
-        let bearer = self.authenticate(gateway, request)?;
+    fn admit(&self, request: Request<Incoming>, from: &Incomer) -> Result<Admitted<'_>, Refusal> {
+        let gateway = self.expected(&request)?;
+        let bearer = self.authenticate(gateway, &request)?;
         if from.exchange.is_first() {
             self.guesses.right(from.peer);
         }
-        Ok(Admitted { gateway, bearer })
+        Ok(Admitted { gateway, bearer, body: request.into_body() })
     }
 
     fn expected(&self, request: &Request<Incoming>) -> Result<&GatewayName, Refusal> {
@@ -184,7 +181,6 @@ impl PushHandler {
     async fn push(
         &self,
         admitted: Admitted<'_>,
-        body: Incoming,
         exchange: Exchange,
         received_at: Timestamp,
     ) -> Result<Appended, Refusal> {
@@ -194,7 +190,7 @@ impl PushHandler {
             }
             Bearer::Fixed(_) => None,
         };
-        let stored = self.store(admitted, body, exchange, received_at, &mut agent).await;
+        let stored = self.store(admitted, exchange, received_at, &mut agent).await;
         if let (Err(_), Some(agent)) = (&stored, &agent) {
             self.observer.refused(agent);
         }
@@ -205,12 +201,11 @@ impl PushHandler {
     async fn store(
         &self,
         admitted: Admitted<'_>,
-        body: Incoming,
         exchange: Exchange,
         received_at: Timestamp,
         agent: &mut Option<AgentKey>,
     ) -> Result<Appended, Refusal> {
-        let Admitted { gateway, bearer } = admitted;
+        let Admitted { gateway, bearer, body } = admitted;
         let body = self.body(body).await?;
         let envelope = envelope::parse(&body).map_err(Refusal::Envelope)?;
         let agent_id =
