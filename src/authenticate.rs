@@ -457,12 +457,20 @@ impl Parts<'_> {
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// 62^22 is more than 2^128, so 22 digits always suffice.
-fn base62(mut number: u128) -> [u8; MAC_DIGITS] {
+/// 62^22 is more than 2^128, so 22 digits always suffice. The digits are taken ten at a time from what fits into 64 bits, since a
+/// division of 128 bits costs as much as many of those.
+fn base62(number: u128) -> [u8; MAC_DIGITS] {
+    const CHUNK: usize = 10;
+    let chunk = 62_u128.pow(CHUNK as u32);
     let mut digits = [b'0'; MAC_DIGITS];
-    for digit in digits.iter_mut().rev() {
-        *digit = BASE62[usize::try_from(number % 62).unwrap_or(0)];
-        number /= 62;
+    let mut rest = number;
+    for digits in digits.rchunks_mut(CHUNK) {
+        let mut low = u64::try_from(rest % chunk).unwrap_or(0);
+        rest /= chunk;
+        for digit in digits.iter_mut().rev() {
+            *digit = BASE62[usize::try_from(low % 62).unwrap_or(0)];
+            low /= 62;
+        }
     }
     digits
 }
@@ -505,6 +513,17 @@ mod tests {
     fn fixture() -> (Authenticator, Clock) {
         let clock = Clock::manual(START);
         (Authenticator::new(key(1), None, RULES, clock.clone()), clock)
+    }
+
+    proptest! {
+        #[test]
+        fn digits_to_the_base_62_say_the_number(number: u128) {
+            for number in [number, number >> 64, 0, u128::MAX, 62_u128.pow(10), 62_u128.pow(20) - 1] {
+                let digits = base62(number);
+                let value = |digit: &u8| BASE62.iter().position(|known| known == digit).unwrap() as u128;
+                prop_assert_eq!(digits.iter().fold(0, |said, digit| said * 62 + value(digit)), number);
+            }
+        }
     }
 
     #[test]
