@@ -369,6 +369,8 @@ impl Worker {
     }
 
     async fn read(&mut self, flow: &mut Flow) -> Result<(), Ended> {
+        // What was given up in the meantime is not delivered.
+        flow.next = flow.next.max(self.reader.cursor());
         // The events of records that are in memory are made once for all sinks.
         if let Some(records) = self.reader.recent(flow.next, READ_RECORDS) {
             for recent in records {

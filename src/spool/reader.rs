@@ -83,8 +83,7 @@ impl SpoolReader {
     #[must_use]
     pub fn recent(&self, from: u64, records: usize) -> Option<Vec<Arc<Recent>>> {
         self.state.read_to.store(from, Ordering::Relaxed);
-        // What was given up in the meantime is not delivered.
-        let found = self.ring.from(from.max(self.cursor()), records)?;
+        let found = self.ring.from(from, records)?;
         if let Some(last) = found.last() {
             self.state.read_to.store(last.record.offset + 1, Ordering::Relaxed);
         }
