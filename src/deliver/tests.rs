@@ -11,7 +11,8 @@ use crate::event::{AgentId, GatewayName};
 use crate::route::{Router, TopicRules};
 use crate::sink::BoxFuture;
 use crate::spool::{
-    AgentKey, NewRecord, RepeatRules, SinkStart, SpoolConfig, SpoolLimits, SpoolThreads, StartFrom, WhenFull,
+    AgentKey, Letter, LetterFilter, NewRecord, RepeatRules, SinkStart, SpoolConfig, SpoolLimits,
+    SpoolThreads, StartFrom, Unhidden, WhenFull,
 };
 use crate::trace::Traces;
 
@@ -655,15 +656,7 @@ async fn a_damaged_record_is_set_aside_whole_and_a_record_without_events_passes(
     let last = bench.push("1001", 1).await;
     // What was stored a moment ago would be delivered from memory. While the spool is open: it does not open on damage.
     let bench = Bench::open_in(bench.close().await);
-    let files = std::fs::read_dir(bench.folder.path().join("records")).unwrap();
-    let damaged = files.map(|file| file.unwrap().path()).any(|path| {
-        let mut bytes = std::fs::read(&path).unwrap();
-        let Some(at) = bytes.windows(8).position(|window| window == b"damaged!") else { return false };
-        bytes[at] ^= 1;
-        std::fs::write(path, bytes).unwrap();
-        true
-    });
-    assert!(damaged);
+    damage(&bench, b"damaged!", |record, at| record[at] ^= 1);
     let running = bench.start("one", |_, _| Verdict::Confirm);
     bench.cursor_at("one", 5).await;
     assert_eq!(running.ids(), [first, last].concat());
@@ -672,7 +665,58 @@ async fn a_damaged_record_is_set_aside_whole_and_a_record_without_events_passes(
     assert_eq!((letters[0].spool_offset, letters[0].reason.as_str()), (2, "unreadable"));
     assert!(letters[0].detail.contains("checksum"), "{}", letters[0].detail);
     assert_eq!(bench.counted(&bench.metrics.sink_dead_letters, "unreadable"), 1);
+    // What is left of it is there for people, and is not taken for what was stored.
+    let letter = only_letter(&bench).await;
+    assert_eq!(letter.events(bench.spool.id()), Err("checksum mismatch".to_owned()));
+    let shown = letter.shown(bench.spool.id(), &Unhidden);
+    assert_eq!(shown["record"]["body"]["eventList"][0]["content"], "eamaged!", "{shown}");
+    assert_eq!(shown["deadLetter"]["agentId"], serde_json::Value::Null, "{shown}");
+    let exported = letter.exported(bench.spool.id(), &Unhidden);
+    assert_eq!(exported[0]["body"]["eventList"][0]["content"], "eamaged!", "{exported:?}");
     bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_this_release_does_not_understand_is_kept_as_it_is() {
+    let bench = Bench::open();
+    bench.push_with("1001", 1, "\"of a later release\"").await;
+    let last = bench.push("1001", 1).await;
+    let bench = Bench::open_in(bench.close().await);
+    damage(&bench, b"of a later release", |record, _| {
+        record[12] = 99;
+        let crc = crc32fast::hash(&record[12..]);
+        record[8..12].copy_from_slice(&crc.to_le_bytes());
+    });
+    let running = bench.start("one", |_, _| Verdict::Confirm);
+    bench.cursor_at("one", 3).await;
+    assert_eq!(running.ids(), last);
+    let letter = only_letter(&bench).await;
+    assert_eq!(letter.events(bench.spool.id()), Err("unknown kind".to_owned()), "its checksum is right");
+    let shown = letter.shown(bench.spool.id(), &Unhidden);
+    assert_eq!(shown["record"]["body"]["eventList"][0]["content"], "of a later release", "{shown}");
+    assert_eq!(shown["deadLetter"]["agentId"], "1001", "{shown}");
+    bench.close().await;
+}
+
+/// Changes the record that holds these bytes, in its file: gives it whole, and where they are in it.
+fn damage(bench: &Bench, holds: &[u8], change: impl Fn(&mut [u8], usize)) {
+    let files = std::fs::read_dir(bench.folder.path().join("records")).unwrap();
+    let damaged = files.map(|file| file.unwrap().path()).any(|path| {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let Some(at) = bytes.windows(holds.len()).position(|window| window == holds) else { return false };
+        let begin = bytes[..at].windows(4).rposition(|window| window == b"ccR\x01").expect("a record");
+        let length = u32::from_le_bytes(bytes[begin + 4..begin + 8].try_into().unwrap()) as usize;
+        change(&mut bytes[begin..begin + length], at - begin);
+        std::fs::write(path, bytes).unwrap();
+        true
+    });
+    assert!(damaged);
+}
+
+async fn only_letter(bench: &Bench) -> Letter {
+    let letters = bench.spool.letters(LetterFilter::default(), 0, 2).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    bench.spool.letter(letters[0].id).await.unwrap().expect("it is there")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -700,6 +744,53 @@ async fn after_a_restart_each_sink_goes_on_from_its_own_stored_cursor() {
         [&ids[1..], &more[..]].concat(),
         "what was not confirmed comes again with the same ids"
     );
+    bench.close().await;
+}
+
+/// A spool with so many records of one event, none of them in memory any more, and the ids of the events.
+async fn backlog(records: u64) -> (Bench, Vec<String>) {
+    let bench = Bench::open();
+    futures_util::future::join_all((0..records).map(|_| bench.push("1001", 1))).await;
+    let bench = Bench::open_in(bench.close().await);
+    let ids = (1..=records).map(|offset| format!("{}-{offset}-0", bench.spool.id())).collect();
+    (bench, ids)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_is_several_readings_behind_gets_each_event_in_order_also_after_a_failure() {
+    let records = 2 * READ_RECORDS + 300;
+    let (bench, ids) = backlog(records as u64).await;
+    let fails = ids[READ_RECORDS + 200].clone();
+    let running = bench.start("one", move |seen, before| match seen.id == fails && before == 0 {
+        true => Verdict::Fail(DeliveryError::retry("connection", "lost")),
+        false => Verdict::Confirm,
+    });
+    bench.cursor_at("one", records as u64 + 1).await;
+    let seen = running.ids();
+    let first = running.book().seen.iter().filter(|seen| seen.life == 0).count();
+    assert!(first > READ_RECORDS + 200);
+    assert_eq!(seen[..first], ids[..first], "in order until it was noticed");
+    assert_eq!(seen[first..], ids[READ_RECORDS + 200..], "again from the cursor");
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_up_before_it_is_read_is_not_delivered() {
+    let records = 2 * READ_RECORDS;
+    let (bench, ids) = backlog(records as u64).await;
+    let mut seen = 0;
+    let running = bench.start_with("one", 10, Duration::from_secs(30), move |_, _| {
+        seen += 1;
+        if seen <= 10 { Verdict::Hold } else { Verdict::Confirm }
+    });
+    running.published(10).await;
+    // As a full spool does for a sink that sheds, while another one still needs the records.
+    let kept = READ_RECORDS + 100;
+    bench.spool.reader("one").unwrap().confirm(kept as u64 + 1);
+    (0..10).for_each(|held| running.confirm(held));
+    bench.cursor_at("one", records as u64 + 1).await;
+    let expected = [&ids[..READ_RECORDS], &ids[kept..]].concat();
+    assert_eq!(running.ids(), expected, "but for those that were read already");
     bench.close().await;
 }
 

@@ -342,13 +342,15 @@ impl Ranges {
                 self.end_range(Some(record.received_at));
                 self.last = Some(record.received_at);
             }
-            Item::Damaged { offset, fault, seems: Some((agent, at)) } => {
-                self.end_range(Some(Timestamp(at)));
-                self.found.push(Damage::Record { offset, fault, agent, at: Timestamp(at) });
-            }
-            Item::Damaged { offset, .. } => match &mut self.lost {
-                Some((_, to, _)) => *to = offset,
-                None => self.lost = Some((offset, offset, self.last)),
+            Item::Damaged { offset, fault, found } => match found.and_then(|found| found.seems()) {
+                Some((agent, at)) => {
+                    self.end_range(Some(Timestamp(at)));
+                    self.found.push(Damage::Record { offset, fault, agent, at: Timestamp(at) });
+                }
+                None => match &mut self.lost {
+                    Some((_, to, _)) => *to = offset,
+                    None => self.lost = Some((offset, offset, self.last)),
+                },
             },
         }
     }

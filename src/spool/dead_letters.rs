@@ -11,8 +11,8 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::Record;
 use super::reader::{self, ReadRecord};
+use super::segment::Stored;
 use crate::clock::Timestamp;
 use crate::event::{Event, cloudevent, normalise};
 
@@ -65,6 +65,8 @@ pub struct Letter {
     pub stored: StoredLetter,
     /// The copy of its record.
     pub record: ReadRecord,
+    /// The body of that as it was found, where the record is damaged and there is any.
+    pub found: Option<Vec<u8>>,
 }
 
 /// A dead letter that is to be delivered again.
@@ -167,6 +169,7 @@ impl Letter {
                 "sequence": record.sequence,
                 "body": self.body(sight),
             }),
+            ReadRecord::Damaged { .. } if self.found.is_some() => json!({ "body": self.body(sight) }),
             ReadRecord::Damaged { .. } => Value::Null,
         };
         json!({ "deadLetter": self.stored, "record": record, "events": events, "fault": fault })
@@ -188,10 +191,12 @@ impl Letter {
     }
 
     fn body(&self, sight: &dyn LetterSight) -> Value {
-        match &self.record {
-            ReadRecord::Good(record) if sight.body(&self.stored.letter.sink) => body_as_json(&record.body),
-            _ => Value::Null,
-        }
+        let body = match &self.record {
+            ReadRecord::Good(record) => Some(&record.body[..]),
+            ReadRecord::Damaged { .. } => self.found.as_deref(),
+        };
+        let body = body.filter(|_| sight.body(&self.stored.letter.sink));
+        body.map_or(Value::Null, body_as_json)
     }
 
     fn in_full(&self, event: Event, sight: &dyn LetterSight) -> Value {
@@ -215,6 +220,7 @@ const COLUMNS: &str = "d.id, d.sink, d.event_id, d.topic, d.reason, d.detail, d.
 const RECORD_COLUMNS: &str =
     "d.spool_offset, d.kind, d.received_ms, d.gateway, d.agent_id, d.sequence, d.repeats,
     d.before, d.body, d.crc";
+const BODY_COLUMN: usize = 8;
 /// The parameters are those of [`Conditions`].
 const WHERE: &str =
     "(?1 IS NULL OR d.id IN (SELECT value FROM json_each(?1))) AND (?2 IS NULL OR d.sink = ?2)
@@ -283,7 +289,14 @@ pub(super) fn replays(
 }
 
 fn whole(row: &Row<'_>) -> rusqlite::Result<Letter> {
-    Ok(Letter { stored: stored(row)?, record: reader::read_record(row)? })
+    let record = reader::read_record(row)?;
+    let found = match &record {
+        ReadRecord::Good(_) => None,
+        ReadRecord::Damaged { .. } => {
+            row.get_ref(BODY_COLUMN)?.as_bytes_or_null().ok().flatten().map(Vec::from)
+        }
+    };
+    Ok(Letter { stored: stored(row)?, record, found })
 }
 
 fn stored(row: &Row<'_>) -> rusqlite::Result<StoredLetter> {
@@ -307,20 +320,21 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<StoredLetter> {
     })
 }
 
-/// Sets an event aside, with a copy of its record where that can be read. One that a worker sets aside again, because it had to
-/// go back to its cursor, is there already; then its attempts are those that the worker has counted. Gives the letter's bytes.
+/// Sets an event aside, with a copy of its record where there is one; beside it stands whether it is what was stored. What is damaged
+/// is kept as it was found, but for its names. An event that a worker sets aside again, because it had to go back to its cursor,
+/// is there already; then its attempts are those that the worker has counted. Gives the letter's bytes.
 pub(super) fn insert(
     connection: &Connection,
     letter: &DeadLetter,
-    record: Option<&Record>,
+    record: Option<(Stored<'_>, bool)>,
 ) -> rusqlite::Result<u64> {
-    let texts =
-        record.map(|record| (reader::encode_repeats(&record.repeats), reader::encode_state(&record.before)));
-    let stored = record
-        .zip(texts.as_ref())
-        .map(|(record, (repeats, before))| reader::stored(record, record.offset, repeats, before));
-    let stored = stored.as_ref();
-    let agent = record.map(|record| &record.agent);
+    let stored = record.as_ref().map(|(stored, _)| stored);
+    let intact = record.as_ref().filter(|(_, intact)| *intact).map(|(stored, _)| stored);
+    // A wrong one stays wrong: the record must never be taken for good.
+    let crc = record.as_ref().map(|(stored, intact)| {
+        let crc = reader::checksum(stored);
+        if *intact { crc } else { !crc }
+    });
     connection
         .prepare_cached(
             "INSERT INTO dead_letters (sink, spool_offset, event_id, topic, reason, detail, at_ms, attempts, bytes,
@@ -344,13 +358,13 @@ pub(super) fn insert(
                 ROW_BYTES,
                 stored.map(|stored| stored.kind),
                 stored.map(|stored| stored.received_ms),
-                agent.map(|agent| agent.gateway.as_str()),
-                agent.map(|agent| agent.agent_id.as_str()),
+                intact.and_then(|stored| std::str::from_utf8(stored.gateway).ok()),
+                intact.and_then(|stored| std::str::from_utf8(stored.agent_id).ok()),
                 stored.map(|stored| stored.sequence),
                 stored.map(|stored| stored.repeats).filter(|repeats| !repeats.is_empty()),
                 stored.map(|stored| stored.before),
                 stored.map(|stored| stored.body),
-                stored.map(reader::checksum),
+                crc,
             ],
             |row| row.get(0),
         )

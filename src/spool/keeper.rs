@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use super::agents::AgentRow;
 use super::dead_letters::{self, LetterFilter, Replayed};
 use super::limits;
-use super::log::{Log, LogReader};
+use super::log::{Item, Log, LogReader};
+use super::reader;
 use super::schema;
 use super::writer::{self, Committed, Measured, Reply, Signals, Waiting, tell};
 use super::{AgentKey, AppendError, DeadLetter, ReadRecord, SinkState, SpoolConfig, TICK};
@@ -260,13 +261,23 @@ impl Keeper {
     fn insert_dead_letter(&mut self, letter: &DeadLetter) -> rusqlite::Result<()> {
         let offset = letter.spool_offset;
         let item = self.reader.read(offset, 1, 1).map_err(schema::of_io)?.pop();
-        let record = match item.map(ReadRecord::from) {
-            Some(ReadRecord::Good(record)) if record.offset == offset => Some(record),
-            // It is kept without its record, which nobody can read.
-            _ => None,
+        let connection = &self.connection;
+        let bytes = match item.filter(|item| item.offset() == offset) {
+            Some(Item::Good(record)) => {
+                let (repeats, before) =
+                    (reader::encode_repeats(&record.repeats), reader::encode_state(&record.before));
+                let stored = reader::stored(&record, offset, &repeats, &before);
+                dead_letters::insert(connection, letter, Some((stored, true)))?
+            }
+            Some(Item::Damaged { found: Some(found), .. }) => {
+                let copy = found.stored().map(|stored| (stored, found.intact));
+                dead_letters::insert(connection, letter, copy)?
+            }
+            // Nothing is left of its record.
+            _ => dead_letters::insert(connection, letter, None)?,
         };
         self.letters_changed = true;
-        self.letter_bytes += dead_letters::insert(&self.connection, letter, record.as_ref())?;
+        self.letter_bytes += bytes;
         Ok(())
     }
 

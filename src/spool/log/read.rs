@@ -23,9 +23,42 @@ pub(in crate::spool) enum Item {
         offset: u64,
         /// What is wrong.
         fault: &'static str,
-        /// Whose it seems to be, and when it seems to have come, where its form is still that of a record.
-        seems: Option<(String, u64)>,
+        /// What is there, where its form is still that of a record.
+        found: Option<Found>,
     },
+}
+
+/// A record's fields as they were found, though it cannot be taken for what was stored.
+#[derive(Debug)]
+pub(in crate::spool) struct Found {
+    /// Its checksum is right: it is only not understood, which another release may do.
+    pub(in crate::spool) intact: bool,
+    /// The fields, in the form of a record.
+    bytes: Vec<u8>,
+}
+
+impl Found {
+    fn new(stored: &Stored<'_>, intact: bool) -> Found {
+        let mut bytes = Vec::new();
+        stored.encode(&mut bytes);
+        Found { intact, bytes }
+    }
+
+    pub(in crate::spool) fn stored(&self) -> Option<Stored<'_>> {
+        match segment::parse(&self.bytes) {
+            Piece::Good(stored, _) => Some(stored),
+            _ => None,
+        }
+    }
+
+    /// Whose it seems to be, and when it seems to have come.
+    pub(in crate::spool) fn seems(&self) -> Option<(String, u64)> {
+        let stored = self.stored()?;
+        let text = |bytes: &[u8]| -> String {
+            String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control()).take(40).collect()
+        };
+        Some((format!("{}/{}", text(stored.gateway), text(stored.agent_id)), stored.received_ms))
+    }
 }
 
 impl Item {
@@ -78,9 +111,10 @@ impl Wanted {
     fn take(&mut self, item: Item) {
         self.from = item.offset() + 1;
         self.records = self.records.saturating_sub(1);
-        if let Item::Good(record) = &item {
-            self.bytes = self.bytes.saturating_sub(record.body.len());
-        }
+        self.bytes = self.bytes.saturating_sub(match &item {
+            Item::Good(record) => record.body.len(),
+            Item::Damaged { found, .. } => found.as_ref().map_or(0, |found| found.bytes.len()),
+        });
         self.found.push(item);
     }
 }
@@ -182,11 +216,13 @@ impl OpenPlace {
                         break;
                     }
                     piece => {
-                        let seems = match piece {
-                            Piece::Changed(stored) if stored.offset == self.offset => Some(seems(&stored)),
+                        let found = match piece {
+                            Piece::Changed(stored) if stored.offset == self.offset => {
+                                Some(Found::new(&stored, false))
+                            }
                             _ => None,
                         };
-                        self.pass_damage(end, seems, wanted, chunk)?;
+                        self.pass_damage(end, found, wanted, chunk)?;
                         break;
                     }
                 }
@@ -204,7 +240,7 @@ impl OpenPlace {
     fn pass_damage(
         &mut self,
         end: u64,
-        seems: Option<(String, u64)>,
+        mut found: Option<Found>,
         wanted: &mut Wanted,
         chunk: &mut Vec<u8>,
     ) -> io::Result<()> {
@@ -216,20 +252,15 @@ impl OpenPlace {
         }
         let resumed = segment::resume(chunk, 0, &(self.offset + 1..end));
         let (skip, next) = resumed.map_or((chunk.len(), end), |(at, stored)| (at, stored.offset));
-        let fault = if seems.is_some() { "checksum mismatch" } else { "unreadable" };
-        let mut seems = seems;
         for offset in self.offset..next {
-            let seems = seems.take();
+            let found = found.take();
             if offset >= wanted.from {
                 if wanted.is_met() {
                     // The rest is told with the next reading, which finds it from the same place.
                     return Ok(());
                 }
-                wanted.take(Item::Damaged {
-                    offset,
-                    fault: if seems.is_some() { fault } else { "unreadable" },
-                    seems,
-                });
+                let fault = if found.is_some() { "checksum mismatch" } else { "unreadable" };
+                wanted.take(Item::Damaged { offset, fault, found });
             }
         }
         (self.offset, self.position) = (next, self.position + skip as u64);
@@ -240,15 +271,8 @@ impl OpenPlace {
 fn item(stored: &Stored<'_>) -> Item {
     match reader::decode(stored) {
         Ok(record) => Item::Good(record),
-        Err(fault) => Item::Damaged { offset: stored.offset, fault, seems: Some(seems(stored)) },
+        Err(fault) => Item::Damaged { offset: stored.offset, fault, found: Some(Found::new(stored, true)) },
     }
-}
-
-fn seems(stored: &Stored<'_>) -> (String, u64) {
-    let text = |bytes: &[u8]| -> String {
-        String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control()).take(40).collect()
-    };
-    (format!("{}/{}", text(stored.gateway), text(stored.agent_id)), stored.received_ms)
 }
 
 /// What one file holds up to its last record, read alone.
