@@ -261,23 +261,21 @@ impl Keeper {
     fn insert_dead_letter(&mut self, letter: &DeadLetter) -> rusqlite::Result<()> {
         let offset = letter.spool_offset;
         let item = self.reader.read(offset, 1, 1).map_err(schema::of_io)?.pop();
-        let connection = &self.connection;
-        let bytes = match item.filter(|item| item.offset() == offset) {
+        let item = item.filter(|item| item.offset() == offset);
+        let (repeats, before);
+        let copy = match &item {
             Some(Item::Good(record)) => {
-                let (repeats, before) =
+                (repeats, before) =
                     (reader::encode_repeats(&record.repeats), reader::encode_state(&record.before));
-                let stored = reader::stored(&record, offset, &repeats, &before);
-                dead_letters::insert(connection, letter, Some((stored, true)))?
+                Some((reader::stored(record, offset, &repeats, &before), true))
             }
-            Some(Item::Damaged { found: Some(found), .. }) => {
-                let copy = found.stored().map(|stored| (stored, found.intact));
-                dead_letters::insert(connection, letter, copy)?
+            Some(Item::Damaged { found, .. }) => {
+                found.as_ref().and_then(|found| Some((found.stored()?, found.intact)))
             }
-            // Nothing is left of its record.
-            _ => dead_letters::insert(connection, letter, None)?,
+            None => None,
         };
         self.letters_changed = true;
-        self.letter_bytes += bytes;
+        self.letter_bytes += dead_letters::insert(&self.connection, letter, copy)?;
         Ok(())
     }
 
