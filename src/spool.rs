@@ -48,6 +48,8 @@ mod schema;
 mod segment;
 mod shed;
 mod start;
+#[cfg(test)]
+pub(crate) mod testing;
 mod watching;
 mod writer;
 

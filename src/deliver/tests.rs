@@ -10,6 +10,7 @@ use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName};
 use crate::route::{Router, TopicRules};
 use crate::sink::BoxFuture;
+use crate::spool::testing::{change, flip, place_of, record_around, seal};
 use crate::spool::{
     AgentKey, Letter, LetterFilter, NewRecord, RepeatRules, SinkStart, SpoolConfig, SpoolLimits,
     SpoolThreads, StartFrom, Unhidden, WhenFull,
@@ -656,7 +657,9 @@ async fn a_damaged_record_is_set_aside_whole_and_a_record_without_events_passes(
     let last = bench.push("1001", 1).await;
     // What was stored a moment ago would be delivered from memory. While the spool is open: it does not open on damage.
     let bench = Bench::open_in(bench.close().await);
-    damage(&bench, b"damaged!", |record, at| record[at] ^= 1);
+    let before = r#""eventList":[{"eventType":"AgentState_Ready","content":""#;
+    let (path, at) = place_of(bench.folder.path(), &format!("{before}damaged!"));
+    flip(&path, at + before.len());
     let running = bench.start("one", |_, _| Verdict::Confirm);
     bench.cursor_at("one", 5).await;
     assert_eq!(running.ids(), [first, last].concat());
@@ -682,10 +685,12 @@ async fn a_record_that_this_release_does_not_understand_is_kept_as_it_is() {
     bench.push_with("1001", 1, "\"of a later release\"").await;
     let last = bench.push("1001", 1).await;
     let bench = Bench::open_in(bench.close().await);
-    damage(&bench, b"of a later release", |record, _| {
+    let (path, at) = place_of(bench.folder.path(), "of a later release");
+    change(&path, |bytes| {
+        let place = record_around(bytes, at);
+        let record = &mut bytes[place];
         record[12] = 99;
-        let crc = crc32fast::hash(&record[12..]);
-        record[8..12].copy_from_slice(&crc.to_le_bytes());
+        seal(record);
     });
     let running = bench.start("one", |_, _| Verdict::Confirm);
     bench.cursor_at("one", 3).await;
@@ -696,21 +701,6 @@ async fn a_record_that_this_release_does_not_understand_is_kept_as_it_is() {
     assert_eq!(shown["record"]["body"]["eventList"][0]["content"], "of a later release", "{shown}");
     assert_eq!(shown["deadLetter"]["agentId"], "1001", "{shown}");
     bench.close().await;
-}
-
-/// Changes the record that holds these bytes, in its file: gives it whole, and where they are in it.
-fn damage(bench: &Bench, holds: &[u8], change: impl Fn(&mut [u8], usize)) {
-    let files = std::fs::read_dir(bench.folder.path().join("records")).unwrap();
-    let damaged = files.map(|file| file.unwrap().path()).any(|path| {
-        let mut bytes = std::fs::read(&path).unwrap();
-        let Some(at) = bytes.windows(holds.len()).position(|window| window == holds) else { return false };
-        let begin = bytes[..at].windows(4).rposition(|window| window == b"ccR\x01").expect("a record");
-        let length = u32::from_le_bytes(bytes[begin + 4..begin + 8].try_into().unwrap()) as usize;
-        change(&mut bytes[begin..begin + length], at - begin);
-        std::fs::write(path, bytes).unwrap();
-        true
-    });
-    assert!(damaged);
 }
 
 async fn only_letter(bench: &Bench) -> Letter {

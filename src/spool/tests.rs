@@ -4,6 +4,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::testing::{change, flip, log_files, place_of, record_around, seal};
 use super::*;
 use crate::clock::Clock;
 use crate::exchange::Connection;
@@ -98,33 +99,6 @@ fn crash_copy(directory: &Path) -> TempDir {
         std::fs::copy(&path, log::folder(copy.path()).join(path.file_name().unwrap())).unwrap();
     }
     copy
-}
-
-/// The files of the log, in order.
-fn log_files(directory: &Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(log::folder(directory)).unwrap();
-    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    paths
-}
-
-/// The file of the log that holds these bytes, and where.
-fn place_of(directory: &Path, content: &str) -> (std::path::PathBuf, usize) {
-    let found = log_files(directory).into_iter().find_map(|path| {
-        let bytes = std::fs::read(&path).unwrap();
-        let at = bytes.windows(content.len()).rposition(|window| window == content.as_bytes())?;
-        Some((path, at))
-    });
-    found.expect("it is there")
-}
-
-/// Changes a byte of a file where it lies, as a disk does.
-fn flip(path: &Path, at: usize) {
-    use std::os::unix::fs::FileExt;
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at as u64).unwrap();
-    file.write_all_at(&[byte[0] ^ 1], at as u64).unwrap();
 }
 
 /// Makes a closed spool one of version 2, whose records were rows of the database.

@@ -61,12 +61,6 @@ fn file(folder: &TempDir, name: &str) -> std::path::PathBuf {
     folder.path().join(name)
 }
 
-fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-    let mut bytes = fs::read(path).unwrap();
-    change(&mut bytes);
-    fs::write(path, bytes).unwrap();
-}
-
 fn refused(folder: &TempDir) -> OpenError {
     let sinks: Vec<_> = SINKS.iter().map(|name| sink(name)).collect();
     Spool::open(config(folder.path()), &sinks, Metrics::new([], []).unwrap(), Clock::system()).unwrap_err()
@@ -153,7 +147,7 @@ async fn ruined_bytes_cost_the_records_that_they_were_of_and_no_others() {
     let (path, at) = place_of(folder.path(), "17 xxxx");
     // From the beginning of one record into the next one.
     change(&path, |bytes| {
-        let begin = bytes[..at].windows(4).rposition(|window| window == b"ccR\x01").unwrap();
+        let begin = record_around(bytes, at).start;
         bytes[begin..begin + 1500].fill(0xee);
     });
     let found = does_not_start(&folder);
@@ -277,14 +271,12 @@ async fn what_a_power_cut_leaves_of_a_batch_that_nobody_was_answered_for_is_no_d
     let (path, first) = place_of(folder.path(), "38 xxxx");
     let (_, second) = place_of(folder.path(), "39 xxxx");
     change(&path, |bytes| {
-        let begin = |at| bytes[..at].windows(4).rposition(|window| window == b"ccR\x01").unwrap();
-        let (first, second) = (begin(first), begin(second));
-        let batch: [u8; 8] = bytes[first + 24..first + 32].try_into().unwrap();
-        bytes[second + 24..second + 32].copy_from_slice(&batch);
-        let length = u32::from_le_bytes(bytes[second + 4..second + 8].try_into().unwrap()) as usize;
-        let crc = crc32fast::hash(&bytes[second + 12..second + length]);
-        bytes[second + 8..second + 12].copy_from_slice(&crc.to_le_bytes());
-        bytes[first..second].fill(0);
+        let (first, second) = (record_around(bytes, first), record_around(bytes, second));
+        let batch: [u8; 8] = bytes[first.start + 24..first.start + 32].try_into().unwrap();
+        let last = &mut bytes[second.clone()];
+        last[24..32].copy_from_slice(&batch);
+        seal(last);
+        bytes[first.start..second.start].fill(0);
     });
     let told = |next| {
         let mark = mark::read(folder.path()).unwrap();

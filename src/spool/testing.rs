@@ -1,0 +1,54 @@
+//! The files of the log, for unit tests that damage them.
+
+use std::fs::{self, OpenOptions};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::log;
+
+/// The files of the log, in order.
+pub(crate) fn log_files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(log::folder(directory)).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+/// The file of the log that holds these bytes, and where.
+pub(crate) fn place_of(directory: &Path, content: &str) -> (PathBuf, usize) {
+    let found = log_files(directory).into_iter().find_map(|path| {
+        let bytes = fs::read(&path).unwrap();
+        let at = bytes.windows(content.len()).rposition(|window| window == content.as_bytes())?;
+        Some((path, at))
+    });
+    found.expect("it is there")
+}
+
+/// The place of the record that this byte of a file is of.
+pub(crate) fn record_around(bytes: &[u8], at: usize) -> Range<usize> {
+    let begin = bytes[..at].windows(4).rposition(|window| window == b"ccR\x01").unwrap();
+    let length = u32::from_le_bytes(bytes[begin + 4..begin + 8].try_into().unwrap()) as usize;
+    begin..begin + length
+}
+
+/// Makes the checksum of a record right again.
+pub(crate) fn seal(record: &mut [u8]) {
+    let crc = crc32fast::hash(&record[12..]);
+    record[8..12].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Changes a file.
+pub(crate) fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+/// Changes a byte of a file where it lies, as a disk does.
+pub(crate) fn flip(path: &Path, at: usize) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at as u64).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at as u64).unwrap();
+}
