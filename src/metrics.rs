@@ -83,8 +83,17 @@ pub const SESSION_STATES: &[&str] =
 pub const HEARTBEAT_OUTCOMES: &[&str] =
     &["ok", "refused", "session_lost", "switching_over", "timeout", "transport"];
 /// Sign-in outcomes: label `outcome` of `ccrelay_sign_ins_total`.
-pub const SIGN_IN_OUTCOMES: &[&str] =
-    &["ok", "taken_over", "resumed", "adopted", "refused", "suspended", "timeout", "transport"];
+pub const SIGN_IN_OUTCOMES: &[&str] = &[
+    "ok",
+    "taken_over",
+    "resumed",
+    "adopted",
+    "signed_in_elsewhere",
+    "refused",
+    "suspended",
+    "timeout",
+    "transport",
+];
 /// Why a session was lost: label `reason` of `ccrelay_session_losses_total`.
 pub const SESSION_LOSS_REASONS: &[&str] =
     &["guid_refused", "not_signed_in", "switched_over", "shut_down", "timed_out"];

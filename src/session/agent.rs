@@ -90,6 +90,8 @@ pub(super) struct Start {
     pub(super) stored: Option<Box<StoredSession>>,
     /// How long it may wait to be looked after, among all that were left.
     pub(super) delay: Duration,
+    /// The agent has just come into the roster, so nothing of ours can be at the gateway.
+    pub(super) new: bool,
 }
 
 /// The task's own state.
@@ -183,6 +185,7 @@ impl Agent {
                     skills_set: true,
                     settings_due: false,
                     adopted: true,
+                    foreign: true,
                     guid_age: None,
                     delay: Duration::ZERO,
                 };
@@ -191,7 +194,8 @@ impl Agent {
             }
             None => {
                 let resume = start.stored.and_then(|stored| self.resume(*stored, start.delay));
-                self.step(Input::Start(resume)).await;
+                let new = start.new && resume.is_none();
+                self.step(if new { Input::StartNew } else { Input::Start(resume) }).await;
             }
         }
     }
@@ -283,6 +287,7 @@ impl Agent {
             skills_set: stored.skills_set,
             settings_due: stored.settings_due,
             adopted: false,
+            foreign: stored.adopted.is_some(),
             guid_age,
             delay,
         };
@@ -512,8 +517,9 @@ impl Agent {
                 let took = sent.elapsed().as_secs_f64();
                 self.metrics().heartbeat_duration.with_label_values(&[gateway]).observe(took);
             }
-            // Success and suspension are counted as effects; 100-002 that leads to a forced sign-in is neither.
+            // Success and suspension are counted as effects. 100-002 may lead to a forced sign-in, another try, or suspension.
             Operation::Login | Operation::ForceLogin => match outcome {
+                Outcome::Answered(Meaning::SignedIn) => self.count_sign_in("signed_in_elsewhere"),
                 Outcome::Unanswered { .. } => self.count_sign_in(label),
                 Outcome::Answered(Meaning::Transient | Meaning::SwitchingOver | Meaning::Doubtful) => {
                     self.count_sign_in("refused");

@@ -194,7 +194,7 @@ impl Sessions {
         }
         match agents.get_mut(&config.id) {
             None => {
-                let start = self.inner.start(&config);
+                let start = Start { new: true, ..self.inner.start(&config) };
                 self.inner.begin(kept, &mut agents, config, None, start);
                 Ok(Change::Added)
             }
@@ -468,7 +468,7 @@ impl Inner {
     /// What an earlier run left of this agent's session.
     fn start(&self, config: &AgentConfig) -> Start {
         let stored = self.deps.store.load(&config.gateway, &config.id);
-        Start { stored: stored.map(Box::new), delay: Duration::ZERO }
+        Start { stored: stored.map(Box::new), ..Start::default() }
     }
 
     /// Starts the task of one agent.

@@ -9,10 +9,15 @@
 //! - Whether a session lives is for the gateway to say: an event that announces its end, or a silence of ours, leads
 //!   to a heartbeat first.
 //!
-//! **100-002 after a call without an answer.** A sign-in that timed out may have succeeded, and a heartbeat that
-//! timed out may have changed the GUID: then the session that stands in our way is our own, and waiting for the
-//! gateway to end it would cost the person two minutes. So within the sign-out limit (and a margin) after such a
-//! call, 100-002 leads to a forced sign-in even with `takeover = false`. Later it cannot be ours any more.
+//! **100-002 may be our own doing.** The session that stands in our way can be one of ours that we do not know:
+//! - After a heartbeat without an answer, which may have changed the GUID, or a sign-in without one that was to restore a
+//!   session: waiting for the gateway to end it would cost the person two minutes. So within the sign-out limit (and a
+//!   margin) 100-002 leads to a forced sign-in even with `takeover = false`.
+//! - After a start that knows of no session, a first sign-in without an answer, or a silence of ours, it may as well be a person
+//!   who must not be thrown out. Ours ends by itself, since nobody keeps it alive: within the same time 100-002 is only a
+//!   reason to try again.
+//!
+//! Later it cannot be ours any more, and a person is needed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,8 +110,10 @@ impl State {
 /// What happens to a session.
 #[derive(Debug, Clone, Copy)]
 pub enum Input {
-    /// Begin, with what an earlier run left.
+    /// Begin, with what an earlier run left. Where nothing is known of one, its session may still stand at the gateway.
     Start(Option<Resume>),
+    /// Begin with an agent that has just come: nothing of ours is at the gateway.
+    StartNew,
     /// The call that [`Machine::next`] offered is sent now.
     Began(Operation),
     /// That call has ended.
@@ -168,6 +175,8 @@ pub struct Resume {
     pub settings_due: bool,
     /// Another program has signed it in just now.
     pub adopted: bool,
+    /// Another program had signed it in.
+    pub foreign: bool,
     /// Age of its GUID, where it is known.
     pub guid_age: Option<Duration>,
     /// Its place among all that are resumed: its first heartbeat waits so long, if it can.
@@ -283,6 +292,15 @@ enum Wish {
     Stopped { sign_out: bool },
 }
 
+/// How likely the session in our way is one of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// It is, unless a person came in just now: force it out.
+    Great,
+    /// It may as well be a person's: ours would end by itself.
+    Small,
+}
+
 /// A call that is unanswered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum InFlight {
@@ -313,6 +331,8 @@ pub struct Machine {
     sign_out_tries: u8,
     /// Until when a session in our way may be our own (see the module's text).
     ours_until: Option<Instant>,
+    /// How likely it is then.
+    doubt: Doubt,
     /// What comes after the sign-out under way, if it is not the wish that asked for it.
     after_sign_out: Option<Suspension>,
     done: bool,
@@ -336,6 +356,7 @@ impl Machine {
             doubtful: 0,
             sign_out_tries: 0,
             ours_until: None,
+            doubt: Doubt::Small,
             after_sign_out: None,
             done: false,
             effects: Vec::new(),
@@ -420,6 +441,7 @@ impl Machine {
     pub fn step(&mut self, input: Input, now: Instant) -> Vec<Effect> {
         match input {
             Input::Start(resume) => self.start(resume, now),
+            Input::StartNew => self.wish = Wish::SignedIn,
             Input::Began(operation) => self.began(operation, now),
             Input::Ended(outcome) => self.ended(outcome, now),
             Input::ForcedOut => {
@@ -441,7 +463,10 @@ impl Machine {
             Input::Configured { rules, skills, sign_in } => self.configured(rules, skills, sign_in, now),
             Input::ForwardBegan => self.in_flight = Some((InFlight::Forward, now)),
             Input::ForwardEnded(forwarded) => self.forward_ended(forwarded, now),
-            Input::SignOut if !matches!(self.wish, Wish::Stopped { .. }) => self.wish = Wish::SignedOut,
+            Input::SignOut if !matches!(self.wish, Wish::Stopped { .. }) => {
+                self.wish = Wish::SignedOut;
+                self.take_over = false;
+            }
             Input::SignOut => {}
             Input::Stop { sign_out } => self.wish = Wish::Stopped { sign_out },
         }
@@ -452,7 +477,9 @@ impl Machine {
     fn start(&mut self, resume: Option<Resume>, now: Instant) {
         self.wish = Wish::SignedIn;
         let limit = self.rules.sign_out_limit;
-        let Some(resume) = resume.filter(|resume| resume.silence < limit) else { return };
+        let Some(resume) = resume.filter(|resume| resume.silence < limit) else {
+            return self.may_be_ours_from(now, Doubt::Small);
+        };
         if resume.adopted {
             return self.adopted(now);
         }
@@ -466,8 +493,10 @@ impl Machine {
             held.set_up(&self.rules, now);
         }
         self.held = Some(held);
-        // A GUID that came just before the last run ended may not have been saved.
-        self.ours_until = Some(now + remaining + SILENCE_MARGIN);
+        // A GUID that came just before the last run ended may not have been saved. Another program may have signed in anew
+        // meanwhile, and could not tell us.
+        let doubt = if resume.foreign { Doubt::Small } else { Doubt::Great };
+        self.doubt_until(now + remaining + SILENCE_MARGIN, doubt);
         self.state = State::Recovering;
     }
 
@@ -503,7 +532,7 @@ impl Machine {
         self.in_flight = None;
         match (forwarded, &mut self.held) {
             (Forwarded::SessionDoubted, Some(held)) => held.doubt(now),
-            (Forwarded::Unanswered { may_have_arrived: true }, _) => self.may_be_ours_from(now),
+            (Forwarded::Unanswered { may_have_arrived: true }, _) => self.may_be_ours_from(now, Doubt::Great),
             _ => {}
         }
     }
@@ -538,7 +567,9 @@ impl Machine {
         let Some((InFlight::Call(operation), sent)) = self.in_flight else { return };
         self.in_flight = None;
         if let Outcome::Unanswered { may_have_arrived: true } = outcome {
-            self.may_be_ours_from(now);
+            // A sign-in that restores nothing may have met a person.
+            let small = operation == Operation::Login && !self.is_ours(now);
+            self.may_be_ours_from(now, if small { Doubt::Small } else { Doubt::Great });
         }
         match operation {
             Operation::Login | Operation::ForceLogin => self.sign_in_ended(operation, outcome, sent, now),
@@ -598,11 +629,12 @@ impl Machine {
                 self.begin_sign_out(now);
             }
             Outcome::Answered(Meaning::SignedIn)
-                if self.rules.takeover || self.take_over || self.may_be_ours(now) =>
+                if self.rules.takeover || self.take_over || self.is_ours(now) =>
             {
                 self.force = true;
                 self.due = Some(now);
             }
+            Outcome::Answered(Meaning::SignedIn) if self.may_be_ours(now) => self.sign_in_later(now),
             Outcome::Answered(Meaning::SignedIn) => self.suspend(Suspension::SignedInElsewhere),
             Outcome::Answered(Meaning::Suspend(suspension)) => self.suspend(suspension),
             Outcome::NoPassword => self.suspend(Suspension::PasswordUnreadable),
@@ -623,13 +655,24 @@ impl Machine {
         self.due = Some(now + self.sign_in_backoff.next_wait());
     }
 
-    /// A call without an answer may have left a session, or a GUID, that we do not know.
-    fn may_be_ours_from(&mut self, now: Instant) {
-        self.ours_until = Some(now + self.rules.sign_out_limit + SILENCE_MARGIN);
+    /// From now on there may be a session of ours, or a GUID, that we do not know.
+    fn may_be_ours_from(&mut self, now: Instant, doubt: Doubt) {
+        self.doubt_until(now + self.rules.sign_out_limit + SILENCE_MARGIN, doubt);
     }
 
+    fn doubt_until(&mut self, until: Instant, doubt: Doubt) {
+        self.ours_until = Some(until);
+        self.doubt = doubt;
+    }
+
+    /// Whether a session in our way may be our own, so that it may end by itself.
     fn may_be_ours(&self, now: Instant) -> bool {
         self.ours_until.is_some_and(|until| now <= until)
+    }
+
+    /// Whether it is, as far as we can know.
+    fn is_ours(&self, now: Instant) -> bool {
+        self.doubt == Doubt::Great && self.may_be_ours(now)
     }
 
     /// There is a session, sent for at `sent`.
@@ -690,7 +733,11 @@ impl Machine {
         if held.forgets_refusal() {
             self.effects.push(Effect::Mended(Degradation::SignOutRefused));
         }
-        self.ours_until = None;
+        // Else the GUID that we know is on its way out. What stands in our way then may still be our own session.
+        if held.knows_newest_guid() {
+            self.ours_until = None;
+        }
+        self.doubt = Doubt::Small;
         self.state = State::Active;
         self.effects.push(Effect::Kept);
     }
@@ -839,6 +886,11 @@ impl Machine {
         let announced = self.held.take().is_some_and(|held| held.end_was_announced());
         let confirmed = matches!(loss, Loss::NotSignedIn | Loss::GuidRefused);
         let loss = if announced && confirmed { Loss::ShutDown } else { loss };
+        // The gateway looks for silent agents in its own time, and another site may know the session.
+        let stands = matches!(loss, Loss::TimedOut | Loss::SwitchedOver) || self.may_be_ours(now);
+        if stands && !self.is_ours(now) {
+            self.may_be_ours_from(now, Doubt::Small);
+        }
         self.effects.push(Effect::Lost(loss));
         let wait = self.sign_in_backoff.next_wait();
         self.begin_sign_in(State::Recovering, now + wait);

@@ -121,14 +121,35 @@ async fn a_lost_answer_with_a_new_guid_is_recovered_by_a_forced_sign_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sign_in_whose_answer_is_lost_is_not_taken_for_somebody_else() {
+async fn a_sign_in_whose_answer_is_lost_is_waited_for_and_nobody_is_forced_out() {
     let scene = Scene::new();
     scene.gateway.once(Login, Script::AnswerLost);
     let sessions = scene.start();
     scene.pass(20).await;
+    assert_eq!(view(&sessions).state, "signing_in");
+    assert_eq!(view(&sessions).retcode.unwrap().as_str(), "100-002");
+    // The gateway ends a session that nobody keeps alive.
+    scene.pass(140).await;
     assert_eq!(view(&sessions).state, "active");
-    assert_eq!(scene.gateway.operations()[..3], [Login, Login, ForceLogin]);
+    assert_eq!(scene.gateway.count(ForceLogin), 0);
     assert_eq!(scene.metrics.sign_ins.with_label_values(&["main", "timeout"]).get(), 1);
+    assert!(scene.metrics.sign_ins.with_label_values(&["main", "signed_in_elsewhere"]).get() >= 5);
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_has_lost_its_memory_signs_its_agents_in_again_when_their_sessions_have_ended() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(100).await;
+    sessions.shutdown(false).await;
+    scene.world.stored.lock().unwrap().clear();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    assert_eq!(view(&sessions).state, "signing_in");
+    scene.pass(140).await;
+    assert_eq!(view(&sessions).state, "active");
+    assert_eq!(scene.gateway.count(ForceLogin), 0);
     scene.gateway.check();
 }
 

@@ -248,6 +248,11 @@ impl Held {
         self.newest = Newest::Ours;
     }
 
+    /// Whether no answer that may have carried a newer GUID was lost.
+    pub(super) fn knows_newest_guid(&self) -> bool {
+        self.newest == Newest::Ours
+    }
+
     /// A heartbeat was not answered, or a call that asked for a GUID: with the answer a new one may have been lost.
     pub(super) fn answer_lost(&mut self) {
         self.newest = Newest::Doubted;

@@ -140,28 +140,70 @@ fn a_password_that_must_be_changed_signs_out_and_suspends() {
 #[test]
 fn somebody_else_is_forced_out_only_with_takeover() {
     let mut bench = Bench::new(false);
-    bench.input(Input::Start(None));
+    bench.input(Input::StartNew);
     bench.answer(Login, Meaning::SignedIn);
     assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
 
     let mut bench = Bench::new(true);
-    bench.input(Input::Start(None));
+    bench.input(Input::StartNew);
     bench.answer(Login, Meaning::SignedIn);
     assert_eq!(bench.answer(ForceLogin, Meaning::Ok), Duration::ZERO);
     assert_eq!(bench.effects, [Effect::Started(Entry::TakenOver)]);
 }
 
-#[test]
-fn our_own_unanswered_sign_in_may_be_forced_out_but_not_for_ever() {
-    let mut bench = Bench::new(false);
-    bench.input(Input::Start(None));
-    bench.call(Login, LOST_ANSWER);
-    bench.answer(Login, Meaning::SignedIn);
-    bench.answer(ForceLogin, Meaning::Ok);
-    assert_eq!(bench.state(), State::Active);
+impl Bench {
+    /// Somebody is signed in: tried again until it cannot be a session of ours any more, without force, and then a person is
+    /// needed. Returns how long that took.
+    fn waits_without_force(&mut self) -> Duration {
+        let began = self.now;
+        while !matches!(self.state(), State::Suspended(_)) {
+            let wait = self.answer(Login, Meaning::SignedIn);
+            assert!(wait <= SIGN_IN_MOST, "{wait:?}");
+        }
+        assert_eq!(self.state(), State::Suspended(Suspension::SignedInElsewhere));
+        self.now - began
+    }
+}
 
+#[test]
+fn a_start_that_knows_of_no_session_waits_for_one_of_its_own_to_end_and_forces_nobody() {
+    let past = Resume {
+        silence: LIMIT,
+        skills_set: true,
+        settings_due: false,
+        adopted: false,
+        foreign: false,
+        guid_age: None,
+        delay: Duration::ZERO,
+    };
+    for start in [None, Some(past)] {
+        let mut bench = Bench::new(false);
+        bench.input(Input::Start(start));
+        let took = bench.waits_without_force();
+        assert!(took > LIMIT + SILENCE_MARGIN && took < LIMIT + SILENCE_MARGIN + SIGN_IN_MOST, "{took:?}");
+        // A person's word is not held up by it.
+        bench.input(Input::SignIn);
+        bench.answer(Login, Meaning::SignedIn);
+        assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+
+        let mut bench = Bench::new(false);
+        bench.input(Input::Start(start));
+        bench.answer(Login, Meaning::SignedIn);
+        bench.answer(Login, Meaning::Ok);
+        assert_eq!(bench.effects, [Effect::Started(Entry::SignedIn)]);
+    }
+}
+
+#[test]
+fn a_first_sign_in_without_an_answer_may_have_met_a_person_and_forces_nobody() {
+    for start in [Input::StartNew, Input::Start(None)] {
+        let mut bench = Bench::new(false);
+        bench.input(start);
+        bench.call(Login, LOST_ANSWER);
+        bench.waits_without_force();
+    }
     let mut bench = Bench::new(false);
-    bench.input(Input::Start(None));
+    bench.input(Input::StartNew);
     bench.call(Login, LOST_ANSWER);
     bench.now += LIMIT + SILENCE_MARGIN + SECOND;
     bench.answer(Login, Meaning::SignedIn);
@@ -169,10 +211,74 @@ fn our_own_unanswered_sign_in_may_be_forced_out_but_not_for_ever() {
 }
 
 #[test]
-fn a_sign_in_that_never_arrived_gives_no_right_to_force() {
+fn a_sign_in_that_never_arrived_leaves_nothing_of_ours() {
     let mut bench = Bench::new(false);
-    bench.input(Input::Start(None));
+    bench.input(Input::StartNew);
     bench.call(Login, UNREACHABLE);
+    bench.answer(Login, Meaning::SignedIn);
+    assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+}
+
+#[test]
+fn a_session_lost_to_silence_may_still_stand_for_a_while_and_nobody_is_forced() {
+    let mut bench = Bench::active(false);
+    while bench.state() == State::Active {
+        bench.call(Handshake, UNREACHABLE);
+    }
+    assert_eq!(bench.state(), State::Recovering);
+    bench.answer(Login, Meaning::SignedIn);
+    bench.answer(Login, Meaning::Ok);
+    assert_eq!(bench.state(), State::Active);
+
+    let mut bench = Bench::active(false);
+    bench.answer(Handshake, Meaning::Lost(Loss::SwitchedOver));
+    bench.waits_without_force();
+}
+
+#[test]
+fn a_session_that_another_program_had_signed_in_is_not_forced_back_after_a_restart() {
+    let resume = Resume {
+        silence: SECOND,
+        skills_set: true,
+        settings_due: false,
+        adopted: false,
+        foreign: true,
+        guid_age: None,
+        delay: Duration::ZERO,
+    };
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(Some(resume)));
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    bench.waits_without_force();
+}
+
+#[test]
+fn a_guid_that_ends_without_its_successor_is_not_taken_for_somebody_else() {
+    // The gateway gives none that it is asked for, and the answer with the new one was lost.
+    let mut bench = Bench::active(false);
+    bench.call(Handshake, LOST_ANSWER);
+    bench.answer(Handshake, Meaning::Ok);
+    bench.answer(Handshake, Meaning::Ok);
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    bench.answer(Login, Meaning::SignedIn);
+    bench.answer(Login, Meaning::Ok);
+    assert_eq!(bench.state(), State::Active);
+    // That one knows its GUID.
+    bench.answer(ResetSkill, Meaning::Ok);
+    bench.answer(Handshake, Meaning::Ok);
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    bench.answer(Login, Meaning::SignedIn);
+    assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+}
+
+#[test]
+fn a_sign_out_takes_back_what_a_person_said_of_taking_over() {
+    let mut bench = Bench::new(false);
+    bench.input(Input::StartNew);
+    bench.input(Input::TakeOver);
+    bench.input(Input::SignOut);
+    assert_eq!(bench.state(), State::SignedOut);
+    bench.input(Input::SignIn);
     bench.answer(Login, Meaning::SignedIn);
     assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
 }
@@ -461,6 +567,7 @@ fn a_resumed_session_is_checked_first_and_signed_in_only_when_refused() {
         skills_set: true,
         settings_due: false,
         adopted: false,
+        foreign: false,
         guid_age: None,
         delay: Duration::ZERO,
     };
@@ -482,6 +589,7 @@ fn a_resumed_session_is_checked_first_and_signed_in_only_when_refused() {
         skills_set: true,
         settings_due: false,
         adopted: false,
+        foreign: false,
         guid_age: None,
         delay: Duration::ZERO,
     })));

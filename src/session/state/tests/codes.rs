@@ -63,6 +63,7 @@ impl Case {
             skills_set: true,
             settings_due: false,
             adopted: matches!(self, Case::Adopting),
+            foreign: false,
             guid_age: None,
             delay: Duration::ZERO,
         };
@@ -326,6 +327,7 @@ fn an_adopted_session_without_a_password_is_never_signed_in_whatever_happens_to_
             skills_set: true,
             settings_due: false,
             adopted: true,
+            foreign: false,
             guid_age: None,
             delay: Duration::ZERO,
         };

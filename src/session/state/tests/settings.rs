@@ -11,6 +11,7 @@ fn resume(settings_due: bool) -> Resume {
         skills_set: true,
         settings_due,
         adopted: false,
+        foreign: false,
         guid_age: None,
         delay: Duration::ZERO,
     }
