@@ -761,6 +761,7 @@ fn input(ring: Ring) -> Option<Input> {
         Ring::ForcedOut => Input::ForcedOut,
         Ring::SignIn => Input::SignIn,
         Ring::SignOut => Input::SignOut,
+        Ring::Leave => Input::Leave,
         Ring::Stop => Input::Stop { sign_out: false },
         Ring::StopAndSignOut => Input::Stop { sign_out: true },
     })

@@ -207,7 +207,7 @@ impl Sessions {
             Some(slot) if slot.config.mode != config.mode => {
                 slot.next = Some(Box::new(Next { config, adoption: None }));
                 slot.shared.leaving.store(true, Ordering::Release);
-                slot.shared.bell.ring(Ring::StopAndSignOut);
+                slot.shared.bell.ring(Ring::Leave);
                 Ok(Change::Changed)
             }
             Some(slot) => {
@@ -219,9 +219,10 @@ impl Sessions {
         }
     }
 
-    /// Takes an agent out of the roster: it is signed out and forgotten. `false` when there is no such agent.
+    /// Takes an agent out of the roster: it is signed out and forgotten, after the call that it is in. `false` when there is no
+    /// such agent.
     pub fn remove(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
-        self.leave(gateway, agent_id, Ring::StopAndSignOut)
+        self.leave(gateway, agent_id, Ring::Leave)
     }
 
     /// Takes an agent out of the roster and leaves its session open at the gateway, for another program to keep it;

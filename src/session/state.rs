@@ -44,6 +44,8 @@ const SWITCH_OVER_LEAST: Duration = Duration::from_secs(1);
 const SWITCH_OVER_SPREAD: Duration = Duration::from_secs(4);
 /// The gateway looks for silent agents now and then, not to the second.
 const SILENCE_MARGIN: Duration = Duration::from_secs(30);
+/// How often an agent who is to leave is asked again to be signed out, when its state forbids it: most calls take minutes.
+const LEAVE_PAUSE: Duration = Duration::from_secs(10);
 /// A sign-out is tried this often, this far apart, before the session is left as it is.
 const SIGN_OUT_TRIES: u8 = 3;
 const SIGN_OUT_PAUSE: Duration = Duration::from_secs(1);
@@ -143,6 +145,8 @@ pub enum Input {
     ForwardBegan,
     /// That call has ended.
     ForwardEnded(Forwarded),
+    /// The agent leaves the roster: it is signed out when its state allows that, and then the task is done.
+    Leave,
     /// The daemon stops.
     Stop {
         /// Sign out first; else the session is left open for the next run.
@@ -289,7 +293,15 @@ pub enum Next {
 enum Wish {
     SignedIn,
     SignedOut,
+    Left,
     Stopped { sign_out: bool },
+}
+
+impl Wish {
+    /// Whether the task is to end.
+    fn ends(self) -> bool {
+        matches!(self, Wish::Left | Wish::Stopped { .. })
+    }
 }
 
 /// How likely the session in our way is one of ours.
@@ -416,11 +428,13 @@ impl Machine {
         }
         match (self.state, &self.held, self.due) {
             (State::SignedOut | State::Suspended(_), _, _) => Next::Rest,
+            (State::SigningOut, Some(held), Some(due)) if self.waits_to_leave(held, due) => {
+                self.heartbeat(held)
+            }
             (State::SigningOut, _, Some(due)) => Next::Call(Operation::Logout, due),
             (_, Some(held), _) => match held.to_set_up(&self.rules).or_else(|| held.to_renew(&self.rules)) {
                 Some((operation, due)) if due <= held.next_heartbeat => Next::Call(operation, due),
-                _ if self.rules.polls => Next::Call(Operation::Poll, held.next_heartbeat),
-                _ => Next::Call(Operation::Handshake, held.next_heartbeat),
+                _ => self.heartbeat(held),
             },
             (_, None, Some(due)) => {
                 let operation = if self.force { Operation::ForceLogin } else { Operation::Login };
@@ -430,11 +444,22 @@ impl Machine {
         }
     }
 
+    fn heartbeat(&self, held: &Held) -> Next {
+        let operation = if self.rules.polls { Operation::Poll } else { Operation::Handshake };
+        Next::Call(operation, held.next_heartbeat)
+    }
+
+    /// Whether a heartbeat comes before the next try to sign an agent out who leaves and is in a call.
+    fn waits_to_leave(&self, held: &Held, due: Instant) -> bool {
+        self.wish == Wish::Left && held.next_heartbeat < due
+    }
+
     /// Whether a call of somebody else may be passed on now: there is a session, and none of its own calls is due.
     #[must_use]
     pub fn may_forward(&self, now: Instant) -> bool {
         let idle = matches!(self.next(), Next::Call(_, due) if due > now);
-        idle && self.state == State::Active && self.held.is_some()
+        let lives = self.state == State::Active || self.wish == Wish::Left;
+        idle && lives && self.held.is_some()
     }
 
     /// Takes one input and says what the world is to know.
@@ -463,12 +488,17 @@ impl Machine {
             Input::Configured { rules, skills, sign_in } => self.configured(rules, skills, sign_in, now),
             Input::ForwardBegan => self.in_flight = Some((InFlight::Forward, now)),
             Input::ForwardEnded(forwarded) => self.forward_ended(forwarded, now),
-            Input::SignOut if !matches!(self.wish, Wish::Stopped { .. }) => {
+            Input::SignOut if !self.wish.ends() => {
                 self.wish = Wish::SignedOut;
                 self.take_over = false;
             }
             Input::SignOut => {}
-            Input::Stop { sign_out } => self.wish = Wish::Stopped { sign_out },
+            Input::Leave if !self.wish.ends() => self.wish = Wish::Left,
+            Input::Leave => {}
+            Input::Stop { sign_out } => {
+                self.wish = Wish::Stopped { sign_out };
+                self.due = self.due.map(|due| due.min(now));
+            }
         }
         self.settle(now);
         std::mem::take(&mut self.effects)
@@ -503,7 +533,7 @@ impl Machine {
     /// A session that another program signed in: whoever did that has also seen to its skill queues. Whether it is
     /// there a heartbeat finds out at once.
     fn adopted(&mut self, now: Instant) {
-        if self.in_flight.is_some() || matches!(self.wish, Wish::Stopped { .. }) {
+        if self.in_flight.is_some() || self.wish.ends() {
             return;
         }
         self.wish = Wish::SignedIn;
@@ -538,7 +568,7 @@ impl Machine {
     }
 
     fn wish_signed_in(&mut self, now: Instant) {
-        if matches!(self.wish, Wish::Stopped { .. }) {
+        if self.wish.ends() {
             return;
         }
         self.wish = Wish::SignedIn;
@@ -602,7 +632,7 @@ impl Machine {
             (wish, _) if self.held.is_none() => {
                 self.state = State::SignedOut;
                 self.due = None;
-                self.done = matches!(wish, Wish::Stopped { .. });
+                self.done = wish.ends();
             }
             _ => self.begin_sign_out(now),
         }
@@ -738,7 +768,9 @@ impl Machine {
             self.ours_until = None;
         }
         self.doubt = Doubt::Small;
-        self.state = State::Active;
+        if self.state != State::SigningOut {
+            self.state = State::Active;
+        }
         self.effects.push(Effect::Kept);
     }
 
@@ -831,14 +863,18 @@ impl Machine {
 
     fn sign_out_ended(&mut self, outcome: Outcome, now: Instant) {
         self.sign_out_tries = self.sign_out_tries.saturating_add(1);
-        let stopping = matches!(self.wish, Wish::Stopped { .. });
         match outcome {
             Outcome::Answered(Meaning::Ok) => {
                 self.held = None;
                 self.ours_until = None;
                 self.signed_out();
             }
-            Outcome::Answered(Meaning::NotNow) if !stopping => self.sign_out_refused(now),
+            // In a call, which would end with the session: it is kept until then.
+            Outcome::Answered(Meaning::NotNow) if self.wish == Wish::Left => {
+                self.sign_out_tries = 0;
+                self.due = Some(now + LEAVE_PAUSE);
+            }
+            Outcome::Answered(Meaning::NotNow) if !self.wish.ends() => self.sign_out_refused(now),
             Outcome::Answered(Meaning::Refused) => self.sign_out_refused(now),
             _ if self.sign_out_tries >= SIGN_OUT_TRIES => self.sign_out_refused(now),
             _ => self.due = Some(now + SIGN_OUT_PAUSE),
@@ -860,7 +896,7 @@ impl Machine {
     fn sign_out_refused(&mut self, now: Instant) {
         if let Some(suspension) = self.after_sign_out.take() {
             self.suspend(suspension);
-        } else if let Wish::Stopped { .. } = self.wish {
+        } else if self.wish.ends() {
             self.done = true;
         } else {
             self.wish = Wish::SignedIn;

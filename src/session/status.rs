@@ -397,15 +397,17 @@ pub(super) enum Ring {
     StopAndSignOut = 16,
     TakeOver = 32,
     Mail = 64,
+    Leave = 128,
 }
 
 impl Ring {
-    pub(super) const ALL: [Ring; 7] = [
+    pub(super) const ALL: [Ring; 8] = [
         Ring::ForcedOut,
         Ring::Mail,
         Ring::SignIn,
         Ring::TakeOver,
         Ring::SignOut,
+        Ring::Leave,
         Ring::Stop,
         Ring::StopAndSignOut,
     ];

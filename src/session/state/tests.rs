@@ -533,6 +533,55 @@ fn a_refused_sign_out_is_shown_for_ten_heartbeats_or_until_somebody_wants_the_ag
 }
 
 #[test]
+fn an_agent_who_leaves_in_a_call_is_kept_alive_until_it_is_over() {
+    let mut bench = Bench::active(false);
+    bench.input(Input::Leave);
+    assert_eq!(bench.answer(Logout, Meaning::NotNow), Duration::ZERO);
+    let (mut heartbeats, began) = (0, bench.now);
+    while bench.now < began + 10 * LIMIT {
+        assert_eq!(bench.state(), State::SigningOut);
+        let Next::Call(operation, due) = bench.machine.next() else { panic!("nothing to do") };
+        assert!(due <= bench.now + LEAVE_PAUSE, "{operation:?}");
+        assert_eq!(
+            bench.machine.may_forward(bench.now),
+            due > bench.now,
+            "its program may still end the call"
+        );
+        heartbeats += usize::from(operation == Handshake);
+        bench.answer(operation, if operation == Handshake { Meaning::Ok } else { Meaning::NotNow });
+    }
+    assert!(heartbeats >= 35, "{heartbeats}");
+    bench.effects.clear();
+    while bench.machine.next() != Next::Done {
+        let Next::Call(operation, _) = bench.machine.next() else { panic!("nothing to do") };
+        bench.answer(operation, Meaning::Ok);
+    }
+    assert_eq!(bench.effects.last(), Some(&Effect::SignedOut));
+
+    // The daemon's stop waits for nobody's call.
+    for sign_out in [false, true] {
+        let mut bench = Bench::active(false);
+        bench.input(Input::Leave);
+        bench.answer(Logout, Meaning::NotNow);
+        bench.input(Input::Stop { sign_out });
+        for _ in 0..if sign_out { SIGN_OUT_TRIES } else { 0 } {
+            assert!(bench.answer(Logout, Meaning::NotNow) <= SIGN_OUT_PAUSE);
+        }
+        assert_eq!(bench.machine.next(), Next::Done);
+    }
+
+    // And a session that is lost meanwhile is not signed in again.
+    let mut bench = Bench::active(false);
+    bench.input(Input::Leave);
+    bench.answer(Logout, Meaning::NotNow);
+    while !matches!(bench.machine.next(), Next::Call(Handshake, _)) {
+        bench.answer(Logout, Meaning::NotNow);
+    }
+    bench.answer(Handshake, Meaning::Lost(Loss::NotSignedIn));
+    assert_eq!(bench.machine.next(), Next::Done);
+}
+
+#[test]
 fn stopping_leaves_the_session_open_or_signs_out_and_never_hangs() {
     let mut bench = Bench::active(false);
     bench.input(Input::Stop { sign_out: false });
@@ -635,6 +684,7 @@ proptest! {
     fn any_history_ends_active_suspended_or_as_wished(
         takeover: bool,
         autoanswer: bool,
+        leaves: bool,
         agent_state in prop::sample::select(vec![None, Some(SayFree), Some(SayBusy), Some(Work)]),
         history in proptest::collection::vec((outcomes(), inputs(), inputs(), 0u64..20), 0..120),
     ) {
@@ -678,8 +728,8 @@ proptest! {
             State::SignedOut => prop_assert!(wants_out),
             other => prop_assert!(false, "ended in {other:?}"),
         }
-        bench.input(Input::Stop { sign_out: true });
-        for _ in 0..5 {
+        bench.input(if leaves { Input::Leave } else { Input::Stop { sign_out: true } });
+        for _ in 0..100 {
             let Next::Call(operation, due) = bench.machine.next() else { break };
             bench.now = bench.now.max(due);
             bench.input(Input::Began(operation));

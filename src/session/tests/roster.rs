@@ -234,6 +234,25 @@ async fn a_person_may_take_over_once_without_takeover() {
     scene.gateway.check();
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_agent_who_is_taken_away_in_a_call_is_signed_out_after_it() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    scene.gateway.always(Logout, Script::Code("100-010"));
+    assert!(sessions.remove(&main_gateway(), &agent("291")));
+    scene.pass(600).await;
+    assert_eq!(state(&sessions, "291"), Some("signing_out"));
+    assert!(scene.gateway.is_signed_in("291"), "thrown out in mid-call");
+    scene.gateway.heal();
+    scene.pass(15).await;
+    assert_eq!(state(&sessions, "291"), None);
+    assert!(!scene.gateway.is_signed_in("291"));
+    assert_eq!(scene.reasons(), ["signed_in", "signed_out"]);
+    assert!(scene.world.stored.lock().unwrap().is_empty());
+    scene.gateway.check();
+}
+
 #[test]
 fn agents_can_be_added_from_another_runtime() {
     let runtime =
