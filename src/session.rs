@@ -50,18 +50,18 @@ pub trait TokenSource: Send + Sync {
 /// Keeps sessions across restarts. Its files hold secrets and are for the daemon's user alone.
 pub trait SessionStore: Send + Sync {
     /// What was saved last, read once at the start of the agent's task.
-    fn load(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<StoredSession>;
+    fn load(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<Stored>;
 
     /// Agents whose stored session another program signed in: they stand in no roster.
     fn adopted(&self) -> Vec<(GatewayName, AgentId)>;
 
-    /// Saves a session, or with `None` forgets it. May be dropped before it is done when it takes too long; the
+    /// Saves what is to be known at the next start, or with `None` forgets it. May be dropped before it is done when it takes too long; the
     /// outcome is then open, and a later save replaces it.
     fn save<'a>(
         &'a self,
         gateway: &'a GatewayName,
         agent_id: &'a AgentId,
-        session: Option<StoredSession>,
+        stored: Option<Stored>,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
@@ -85,6 +85,30 @@ pub struct StoreError(pub String);
 pub trait Journal: Send + Sync {
     /// Records one event.
     fn record(&self, gateway: &GatewayName, agent_id: &AgentId, event: LifecycleEvent);
+}
+
+/// What survives a restart of an agent. Serialising it exposes secrets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Stored {
+    /// Its session.
+    Session(StoredSession),
+    /// A person has signed it out, and until one signs it in again it stays so.
+    SignedOut {
+        /// Always true.
+        signed_out: bool,
+    },
+}
+
+impl Stored {
+    /// The session, if there is one.
+    #[must_use]
+    pub fn session(&self) -> Option<&StoredSession> {
+        match self {
+            Stored::Session(session) => Some(session),
+            Stored::SignedOut { .. } => None,
+        }
+    }
 }
 
 /// A session as it survives a restart. Serialising it exposes its secrets.

@@ -18,7 +18,7 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::receive::{PushObserver, count_events};
 use crate::session::{
-    EventStore, Journal, LifecycleEvent, SessionStore, Sessions, StoreError, StoredSession, TokenSource,
+    EventStore, Journal, LifecycleEvent, SessionStore, Sessions, StoreError, Stored, TokenSource,
 };
 use crate::sink::BoxFuture;
 use crate::spool::{AgentKey, NewRecord, OpenError, Spool};
@@ -50,7 +50,7 @@ impl TokenSource for TokenBridge {
 pub(super) struct StoreBridge {
     spool: Spool,
     /// What was stored when the daemon started; each is asked for once.
-    found: Mutex<HashMap<AgentKey, StoredSession>>,
+    found: Mutex<HashMap<AgentKey, Stored>>,
 }
 
 impl StoreBridge {
@@ -58,7 +58,7 @@ impl StoreBridge {
         let mut found = HashMap::new();
         for (agent, stored) in spool.sessions()? {
             match serde_json::from_slice(&stored) {
-                Ok(session) => drop(found.insert(agent, session)),
+                Ok(stored) => drop(found.insert(agent, stored)),
                 Err(_) => {
                     tracing::warn!(gateway = %agent.gateway, agent_id = %agent.agent_id, "a stored session is unreadable; the agent signs in anew");
                 }
@@ -69,14 +69,16 @@ impl StoreBridge {
 }
 
 impl SessionStore for StoreBridge {
-    fn load(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<StoredSession> {
+    fn load(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<Stored> {
         let agent = AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() };
         self.found.lock().unwrap_or_else(PoisonError::into_inner).remove(&agent)
     }
 
     fn adopted(&self) -> Vec<(GatewayName, AgentId)> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let adopted = found.iter().filter(|(_, session)| session.adopted.is_some());
+        let adopted = found
+            .iter()
+            .filter(|(_, stored)| stored.session().is_some_and(|session| session.adopted.is_some()));
         adopted.map(|(agent, _)| (agent.gateway.clone(), agent.agent_id.clone())).collect()
     }
 
@@ -84,11 +86,11 @@ impl SessionStore for StoreBridge {
         &'a self,
         gateway: &'a GatewayName,
         agent_id: &'a AgentId,
-        session: Option<StoredSession>,
+        stored: Option<Stored>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let agent = AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() };
-            let stored = session.as_ref().map(serde_json::to_vec).transpose();
+            let stored = stored.as_ref().map(serde_json::to_vec).transpose();
             let stored = stored.map_err(|error| StoreError(error.to_string()))?;
             self.spool.save_session(agent, stored).await.map_err(|error| StoreError(error.to_string()))
         })

@@ -21,7 +21,7 @@ use crate::session::state::{
     Degradation, Effect, Entry, Forwarded, Input, Machine, Next, Outcome, Resume, Rules,
 };
 use crate::session::status::{Common, Media, Ring, Shared, Times};
-use crate::session::{Deps, LifecycleEvent, LifecycleKind, StoredAdoption, StoredSession};
+use crate::session::{Deps, LifecycleEvent, LifecycleKind, Stored, StoredAdoption, StoredSession};
 
 /// A password that expires within this many days is worth a warning at each sign-in.
 const PASSWORD_WARNING_DAYS: u32 = 7;
@@ -87,7 +87,7 @@ impl Gateway {
 #[derive(Default)]
 pub(super) struct Start {
     /// What an earlier run left.
-    pub(super) stored: Option<Box<StoredSession>>,
+    pub(super) stored: Option<Box<Stored>>,
     /// How long it may wait to be looked after, among all that were left.
     pub(super) delay: Duration,
     /// The agent has just come into the roster, so nothing of ours can be at the gateway.
@@ -193,9 +193,17 @@ impl Agent {
                 self.save().await;
             }
             None => {
-                let resume = start.stored.and_then(|stored| self.resume(*stored, start.delay));
-                let new = start.new && resume.is_none();
-                self.step(if new { Input::StartNew } else { Input::Start(resume) }).await;
+                let input = match start.stored.map(|stored| *stored) {
+                    Some(Stored::Session(session)) => Input::Start(self.resume(session, start.delay)),
+                    _ if start.new => Input::StartNew,
+                    Some(Stored::SignedOut { .. }) => {
+                        tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(),
+                            "stays signed out, as a person wanted it before this start");
+                        Input::StartSignedOut
+                    }
+                    None => Input::Start(None),
+                };
+                self.step(input).await;
             }
         }
     }
@@ -575,6 +583,9 @@ impl Agent {
 
     /// One step of the machine and what follows from it. Says whether that included saving the session.
     async fn step(&mut self, input: Input) -> bool {
+        // What ends the task takes back no word of a person.
+        let ends = matches!(input, Input::Leave | Input::Stop { .. });
+        let stayed_signed_out = self.machine.stays_signed_out();
         let effects = self.machine.step(input, Instant::now());
         let times = Times { last_ok: self.machine.last_ok(), guid_since: self.machine.guid_since() };
         self.shared.publish(self.machine.state(), times, self.gateway.deps.clock.now());
@@ -582,7 +593,7 @@ impl Agent {
             self.ticket = None;
         }
         self.shared.publish_ticket(self.ticket.as_ref());
-        let save = !effects.is_empty();
+        let save = !effects.is_empty() || (!ends && self.machine.stays_signed_out() != stayed_signed_out);
         for effect in effects {
             self.take_effect(effect);
         }
@@ -663,14 +674,17 @@ impl Agent {
         self.gateway.deps.journal.record(self.gateway(), self.agent_id(), event);
     }
 
-    /// Saves the session as it is, or forgets it where there is none.
+    /// Saves the session as it is, or that there is to be none, or forgets it.
     async fn save(&mut self) {
-        let session = self.stored();
-        self.save_as(session).await;
+        let stored = match self.stored() {
+            Some(session) => Some(Stored::Session(session)),
+            None => self.machine.stays_signed_out().then_some(Stored::SignedOut { signed_out: true }),
+        };
+        self.save_as(stored).await;
     }
 
-    async fn save_as(&self, session: Option<StoredSession>) {
-        let save = self.gateway.deps.store.save(self.gateway(), self.agent_id(), session);
+    async fn save_as(&self, stored: Option<Stored>) {
+        let save = self.gateway.deps.store.save(self.gateway(), self.agent_id(), stored);
         let failure = match tokio::time::timeout(SAVE_DEADLINE, save).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),

@@ -17,14 +17,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Timestamp;
 use crate::event::{AgentId, GatewayName};
-use crate::session::Deps;
 use crate::session::agent::{Agent, Gateway, Start};
 use crate::session::call::{GatewayCalls, Ticket};
 use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
 use crate::session::forward::{ForwardAnswer, ForwardError, ForwardRequest};
 use crate::session::gateway::{self, GatewayError};
 use crate::session::mail::{Adoption, Waiting};
+use crate::session::state::State;
 use crate::session::status::{Ring, SessionView, Shared};
+use crate::session::{Deps, Stored};
 
 /// Sessions of an earlier run are all checked within this long: those first whose GUID is the nearest to its end.
 const RESUME_SPREAD: Duration = Duration::from_secs(5);
@@ -75,6 +76,8 @@ struct Slot {
 struct Next {
     config: Arc<AgentConfig>,
     adoption: Option<Adoption>,
+    /// It is the same agent in another mode, and a person has signed it out.
+    signed_out: bool,
 }
 
 /// What became of an agent that was put into the roster.
@@ -199,13 +202,14 @@ impl Sessions {
                 Ok(Change::Added)
             }
             Some(slot) if slot.is_leaving() => {
-                slot.next = Some(Box::new(Next { config, adoption: None }));
+                slot.next = Some(Box::new(Next { config, adoption: None, signed_out: false }));
                 Ok(Change::Added)
             }
             Some(slot) if slot.config == config => Ok(Change::Unchanged),
             // A session is signed in for one way to its events: the agent leaves and comes back.
             Some(slot) if slot.config.mode != config.mode => {
-                slot.next = Some(Box::new(Next { config, adoption: None }));
+                let signed_out = slot.shared.state_and_reason().0 == State::SignedOut.as_str();
+                slot.next = Some(Box::new(Next { config, adoption: None, signed_out }));
                 slot.shared.leaving.store(true, Ordering::Release);
                 slot.shared.bell.ring(Ring::Leave);
                 Ok(Change::Changed)
@@ -265,7 +269,7 @@ impl Sessions {
             None => self.inner.begin(kept, &mut agents, alone(), Some(adoption), Start::default()),
             Some(slot) if slot.is_leaving() => {
                 let config = slot.next.take().map_or_else(alone, |next| next.config);
-                slot.next = Some(Box::new(Next { config, adoption: Some(adoption) }));
+                slot.next = Some(Box::new(Next { config, adoption: Some(adoption), signed_out: false }));
             }
             Some(slot) => {
                 slot.shared.mail.put_adoption(adoption);
@@ -443,8 +447,8 @@ impl Inner {
         let mut starts: Vec<_> = agents
             .map(|agent| {
                 let start = self.start(&agent);
-                let taken =
-                    start.stored.as_ref().map(|stored| stored.guid_taken.unwrap_or(stored.last_success));
+                let session = start.stored.as_ref().and_then(|stored| stored.session());
+                let taken = session.map(|session| session.guid_taken.unwrap_or(session.last_success));
                 (taken, agent, start)
             })
             .collect();
@@ -508,7 +512,9 @@ impl Inner {
             if let Some(adoption) = &next.adoption {
                 self.deps.tokens.accept(shared.gateway(), &shared.agent_id, &adoption.token);
             }
-            self.begin(kept, &mut agents, next.config, next.adoption, Start::default());
+            let stored = next.signed_out.then(|| Box::new(Stored::SignedOut { signed_out: true }));
+            let start = Start { stored, ..Start::default() };
+            self.begin(kept, &mut agents, next.config, next.adoption, start);
         }
     }
 }

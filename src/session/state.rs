@@ -116,6 +116,8 @@ pub enum Input {
     Start(Option<Resume>),
     /// Begin with an agent that has just come: nothing of ours is at the gateway.
     StartNew,
+    /// Begin with an agent whom a person has signed out before.
+    StartSignedOut,
     /// The call that [`Machine::next`] offered is sent now.
     Began(Operation),
     /// That call has ended.
@@ -358,7 +360,7 @@ impl Machine {
         Machine {
             rules: rules.into(),
             state: State::SignedOut,
-            wish: Wish::SignedOut,
+            wish: Wish::SignedIn,
             in_flight: None,
             held: None,
             due: None,
@@ -403,6 +405,12 @@ impl Machine {
     #[must_use]
     pub fn settings_due(&self) -> bool {
         self.held.as_ref().is_some_and(|held| held.setting(&self.rules).is_some())
+    }
+
+    /// Whether the agent is signed out because a person wants that.
+    #[must_use]
+    pub fn stays_signed_out(&self) -> bool {
+        (self.state, self.wish) == (State::SignedOut, Wish::SignedOut)
     }
 
     /// When the gateway last heard of the session: from then on it counts silence.
@@ -467,6 +475,7 @@ impl Machine {
         match input {
             Input::Start(resume) => self.start(resume, now),
             Input::StartNew => self.wish = Wish::SignedIn,
+            Input::StartSignedOut => self.wish = Wish::SignedOut,
             Input::Began(operation) => self.began(operation, now),
             Input::Ended(outcome) => self.ended(outcome, now),
             Input::ForcedOut => {

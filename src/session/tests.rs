@@ -458,7 +458,7 @@ async fn resumed_sessions_are_checked_in_the_order_of_their_guids_ages() {
             adopted: None,
             fixed: None,
         };
-        scene.world.stored.lock().unwrap().insert(id.into(), stored);
+        scene.world.stored.lock().unwrap().insert(id.into(), Stored::Session(stored));
     }
     let _sessions = scene.start();
     scene.pass(6).await;

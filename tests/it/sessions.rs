@@ -10,7 +10,7 @@ use ccrelay::event::{AgentId, GatewayName};
 use ccrelay::metrics::Metrics;
 use ccrelay::session::config::SessionsConfig;
 use ccrelay::session::{
-    Deps, EventStore, Journal, LifecycleEvent, SessionStore, Sessions, StoreError, StoredSession, TokenSource,
+    Deps, EventStore, Journal, LifecycleEvent, SessionStore, Sessions, StoreError, Stored, TokenSource,
 };
 use ccrelay::simulate::settings::{Agents, PushShape};
 use ccrelay::simulate::{Fault, FaultKind, Operation, Settings, SignOut, Simulator};
@@ -25,7 +25,7 @@ const PASSWORD: &str = "canary-password";
 /// What the daemon gives to sessions, in memory; it outlives them as the spool outlives the daemon.
 #[derive(Default)]
 struct World {
-    stored: Mutex<HashMap<(GatewayName, AgentId), StoredSession>>,
+    stored: Mutex<HashMap<(GatewayName, AgentId), Stored>>,
     journal: Mutex<Vec<(AgentId, LifecycleEvent)>>,
 }
 
@@ -40,7 +40,7 @@ impl TokenSource for World {
 }
 
 impl SessionStore for World {
-    fn load(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<StoredSession> {
+    fn load(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<Stored> {
         self.stored.lock().expect("nobody panics").get(&(gateway.clone(), agent_id.clone())).cloned()
     }
 
@@ -52,7 +52,7 @@ impl SessionStore for World {
         &'a self,
         gateway: &'a GatewayName,
         agent_id: &'a AgentId,
-        session: Option<StoredSession>,
+        session: Option<Stored>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         let key = (gateway.clone(), agent_id.clone());
         let mut stored = self.stored.lock().expect("nobody panics");
@@ -392,7 +392,8 @@ async fn agents_are_set_up_after_each_sign_in_and_not_after_a_restart() {
     let all_set_up = || async {
         let busy = |id| simulator.session(id).is_some_and(|session| session.agent_state == BUSY);
         let stored = world.stored.lock().expect("nobody panics");
-        let saved = stored.len() == 3 && stored.values().all(|session| !session.settings_due);
+        let saved =
+            stored.len() == 3 && stored.values().all(|one| one.session().is_some_and(|s| !s.settings_due));
         (saved && ids.iter().all(busy)).then_some(())
     };
     eventually("all agents are set up", DEADLINE, all_set_up).await;

@@ -17,8 +17,8 @@ use crate::session::config::{AgentConfig, GatewayConfig, RawAgent, RawGateway, S
 use crate::session::forward::{ForwardAnswer, ForwardRequest};
 use crate::session::retcode::{Operation, Retcode};
 use crate::session::{
-    Deps, EventStore, Journal, LifecycleEvent, SessionStore, SessionView, Sessions, StoreError,
-    StoredSession, TokenSource,
+    Deps, EventStore, Journal, LifecycleEvent, SessionStore, SessionView, Sessions, StoreError, Stored,
+    TokenSource,
 };
 use crate::sink::BoxFuture;
 
@@ -403,7 +403,7 @@ fn forwarded(code: &str, guid: Option<String>) -> Forwarded {
 pub(super) struct World {
     tokens: Mutex<u32>,
     pub(super) fixed: Mutex<HashMap<String, String>>,
-    pub(super) stored: Mutex<HashMap<String, StoredSession>>,
+    pub(super) stored: Mutex<HashMap<String, Stored>>,
     pub(super) journal: Mutex<Vec<(String, LifecycleEvent)>>,
     /// Answers to polls that were stored.
     pub(super) polled: Mutex<Vec<(String, String)>>,
@@ -431,11 +431,12 @@ impl TokenSource for World {
 impl SessionStore for World {
     fn adopted(&self) -> Vec<(GatewayName, AgentId)> {
         let stored = self.stored.lock().unwrap();
-        let adopted = stored.iter().filter(|(_, session)| session.adopted.is_some());
+        let adopted =
+            stored.iter().filter(|(_, stored)| stored.session().is_some_and(|s| s.adopted.is_some()));
         adopted.map(|(id, _)| (main_gateway(), agent(id))).collect()
     }
 
-    fn load(&self, _gateway: &GatewayName, agent_id: &AgentId) -> Option<StoredSession> {
+    fn load(&self, _gateway: &GatewayName, agent_id: &AgentId) -> Option<Stored> {
         self.stored.lock().unwrap().get(agent_id.as_str()).cloned()
     }
 
@@ -443,12 +444,12 @@ impl SessionStore for World {
         &'a self,
         _gateway: &'a GatewayName,
         agent_id: &'a AgentId,
-        session: Option<StoredSession>,
+        stored: Option<Stored>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        let mut stored = self.stored.lock().unwrap();
-        match session {
-            Some(session) => stored.insert(agent_id.as_str().into(), session),
-            None => stored.remove(agent_id.as_str()),
+        let mut kept = self.stored.lock().unwrap();
+        match stored {
+            Some(stored) => kept.insert(agent_id.as_str().into(), stored),
+            None => kept.remove(agent_id.as_str()),
         };
         Box::pin(std::future::ready(Ok(())))
     }

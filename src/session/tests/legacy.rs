@@ -12,7 +12,13 @@ async fn the_token_of_the_sign_in_stays_over_heartbeats_and_a_restart_and_a_new_
     scene.pass(300).await;
     let stored = || {
         let stored = scene.world.stored.lock().unwrap();
-        stored["291"].fixed.as_ref().map(|fixed| fixed.token.expose_secret().to_owned()).unwrap()
+        stored["291"]
+            .session()
+            .unwrap()
+            .fixed
+            .as_ref()
+            .map(|fixed| fixed.token.expose_secret().to_owned())
+            .unwrap()
     };
     let token = stored();
     assert_eq!(token.len(), 40);

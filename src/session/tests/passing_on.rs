@@ -31,7 +31,8 @@ async fn a_call_is_passed_on_with_the_agents_guid_and_the_renewed_guid_is_taken(
     forward(&sessions, "/renew/291").await.unwrap();
     let held = sessions.ticket(&main_gateway(), &agent("291")).unwrap();
     assert_eq!(held.guid.expose_secret(), "guid-2");
-    let stored = scene.world.stored.lock().unwrap()["291"].ticket.guid.expose_secret().to_owned();
+    let stored =
+        scene.world.stored.lock().unwrap()["291"].session().unwrap().ticket.guid.expose_secret().to_owned();
     assert_eq!(stored, "guid-2", "a restart now would need it");
     scene.pass(100).await;
     assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("active", 1));

@@ -1,6 +1,6 @@
 //! Agents that come, change and go while the daemon runs, and sessions that other programs signed in.
 
-use super::config::{AfterSignIn, AgentConfig, PasswordSource, SignInOptions, Skills};
+use super::config::{AfterSignIn, AgentConfig, Mode, PasswordSource, SignInOptions, Skills};
 use super::fake::{Scene, Script, agent, main_gateway, view};
 use super::retcode::Operation::{ForceLogin, Handshake, Login, Logout, ResetSkill};
 use super::*;
@@ -251,6 +251,59 @@ async fn an_agent_who_is_taken_away_in_a_call_is_signed_out_after_it() {
     assert_eq!(scene.reasons(), ["signed_in", "signed_out"]);
     assert!(scene.world.stored.lock().unwrap().is_empty());
     scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_whom_a_person_has_signed_out_stays_so_over_restarts_and_in_another_mode() {
+    let scene = Scene::new();
+    let mut sessions = scene.start();
+    scene.pass(20).await;
+    assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+    scene.pass(5).await;
+    for _ in 0..2 {
+        sessions.shutdown(false).await;
+        sessions = scene.start();
+        scene.pass(200).await;
+        assert_eq!(view(&sessions).state, "signed_out");
+    }
+    let mut other = AgentConfig::clone(&scene.config.agents[0]);
+    other.mode = Mode::LegacyPush;
+    assert_eq!(sessions.put(other), Ok(Change::Changed));
+    scene.pass(200).await;
+    assert_eq!(view(&sessions).state, "signed_out");
+    assert_eq!(scene.gateway.count(Login), 1);
+
+    assert!(sessions.sign_in(&main_gateway(), &agent("291")));
+    scene.pass(5).await;
+    assert_eq!(view(&sessions).state, "active");
+    // One who is taken away and added again is a new agent.
+    assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+    scene.pass(5).await;
+    assert!(sessions.remove(&main_gateway(), &agent("291")));
+    scene.pass(5).await;
+    sessions.put(scene.config.agents[0].clone()).unwrap();
+    scene.pass(5).await;
+    assert_eq!(view(&sessions).state, "active");
+    sessions.shutdown(false).await;
+    let sessions = scene.start();
+    scene.pass(10).await;
+    assert_eq!(view(&sessions).state, "active");
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_out_before_the_first_sign_in_is_remembered_too() {
+    let scene = Scene::new();
+    scene.gateway.always(Login, Script::Unreachable);
+    let sessions = scene.start();
+    scene.pass(5).await;
+    assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+    scene.pass(5).await;
+    sessions.shutdown(false).await;
+    scene.gateway.heal();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    assert_eq!(view(&sessions).state, "signed_out");
 }
 
 #[test]
