@@ -146,10 +146,11 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Whether the gateway may have done what was asked although we have no answer.
+    /// Whether the gateway may have done what was asked although we have no answer. Status 503 is what a load balancer
+    /// without a gateway behind it says, or one that takes no more.
     #[must_use]
     pub fn may_have_arrived(&self) -> bool {
-        !matches!(self, CallError::Unreachable(_))
+        !matches!(self, CallError::Unreachable(_) | CallError::Status(503))
     }
 
     /// Label `outcome` of the call metrics.

@@ -860,7 +860,7 @@ impl Machine {
             Outcome::Answered(Meaning::SwitchingOver | Meaning::Transient) => held.renewal_failed(),
             Outcome::Unanswered { .. } => held.renewal_unanswered(now),
             // Also a success that brings no new GUID: the gateway's are static.
-            _ => held.renewals_refused = true,
+            _ => held.renewal_refused(),
         }
     }
 

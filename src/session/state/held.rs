@@ -45,6 +45,9 @@ const REFUSAL_SHOWN: u8 = 10;
 /// New GUIDs that are asked for before we wait for the one that the gateway gives by itself, and the time between.
 const RENEWAL_TRIES: u8 = 3;
 const RENEWAL_PAUSE: Duration = Duration::from_secs(3);
+/// How many heartbeats a gateway that refuses them is not asked for, ten minutes at the usual interval: a gateway that is being
+/// deployed may refuse what it does when it is there.
+const RENEWALS_REST: u8 = 20;
 /// Heartbeats keep their slots, each late by up to a tenth of the interval, so that agents do not march in step.
 const JITTER_DIVISOR: u32 = 10;
 /// Skill queues that cannot be entered for the moment: calls stay away meanwhile, so soon, then calmer.
@@ -90,8 +93,8 @@ pub(super) struct Held {
     renewal_tries: u8,
     /// Whether our GUID is the newest.
     newest: Newest,
-    /// The gateway gives no GUIDs that it is asked for: wait for its own.
-    pub(super) renewals_refused: bool,
+    /// The gateway gives no GUIDs that it is asked for: for so many heartbeats wait for its own.
+    renewals_rest: u8,
     /// For how many heartbeats it is still shown that a sign-out was refused.
     refusal_shown: u8,
     /// The token was refused: the next heartbeat goes without.
@@ -175,7 +178,7 @@ impl Held {
             unconfirmed: None,
             renewal_tries: 0,
             newest: Newest::Ours,
-            renewals_refused: false,
+            renewals_rest: 0,
             refusal_shown: 0,
             omit_token: false,
             degraded: false,
@@ -199,6 +202,7 @@ impl Held {
         self.last_ok = sent;
         self.repeat.reset();
         self.unconfirmed = None;
+        self.renewals_rest = self.renewals_rest.saturating_sub(1);
         if self.newest == Newest::Doubted {
             self.newest = Newest::Missed;
         }
@@ -232,7 +236,7 @@ impl Held {
     /// When a new GUID is to be asked for. Not where heartbeats fail: they matter more, and bring one too.
     pub(super) fn to_renew(&self, rules: &Rules) -> Option<(Operation, Instant)> {
         let well = self.unconfirmed.is_none() && self.repeat.tries() == 0 && !self.shut_down;
-        let wanted = well && !self.renewals_refused && self.renewal_tries < RENEWAL_TRIES;
+        let wanted = well && self.renewals_rest == 0 && self.renewal_tries < RENEWAL_TRIES;
         let age = rules.guid_renewal.filter(|_| wanted)?;
         let from = match self.newest {
             Newest::Ours => self.guid_since? + age,
@@ -256,6 +260,11 @@ impl Held {
     /// A heartbeat was not answered, or a call that asked for a GUID: with the answer a new one may have been lost.
     pub(super) fn answer_lost(&mut self) {
         self.newest = Newest::Doubted;
+    }
+
+    /// The gateway gives none that it is asked for.
+    pub(super) fn renewal_refused(&mut self) {
+        self.renewals_rest = RENEWALS_REST;
     }
 
     /// Asked for in vain: once more after a while.

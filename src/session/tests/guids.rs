@@ -65,13 +65,13 @@ async fn no_guid_gets_much_older_than_three_quarters_of_the_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gateway_that_gives_no_guid_is_asked_once_and_heartbeats_bring_new_ones() {
+async fn a_gateway_that_gives_no_guid_is_seldom_asked_and_heartbeats_bring_new_ones() {
     for code in ["000-002", "999-999"] {
         let scene = Scene::new();
         scene.gateway.always(UpdateGuid, Script::Code(code));
         let sessions = scene.start();
         scene.pass(1800).await;
-        assert_eq!((scene.gateway.count(UpdateGuid), scene.gateway.count(Login)), (1, 1), "{code}");
+        assert_eq!((scene.gateway.count(UpdateGuid), scene.gateway.count(Login)), (3, 1), "{code}");
         assert!(view(&sessions).guid_age_secs.unwrap() < 62.0);
         assert_eq!((view(&sessions).retcode, view(&sessions).degraded), (None, Vec::new()));
     }
@@ -80,6 +80,19 @@ async fn a_gateway_that_gives_no_guid_is_asked_once_and_heartbeats_bring_new_one
     scene.pass(1800).await;
     assert_eq!((scene.gateway.count(UpdateGuid), scene.gateway.count(Login)), (0, 1));
     assert!(view(&sessions).guid_age_secs.unwrap() < 62.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_refusal_does_not_end_renewals_for_the_life_of_the_session() {
+    let scene = Scene::new();
+    scene.gateway.once(UpdateGuid, Script::Code("999-999"));
+    let sessions = scene.start();
+    scene.pass(660).await;
+    let before = scene.gateway.count(UpdateGuid);
+    scene.pass(600).await;
+    assert!(scene.gateway.count(UpdateGuid) >= before + 12, "{before}");
+    assert!(view(&sessions).guid_age_secs.unwrap() < 47.0);
+    scene.gateway.check();
 }
 
 #[tokio::test(start_paused = true)]
