@@ -98,6 +98,13 @@ pub enum Stored {
         /// Always true.
         signed_out: bool,
     },
+    /// Its account was refused, and a further try may lock it.
+    Suspended {
+        /// Why.
+        suspended: String,
+        /// When that was, or when a start has last kept to it.
+        at: Timestamp,
+    },
 }
 
 impl Stored {
@@ -106,7 +113,7 @@ impl Stored {
     pub fn session(&self) -> Option<&StoredSession> {
         match self {
             Stored::Session(session) => Some(session),
-            Stored::SignedOut { .. } => None,
+            Stored::SignedOut { .. } | Stored::Suspended { .. } => None,
         }
     }
 }

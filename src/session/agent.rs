@@ -16,9 +16,9 @@ use crate::session::config::{AgentConfig, GatewayConfig, Mode, PasswordSource, S
 use crate::session::forward::ForwardError;
 use crate::session::mail::{Adoption, Waiting};
 use crate::session::pace::Pace;
-use crate::session::retcode::{Meaning, Operation, Retcode, doubts_session, meaning};
+use crate::session::retcode::{Meaning, Operation, Retcode, Suspension, doubts_session, meaning};
 use crate::session::state::{
-    Degradation, Effect, Entry, Forwarded, Input, Machine, Next, Outcome, Resume, Rules,
+    Degradation, Effect, Entry, Forwarded, Input, Machine, Next, Outcome, Resume, Rules, State,
 };
 use crate::session::status::{Common, Media, Ring, Shared, Times};
 use crate::session::{Deps, LifecycleEvent, LifecycleKind, Stored, StoredAdoption, StoredSession};
@@ -27,6 +27,9 @@ use crate::session::{Deps, LifecycleEvent, LifecycleKind, Stored, StoredAdoption
 const PASSWORD_WARNING_DAYS: u32 = 7;
 /// Between tries to store an event that was fetched.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
+/// A start so soon after an account was refused, or after another such start, is taken for one of many: a daemon that crashes
+/// and is started again and again must not lock accounts.
+const SUSPENSION_KEPT: Duration = Duration::from_secs(600);
 /// A store that hangs must not cost heartbeats.
 const SAVE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -193,6 +196,8 @@ impl Agent {
                 self.save().await;
             }
             None => {
+                let kept =
+                    start.stored.as_deref().filter(|_| !start.new).and_then(|s| self.still_suspended(s));
                 let input = match start.stored.map(|stored| *stored) {
                     Some(Stored::Session(session)) => Input::Start(self.resume(session, start.delay)),
                     _ if start.new => Input::StartNew,
@@ -201,11 +206,30 @@ impl Agent {
                             "stays signed out, as a person wanted it before this start");
                         Input::StartSignedOut
                     }
-                    None => Input::Start(None),
+                    Some(Stored::Suspended { .. }) | None => {
+                        kept.map_or(Input::Start(None), Input::StartSuspended)
+                    }
                 };
                 self.step(input).await;
+                if let Some(suspension) = kept {
+                    self.tell_still_suspended(suspension);
+                    self.save().await;
+                }
             }
         }
+    }
+
+    fn still_suspended(&self, stored: &Stored) -> Option<Suspension> {
+        let Stored::Suspended { suspended, at } = stored else { return None };
+        let recent = self.gateway.deps.clock.now().since(*at) < SUSPENSION_KEPT;
+        Suspension::of_the_account(suspended).filter(|_| recent)
+    }
+
+    fn tell_still_suspended(&self, suspension: Suspension) {
+        let reason = suspension.as_str();
+        self.shared.status().reason = Some(reason);
+        tracing::error!(gateway = %self.gateway(), agent_id = %self.agent_id(), reason, kept_secs = SUSPENSION_KEPT.as_secs(),
+            "still suspended: so soon after the refusal a start is no reason to try again, which might lock the account;              `ccrelay agents sign-in` does");
     }
 
     async fn take_mail(&mut self) {
@@ -678,9 +702,19 @@ impl Agent {
     async fn save(&mut self) {
         let stored = match self.stored() {
             Some(session) => Some(Stored::Session(session)),
-            None => self.machine.stays_signed_out().then_some(Stored::SignedOut { signed_out: true }),
+            None => self.stored_without_session(),
         };
         self.save_as(stored).await;
+    }
+
+    fn stored_without_session(&self) -> Option<Stored> {
+        match self.machine.state() {
+            State::Suspended(suspension) if suspension.is_of_the_account() => Some(Stored::Suspended {
+                suspended: suspension.as_str().to_owned(),
+                at: self.gateway.deps.clock.now(),
+            }),
+            _ => self.machine.stays_signed_out().then_some(Stored::SignedOut { signed_out: true }),
+        }
     }
 
     async fn save_as(&self, stored: Option<Stored>) {

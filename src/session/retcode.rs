@@ -212,6 +212,27 @@ pub enum Suspension {
 }
 
 impl Suspension {
+    /// Those after which another try may lock the account, or has met one that is locked.
+    const OF_THE_ACCOUNT: [Suspension; 5] = [
+        Suspension::BadCredentials,
+        Suspension::AccountLocked,
+        Suspension::PasswordExpired,
+        Suspension::PasswordChangeRequired,
+        Suspension::SignInRefused,
+    ];
+
+    /// Whether a restart by itself must not lead to another try.
+    #[must_use]
+    pub fn is_of_the_account(self) -> bool {
+        Suspension::OF_THE_ACCOUNT.contains(&self)
+    }
+
+    /// The one of the account that has this name.
+    #[must_use]
+    pub fn of_the_account(name: &str) -> Option<Suspension> {
+        Suspension::OF_THE_ACCOUNT.into_iter().find(|suspension| suspension.as_str() == name)
+    }
+
     /// A short name for logs, events and the admin API.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -118,6 +118,8 @@ pub enum Input {
     StartNew,
     /// Begin with an agent whom a person has signed out before.
     StartSignedOut,
+    /// Begin with an agent who was suspended, and the start is nobody's word that it may be tried again.
+    StartSuspended(Suspension),
     /// The call that [`Machine::next`] offered is sent now.
     Began(Operation),
     /// That call has ended.
@@ -476,6 +478,7 @@ impl Machine {
             Input::Start(resume) => self.start(resume, now),
             Input::StartNew => self.wish = Wish::SignedIn,
             Input::StartSignedOut => self.wish = Wish::SignedOut,
+            Input::StartSuspended(suspension) => self.state = State::Suspended(suspension),
             Input::Began(operation) => self.began(operation, now),
             Input::Ended(outcome) => self.ended(outcome, now),
             Input::ForcedOut => {

@@ -292,6 +292,35 @@ async fn an_agent_whom_a_person_has_signed_out_stays_so_over_restarts_and_in_ano
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_daemon_that_starts_again_and_again_does_not_try_a_refused_account_each_time() {
+    let scene = Scene::new();
+    scene.gateway.always(Login, Script::Code("100-004"));
+    let mut sessions = scene.start();
+    scene.pass(5).await;
+    for away in [1, 300, 500] {
+        sessions.shutdown(false).await;
+        scene.pass(away).await;
+        sessions = scene.start();
+        scene.pass(10).await;
+        assert_eq!((view(&sessions).state, view(&sessions).reason), ("suspended", Some("bad_credentials")));
+        assert_eq!(scene.gateway.count(Login), 1, "away for {away} s");
+    }
+    // A person's word counts at once, and so does a start that is one of few.
+    assert!(sessions.sign_in(&main_gateway(), &agent("291")));
+    scene.pass(5).await;
+    assert_eq!(scene.gateway.count(Login), 2);
+    sessions.shutdown(false).await;
+    scene.pass(700).await;
+    let sessions = scene.start();
+    scene.pass(5).await;
+    assert_eq!(scene.gateway.count(Login), 3);
+    assert!(sessions.remove(&main_gateway(), &agent("291")));
+    scene.pass(5).await;
+    assert!(scene.world.stored.lock().unwrap().is_empty());
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sign_out_before_the_first_sign_in_is_remembered_too() {
     let scene = Scene::new();
     scene.gateway.always(Login, Script::Unreachable);
