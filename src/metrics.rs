@@ -81,7 +81,7 @@ pub const SESSION_STATES: &[&str] =
     &["signed_out", "signing_in", "active", "recovering", "suspended", "signing_out"];
 /// Heartbeat outcomes: label `outcome` of `ccrelay_heartbeats_total`.
 pub const HEARTBEAT_OUTCOMES: &[&str] =
-    &["ok", "refused", "session_lost", "switching_over", "timeout", "transport"];
+    &["ok", "refused", "session_lost", "switching_over", "timeout", "transport", "queue"];
 /// Sign-in outcomes: label `outcome` of `ccrelay_sign_ins_total`.
 pub const SIGN_IN_OUTCOMES: &[&str] = &[
     "ok",
@@ -276,11 +276,11 @@ metrics! {
 
     /// Sessions by state.
     sessions: IntGaugeVec = "ccrelay_sessions" ["gateway", "state"];
-    /// Heartbeats by outcome.
+    /// Heartbeats by outcome; queue: not sent, since too many calls waited for the gateway.
     heartbeats: IntCounterVec = "ccrelay_heartbeats_total" ["gateway", "outcome"];
     /// Time of one heartbeat call.
     heartbeat_duration: HistogramVec = "ccrelay_heartbeat_duration_seconds" ["gateway"] buckets CALL_SECONDS;
-    /// How late heartbeats were sent after the time they were due.
+    /// How late heartbeats were sent after the time they were due, with their wait for a gateway that is slow.
     heartbeat_lateness: HistogramVec = "ccrelay_heartbeat_lateness_seconds" ["gateway"] buckets CALL_SECONDS;
     /// Sign-ins by outcome.
     sign_ins: IntCounterVec = "ccrelay_sign_ins_total" ["gateway", "outcome"];

@@ -57,7 +57,9 @@ fn fault(error: ForwardError) -> Fault {
             let fault = Fault::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", error);
             fault.with(header::RETRY_AFTER, HeaderValue::from_static("1"))
         }
-        ForwardError::Expired => Fault::new(StatusCode::SERVICE_UNAVAILABLE, "expired", error),
+        ForwardError::Expired | ForwardError::Call(CallError::NotSent) => {
+            Fault::new(StatusCode::SERVICE_UNAVAILABLE, "expired", error)
+        }
         ForwardError::Call(CallError::TimedOut) => {
             let message = "the gateway did not answer in time; it may have done what was asked";
             Fault::new(StatusCode::GATEWAY_TIMEOUT, "gateway_silent", message)

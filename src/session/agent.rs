@@ -11,7 +11,9 @@ use tokio::time::Instant;
 use crate::event::{AgentId, GatewayName};
 use crate::hex::hex;
 use crate::metrics::Metrics;
-use crate::session::call::{Answer, Call, CallError, Cookie, GatewayCalls, Reply, SignInResult, Ticket};
+use crate::session::call::{
+    Answer, Call, CallError, Cookie, GatewayCalls, Permit, Reply, SignInResult, Ticket,
+};
 use crate::session::config::{AgentConfig, GatewayConfig, Mode, PasswordSource, Skills};
 use crate::session::forward::ForwardError;
 use crate::session::mail::{Adoption, Waiting};
@@ -358,11 +360,38 @@ impl Agent {
             return;
         }
         self.turn = None;
+        let Some(admission) = self.admission(operation).await else { return };
         if operation == Operation::Handshake {
             let late = Instant::now().saturating_duration_since(due).as_secs_f64();
             self.metrics().heartbeat_lateness.with_label_values(&[self.gateway().as_str()]).observe(late);
         }
-        self.call(operation).await;
+        match admission {
+            Ok(_permit) => self.call(operation).await,
+            Err(error) => {
+                let now = Instant::now();
+                self.step(Input::Began(operation)).await;
+                self.answered(operation, Answer::failed(error), now).await;
+            }
+        }
+    }
+
+    /// Waits for leave to make this call, which may take long where the gateway is slow. The machine, the password and the
+    /// token come after it, so that all of them are of the moment the call is sent. `None` when the bell was rung meanwhile and
+    /// something else is to be done now.
+    async fn admission(&mut self, operation: Operation) -> Option<Result<Permit, CallError>> {
+        let gateway = self.gateway.clone();
+        let mut admission = gateway.calls.admit(operation, self.machine.last_ok());
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shared.bell.wait() => Box::pin(self.answer_bell()).await,
+                admission = &mut admission => return Some(admission),
+            }
+            match self.machine.next() {
+                Next::Call(next, due) if next == operation && due <= Instant::now() => {}
+                _ => return None,
+            }
+        }
     }
 
     async fn call(&mut self, operation: Operation) {
@@ -546,8 +575,10 @@ impl Agent {
             Operation::Poll => self.metrics().heartbeats.with_label_values(&[gateway, label]).inc(),
             Operation::Handshake => {
                 self.metrics().heartbeats.with_label_values(&[gateway, label]).inc();
-                let took = sent.elapsed().as_secs_f64();
-                self.metrics().heartbeat_duration.with_label_values(&[gateway]).observe(took);
+                if *verdict != Err(CallError::NotSent) {
+                    let took = sent.elapsed().as_secs_f64();
+                    self.metrics().heartbeat_duration.with_label_values(&[gateway]).observe(took);
+                }
             }
             // Success and suspension are counted as effects. 100-002 may lead to a forced sign-in, another try, or suspension.
             Operation::Login | Operation::ForceLogin => match outcome {

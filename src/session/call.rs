@@ -7,6 +7,8 @@ use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use crate::event::AgentId;
 use crate::session::config::{AgentConfig, GatewayConfig};
@@ -20,6 +22,20 @@ const MOST_COOKIES: usize = 16;
 
 /// One gateway, as far as sessions are concerned.
 pub trait GatewayCalls: Send + Sync {
+    /// Waits until a call of this kind may be made, as few are made at a time; `heard` is when the gateway last heard of the
+    /// agent's session. Whoever makes the call holds the permit until its end.
+    ///
+    /// The future fails with [`CallError::NotSent`] when the call would come too late. It may be dropped at any time; then
+    /// the place in the queue is lost.
+    fn admit(
+        &self,
+        operation: Operation,
+        heard: Option<Instant>,
+    ) -> BoxFuture<'_, Result<Permit, CallError>> {
+        let (_whatever_it_is, _and_of_whom) = (operation, heard);
+        Box::pin(std::future::ready(Ok(Permit::default())))
+    }
+
     /// Makes one call and waits for its end, at most for the configured deadline. Never repeats by itself.
     fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Answer>;
 
@@ -35,6 +51,19 @@ pub trait GatewayCalls: Send + Sync {
     fn renew<'a>(&'a self, config: &GatewayConfig) -> Result<PutInForce<'a>, GatewayError> {
         let _nothing_to_read = config;
         Ok(Box::new(|| ()))
+    }
+}
+
+/// Leave to make one call, until it is dropped.
+#[derive(Debug, Default)]
+pub struct Permit {
+    /// Nothing where calls are not counted.
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+impl From<OwnedSemaphorePermit> for Permit {
+    fn from(held: OwnedSemaphorePermit) -> Permit {
+        Permit { _held: Some(held) }
     }
 }
 
@@ -131,6 +160,9 @@ pub struct SignInResult {
 /// A call without a usable answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CallError {
+    /// Too many calls wait for the gateway, and this one would have come too late; so it says nothing of the gateway.
+    #[error("not sent: too many calls wait for the gateway")]
+    NotSent,
     /// No connection, so the gateway certainly has not seen the call.
     #[error("the gateway cannot be reached: {0}")]
     Unreachable(String),
@@ -150,13 +182,17 @@ impl CallError {
     /// without a gateway behind it says, or one that takes no more.
     #[must_use]
     pub fn may_have_arrived(&self) -> bool {
-        !matches!(self, CallError::Unreachable(_) | CallError::Status(503))
+        !matches!(self, CallError::NotSent | CallError::Unreachable(_) | CallError::Status(503))
     }
 
     /// Label `outcome` of the call metrics.
     #[must_use]
     pub fn outcome(&self) -> &'static str {
-        if matches!(self, CallError::TimedOut) { "timeout" } else { "transport" }
+        match self {
+            CallError::NotSent => "queue",
+            CallError::TimedOut => "timeout",
+            CallError::Unreachable(_) | CallError::Broken(_) | CallError::Status(_) => "transport",
+        }
     }
 }
 

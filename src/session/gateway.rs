@@ -19,22 +19,23 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use thiserror::Error;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::metrics::Metrics;
-use crate::session::call::{Answer, Call, CallError, Forwarded, GatewayCalls, PutInForce, Ticket};
+use crate::session::call::{Answer, Call, CallError, Forwarded, GatewayCalls, Permit, PutInForce, Ticket};
 use crate::session::config::GatewayConfig;
 use crate::session::forward::{ForwardAnswer, ForwardRequest};
 use crate::session::retcode::Operation;
 use crate::sink::BoxFuture;
 
 mod addresses;
+pub(in crate::session) mod queue;
 mod tls;
 mod verify;
 pub mod wire;
 
 use addresses::{Addresses, is_absence};
+use queue::Queue;
 
 /// Answers are a few hundred bytes; what is longer is not one.
 const BODY_LIMIT_BYTES: usize = 64 * 1024;
@@ -49,10 +50,6 @@ const POOL_IDLE: Duration = Duration::from_secs(15);
 /// Idle connections kept: with heartbeats spread, a few dozen carry thousands of agents, but each agent that is polled
 /// has one of its own, idle between two polls.
 const POOL_SIZE: usize = 1024;
-/// Calls at a time, so that a gateway that hangs does not meet thousands of connections when it returns. Sign-ins
-/// have their own count, since slow ones must not keep heartbeats waiting.
-const CALLS_AT_A_TIME: usize = 256;
-const SIGN_INS_AT_A_TIME: usize = 64;
 
 /// A gateway that cannot be set up.
 #[derive(Debug, Error)]
@@ -136,8 +133,7 @@ pub struct GatewayClient {
     addresses: Arc<Addresses>,
     call_deadline: Duration,
     sign_in_deadline: Duration,
-    calls: Semaphore,
-    sign_ins: Semaphore,
+    queue: Queue,
 }
 
 impl GatewayClient {
@@ -157,8 +153,7 @@ impl GatewayClient {
             addresses: Arc::new(addresses),
             call_deadline: config.call_deadline,
             sign_in_deadline: config.sign_in_deadline,
-            calls: Semaphore::new(CALLS_AT_A_TIME),
-            sign_ins: Semaphore::new(SIGN_INS_AT_A_TIME),
+            queue: Queue::new(config),
         })
     }
 
@@ -219,22 +214,24 @@ impl GatewayCalls for GatewayClient {
         Ok(Box::new(move || self.http.store(http)))
     }
 
+    fn admit(
+        &self,
+        operation: Operation,
+        heard: Option<Instant>,
+    ) -> BoxFuture<'_, Result<Permit, CallError>> {
+        Box::pin(self.queue.admit(operation, heard))
+    }
+
     fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Answer> {
-        let (semaphore, limit) = match call.operation {
-            Operation::Login | Operation::ForceLogin => (Some(&self.sign_ins), self.sign_in_deadline),
-            // Thousands of them hang at the gateway, which is what they are for.
-            Operation::Poll => (None, POLL_DEADLINE),
-            _ => (Some(&self.calls), self.call_deadline),
+        let deadline = match call.operation {
+            Operation::Login | Operation::ForceLogin => self.sign_in_deadline,
+            Operation::Poll => POLL_DEADLINE,
+            _ => self.call_deadline,
         };
         Box::pin(async move {
-            let deadline = Instant::now() + limit;
-            let permit = timeout_at(deadline, async { Some(semaphore?.acquire().await) }).await;
-            if !matches!(permit, Ok(None | Some(Ok(_)))) {
-                return Answer::failed(CallError::Unreachable("too many calls wait for answers".into()));
-            }
             self.probe_when_due();
             let address = self.addresses.active();
-            let answer = timeout_at(deadline, self.exchange(call, address.base)).await;
+            let answer = timeout(deadline, self.exchange(call, address.base)).await;
             let answer = answer.unwrap_or_else(|_elapsed| Answer::failed(CallError::TimedOut));
             self.addresses.note(address, &answer.verdict, Instant::now());
             answer
@@ -243,13 +240,13 @@ impl GatewayCalls for GatewayClient {
 
     fn forward<'a>(&'a self, request: &'a ForwardRequest, ticket: &'a Ticket) -> BoxFuture<'a, Forwarded> {
         Box::pin(async move {
-            let deadline = Instant::now() + self.call_deadline;
-            let Ok(Ok(_permit)) = timeout_at(deadline, self.calls.acquire()).await else {
-                return Forwarded::failed(CallError::Unreachable("too many calls wait for answers".into()));
+            let _permit = match self.queue.admit_forward().await {
+                Ok(permit) => permit,
+                Err(error) => return Forwarded::failed(error),
             };
             self.probe_when_due();
             let address = self.addresses.active();
-            let forwarded = timeout_at(deadline, self.pass_on(request, ticket, address.base)).await;
+            let forwarded = timeout(self.call_deadline, self.pass_on(request, ticket, address.base)).await;
             let forwarded = forwarded.unwrap_or_else(|_elapsed| Forwarded::failed(CallError::TimedOut));
             let outcome = match &forwarded.verdict {
                 Ok(answer) => Err(CallError::Status(answer.status)),

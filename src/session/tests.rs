@@ -14,6 +14,7 @@ mod polling;
 mod roster;
 mod settings;
 mod size;
+mod slow;
 
 use fake::{Scene, Script, agent, main_gateway, view};
 

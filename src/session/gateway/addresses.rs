@@ -157,6 +157,7 @@ pub(super) fn is_absence(error: &CallError) -> bool {
     match error {
         CallError::Unreachable(_) | CallError::TimedOut | CallError::Broken(_) => true,
         CallError::Status(status) => (502..=504).contains(status),
+        CallError::NotSent => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The client against a small real TLS server that answers with prepared bytes.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,6 +28,8 @@ struct ServerState {
     requests: Mutex<Vec<String>>,
     /// Every connection is closed as soon as it is made or used.
     absent: AtomicBool,
+    /// How many milliseconds an answer takes.
+    slowness: AtomicU64,
 }
 
 /// Bytes that mean: never answer.
@@ -58,6 +60,7 @@ impl Server {
             answer,
             requests: Mutex::default(),
             absent: AtomicBool::new(false),
+            slowness: AtomicU64::new(0),
         });
         tokio::spawn(serve(listener, state.clone()));
         Server { port, ca_file, state }
@@ -126,6 +129,7 @@ async fn converse(socket: TcpStream, state: Arc<ServerState>) {
             return;
         }
         state.requests.lock().unwrap().push(String::from_utf8_lossy(&buffer[..read]).into_owned());
+        tokio::time::sleep(Duration::from_millis(state.slowness.load(Ordering::SeqCst))).await;
         if state.answer != SILENCE && stream.write_all(state.answer.as_bytes()).await.is_err() {
             return;
         }
@@ -190,6 +194,28 @@ async fn a_server_that_does_not_answer_meets_the_deadline() {
     let answer = server.ask(Operation::Handshake, |gateway| gateway.call_deadline_secs = 1).await;
     assert_eq!(answer.verdict, Err(CallError::TimedOut));
     assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_others_have_all_of_their_deadline_when_they_are_sent() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"retcode\":\"0\"}";
+    let server = Server::start(&["localhost"], answer).await;
+    server.state.slowness.store(400, Ordering::SeqCst);
+    let (gateway, agent) = server.configs(|gateway| gateway.sign_in_deadline_secs = 1);
+    let mut client = GatewayClient::new(&gateway, None).unwrap();
+    client.queue = Queue::with_permits(&gateway, 2, 2);
+    let (client, agent) = (Arc::new(client), Arc::new(agent));
+    let calls = (0..8).map(|_| {
+        let (client, agent) = (client.clone(), agent.clone());
+        tokio::spawn(async move {
+            let _permit = client.admit(Operation::Login, None).await.unwrap();
+            ask(&client, &agent, Operation::Login).await.verdict
+        })
+    });
+    let calls: Vec<_> = calls.collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().retcode.as_str(), "0");
+    }
 }
 
 #[tokio::test]

@@ -12,9 +12,12 @@ use tokio::time::Instant;
 use crate::clock::{Clock, Timestamp};
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::Metrics;
-use crate::session::call::{Answer, Call, CallError, Forwarded, GatewayCalls, Reply, SignInResult, Ticket};
+use crate::session::call::{
+    Answer, Call, CallError, Forwarded, GatewayCalls, Permit, Reply, SignInResult, Ticket,
+};
 use crate::session::config::{AgentConfig, GatewayConfig, RawAgent, RawGateway, SessionsConfig, validate};
 use crate::session::forward::{ForwardAnswer, ForwardRequest};
+use crate::session::gateway::queue::Queue;
 use crate::session::retcode::{Operation, Retcode};
 use crate::session::{
     Deps, EventStore, Journal, LifecycleEvent, SessionStore, SessionView, Sessions, StoreError, Stored,
@@ -95,6 +98,8 @@ struct State {
     guid_interval: Option<Duration>,
     /// How many more heartbeat answers that carry a new GUID are lost.
     guids_to_lose: u32,
+    /// Calls wait in this one, and each takes so long.
+    slow: Option<(Arc<Queue>, Duration)>,
 }
 
 /// The gateway.
@@ -132,6 +137,11 @@ impl FakeGateway {
     /// How many of those are still to be lost.
     pub(super) fn guids_to_lose(&self) -> u32 {
         self.state.lock().unwrap().guids_to_lose
+    }
+
+    /// From now on every call waits in this queue and then takes so long.
+    pub(super) fn slow_down(&self, queue: Queue, each: Duration) {
+        self.state.lock().unwrap().slow = Some((Arc::new(queue), each));
     }
 
     /// What the agent was set to since we signed it in; `None` where that was somebody else.
@@ -311,10 +321,27 @@ fn answer(code: &str, guid: Option<String>) -> Answer {
 }
 
 impl GatewayCalls for FakeGateway {
+    fn admit(
+        &self,
+        operation: Operation,
+        heard: Option<Instant>,
+    ) -> BoxFuture<'_, Result<Permit, CallError>> {
+        let slow = self.state.lock().unwrap().slow.clone();
+        Box::pin(async move {
+            match slow {
+                Some((queue, _)) => queue.admit(operation, heard).await,
+                None => Ok(Permit::default()),
+            }
+        })
+    }
+
     fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Answer> {
         Box::pin(async move {
-            let script = self.state.lock().unwrap().arrive(&call);
-            tokio::time::sleep(took(script.as_ref())).await;
+            let (script, slow) = {
+                let mut state = self.state.lock().unwrap();
+                (state.arrive(&call), state.slow.as_ref().map(|(_, each)| *each))
+            };
+            tokio::time::sleep(slow.unwrap_or_else(|| took(script.as_ref()))).await;
             let mut state = self.state.lock().unwrap();
             let answer = match script {
                 None | Some(Script::Slow) => {
