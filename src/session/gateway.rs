@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
+use crate::event::AgentId;
 use crate::metrics::Metrics;
 use crate::session::call::{Answer, Call, CallError, Forwarded, GatewayCalls, Permit, PutInForce, Ticket};
 use crate::session::config::GatewayConfig;
@@ -34,7 +35,7 @@ mod tls;
 mod verify;
 pub mod wire;
 
-use addresses::{Addresses, is_absence};
+use addresses::{Addresses, Presence};
 use queue::Queue;
 
 /// Answers are a few hundred bytes; what is longer is not one.
@@ -157,14 +158,16 @@ impl GatewayClient {
         })
     }
 
-    async fn exchange(&self, call: Call<'_>, base: &str) -> Answer {
+    async fn exchange(&self, call: Call<'_>, base: &str) -> (Answer, Presence) {
         let request = match self.wire.request(call, base) {
             Ok(request) => request,
-            Err(error) => return Answer::failed(CallError::Unreachable(error.to_string())),
+            Err(error) => {
+                return (Answer::failed(CallError::Unreachable(error.to_string())), Presence::Unknown);
+            }
         };
         match self.http.load_full().request(request).await {
             Ok(response) => read(response, call.operation).await,
-            Err(error) => Answer::failed(unanswered(&error)),
+            Err(error) => (Answer::failed(unanswered(&error)), Presence::Absent),
         }
     }
 
@@ -179,20 +182,22 @@ impl GatewayClient {
         }
     }
 
-    /// Asks the main address whether it is back, where calls go to a backup and it is time to. Beside the call that is
-    /// at hand, which must not wait for an address that may hang.
-    fn probe_when_due(&self) {
+    /// Asks the main address whether it is back, where calls go to a backup and it is time to: for this agent, and beside the
+    /// call that is at hand, which must not wait for an address that may hang.
+    fn probe_when_due(&self, agent_id: &AgentId) {
         let Some(base) = self.addresses.probe(Instant::now()) else { return };
-        let request = match wire::probe(base) {
+        let request = match wire::probe(base, agent_id) {
             Ok(request) => request,
             Err(error) => return tracing::debug!(%error, "the main address cannot be asked"),
         };
         let (http, addresses, deadline) = (self.http.load_full(), self.addresses.clone(), self.call_deadline);
         tokio::spawn(async move {
-            let answer = tokio::time::timeout(deadline, http.request(request)).await;
-            // Any answer will do; nothing is asked for.
-            let answered = matches!(&answer, Ok(Ok(response))
-                if !is_absence(&CallError::Status(response.status().as_u16())));
+            let asked = async {
+                read_body(http.request(request).await.ok()?.into_body(), BODY_LIMIT_BYTES).await.ok()
+            };
+            let body = timeout(deadline, asked).await.ok().flatten();
+            // Any retcode will do; nothing is asked for.
+            let answered = body.is_some_and(|body| wire::reply(&body).is_ok());
             addresses.probed(answered, Instant::now());
         });
     }
@@ -229,11 +234,12 @@ impl GatewayCalls for GatewayClient {
             _ => self.call_deadline,
         };
         Box::pin(async move {
-            self.probe_when_due();
+            self.probe_when_due(call.agent_id());
             let address = self.addresses.active();
-            let answer = timeout(deadline, self.exchange(call, address.base)).await;
-            let answer = answer.unwrap_or_else(|_elapsed| Answer::failed(CallError::TimedOut));
-            self.addresses.note(address, &answer.verdict, Instant::now());
+            let ended = timeout(deadline, self.exchange(call, address.base)).await;
+            let (answer, presence) =
+                ended.unwrap_or_else(|_elapsed| (Answer::failed(CallError::TimedOut), Presence::Absent));
+            self.addresses.note(address, presence, Instant::now());
             answer
         })
     }
@@ -244,15 +250,10 @@ impl GatewayCalls for GatewayClient {
                 Ok(permit) => permit,
                 Err(error) => return Forwarded::failed(error),
             };
-            self.probe_when_due();
             let address = self.addresses.active();
             let forwarded = timeout(self.call_deadline, self.pass_on(request, ticket, address.base)).await;
             let forwarded = forwarded.unwrap_or_else(|_elapsed| Forwarded::failed(CallError::TimedOut));
-            let outcome = match &forwarded.verdict {
-                Ok(answer) => Err(CallError::Status(answer.status)),
-                Err(error) => Err(error.clone()),
-            };
-            self.addresses.note::<()>(address, &outcome, Instant::now());
+            self.addresses.note(address, presence_of(&forwarded), Instant::now());
             forwarded
         })
     }
@@ -268,23 +269,44 @@ impl std::fmt::Debug for GatewayClient {
     }
 }
 
-async fn read(response: Response<Incoming>, operation: Operation) -> Answer {
+async fn read(response: Response<Incoming>, operation: Operation) -> (Answer, Presence) {
     let poll = operation == Operation::Poll;
     let (head, body) = response.into_parts();
     let mut answer = Answer::failed(CallError::Status(head.status.as_u16()));
     if head.status.is_success() {
         take_headers(&mut answer, &head.headers);
     }
+    let limit = if poll { POLLED_LIMIT_BYTES } else { BODY_LIMIT_BYTES };
+    let bytes = read_body(body, limit).await;
+    let reply = bytes.clone().and_then(|bytes| wire::reply(&bytes));
+    let presence = match reply {
+        Ok(_) => Presence::There,
+        Err(_) if is_unknown_to_some(operation, head.status) => Presence::Unknown,
+        Err(_) => Presence::Absent,
+    };
     if head.status == http::StatusCode::OK {
-        let limit = if poll { POLLED_LIMIT_BYTES } else { BODY_LIMIT_BYTES };
-        let bytes = read_body(body, limit).await;
         answer.event = bytes.as_ref().ok().filter(|bytes| poll && wire::has_event(bytes)).cloned();
         if let (Operation::UpdateGuid, Ok(bytes)) = (operation, &bytes) {
             answer.guid = wire::updated_guid(bytes).or(answer.guid);
         }
-        answer.verdict = bytes.and_then(|bytes| wire::reply(&bytes));
+        answer.verdict = reply;
     }
-    answer
+    (answer, presence)
+}
+
+/// Whether gateways that do not know this call answer like that.
+fn is_unknown_to_some(operation: Operation, status: http::StatusCode) -> bool {
+    operation == Operation::UpdateGuid && matches!(status.as_u16(), 404 | 405 | 501)
+}
+
+/// What a call of somebody else says of the address. Whether the gateway knows that call is for them to know, so of
+/// answers without a retcode only those count that a balancer gives when nobody is there.
+fn presence_of(forwarded: &Forwarded) -> Presence {
+    match &forwarded.verdict {
+        _ if forwarded.retcode.is_some() => Presence::There,
+        Ok(answer) if !(502..=504).contains(&answer.status) => Presence::Unknown,
+        Ok(_) | Err(_) => Presence::Absent,
+    }
 }
 
 /// An answer for somebody else: whatever its status, it is passed back.

@@ -1,8 +1,9 @@
 //! The addresses of one gateway: the main one, and those that take over while it cannot be reached.
 //!
-//! All agents of a gateway move together, since a session lives where it was signed in. Only failures on the way
-//! count: whoever answers with a retcode is there. Invariants: a call that was sent to one address says nothing about
-//! another; one success ends a row of failures; there is always exactly one active address.
+//! All agents of a gateway move together, since a session lives where it was signed in. A gateway is where a retcode comes from,
+//! whichever it is: a balancer, or a server on which the gateway's application did not start, answers everything and
+//! keeps no session. Invariants: a call that was sent to one address says nothing about another; one answer of the gateway
+//! ends a row of failures; there is always exactly one active address.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,6 @@ use tokio::time::Instant;
 
 use crate::event::GatewayName;
 use crate::metrics::Metrics;
-use crate::session::call::CallError;
 
 /// Nothing but failures for so long, and so many of them: a lost packet or a slow call moves nobody, and of the 120 s
 /// of the gateway most are left. (The guide's own client counts eight failures, which one agent takes a minute for and
@@ -29,6 +29,17 @@ const PROBES: u32 = 3;
 pub(super) struct Patience {
     pub(super) switch_after: Duration,
     pub(super) probe_interval: Duration,
+}
+
+/// What the end of a call says of the address that it was sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// The gateway is there: it answered with a retcode.
+    There,
+    /// No answer came, or one that is not the gateway's.
+    Absent,
+    /// Nothing: a gateway that does not know the call answers without a retcode too.
+    Unknown,
 }
 
 /// The addresses of one gateway and which of them is in use.
@@ -110,15 +121,15 @@ impl Addresses {
     }
 
     /// Notes how a call to this address ended.
-    pub(super) fn note<T>(&self, address: Address<'_>, outcome: &Result<T, CallError>, now: Instant) {
-        if self.bases.len() == 1 {
+    pub(super) fn note(&self, address: Address<'_>, presence: Presence, now: Instant) {
+        if self.bases.len() == 1 || presence == Presence::Unknown {
             return;
         }
         let mut state = self.lock();
         if address.index != state.active {
             return;
         }
-        if !outcome.as_ref().err().is_some_and(is_absence) {
+        if presence == Presence::There {
             state.failing = None;
             return;
         }
@@ -152,15 +163,6 @@ impl Addresses {
     }
 }
 
-/// Whether nobody is there who could answer. The three statuses are what a balancer says in that case.
-pub(super) fn is_absence(error: &CallError) -> bool {
-    match error {
-        CallError::Unreachable(_) | CallError::TimedOut | CallError::Broken(_) => true,
-        CallError::Status(status) => (502..=504).contains(status),
-        CallError::NotSent => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,14 +172,10 @@ mod tests {
         Addresses::new(GatewayName::parse("main").unwrap(), bases)
     }
 
-    fn failed() -> Result<(), CallError> {
-        Err(CallError::TimedOut)
-    }
-
     fn fail_until_switched(addresses: &Addresses, from: Instant) -> Instant {
         let address = addresses.active();
         for second in 0..=5 {
-            addresses.note(address, &failed(), from + Duration::from_secs(second));
+            addresses.note(address, Presence::Absent, from + Duration::from_secs(second));
         }
         from + SWITCH_AFTER
     }
@@ -187,10 +185,10 @@ mod tests {
         let (addresses, start) = (addresses(), Instant::now());
         let at = |secs| start + Duration::from_secs(secs);
         for second in 0..5 {
-            addresses.note(addresses.active(), &failed(), at(second));
+            addresses.note(addresses.active(), Presence::Absent, at(second));
         }
         assert_eq!(addresses.active().base, "https://a");
-        addresses.note(addresses.active(), &failed(), at(5));
+        addresses.note(addresses.active(), Presence::Absent, at(5));
         assert_eq!(addresses.active().base, "https://b");
     }
 
@@ -198,21 +196,28 @@ mod tests {
     fn many_failures_within_a_moment_and_few_over_minutes_move_nobody() {
         let (addresses, start) = (addresses(), Instant::now());
         for _ in 0..10_000 {
-            addresses.note(addresses.active(), &failed(), start);
+            addresses.note(addresses.active(), Presence::Absent, start);
         }
-        addresses.note(addresses.active(), &Ok(()), start);
-        addresses.note(addresses.active(), &failed(), start);
-        addresses.note(addresses.active(), &failed(), start + Duration::from_secs(60));
+        addresses.note(addresses.active(), Presence::There, start);
+        addresses.note(addresses.active(), Presence::Absent, start);
+        addresses.note(addresses.active(), Presence::Absent, start + Duration::from_secs(60));
         assert_eq!(addresses.active().base, "https://a");
     }
 
     #[test]
-    fn whoever_answers_is_there_whatever_the_answer() {
+    fn one_answer_of_the_gateway_ends_a_row_of_failures_and_what_says_nothing_does_not() {
+        for (between, active) in [(Presence::There, "https://a"), (Presence::Unknown, "https://b")] {
+            let (addresses, start) = (addresses(), Instant::now());
+            for second in 0..=5 {
+                let now = start + Duration::from_secs(second);
+                addresses.note(addresses.active(), Presence::Absent, now);
+                addresses.note(addresses.active(), between, now);
+            }
+            assert_eq!(addresses.active().base, active);
+        }
         let (addresses, start) = (addresses(), Instant::now());
         for second in 0..60 {
-            let now = start + Duration::from_secs(second);
-            addresses.note(addresses.active(), &failed(), now);
-            addresses.note(addresses.active(), &Err::<(), _>(CallError::Status(404)), now);
+            addresses.note(addresses.active(), Presence::Unknown, start + Duration::from_secs(second));
         }
         assert_eq!(addresses.active().base, "https://a");
     }
@@ -223,7 +228,7 @@ mod tests {
         let old = addresses.active();
         let switched = fail_until_switched(&addresses, start);
         for second in 0..30 {
-            addresses.note(old, &failed(), switched + Duration::from_secs(second));
+            addresses.note(old, Presence::Absent, switched + Duration::from_secs(second));
         }
         assert_eq!(addresses.active().base, "https://b");
     }

@@ -28,6 +28,8 @@ struct ServerState {
     requests: Mutex<Vec<String>>,
     /// Every connection is closed as soon as it is made or used.
     absent: AtomicBool,
+    /// Answers so instead, where there is something.
+    instead: Mutex<Option<&'static str>>,
     /// How many milliseconds an answer takes.
     slowness: AtomicU64,
 }
@@ -60,6 +62,7 @@ impl Server {
             answer,
             requests: Mutex::default(),
             absent: AtomicBool::new(false),
+            instead: Mutex::default(),
             slowness: AtomicU64::new(0),
         });
         tokio::spawn(serve(listener, state.clone()));
@@ -130,7 +133,8 @@ async fn converse(socket: TcpStream, state: Arc<ServerState>) {
         }
         state.requests.lock().unwrap().push(String::from_utf8_lossy(&buffer[..read]).into_owned());
         tokio::time::sleep(Duration::from_millis(state.slowness.load(Ordering::SeqCst))).await;
-        if state.answer != SILENCE && stream.write_all(state.answer.as_bytes()).await.is_err() {
+        let answer = state.instead.lock().unwrap().unwrap_or(state.answer);
+        if answer != SILENCE && stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }
     }

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::event::AgentId;
 use crate::session::call::{Call, CallError, Cookie, Reply, SignInResult, Ticket};
 use crate::session::config::{GatewayConfig, Mode, SignInOptions, Skills};
 use crate::session::forward::ForwardRequest;
@@ -116,9 +117,11 @@ impl Wire {
     }
 }
 
-/// A request that asks for nothing, to see whether anybody answers.
-pub(super) fn probe(base: &str) -> Result<Request<Full<Bytes>>, http::Error> {
-    Request::get(base).body(Full::default())
+/// A question to see whether a gateway answers, which is without a GUID: it changes nothing, tells nothing, and is refused with a
+/// retcode. Every version known has it.
+pub(super) fn probe(base: &str, agent_id: &AgentId) -> Result<Request<Full<Bytes>>, http::Error> {
+    let uri = format!("{base}/onlineagent/{agent_id}/agentstatus");
+    Request::get(uri).header(CONTENT_TYPE, JSON).body(Full::default())
 }
 
 /// `resetskill/{autoflag}?skillid=1;2&phonelinkage=0`; the ids go with raw semicolons, as the gateway's sample does.

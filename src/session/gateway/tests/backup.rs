@@ -47,7 +47,10 @@ async fn calls_go_to_the_backup_while_the_main_address_is_away_and_come_back_wit
     main.state.absent.store(false, Ordering::SeqCst);
     call_until_reached(&client, &agent, &main).await;
     // What led back are questions without a secret.
-    assert!(main.requests().contains("get /agentgateway/resource http/1.1\r\nhost: localhost"));
+    let asked = main.requests();
+    let asked =
+        asked.split("get /agentgateway/resource/onlineagent/291/agentstatus http/1.1\r\n").nth(1).unwrap();
+    assert!(!asked.split("\r\n\r\n").next().unwrap().contains("secret"), "{asked}");
 
     main.state.absent.store(true, Ordering::SeqCst);
     call_until_reached(&client, &agent, &backup).await;
@@ -67,4 +70,44 @@ async fn a_gateway_that_refuses_everything_is_there_and_keeps_its_calls() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(backup.requests(), "");
+}
+
+/// A server on which the gateway's application did not start.
+const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 13\r\n\r\n<html></html>";
+const REFUSED_BY_STATUS: &str =
+    "HTTP/1.1 404 Not Found\r\nContent-Length: 21\r\n\r\n{\"retcode\":\"100-006\"}";
+
+#[tokio::test]
+async fn a_server_without_the_gateway_is_no_gateway_and_does_not_attract_the_return_to_it() {
+    let (main, backup) = (Server::start(&["localhost"], OK).await, Server::start(&["localhost"], OK).await);
+    let (client, agent) = client(&main, &backup);
+    *main.state.instead.lock().unwrap() = Some(NOT_FOUND);
+    call_until_reached(&client, &agent, &backup).await;
+    let asked = || main.requests().matches("/agentstatus").count();
+    let (before, deadline) = (main.requests().matches("/handshake").count(), Instant::now() + DEADLINE);
+    while asked() < 5 {
+        assert!(Instant::now() < deadline, "the main address is not asked");
+        assert!(ask(&client, &agent, Operation::Handshake).await.verdict.is_ok());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(main.requests().matches("/handshake").count(), before);
+    *main.state.instead.lock().unwrap() = None;
+    call_until_reached(&client, &agent, &main).await;
+}
+
+#[tokio::test]
+async fn an_answer_with_a_retcode_is_the_gateways_whatever_its_status_and_a_call_it_does_not_know_says_nothing()
+ {
+    for (answer, operation) in [(REFUSED_BY_STATUS, Operation::Handshake), (NOT_FOUND, Operation::UpdateGuid)]
+    {
+        let main = Server::start(&["localhost"], answer).await;
+        let backup = Server::start(&["localhost"], OK).await;
+        let (client, agent) = client(&main, &backup);
+        for _ in 0..20 {
+            let answer = ask(&client, &agent, operation).await;
+            assert_eq!(answer.verdict, Err(CallError::Status(404)));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(backup.requests(), "");
+    }
 }
