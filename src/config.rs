@@ -1,12 +1,15 @@
 //! Configuration: defaults, then the file, then the environment (`CCRELAY_SECTION__KEY`), read into a raw model
 //! that refuses unknown keys and turned into a [`Config`] that cannot be wrong, with every mistake reported at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use figment::value::Dict;
 use thiserror::Error;
+
+use crate::event::GatewayName;
+use crate::session::config::AgentDefaults;
 
 mod layers;
 mod routes;
@@ -107,7 +110,7 @@ fn list(path: &Path, problems: &[Problem]) -> String {
 /// # Errors
 /// When the file cannot be read, or anything in it or in the environment is wrong; all mistakes are named.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    read(path, layers::merged(path)?)
+    read(path, layers::merged(path)?, &HashMap::new())
 }
 
 /// As [`load`], with the outline of what was read.
@@ -117,12 +120,30 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 pub fn load_outlined(path: &Path) -> Result<(Config, Outline), ConfigError> {
     let layers = layers::merged(path)?;
     let outline = Outline(layers::outline(&layers));
-    Ok((read(path, layers)?, outline))
+    Ok((read(path, layers, &HashMap::new())?, outline))
 }
 
-fn read(path: &Path, layers: Dict) -> Result<Config, ConfigError> {
+/// As [`load`], but agents of these gateways take what they leave out from these defaults, whatever is written.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_agent_defaults(
+    path: &Path,
+    agent_defaults: &HashMap<GatewayName, AgentDefaults>,
+) -> Result<Config, ConfigError> {
+    read(path, layers::merged(path)?, agent_defaults)
+}
+
+fn read(
+    path: &Path,
+    layers: Dict,
+    agent_defaults: &HashMap<GatewayName, AgentDefaults>,
+) -> Result<Config, ConfigError> {
     let mut problems = Problems::default();
-    let raw = layers::read_layers(layers, &mut problems);
+    let mut raw = layers::read_layers(layers, &mut problems);
+    if let Some(raw) = &mut raw {
+        raw.keep_agent_defaults(agent_defaults);
+    }
     let config = raw.and_then(|raw| sections::validate(raw, &mut problems));
     match (config, problems.found.is_empty()) {
         (Some(config), true) => Ok(config),

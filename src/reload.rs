@@ -10,9 +10,10 @@
 //! - **Nobody is disturbed**: listeners go on listening, open connections keep what they began with, sessions know nothing
 //!   of it, but those of agents that were added, changed or taken away. That more than half of them are gone at once is a mistake
 //!   unless a person asked for the reload. A token secret that is taken away is good for checking for one overlap more.
-//! - **What cannot change** is named: those keys need a restart.
+//! - **What cannot change** is named: those keys need a restart, and nothing follows from them before. So agents that stand in the
+//!   configuration take what they leave out from the defaults in force, and those of a gateway whose name is gone stay as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,13 +27,14 @@ use crate::app::token_keys;
 use crate::authenticate::Authenticator;
 use crate::config::{self, Config, ConfigError, Outline, Problem};
 use crate::deliver::Ways;
+use crate::event::GatewayName;
 use crate::lifecycle::Lifecycle;
 use crate::listen::Entry;
 use crate::listen::allow::SharedAllowList;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::session::Sessions;
-use crate::session::config::AgentConfig;
+use crate::session::config::{AgentConfig, AgentDefaults};
 use crate::session::roster::{self, Inline, Roll};
 use crate::stamp::Stamp;
 
@@ -46,6 +48,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const WAITING: usize = 8;
 /// The list of agents, whose keys may all change.
 const AGENTS: &str = "agents";
+/// Part of the keys with what agents have in common, which need a restart.
+const AGENT_DEFAULTS: &str = ".agent_defaults.";
 /// Ends of keys that may change while the daemon runs, in the tables before the dot.
 const CHANGEABLE: &[(&str, &[&str])] = &[
     ("log", &["level"]),
@@ -158,6 +162,8 @@ impl std::fmt::Debug for Targets {
 struct InForce {
     /// What the configuration said.
     outline: Outline,
+    /// What agents take from their gateway where they leave it out, as at the start.
+    agent_defaults: HashMap<GatewayName, AgentDefaults>,
     level: String,
     /// What files looked like when they were read.
     stamps: Stamps,
@@ -191,7 +197,12 @@ impl Reloader {
         Reloader {
             path: path.into(),
             targets: Arc::new(targets),
-            in_force: InForce { outline, level: config.log.level.clone(), stamps: stamps.clone() },
+            in_force: InForce {
+                outline,
+                agent_defaults: config.sessions.agent_defaults(),
+                level: config.log.level.clone(),
+                stamps: stamps.clone(),
+            },
             seen: stamps.clone(),
             tried: stamps,
             metrics,
@@ -350,6 +361,7 @@ impl Reloader {
     fn read(&self, mut known: Stamps) -> Result<(Config, Outline, Stamps), ConfigError> {
         loop {
             let (config, outline) = config::load_outlined(&self.path)?;
+            let config = self.with_defaults_in_force(config, &outline)?;
             let files = files(&self.path, &config);
             let looks: Option<Stamps> =
                 files.iter().map(|file| Some((file.clone(), *known.get(file)?))).collect();
@@ -361,13 +373,34 @@ impl Reloader {
         }
     }
 
+    /// The configuration with the defaults of agents that are in force, where others are written.
+    fn with_defaults_in_force(&self, config: Config, outline: &Outline) -> Result<Config, ConfigError> {
+        if !self.in_force.outline.difference(outline).iter().any(|key| key.contains(AGENT_DEFAULTS)) {
+            return Ok(config);
+        }
+        let config = config::load_with_agent_defaults(&self.path, &self.in_force.agent_defaults);
+        config.map_err(|mut error| {
+            if let ConfigError::Mistakes { problems, .. } = &mut error {
+                for problem in problems {
+                    problem.message.push_str(" (with the agent_defaults in force: others need a restart)");
+                }
+            }
+            error
+        })
+    }
+
     /// Agents of the configuration itself as they are to be, and what that changes. Those of a gateway that is not there before a
-    /// restart have to wait for it.
+    /// restart have to wait for it, and those of one that is there until then stay.
     fn agents(&self, config: &Config, confirmed: bool) -> Result<(Inline, roster::Changes), String> {
         let known =
             |agent: &&Arc<AgentConfig>| self.targets.sessions.sign_out_limit(&agent.gateway).is_some();
-        let inline: Inline = config.sessions.rosters.inline().iter().filter(known).cloned().collect();
         let before = self.targets.roll.borrow().inline.clone();
+        let gone = |agent: &&Arc<AgentConfig>| {
+            config.sessions.gateways.iter().all(|gateway| gateway.name != agent.gateway)
+        };
+        let written = config.sessions.rosters.inline();
+        let inline: Inline =
+            written.iter().filter(known).chain(before.iter().filter(gone)).cloned().collect();
         let changes = roster::diff(before.iter(), inline.iter());
         let (lost, of) = (changes.remove.len(), before.len());
         if !confirmed && roster::are_too_many(lost, of) {

@@ -1,6 +1,6 @@
 //! The sections as they are written, and as they are once checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,12 +12,13 @@ use super::routes::{self, OwnWay, RawMasking, RawRoute, Unrouted};
 use crate::admin::tokens::TokenList;
 use crate::authenticate::{TokenKey, TokenRules};
 use crate::deliver::Repeats;
+use crate::event::GatewayName;
 use crate::listen::Limits;
 use crate::listen::allow::AllowList;
 use crate::receive::PushLimits;
 use crate::receive::tls::{CheckedTls, ClientCertificates, TlsConfig, TlsError, TlsVersion, suites};
 use crate::route::{Router, TopicRules, TopicTemplate};
-use crate::session::config::{RawAgent, RawGateway, SessionsConfig};
+use crate::session::config::{AgentDefaults, RawAgent, RawGateway, SessionsConfig};
 use crate::session::roster::RawRoster;
 use crate::sink::jsonl::{JsonlConfig, JsonlOptions};
 use crate::sink::kafka::{KafkaConfig, KafkaOptions};
@@ -427,6 +428,16 @@ impl SinkKind {
             SinkKind::Kafka(_) => Some("kafka"),
             SinkKind::Mqtt(_) => Some("mqtt"),
             SinkKind::Jsonl(_) => None,
+        }
+    }
+}
+
+impl RawConfig {
+    /// Gateways of these names have these defaults for their agents, whatever is written.
+    pub(super) fn keep_agent_defaults(&mut self, agent_defaults: &HashMap<GatewayName, AgentDefaults>) {
+        for (name, defaults) in agent_defaults {
+            let named = self.gateways.iter_mut().filter(|gateway| gateway.name == name.as_str());
+            named.for_each(|gateway| gateway.agent_defaults.clone_from(defaults));
         }
     }
 }

@@ -280,6 +280,39 @@ fn text_of(output: &Output) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn agents_notice_nothing_of_keys_that_need_a_restart() {
+    let (scene, _) = scene().await;
+    scene.simulator.play(20.0);
+    let fourth = table(&scene, 1004);
+    let (named, of_agents) = ("[[gateways]]\nname = \"main\"\n", "[[agents]]\ngateway = \"main\"\n");
+    // In another mode each agent would be signed out and in. One that comes takes the mode in force.
+    let defaults = format!("{named}agent_defaults = {{ mode = \"poll\", takeover = true }}\n");
+    scene.relay.edit(named, &defaults);
+    let third = table(&scene, 1003);
+    scene.relay.edit(&third, &format!("{third}{fourth}"));
+    let output = ccrelay(&scene, &["reload"]).await;
+    let said = text_of(&output);
+    assert!(said.contains("agents: 1 put in, 0 taken out"), "{said}");
+    assert!(said.contains("gateways[0].agent_defaults.mode"), "{said}");
+    scene.agent_in("1004", "active").await;
+    play_on(&scene, 60).await;
+
+    // Under the other name nobody can be signed in before a restart.
+    scene.relay.edit(named, "[[gateways]]\nname = \"other\"\n");
+    scene.relay.edit(of_agents, &of_agents.replace("main", "other"));
+    let said = text_of(&ccrelay(&scene, &["reload"]).await);
+    assert!(said.contains("gateways[0].name") && !said.contains("taken out"), "{said}");
+    play_on(&scene, 60).await;
+    assert_eq!(scene.relay.metric("ccrelay_restart_needed").await, 1.0);
+    for id in ["1001", "1002", "1003", "1004"] {
+        let counts = scene.simulator.counts(&AgentId::parse(id).expect("an id"));
+        assert_eq!((counts.sign_ins, counts.pushes_failed), (1, 0), "{id}: {counts:?}");
+        assert!(counts.sign_outs.is_empty(), "{id}: {counts:?}");
+    }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_that_has_lost_most_of_its_agents_needs_a_persons_word() {
     let (scene, _) = scene().await;
     // The gateway knows nine of them.
