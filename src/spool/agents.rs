@@ -15,6 +15,9 @@
 //!
 //! Two equal chat messages in a row on one connection are therefore two events: the second request shows that the
 //! first answer arrived.
+//!
+//! Only a push can repeat, and only a push. What answers a poll has left the gateway's queue, so an equal answer brings
+//! events that are new, and nothing after a poll is taken for a repeat of what came before it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -56,7 +59,7 @@ pub(super) struct AgentRow {
     pub(super) last: Option<Arc<LastBatch>>,
 }
 
-/// The agent's last batch.
+/// The agent's last push, as long as no poll has come after it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct LastBatch {
     received_at: Timestamp,
@@ -226,6 +229,7 @@ impl AgentBook {
             (event.first, event.sequence) = (repeated.first, repeated.sequence);
         }
         let batch = Batch {
+            kind: record.kind,
             agent: &record.agent,
             offset: record.offset,
             received_at: record.received_at,
@@ -310,6 +314,7 @@ impl AgentBook {
 /// Events of one agent that came together.
 #[derive(Debug)]
 pub(super) struct Batch<'a> {
+    pub(super) kind: RecordKind,
     pub(super) agent: &'a AgentKey,
     pub(super) offset: u64,
     pub(super) received_at: Timestamp,
@@ -358,7 +363,8 @@ impl AgentRow {
         }
         self.next_sequence = self.next_sequence.max(next);
         let (received_at, answer) = (batch.received_at, batch.answer);
-        self.last = Some(Arc::new(LastBatch { received_at, events, counts_from: None, answer }));
+        let last = LastBatch { received_at, events, counts_from: None, answer };
+        self.last = (batch.kind == RecordKind::Push).then(|| Arc::new(last));
     }
 }
 
@@ -388,7 +394,8 @@ impl LastBatch {
             (Some(last), Some(new)) => last.overlaps(new),
             _ => false,
         };
-        alike && gap <= rules.window && (timed || unanswered || overlaps)
+        let pushed = batch.kind == RecordKind::Push;
+        pushed && alike && gap <= rules.window && (timed || unanswered || overlaps)
     }
 
     /// Repeated events keep id and sequence; new ones at the end count on from the agent's newest event.

@@ -523,6 +523,36 @@ mod repeats {
         close(spool, threads).await;
     }
 
+    /// A poll is asked for again only when its answer was stored, so what it brings is always new.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_answer_to_a_poll_is_no_repeat_however_equal_it_is_also_after_a_crash() {
+        let timed = r#"{"eventType":"AgentState_Ready","eventGenTime":1784529722590,"content":null}"#;
+        let answer = r#"{"eventType":"AgentChat_DataRecved","content":{"callId":"1-1","sender":"7","chatContent":"ok"}}"#;
+        for event in [answer, timed] {
+            let poll = |at| NewRecord { kind: RecordKind::Poll, ..record("1001", &[event.to_owned()], at) };
+            let push = |at| record("1001", &[event.to_owned()], at);
+            let folder = TempDir::new().unwrap();
+            let (spool, threads) = open(config(folder.path()), &["kafka"]);
+            for at in [0, 15] {
+                assert_eq!(spool.append(poll(at)).await.unwrap().repeated, 0, "at {at} s: {event}");
+            }
+            let crashed = crash_copy(folder.path());
+            close(spool, threads).await;
+            for folder in [crashed, folder] {
+                let (spool, threads) = open(config(folder.path()), &["kafka"]);
+                assert_eq!(spool.append(poll(30)).await.unwrap().repeated, 0, "after a start: {event}");
+                // The agent is pushed to from now on, and then polled again.
+                for (record, repeated) in [(push(45), 0), (push(60), 1), (poll(75), 0), (push(90), 0)] {
+                    let kind = record.kind;
+                    assert_eq!(spool.append(record).await.unwrap().repeated, repeated, "{kind:?}: {event}");
+                }
+                let numbers = repeats_of(&spool).await.into_iter().map(|(number, _)| number);
+                assert_eq!(numbers.collect::<Vec<_>>(), [0, 1, 2, 3, 3, 4, 5]);
+                close(spool, threads).await;
+            }
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn agents_do_not_repeat_each_other() {
         let folder = TempDir::new().unwrap();

@@ -275,8 +275,8 @@ impl Writer {
         let rules = Rules { repeats: &self.config.repeats, call_age: self.config.call_age };
         let (events, placement) = match events {
             Some(events) => {
-                let batch =
-                    Batch { agent: &record.agent, offset, received_at, events, answer: record.answer };
+                let (kind, agent, answer) = (record.kind, &record.agent, record.answer);
+                let batch = Batch { kind, agent, offset, received_at, events, answer };
                 (events.len(), self.book.place(batch, &rules))
             }
             None => (1, self.book.place_own(&record.agent, &record.body, received_at, &rules)),
