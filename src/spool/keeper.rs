@@ -96,8 +96,8 @@ pub(super) struct Keeper {
     pub(super) rows: BTreeMap<AgentKey, AgentRow>,
     /// With them rows hold everything below this offset.
     pub(super) rows_as_of: Option<u64>,
-    /// The oldest record that some sink needs, and when it came.
-    pub(super) oldest: Option<(u64, Timestamp)>,
+    /// The oldest record that some sink needs, and when it came, where it can be read.
+    pub(super) oldest: Option<(u64, Option<Timestamp>)>,
     /// Stored agents' rows hold everything below this offset.
     pub(super) agents_as_of: u64,
     /// Cursors as stored, in the order of `sinks`.
@@ -393,11 +393,13 @@ impl Keeper {
         if self.oldest.is_none_or(|(known, _)| known != offset) {
             let read = self.reader.read(offset, 1, 1).map(|mut items| items.pop().map(ReadRecord::from));
             self.oldest = match read {
-                Ok(Some(ReadRecord::Good(record))) => Some((offset, record.received_at)),
+                Ok(Some(ReadRecord::Good(record))) => Some((offset, Some(record.received_at))),
+                // Not read again with every beat: a disk that fails takes its time.
+                Ok(Some(ReadRecord::Damaged { .. })) => Some((offset, None)),
                 _ => None,
             };
         }
-        self.oldest.map_or(0.0, |(_, at)| self.clock.now().since(at).as_secs_f64())
+        self.oldest.and_then(|(_, at)| at).map_or(0.0, |at| self.clock.now().since(at).as_secs_f64())
     }
 
     fn count_letters(&mut self) -> rusqlite::Result<()> {

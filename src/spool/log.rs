@@ -12,7 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use super::segment::{HEADER, Header, PAGE, Stored};
 use crate::clock::Timestamp;
 
 mod look;
+mod pages;
 mod read;
 
 pub(super) use look::{Look, has_files, look, spool_id};
@@ -70,12 +71,26 @@ struct Segment {
     size: u64,
     /// Some places, in order: the first record's, and the one after the newest record, as far as that is known.
     places: Mutex<Vec<Place>>,
+    /// It was said that the disk does not give all of it: every reader meets that again and again.
+    told: AtomicBool,
 }
 
 impl Segment {
     fn new(header: Header, path: PathBuf, size: u64) -> Segment {
         let first = Place { offset: header.first_offset, position: HEADER };
-        Segment { header, path, size, places: Mutex::new(vec![first]) }
+        Segment { header, path, size, places: Mutex::new(vec![first]), told: AtomicBool::new(false) }
+    }
+
+    /// Reads from the file, with zeros for what the disk does not give.
+    fn read_at(&self, file: &File, buffer: &mut [u8], position: u64) -> io::Result<()> {
+        let lost = pages::read_at(file, buffer, position)?;
+        if lost > 0 && !self.told.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                path = %self.path.display(), lost,
+                "the disk does not give all pages of a file of the spool: the records in them are damaged"
+            );
+        }
+        Ok(())
     }
 
     fn places(&self) -> MutexGuard<'_, Vec<Place>> {

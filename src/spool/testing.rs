@@ -1,11 +1,14 @@
 //! The files of the log, for unit tests that damage them.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::log;
+use super::segment::PAGE;
 
 /// The files of the log, in order.
 pub(crate) fn log_files(directory: &Path) -> Vec<PathBuf> {
@@ -51,4 +54,41 @@ pub(crate) fn flip(path: &Path, at: usize) {
     let mut byte = [0];
     file.read_exact_at(&mut byte, at as u64).unwrap();
     file.write_all_at(&[byte[0] ^ 1], at as u64).unwrap();
+}
+
+/// Device and inode of files, and a page of each that the disk does not give.
+static LOST: Mutex<Vec<(u64, u64, u64)>> = Mutex::new(Vec::new());
+
+/// A page that the disk does not give for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct LostPage(u64, u64, u64);
+
+/// Has the disk fail on the page with this byte.
+pub(crate) fn lose_page(path: &Path, at: usize) -> LostPage {
+    let file = fs::metadata(path).unwrap();
+    let page = (file.dev(), file.ino(), (at / PAGE) as u64);
+    LOST.lock().unwrap_or_else(PoisonError::into_inner).push(page);
+    LostPage(page.0, page.1, page.2)
+}
+
+impl Drop for LostPage {
+    fn drop(&mut self) {
+        let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.retain(|page| *page != (self.0, self.1, self.2));
+    }
+}
+
+/// What the system says of a reading with such a page in it.
+pub(crate) fn fail_on_lost_pages(file: &File, length: usize, position: u64) -> io::Result<()> {
+    let lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+    if lost.is_empty() || length == 0 {
+        return Ok(());
+    }
+    let file = file.metadata()?;
+    let page = PAGE as u64;
+    let pages = position / page..=(position + length as u64 - 1) / page;
+    let fails = lost
+        .iter()
+        .any(|(device, inode, page)| (*device, *inode) == (file.dev(), file.ino()) && pages.contains(page));
+    if fails { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
 }

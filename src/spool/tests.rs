@@ -4,7 +4,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::testing::{change, flip, log_files, place_of, record_around, seal};
+use super::testing::{change, flip, log_files, lose_page, place_of, record_around, seal};
 use super::*;
 use crate::clock::Clock;
 use crate::exchange::Connection;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::super::segment::{self, Header, PAGE};
 use super::read::tail;
-use super::{Log, LogWriter, Place, Segment, WriteError, file_name, folder, lock};
+use super::{Log, LogWriter, Place, Segment, WriteError, file_name, folder, lock, pages};
 use crate::clock::Timestamp;
 
 /// How often the files are listed while some are given other names.
@@ -96,7 +96,7 @@ fn look_once(directory: &Path, spool_id: &str, first: u64, acknowledged: u64) ->
     let (mut end, mut newest, mut last_begins) = (first, None, first);
     if let Some(last) = segments.back() {
         let mut bytes = vec![0; usize::try_from(last.size).unwrap_or(usize::MAX)];
-        File::open(&last.path)?.read_exact_at(&mut bytes, 0)?;
+        last.read_at(&File::open(&last.path)?, &mut bytes, 0)?;
         let tail = tail(&bytes, last.header.first_offset, acknowledged);
         last.ends_at(Place { offset: tail.end, position: tail.position });
         (end, newest, last_begins) = (tail.end, tail.newest.map(Timestamp), last.header.first_offset);
@@ -147,21 +147,22 @@ fn what_is(file: &File, size: u64, number: u64, spool_id: &str) -> io::Result<Fo
     let mut page = vec![0; PAGE];
     if size < PAGE as u64 {
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-        file.read_exact_at(&mut bytes, 0)?;
+        let lost = pages::read_at(file, &mut bytes, 0)?;
         // One that was being made when the machine stopped.
-        return Ok(if bytes.iter().all(|byte| *byte == 0) { Found::Unused } else { damaged(number, 0) });
+        let new = lost == 0 && bytes.iter().all(|byte| *byte == 0);
+        return Ok(if new { Found::Unused } else { damaged(number, 0) });
     }
-    file.read_exact_at(&mut page, 0)?;
+    let lost = pages::read_at(file, &mut page, 0)?;
     match Header::decode(&page) {
         Some(header) if header.number != number => Ok(Found::Unused),
         Some(header) if header.spool_id != spool_id => {
             Ok(Found::Segment(header, Some("belongs to another spool")))
         }
         Some(header) => Ok(Found::Segment(header, None)),
-        None if page.iter().all(|byte| *byte == 0) => Ok(Found::Unused),
+        None if lost == 0 && page.iter().all(|byte| *byte == 0) => Ok(Found::Unused),
         None => {
             let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
-            file.read_exact_at(&mut bytes, 0)?;
+            pages::read_at(file, &mut bytes, 0)?;
             let first = segment::resume(&bytes, PAGE, &(0..u64::MAX)).map(|(_, stored)| stored.offset);
             Ok(damaged(number, first.unwrap_or(0)))
         }

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::super::segment::{self, HEADER, Header, Piece, Stored};
@@ -233,7 +232,7 @@ impl OpenPlace {
 
     fn load(&self, chunk: &mut Vec<u8>, bytes: u64) -> io::Result<()> {
         chunk.resize(usize::try_from(bytes).unwrap_or(usize::MAX), 0);
-        self.file.read_exact_at(chunk, self.position)
+        self.segment.read_at(&self.file, chunk, self.position)
     }
 
     /// Goes on behind what is no record, and tells which offsets that costs.
@@ -246,7 +245,7 @@ impl OpenPlace {
     ) -> io::Result<()> {
         let mut page = vec![0; segment::PAGE];
         self.load(chunk, self.segment.size.saturating_sub(self.position))?;
-        self.file.read_exact_at(&mut page, 0)?;
+        self.segment.read_at(&self.file, &mut page, 0)?;
         if Header::decode(&page).is_some_and(|header| header != self.segment.header) {
             return Err(io::Error::other("the records were freed meanwhile"));
         }

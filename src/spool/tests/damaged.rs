@@ -160,6 +160,65 @@ async fn ruined_bytes_cost_the_records_that_they_were_of_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_the_disk_does_not_give_costs_the_records_in_it_and_no_others() {
+    let folder = closed().await;
+    let (path, at) = place_of(folder.path(), "17 xxxx");
+    let _lost = lose_page(&path, at);
+    let found = does_not_start(&folder);
+    // The record that goes on into the page still shows whose it is.
+    let [Damage::Record { offset, .. }, Damage::LostRange { from, to, .. }] = found[..] else {
+        panic!("{found:?}")
+    };
+    assert!((from..=to).contains(&18) && to - from < 5, "{from} to {to}: a page holds four records");
+    assert_eq!(offset + 1, from);
+    let (saved, left) = repaired(&folder).await;
+    assert_eq!(saved.saved[0], ("records", 40 - (to - offset + 1)));
+    assert_eq!(left, (1..offset).chain(to + 1..=41).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_that_the_disk_does_not_give_is_told_and_costs_no_record() {
+    let folder = crashed().await;
+    for content in ["11 xxxx", "31 xxxx"] {
+        let (path, _) = place_of(folder.path(), content);
+        let _lost = lose_page(&path, 0);
+        let found = does_not_start(&folder);
+        let fault = "has a header that cannot be read";
+        let name = path.file_name().unwrap().to_string_lossy();
+        assert!(
+            matches!(&found[..], [Damage::File { file, fault: told }] if *file == name && *told == fault),
+            "{found:?}"
+        );
+    }
+    let (path, _) = place_of(folder.path(), "31 xxxx");
+    let _lost = lose_page(&path, 0);
+    let (_, left) = repaired(&folder).await;
+    assert_eq!(left, (1..=41).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_a_running_daemon_is_not_given_is_set_aside_and_everything_goes_on() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    store(&spool, 0..40).await;
+    let (path, at) = place_of(folder.path(), "17 xxxx");
+    let _lost = lose_page(&path, at);
+    let reader = spool.reader("kafka").unwrap();
+    let read = reader.read(1, 100, usize::MAX).await.unwrap();
+    assert_eq!(read.iter().map(ReadRecord::offset).collect::<Vec<_>>(), (1..=40).collect::<Vec<_>>());
+    let damaged: Vec<_> = read.iter().filter(|r| matches!(r, ReadRecord::Damaged { .. })).collect();
+    assert!((1..6).contains(&damaged.len()) && damaged.iter().any(|r| r.offset() == 18), "{damaged:?}");
+    for record in damaged {
+        let offset = record.offset();
+        let letter = DeadLetter { spool_offset: offset, event_id: String::new(), ..letter(&spool) };
+        spool.dead_letter(letter).await.unwrap();
+    }
+    spool.append(push("1001", &["next"], 100)).await.unwrap();
+    spool.pulse().await.unwrap();
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ruined_page_of_the_database_is_told_and_costs_no_record() {
     let folder = closed().await;
     let path = file(&folder, "spool.db");
