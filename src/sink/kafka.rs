@@ -5,9 +5,10 @@
 //! again from its cursor after [`Sink::reset`], and because both the old client's leftovers and the new one's
 //! records begin at or before the first unconfirmed event, consumers that drop known ids see each agent in order.
 //!
-//! **Batches that are too large.** A broker that finds a batch larger than the topic's `max.message.bytes` refuses all
-//! of it without saying which record, if any, is at fault. Such a batch is published again record by record (`solo`);
-//! what is then refused is set aside. After them batches come back, half as large unless a record was to blame.
+//! **Batches that are refused.** A broker that finds a batch larger than the topic's `max.message.bytes` refuses all
+//! of it without saying which record, if any, is at fault; and so it does for one record whose timestamp or content it
+//! does not take. Such a batch is published again record by record (`solo`); what is then refused is set aside. After them
+//! batches come back; those that were too large half as large, unless a record was to blame.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub use encode::{Encoded, encode};
 
 /// Every reason of this sink's [`DeliveryError`]s.
 pub const REASONS: &[&str] = &[
+    "batch_refused",
     "batch_too_large",
     "broker",
     "client",
@@ -73,6 +75,8 @@ struct Batches {
     bytes: usize,
     /// How many records are still to be sent one by one.
     solo: usize,
+    /// `bytes` was halved for their sake.
+    halved: bool,
 }
 
 impl KafkaSink {
@@ -82,7 +86,7 @@ impl KafkaSink {
     /// When librdkafka refuses the combination of properties, or a certificate.
     pub fn new(name: &str, config: KafkaConfig) -> Result<KafkaSink, KafkaSinkError> {
         let name: Arc<str> = name.into();
-        let batches = Batches { bytes: config.batch_bytes, solo: 0 };
+        let batches = Batches { bytes: config.batch_bytes, solo: 0, halved: false };
         let client = start(&name, &config, batches)
             .map_err(|error| KafkaSinkError { sink: name.clone(), detail: error.detail })?;
         Ok(KafkaSink { name, config, batches, client: Some(client) })
@@ -131,7 +135,7 @@ impl KafkaSink {
             }
         }
         self.batches.solo = 0;
-        if self.client.as_ref().is_some_and(Client::refused_alone) {
+        if self.batches.halved && self.client.as_ref().is_some_and(Client::refused_alone) {
             self.batches.bytes = (self.batches.bytes * 2).min(self.config.batch_bytes);
         }
         tracing::info!(sink = &*self.name, batch_bytes = self.batches.bytes, "sending in batches again");
@@ -152,20 +156,27 @@ impl KafkaSink {
         Ok(())
     }
 
+    /// After a batch was refused its records go one by one.
     fn choose_batches(&mut self) {
         let Some(client) = &self.client else { return };
-        if client.failure().is_none_or(|failure| failure.reason != "batch_too_large") {
-            return;
+        let Some(failure) = client.failure() else { return };
+        let why = match failure.reason {
+            "batch_too_large" => {
+                "the broker refused a batch as too large, so these records go one by one: if it is not for single large \
+                 events, set batch.size below the topic's max.message.bytes"
+            }
+            "batch_refused" => {
+                "the broker refused a batch for one of its records, so these records go one by one"
+            }
+            _ => return,
+        };
+        self.batches.halved = failure.reason == "batch_too_large";
+        if self.batches.halved {
+            self.batches.bytes = (self.batches.bytes / 2).max(LEAST_BATCH_BYTES);
         }
-        self.batches.bytes = (self.batches.bytes / 2).max(LEAST_BATCH_BYTES);
         // One more, as the count ends before the last.
         self.batches.solo = client.to_go_again() + 1;
-        tracing::warn!(
-            sink = &*self.name,
-            records = self.batches.solo,
-            "the broker refused a batch as too large, so these records go one by one: if it is not for single large \
-             events, set batch.size below the topic's max.message.bytes"
-        );
+        tracing::warn!(sink = &*self.name, records = self.batches.solo, "{why}");
     }
 }
 

@@ -5,7 +5,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use crate::sink::DeliveryError;
 
 /// Sorts a failed send or a failed delivery. `alone` says that the record was certainly not one of several in a
-/// batch: a broker refuses a batch as a whole, and the smallest record must not be set aside for its neighbours.
+/// batch: a broker refuses a batch as a whole, and no record must be set aside for its neighbours. Which one is to blame
+/// brokers say since 2.4 only; and where they do, its neighbours have to go again, and it goes with them.
 pub(super) fn classify(error: &KafkaError, alone: bool) -> DeliveryError {
     use RDKafkaErrorCode as Code;
     let detail = error.to_string();
@@ -21,8 +22,11 @@ pub(super) fn classify(error: &KafkaError, alone: bool) -> DeliveryError {
             }
         }
         Some(Code::InvalidTopic) => DeliveryError::dead_letter("topic_invalid", detail),
-        Some(Code::InvalidTimestamp) => DeliveryError::dead_letter("timestamp_refused", detail),
-        Some(Code::InvalidRecord) => DeliveryError::dead_letter("record_refused", detail),
+        Some(Code::InvalidTimestamp) if alone => DeliveryError::dead_letter("timestamp_refused", detail),
+        Some(Code::InvalidRecord) if alone => DeliveryError::dead_letter("record_refused", detail),
+        Some(Code::InvalidTimestamp | Code::InvalidRecord | Code::InvalidDifferentRecord) => {
+            DeliveryError::retry("batch_refused", detail)
+        }
         Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) => {
             DeliveryError::retry("unknown_topic", detail)
         }
@@ -69,9 +73,11 @@ mod tests {
             (Code::Fatal, false, Retry, "fatal"),
             (Code::PurgeInflight, false, Retry, "reset"),
             (Code::InvalidTopic, false, DeadLetter, "topic_invalid"),
-            (Code::InvalidTimestamp, false, DeadLetter, "timestamp_refused"),
-            (Code::InvalidRecord, false, DeadLetter, "record_refused"),
-            (Code::InvalidDifferentRecord, false, Retry, "broker"),
+            (Code::InvalidTimestamp, true, DeadLetter, "timestamp_refused"),
+            (Code::InvalidRecord, true, DeadLetter, "record_refused"),
+            (Code::InvalidTimestamp, false, Retry, "batch_refused"),
+            (Code::InvalidRecord, false, Retry, "batch_refused"),
+            (Code::InvalidDifferentRecord, false, Retry, "batch_refused"),
             (Code::NotEnoughReplicas, false, Retry, "broker"),
         ] {
             let error = classify(&KafkaError::MessageProduction(code), alone);

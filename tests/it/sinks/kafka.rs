@@ -1,12 +1,16 @@
 //! The Kafka sink against Apache Kafka.
 
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
+use ccrelay::clock::{Clock, Timestamp};
 use ccrelay::config::Problems;
 use ccrelay::sink::kafka::{KafkaOptions, KafkaSink, REASONS};
 use ccrelay::sink::{Ack, CopyNote, Disposition, Message, Purpose, Sink};
 use tokio::sync::watch;
 
+use super::relay::Running;
+use crate::support::certificates::Certificates;
 use crate::support::kafka::{Kafka, Record, SASL_PASSWORD, SASL_USER, SCRAM_PASSWORD};
 use crate::support::worker::{assert_complete_and_in_order, deliver, deliver_all, settled};
 use crate::support::{DEADLINE, message, messages, padded};
@@ -216,6 +220,91 @@ async fn only_the_records_that_are_too_large_are_set_aside_and_not_their_batch()
     assert!(report.retries.iter().all(|reason| *reason == "batch_too_large"), "{report:?}");
     sent.retain(|message| message.event.agent_id.as_str() != "999");
     assert_complete_and_in_order(ids(&kafka.read_all("limited").await), &sent);
+}
+
+/// A topic whose broker takes no record that is older than an hour.
+async fn create_topic_for_the_present(kafka: &Kafka, name: &str) {
+    kafka.create_topic(name, 1, &[("message.timestamp.before.max.ms", "3600000")]).await;
+}
+
+/// The message as one that happened so long ago.
+fn aged(mut message: Message, age: Duration) -> Message {
+    let now = Clock::system().now();
+    let event = std::sync::Arc::make_mut(&mut message.event);
+    event.recorded_time = now;
+    event.time = Timestamp(now.millis() - u64::try_from(age.as_millis()).expect("it is not that old"));
+    message
+}
+
+#[tokio::test]
+async fn only_the_records_that_are_refused_are_set_aside_and_not_their_batch() {
+    const TWO_DAYS: Duration = Duration::from_secs(48 * 3600);
+    let kafka = Kafka::shared().await;
+    create_topic_for_the_present(kafka, "present").await;
+    let new = |message| aged(message, Duration::ZERO);
+    // The first of a batch, two in one, and the last of all.
+    let old = [0, 100, 101, 299];
+    let mut sent: Vec<Message> = messages("present", 300, 0).into_iter().map(new).collect();
+    for (number, place) in (0..).zip(old) {
+        sent[place] = aged(message("present", "999", number), TWO_DAYS);
+    }
+    let mut sink = sink(&kafka.address(), "options = {'linger.ms' = 50}");
+    let report = tokio::time::timeout(DEADLINE, deliver_all(&mut sink, &sent, 100)).await.unwrap();
+    let expected: Vec<_> = (0..4).map(|n| (format!("999-{n}"), "timestamp_refused")).collect();
+    assert_eq!(report.dead_letters, expected);
+    assert!(!report.retries.is_empty(), "{report:?}");
+    assert!(report.retries.iter().all(|reason| *reason == "batch_refused"), "{report:?}");
+    sent.retain(|message| message.event.agent_id.as_str() != "999");
+    assert_complete_and_in_order(ids(&kafka.read_all("present").await), &sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_with_an_event_that_is_refused_holds_up_nothing_and_its_copy_goes_out() {
+    let kafka = Kafka::shared().await;
+    create_topic_for_the_present(kafka, "clocks").await;
+    kafka.create_topic("clocks-dead", 1, &[]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    Certificates::create(folder.path());
+    let configuration = format!(
+        "[sinks.bus]\ntopic = 'clocks'\ndead_letter_topic = 'clocks-dead'\n\
+         [sinks.bus.kafka]\nbootstrap_servers = '{}'\n[sinks.bus.kafka.options]\n'linger.ms' = 200\n",
+        kafka.address()
+    );
+    let relay = Running::start(folder.path(), &configuration).await;
+    let now = Clock::system().now().millis();
+    // Of each agent three events come in one push. The clock of the second agent's gateway was two days behind for one.
+    for agent in ["1001", "1002", "1003"] {
+        let events = [1, 2, 3].map(|n| {
+            let behind = if (agent, n) == ("1002", 2) { 48 * 3600 * 1000 } else { 0 };
+            format!(
+                r#"{{"eventType":"AgentState_Ready","workNo":"{agent}","eventGenTime":{},"content":null}}"#,
+                now - behind + n
+            )
+        });
+        let push = format!(r#"{{"workNo":"{agent}","eventList":[{}]}}"#, events.join(","));
+        relay.store_push(agent, push).await;
+    }
+    relay.delivered().await;
+    let letters = relay.spool.dead_letters().expect("the spool can be read");
+    let found: Vec<_> = letters.iter().map(|letter| letter.reason.as_str()).collect();
+    assert_eq!(found, ["timestamp_refused"]);
+    relay.stop().await;
+
+    let (mut seen, mut last) = (HashSet::new(), BTreeMap::new());
+    for record in kafka.read_all("clocks").await {
+        // A batch that goes again may have gone before.
+        if seen.insert(record.header("ce_id").to_owned()) {
+            let (agent, sequence) = (record.header("ce_subject"), record.header("ce_sequence"));
+            let before = last.insert(agent.to_owned(), sequence.to_owned());
+            assert!(before.is_none_or(|before| *before < *sequence), "{agent}: {sequence}");
+        }
+    }
+    let refused = &letters[0].event_id;
+    assert_eq!((seen.len(), seen.contains(refused)), (8, false), "{seen:?}");
+    let copies = kafka.read_all("clocks-dead").await;
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    assert_eq!(copies[0].header("ce_id"), *refused);
+    assert_eq!(copies[0].header("ce_ccrelaydeadletterreason"), "timestamp_refused");
 }
 
 #[tokio::test]
