@@ -38,6 +38,8 @@ use output::Output;
 
 const SINKS: [&str; 2] = ["nowhere", "kafka"];
 const TOPIC: &str = "ccrelay.events";
+/// How long a sink waits for a confirmation, as by default.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -81,7 +83,8 @@ async fn main() -> anyhow::Result<()> {
     let kafka: KafkaOptions =
         toml::from_str(&format!("bootstrap_servers = '{}'", cluster.bootstrap_servers()))?;
     let mut problems = Problems::default();
-    let kafka = kafka.validate("kafka", &mut problems).with_context(|| format!("{problems:?}"))?;
+    let kafka =
+        kafka.validate(STALL_TIMEOUT, "kafka", &mut problems).with_context(|| format!("{problems:?}"))?;
     let sinks: [Box<dyn Sink>; 2] = [Box::new(Nowhere), Box::new(KafkaSink::new("kafka", kafka)?)];
     let mut rows = Vec::new();
     for (name, sink) in SINKS.into_iter().zip(sinks) {
@@ -110,7 +113,7 @@ async fn drain(
     let config = DeliverConfig {
         sink: name.to_owned(),
         window: options.window,
-        stall_timeout: Duration::from_secs(30),
+        stall_timeout: STALL_TIMEOUT,
         way: way(Router::to(TopicTemplate::parse(TOPIC, TopicRules::Kafka)?)),
         dead_letter_topic: None,
         repeats: Repeats::Publish,

@@ -731,9 +731,11 @@ impl RawSink {
             }
             return None;
         };
+        let stall_timeout = Duration::from_secs(self.stall_timeout_secs);
         let kind = match (self.kafka, self.mqtt, self.jsonl) {
             (Some(kafka), ..) => {
-                kafka.validate(&format!("{key}.kafka"), problems).map(|c| SinkKind::Kafka(Box::new(c)))
+                let config = kafka.validate(stall_timeout, &format!("{key}.kafka"), problems);
+                config.map(|c| SinkKind::Kafka(Box::new(c)))
             }
             (_, Some(mqtt), _) => {
                 mqtt.validate(&format!("{key}.mqtt"), problems).map(|c| SinkKind::Mqtt(Box::new(c)))
@@ -755,7 +757,7 @@ impl RawSink {
             when_full: self.when_full,
             repeats: self.repeats,
             window: self.window,
-            stall_timeout: Duration::from_secs(self.stall_timeout_secs),
+            stall_timeout,
             router: router?,
             dead_letter_topic,
             kind: kind?,

@@ -28,6 +28,10 @@ const LINGER_MILLIS: &str = "2";
 const QUEUE_RECORDS: &str = "200000";
 /// Twice librdkafka's own socket timeout: what has not moved by then will not move in this client.
 const STALL_TIMEOUT_SECS: u64 = 120;
+/// How long a topic that the brokers do not know may be about to come: one that was just made is known everywhere within
+/// seconds. librdkafka's own 30 s are no less than a worker waits for a confirmation, and nobody would ever hear of it.
+const TOPIC_PATIENCE_MILLIS: u128 = 10_000;
+const TOPIC_PATIENCE: &str = "topic.metadata.propagation.max.ms";
 /// librdkafka's default.
 const BATCH_BYTES: usize = 1_000_000;
 
@@ -269,8 +273,14 @@ impl KafkaConfig {
 }
 
 impl KafkaOptions {
-    /// Checks the section; every mistake goes to `problems` under `key_prefix`.
-    pub fn validate(self, key_prefix: &str, problems: &mut Problems) -> Option<KafkaConfig> {
+    /// Checks the section for a worker that gives the client up after `patience` without a confirmation; every mistake goes
+    /// to `problems` under `key_prefix`.
+    pub fn validate(
+        self,
+        patience: Duration,
+        key_prefix: &str,
+        problems: &mut Problems,
+    ) -> Option<KafkaConfig> {
         let before = problems.found().len();
         let mut properties = promise();
         if self.bootstrap_servers.trim().is_empty() {
@@ -295,6 +305,8 @@ impl KafkaOptions {
                 properties.insert(name, value);
             }
         }
+        let patience = patience.min(Duration::from_secs(self.stall_timeout_secs));
+        topic_patience(patience, &mut properties, key_prefix, problems);
         let batch_bytes = properties.get("batch.size").and_then(|v| v.parse().ok()).unwrap_or(BATCH_BYTES);
         (problems.found().len() == before).then(|| KafkaConfig {
             encoding: self.encoding,
@@ -387,6 +399,22 @@ fn promise() -> BTreeMap<String, String> {
     .collect()
 }
 
+/// An unknown topic is told before whoever waits for a confirmation has lost patience.
+fn topic_patience(
+    patience: Duration,
+    properties: &mut BTreeMap<String, String>,
+    key_prefix: &str,
+    problems: &mut Problems,
+) {
+    let patience = patience.as_millis();
+    let own = (patience / 3).min(TOPIC_PATIENCE_MILLIS).to_string();
+    let chosen = properties.entry(TOPIC_PATIENCE.to_owned()).or_insert(own);
+    if patience > 0 && chosen.parse().is_ok_and(|millis: u128| millis >= patience) {
+        let key = format!("{key_prefix}.options.\"{TOPIC_PATIENCE}\"");
+        problems.add(key, "must be less than stall_timeout_secs, or an unknown topic is only ever stalled");
+    }
+}
+
 /// Why a pass-through property cannot be taken, if so.
 fn refusal(name: &str, value: &str) -> Option<String> {
     if let Some((_, reason)) = RESERVED.iter().find(|(reserved, _)| *reserved == name) {
@@ -426,7 +454,7 @@ mod tests {
     fn parse(text: &str) -> Result<KafkaConfig, Vec<String>> {
         let options: KafkaOptions = toml::from_str(text).map_err(|e| vec![e.to_string()])?;
         let mut problems = Problems::default();
-        let config = options.validate("sinks.kafka", &mut problems);
+        let config = options.validate(Duration::from_secs(30), "sinks.kafka", &mut problems);
         config.ok_or_else(|| problems.found().iter().map(|p| format!("{}: {}", p.key, p.message)).collect())
     }
 
@@ -466,6 +494,20 @@ mod tests {
             assert!(found.iter().any(|f| f.starts_with(key)), "{key} is missing in {found:#?}");
         }
         assert_eq!(found.len(), 8, "{found:#?}");
+    }
+
+    #[test]
+    fn an_unknown_topic_is_told_before_anybody_loses_patience() {
+        let patience = |lines: &str| {
+            let config = parse(&format!("bootstrap_servers = 'a:1'\n{lines}")).unwrap().client_config();
+            config.get(TOPIC_PATIENCE).map(str::to_owned)
+        };
+        assert_eq!(patience("").as_deref(), Some("10000"));
+        assert_eq!(patience("stall_timeout_secs = 6").as_deref(), Some("2000"));
+        assert_eq!(patience("options = {'topic.metadata.propagation.max.ms' = 500}").as_deref(), Some("500"));
+        let late = "bootstrap_servers = 'a:1'\noptions = {'topic.metadata.propagation.max.ms' = 30000}";
+        let found = parse(late).unwrap_err();
+        assert!(found[0].starts_with("sinks.kafka.options.\"topic.metadata"), "{found:?}");
     }
 
     #[test]

@@ -11,15 +11,19 @@ use tokio::sync::watch;
 
 use super::relay::Running;
 use crate::support::certificates::Certificates;
+use crate::support::in_process::good;
 use crate::support::kafka::{Kafka, Record, SASL_PASSWORD, SASL_USER, SCRAM_PASSWORD};
 use crate::support::worker::{assert_complete_and_in_order, deliver, deliver_all, settled};
 use crate::support::{DEADLINE, message, messages, padded};
+
+/// How long a worker waits, by default.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn sink(address: &str, lines: &str) -> KafkaSink {
     let options: KafkaOptions =
         toml::from_str(&format!("bootstrap_servers = '{address}'\n{lines}")).expect("valid lines");
     let mut problems = Problems::default();
-    let config = options.validate("sinks.kafka", &mut problems);
+    let config = options.validate(STALL_TIMEOUT, "sinks.kafka", &mut problems);
     KafkaSink::new("kafka", config.unwrap_or_else(|| panic!("{:?}", problems.found()))).expect("a client")
 }
 
@@ -323,6 +327,33 @@ async fn an_unknown_topic_is_waited_for() {
     sink.reset().await.unwrap();
     assert!(deliver_all(&mut sink, &sent, 10).await.dead_letters.is_empty());
     assert_complete_and_in_order(ids(&kafka.read_all("late").await), &sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_an_unknown_topic_is_the_operators_choice_with_all_else_as_it_is_by_default() {
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("known", 1, &[]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    Certificates::create(folder.path());
+    let configuration = format!(
+        "[sinks.bus]\ntopic = 'known'\n[sinks.bus.kafka]\nbootstrap_servers = '{}'\n\
+         on_error.unknown_topic = 'dead_letter'\n\
+         [[routes]]\nname = 'nowhere'\nagents = ['1009']\nto = {{ bus = 'not-there' }}\n",
+        kafka.address()
+    );
+    let relay = Running::start(folder.path(), &configuration).await;
+    for agents in [&["1001"][..], &["1009", "1002"]] {
+        for agent in agents {
+            relay.store_push(agent, good(agent)).await;
+        }
+        relay.delivered().await;
+    }
+    let letters = relay.spool.dead_letters().expect("the spool can be read");
+    let found: Vec<_> = letters.iter().map(|letter| (&*letter.topic, &*letter.reason)).collect();
+    assert_eq!(found, [("not-there", "unknown_topic")]);
+    assert_eq!(relay.metrics.sink_failures.with_label_values(&["bus", "stalled"]).get(), 0);
+    relay.stop().await;
+    assert_eq!(kafka.read_all("known").await.len(), 2);
 }
 
 #[tokio::test]
