@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +47,8 @@ const TOKEN_SECRET: &str = "token.secret";
 
 /// How long a stop waits for the collector of traces, of what is left of the grace period.
 const LAST_SPANS: Duration = Duration::from_secs(5);
+/// And answers of the operations listener, which nobody's session depends on.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// A running relay.
 pub struct Relay {
@@ -287,7 +290,7 @@ impl Relay {
         if let Some(exporter) = self.exporter {
             exporter.stop(grace.saturating_sub(began.elapsed()).min(LAST_SPANS)).await;
         }
-        self.operations.stop().await;
+        self.operations.stop(LAST_ANSWERS).await;
         match self.lifecycle.failure().or_else(|| self.spool.failure().borrow().clone()) {
             Some(reason) => Err(anyhow!(reason)),
             None if !clean => Err(anyhow!("tasks had to be cut off")),
@@ -413,6 +416,8 @@ struct Operations {
     api: Api,
     stop: CancellationToken,
     thread: std::thread::JoinHandle<()>,
+    /// Resolves when the thread has nothing more to do.
+    ended: oneshot::Receiver<()>,
 }
 
 impl Operations {
@@ -432,7 +437,8 @@ impl Operations {
         };
         let bind =
             Listener::bind(listen, entry.clone(), admin::limits(), handler, metrics.clone(), stop.clone());
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (tell, told) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
         let remembering = api.clone();
         let serve = async move {
             let (listener, address) =
@@ -449,18 +455,24 @@ impl Operations {
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread =
-            std::thread::Builder::new().name("operations".into()).spawn(move || runtime.block_on(serve))?;
+        let run = move || {
+            runtime.block_on(serve);
+            let _nobody_waits = end.send(());
+        };
+        let thread = std::thread::Builder::new().name("operations".into()).spawn(run)?;
         let address = told.await.context("the operations thread ended")?;
         let address = address.with_context(|| format!("cannot listen on operations.listen {listen}"))?;
-        Ok(Operations { address, entry, api, stop, thread })
+        Ok(Operations { address, entry, api, stop, thread, ended })
     }
 
-    async fn stop(self) {
+    /// Ends it once those have their answers who take them within `patience`. Whoever reads slowly must not hold up the stop:
+    /// no heartbeat is sent any more.
+    async fn stop(self, patience: Duration) {
         self.stop.cancel();
-        let thread = self.thread;
-        if !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(()))) {
-            tracing::error!("the operations thread panicked");
+        match tokio::time::timeout(patience, self.ended).await {
+            Ok(Ok(())) => drop(self.thread),
+            Ok(Err(_)) => tracing::error!("the operations thread panicked"),
+            Err(_elapsed) => tracing::warn!("answers of the operations listener were cut off"),
         }
     }
 }

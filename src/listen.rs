@@ -27,6 +27,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -232,10 +233,14 @@ impl<H> Listener<H> {
 }
 
 impl<H> Shared<H> {
-    fn fault(&self, reason: &'static str, error: &dyn std::fmt::Display) {
+    fn count_failure(&self, reason: &'static str) {
         if self.limits.counted {
             self.metrics.connection_failures.with_label_values(&[reason]).inc();
         }
+    }
+
+    fn fault(&self, reason: &'static str, error: &dyn std::fmt::Display) {
+        self.count_failure(reason);
         if let Some(left_out) = self.calm.due(reason) {
             let listener = self.limits.listener;
             tracing::warn!(listener, reason, %error, left_out, "a connection came to nothing");
@@ -288,10 +293,15 @@ async fn connection<H: Handler>(
         None => serve(&shared, stream, peer, &turns, seat).await,
         Some(tls) => {
             let acceptor = TlsAcceptor::from(tls.load_full());
-            let handshake = tokio::time::timeout(shared.limits.handshake_timeout, acceptor.accept(stream));
-            match seat.leave.run_until_cancelled(handshake).await {
+            let handshake = shake_hands(&acceptor, stream);
+            let handshake = tokio::time::timeout(shared.limits.handshake_timeout, handshake);
+            let handshake = seat.leave.run_until_cancelled(handshake);
+            // Nothing was asked for yet, so a stop does not wait.
+            let Some(shaken) = shared.stop.run_until_cancelled(handshake).await else { return };
+            match shaken {
                 None => shared.made_room(),
-                Some(Ok(Ok(stream))) => {
+                Some(Ok(Ok(None))) => shared.count_failure("closed_unused"),
+                Some(Ok(Ok(Some(stream)))) => {
                     shared.met(peer, stream.get_ref().1);
                     seat.phase.enter(PHASE_IDLE);
                     serve(&shared, stream, peer, &turns, seat).await;
@@ -302,6 +312,17 @@ async fn connection<H: Handler>(
         }
     }
     drop(gauge);
+}
+
+/// `None` when the peer has closed before it sent anything, as the checks of load balancers do.
+async fn shake_hands(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+) -> std::io::Result<Option<TlsStream<TcpStream>>> {
+    match stream.peek(&mut [0]).await {
+        Ok(0) | Err(_) => Ok(None),
+        Ok(_) => acceptor.accept(stream).await.map(Some),
+    }
 }
 
 struct OpenConnection(Metrics);

@@ -59,6 +59,7 @@ pub const PUSH_FAILURE_REASONS: &[&str] = &[
 pub const CONNECTION_FAILURE_REASONS: &[&str] = &[
     "limit",
     "made_room",
+    "closed_unused",
     "tls_handshake",
     "tls_handshake_timeout",
     "tls_version",

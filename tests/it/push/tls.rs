@@ -72,6 +72,40 @@ async fn handshakes_that_are_never_finished_end_in_time_and_hold_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_connects_and_closes_is_no_failed_handshake() {
+    let relay = TestRelay::start().await;
+    drop(TcpStream::connect(relay.callback).await.expect("it accepts"));
+    let reset = TcpStream::connect(relay.callback).await.expect("it accepts");
+    reset.set_zero_linger().expect("a socket");
+    drop(reset);
+    let series = "ccrelay_connection_failures_total{reason=\"closed_unused\"}";
+    eventually(series, DEADLINE, || async { (relay.metric(series).await == 2.0).then_some(()) }).await;
+    let failed = "ccrelay_connection_failures_total{reason=\"tls_handshake\"}";
+    assert_eq!(relay.metric(failed).await, 0.0);
+    relay.assert_takes_a_good_push().await;
+    relay.stop().await;
+}
+
+/// Heartbeats have stopped by then, so each second counts against the agents.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_nobody_who_has_asked_for_nothing_yet() {
+    let relay = TestRelay::start().await;
+    let mut silent = TcpStream::connect(relay.callback).await.expect("it accepts");
+    let mut half = TcpStream::connect(relay.callback).await.expect("it accepts");
+    half.write_all(&[0x16, 3, 1, 2]).await.expect("it reads");
+    let mut head = TcpStream::connect(relay.operations).await.expect("it accepts");
+    head.write_all(b"GET /metrics HTTP/1.1\r\n").await.expect("it reads");
+    relay.assert_takes_a_good_push().await;
+    let began = tokio::time::Instant::now();
+    relay.stop().await;
+    let took = began.elapsed();
+    assert!(took < std::time::Duration::from_secs(8), "{took:?}, and the time-outs are 10 s");
+    for stream in [&mut silent, &mut half] {
+        assert!(rest(stream).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_beyond_the_limit_wait_until_those_that_did_nothing_make_room() {
     let relay = TestRelay::with("max_connections = 2", "").await;
     let mut first = relay.connect().await;
