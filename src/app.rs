@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::admin::kept::{self, KeptAgents};
 use crate::admin::tokens::TokenFile;
@@ -28,7 +29,7 @@ use crate::listen::{Entry, Listener};
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::problems::Problems;
-use crate::receive::PushHandler;
+use crate::receive::{PUSH_PATH, PushHandler};
 use crate::reload::{self, Desk, Reloader, SetLogLevel, Targets, Wishes};
 use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
 use crate::session::roster::{self, Changes, Roll};
@@ -102,6 +103,7 @@ impl Relay {
             None => (Traces::default(), None),
         };
 
+        callback_doubts(&config).for_each(|doubt| tracing::warn!("{doubt}"));
         let readiness = Readiness::default();
         let operations = Operations::start(&config.operations, &metrics, &readiness).await?;
         let (receiving, delivering) = (CancellationToken::new(), CancellationToken::new());
@@ -297,6 +299,23 @@ impl Relay {
             None => Ok(()),
         }
     }
+}
+
+/// What speaks against the paths of the gateways' `callback_uri`, to which they push. It is no mistake, since something in
+/// between may write them anew.
+pub fn callback_doubts(config: &Config) -> impl Iterator<Item = String> {
+    config.sessions.gateways.iter().filter_map(|gateway| {
+        let uri = Url::parse(&gateway.callback_uri).ok()?;
+        let path = uri.path();
+        let ours = format!("{PUSH_PATH}{}", gateway.name);
+        (path.strip_suffix('/').unwrap_or(path) != ours).then(|| {
+            format!(
+                "the path of callback_uri of the gateway {} is {path:?}, but pushes are taken at {ours:?}: unless something \
+                 in between rewrites it, every push is answered with 404, and the gateway signs its agents out",
+                gateway.name
+            )
+        })
+    })
 }
 
 async fn open_spool(

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::app::Relay;
+use crate::app::{Relay, callback_doubts};
 use crate::config::{self, Config, LogConfig, LogFormat, Outline};
 use crate::demo;
 use crate::lifecycle::Lifecycle;
@@ -141,7 +141,9 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(file) => with_config(&file.config, |config, outline| run(config, outline, &file.config)),
-        Command::Check(file) => with_config(&file.config, |_, _| {
+        Command::Check(file) => with_config(&file.config, |config, _| {
+            callback_doubts(&config)
+                .for_each(|doubt| eprintln!("{}: warning: {doubt}", file.config.display()));
             say!("{}: no mistakes found", file.config.display());
             ExitCode::SUCCESS
         }),

@@ -149,6 +149,7 @@ impl PushHandler {
 
     fn expected(&self, request: &Request<Incoming>) -> Result<&GatewayName, Refusal> {
         let name = request.uri().path().strip_prefix(PUSH_PATH).ok_or(Refusal::NotFound)?;
+        let name = name.strip_suffix('/').unwrap_or(name);
         let gateway = self.gateways.iter().find(|g| g.as_str() == name).ok_or(Refusal::NotFound)?;
         if request.method() != Method::POST {
             return Err(Refusal::MethodNotAllowed);

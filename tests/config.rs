@@ -56,6 +56,32 @@ fn the_environment_overrides_the_file() {
 }
 
 #[test]
+fn a_callback_uri_that_leads_elsewhere_is_a_warning_and_no_mistake() {
+    let folder = folder("[sinks.file.jsonl]\npath = '-'");
+    let path = folder.path().join("config.toml");
+    let good = std::fs::read_to_string(&path).expect("it was written");
+    for (uri, doubt) in
+        [("/push/main", None), ("/push/main/", None), ("/", Some("/")), ("/push/Main", Some("/push/Main"))]
+    {
+        std::fs::write(&path, good.replace("8443/push/main", &format!("8443{uri}")))
+            .expect("it can be written");
+        let output = check(folder.path(), &[]);
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "config.toml: no mistakes found\n");
+        let said = String::from_utf8_lossy(&output.stderr);
+        match doubt {
+            None => assert_eq!(said, ""),
+            Some(path) => {
+                let about = format!(
+                    "config.toml: warning: the path of callback_uri of the gateway main is {path:?}, but"
+                );
+                assert!(said.starts_with(&about) && said.contains("\"/push/main\""), "{said}");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_environment_alone_can_make_a_sink() {
     let folder = folder("");
     let broker = ("CCRELAY_SINKS__BUS__KAFKA__BOOTSTRAP_SERVERS", "kafka:9092");

@@ -13,7 +13,7 @@ async fn other_paths_and_methods_are_refused() {
     let relay = TestRelay::start().await;
     let whole = String::from_utf8(request(&relay.token("1001"), good("1001"))).expect("text");
     for path in
-        ["/", "/push", "/push/", "/push/nobody", "/push/main/", "/push/MAIN", "/push/main%00", "/metrics"]
+        ["/", "/push", "/push/", "/push/nobody", "/push/main//", "/push/MAIN", "/push/main%00", "/metrics"]
     {
         relay.assert_refused(whole.replace("/push/main", path), UNKNOWN, "not_found").await;
     }
@@ -25,11 +25,13 @@ async fn other_paths_and_methods_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_after_the_path_does_no_harm() {
+async fn a_query_or_a_slash_after_the_path_does_no_harm() {
     let relay = TestRelay::start().await;
     let whole = String::from_utf8(request(&relay.token("1001"), good("1001"))).expect("text");
-    let answer = relay.send(whole.replace("/push/main", "/push/main?a=b")).await.expect("an answer");
-    assert_eq!((answer.status, answer.retcode().as_str()), (200, "0"));
+    for path in ["/push/main?a=b", "/push/main/", "/push/main/?a=b"] {
+        let answer = relay.send(whole.replace("/push/main", path)).await.expect("an answer");
+        assert_eq!((answer.status, answer.retcode().as_str()), (200, "0"), "{path}");
+    }
     relay.stop().await;
 }
 
