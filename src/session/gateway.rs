@@ -285,7 +285,7 @@ async fn read(response: Response<Incoming>, operation: Operation) -> (Answer, Pr
         Err(_) => Presence::Absent,
     };
     if head.status == http::StatusCode::OK {
-        answer.event = bytes.as_ref().ok().filter(|bytes| poll && wire::has_event(bytes)).cloned();
+        answer.event = bytes.as_ref().ok().filter(|_| poll).and_then(wire::event);
         if let (Operation::UpdateGuid, Ok(bytes)) = (operation, &bytes) {
             answer.guid = wire::updated_guid(bytes).or(answer.guid);
         }

@@ -28,6 +28,9 @@ const COOKIE_LENGTH: usize = 4096;
 /// Enough of a message for a person to know what is meant.
 const MESSAGE_LENGTH: usize = 200;
 
+/// What some programs put before texts in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// What all requests to one gateway have in common.
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -222,7 +225,7 @@ pub(super) fn guid(value: &HeaderValue) -> Option<SecretString> {
 
 /// The GUID in the body of the answer to `updateGuid`, which comes without the name before it.
 pub(super) fn updated_guid(bytes: &[u8]) -> Option<SecretString> {
-    let value: Value = serde_json::from_slice(bytes).ok()?;
+    let value = json(bytes).ok()?;
     guid_of(value.get("result")?.get("guid")?.as_str()?)
 }
 
@@ -244,11 +247,7 @@ pub(super) fn cookie(value: &HeaderValue) -> Option<Cookie> {
 
 /// Reads the body of an answer.
 pub(super) fn reply(bytes: &[u8]) -> Result<Reply, CallError> {
-    let value = match std::str::from_utf8(bytes) {
-        Ok(text) => serde_json::from_str::<Value>(text.trim_start_matches('\u{feff}')),
-        Err(_not_utf8) => serde_json::from_slice(&without_double_bytes(bytes)),
-    };
-    let value = value.map_err(|error| CallError::Broken(format!("the answer is not JSON: {error}")))?;
+    let value = json(bytes).map_err(|error| CallError::Broken(format!("the answer is not JSON: {error}")))?;
     let retcode = match value.get("retcode") {
         Some(Value::String(text)) => Retcode::new(text),
         Some(Value::Number(number)) => Retcode::new(&number.to_string()),
@@ -262,11 +261,24 @@ pub(super) fn reply(bytes: &[u8]) -> Result<Reply, CallError> {
     })
 }
 
-/// Whether the answer to a poll brings an event, as far as can be read.
-pub(super) fn has_event(bytes: &[u8]) -> bool {
-    let value = serde_json::from_slice::<Value>(bytes)
-        .or_else(|_not_utf8| serde_json::from_slice(&without_double_bytes(bytes)));
-    value.is_ok_and(|value| value.get("event").is_some_and(|event| !event.is_null()))
+/// The answer to a poll as it came, where it brings an event, as far as can be read. A byte order mark is none of it.
+pub(super) fn event(bytes: &Bytes) -> Option<Bytes> {
+    let value = json(bytes).ok()?;
+    let there = value.get("event").is_some_and(|event| !event.is_null());
+    there.then(|| bytes.slice(bytes.len() - without_mark(bytes).len()..))
+}
+
+/// The JSON of an answer, which may be in GBK or begin with a byte order mark.
+fn json(bytes: &[u8]) -> serde_json::Result<Value> {
+    let bytes = without_mark(bytes);
+    match std::str::from_utf8(bytes) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_not_utf8) => serde_json::from_slice(&without_double_bytes(bytes)),
+    }
+}
+
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
 }
 
 fn sign_in_result(result: &Value) -> SignInResult {

@@ -246,3 +246,21 @@ fn an_updated_guid_is_read_from_the_body_with_and_without_its_name() {
         assert_eq!(read(none), None, "{none}");
     }
 }
+
+#[test]
+fn an_updated_guid_and_an_event_are_read_where_the_rest_of_the_answer_is() {
+    // The second byte of the last character in GBK is a backslash.
+    for message in [b"\xb3\xc9\xb9\x5c".as_slice(), "\u{6210}".as_bytes(), b"success"] {
+        for mark in [BYTE_ORDER_MARK, b""] {
+            let body = |end: &str| {
+                [mark, b"{\"retcode\":\"0\",\"message\":\"", message, b"\"", end.as_bytes(), b"}"].concat()
+            };
+            let updated = body(r#","result":{"guid":"uuid.AgentGateway0"}"#);
+            assert_eq!(reply(&updated).unwrap().retcode.as_str(), "0");
+            assert_eq!(updated_guid(&updated).unwrap().expose_secret(), "uuid.AgentGateway0");
+            let polled = Bytes::from(body(r#","event":{"eventType":"AgentState_Ready","workNo":"291"}"#));
+            assert_eq!(event(&polled).unwrap()[..], polled[mark.len()..]);
+            assert_eq!(event(&Bytes::from(body(r#","event":null"#))), None);
+        }
+    }
+}
