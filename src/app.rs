@@ -32,6 +32,7 @@ use crate::problems::Problems;
 use crate::receive::{PUSH_PATH, PushHandler};
 use crate::reload::{self, Desk, Reloader, SetLogLevel, Targets, Wishes};
 use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
+use crate::session::password::PasswordReader;
 use crate::session::roster::{self, Changes, Roll};
 use crate::session::{Deps, Sessions};
 use crate::spool::{AgentKey, SinkStart, Spool, SpoolThreads};
@@ -406,6 +407,7 @@ fn admin_parts(
         configured,
         kept,
         agent_defaults: Arc::new(config.agent_defaults()),
+        passwords: PasswordReader::default(),
         call_through: Arc::new(config.gateways.iter().map(open).collect()),
         runtime: tokio::runtime::Handle::current(),
         sight: ways.clone(),

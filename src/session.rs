@@ -26,6 +26,7 @@ pub mod gateway;
 mod keeper;
 mod mail;
 mod pace;
+pub mod password;
 pub mod retcode;
 pub mod roster;
 pub mod state;

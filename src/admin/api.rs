@@ -39,6 +39,7 @@ use crate::reload::Desk;
 use crate::request;
 use crate::session::Sessions;
 use crate::session::config::{AgentDefaults, CallPattern};
+use crate::session::password::PasswordReader;
 use crate::spool::{AgentKey, Spool};
 
 /// Bodies are an agent's settings, a ticket, or a call of the gateway's, whose largest has 16 KiB of call data.
@@ -65,6 +66,8 @@ pub struct Parts {
     pub kept: Arc<KeptAgents>,
     /// What agents of each gateway have in common, for those that are put.
     pub agent_defaults: Arc<HashMap<GatewayName, AgentDefaults>>,
+    /// Reads the passwords of agents that are put.
+    pub passwords: PasswordReader,
     /// Which calls of each gateway are open to callers.
     pub call_through: Arc<HashMap<GatewayName, Vec<CallPattern>>>,
     /// What may be shown of dead letters.

@@ -1,5 +1,7 @@
 //! Changes of the roster by callers: put, take away, adopt; and the GUID for who may know it.
 
+use std::fmt;
+
 use http::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -13,7 +15,7 @@ use super::kept::{Kept, MOST_AGENTS, in_words};
 
 use crate::config::Problems;
 use crate::session::call::{Cookie, Ticket};
-use crate::session::config::{AgentConfig, RawAgent};
+use crate::session::config::{AgentConfig, PasswordError, RawAgent};
 use crate::session::{AdoptError, Change, RosterError};
 use crate::spool::AgentKey;
 
@@ -25,7 +27,7 @@ const MOST_COOKIES: usize = 16;
 pub(super) async fn put(call: &Call<'_>) -> Answer {
     query(call.query, &[])?;
     let agent = key(call)?;
-    let (settings, config, stored) = read_agent(call, &agent)?;
+    let (settings, config, stored) = read_agent(call, &agent).await?;
     if call.parts.is_configured(&agent) {
         return Err(configured());
     }
@@ -143,7 +145,10 @@ pub(super) fn guid(call: &Call<'_>) -> Answer {
 
 /// Settings as they are to be kept, without the password; the configuration with it and with the gateway's defaults; and
 /// whether the settings do without a password, so that they can be stored.
-fn read_agent(call: &Call<'_>, agent: &AgentKey) -> Result<(Map<String, Value>, AgentConfig, bool), Fault> {
+async fn read_agent(
+    call: &Call<'_>,
+    agent: &AgentKey,
+) -> Result<(Map<String, Value>, AgentConfig, bool), Fault> {
     let mut settings: Map<String, Value> = serde_json::from_slice(&call.body).map_err(|e| unreadable(&e))?;
     for (name, value) in [("gateway", agent.gateway.as_str()), ("id", agent.agent_id.as_str())] {
         let same = settings.get(name).is_none_or(|found| found == value);
@@ -166,11 +171,16 @@ fn read_agent(call: &Call<'_>, agent: &AgentKey) -> Result<(Map<String, Value>, 
         Some(defaults) => raw.complete_beside_password(defaults),
         None => {}
     }
-    let mut problems = Problems::default();
-    let config = raw.validate_with(password, "agent", &mut problems);
-    match config.filter(|_| problems.found().is_empty()) {
-        Some(config) => Ok((settings, config, stored)),
-        None => Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, "agent_invalid", in_words(&problems))),
+    // It reads the password, and this thread answers everybody.
+    let validated = call.parts.passwords.run(move || {
+        let mut problems = Problems::default();
+        (raw.validate_with(password, "agent", &mut problems), problems)
+    });
+    let invalid = |why: &dyn fmt::Display| Fault::new(StatusCode::UNPROCESSABLE_ENTITY, "agent_invalid", why);
+    match validated.await {
+        Some((Some(config), problems)) if problems.found().is_empty() => Ok((settings, config, stored)),
+        Some((_, problems)) => Err(invalid(&in_words(&problems))),
+        None => Err(invalid(&PasswordError::TimedOut)),
     }
 }
 

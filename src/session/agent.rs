@@ -14,10 +14,11 @@ use crate::metrics::Metrics;
 use crate::session::call::{
     Answer, Call, CallError, Cookie, GatewayCalls, Permit, Reply, SignInResult, Ticket,
 };
-use crate::session::config::{AgentConfig, GatewayConfig, Mode, PasswordSource, Skills};
+use crate::session::config::{AgentConfig, GatewayConfig, Mode, PasswordError, PasswordSource, Skills};
 use crate::session::forward::ForwardError;
 use crate::session::mail::{Adoption, Waiting};
 use crate::session::pace::Pace;
+use crate::session::password::PasswordReader;
 use crate::session::retcode::{Meaning, Operation, Retcode, Suspension, doubts_session, meaning};
 use crate::session::state::{
     Degradation, Effect, Entry, Forwarded, Input, Machine, Next, Outcome, Resume, Rules, State,
@@ -40,6 +41,7 @@ pub(super) struct Gateway {
     pub(super) config: GatewayConfig,
     pub(super) calls: Arc<dyn GatewayCalls>,
     pub(super) pace: Pace,
+    passwords: PasswordReader,
     pub(super) deps: Arc<Deps>,
     pub(super) common: Arc<Common>,
     /// The rules of its agents, each once: few combinations of their settings exist.
@@ -62,8 +64,10 @@ impl Gateway {
             metrics: deps.metrics.clone(),
         };
         let (pace, rules) = (Pace::new(config.sign_in_rate_per_sec), Mutex::default());
+        let passwords = PasswordReader::default();
         let common = Arc::new(common);
-        Gateway { config, calls, pace, deps, common, rules, renewals_missed: AtomicBool::new(false) }
+        let renewals_missed = AtomicBool::new(false);
+        Gateway { config, calls, pace, passwords, deps, common, rules, renewals_missed }
     }
 
     /// Says once what it means that a gateway refuses to renew GUIDs.
@@ -395,10 +399,13 @@ impl Agent {
     }
 
     async fn call(&mut self, operation: Operation) {
-        let Some(password) = self.password(operation).await else {
-            self.step(Input::Began(operation)).await;
-            self.step(Input::Ended(Outcome::NoPassword)).await;
-            return;
+        let password = match self.password(operation).await {
+            Ok(password) => password,
+            Err(outcome) => {
+                self.step(Input::Began(operation)).await;
+                self.step(Input::Ended(outcome)).await;
+                return;
+            }
         };
         let token = self.token(operation);
         let sent = Instant::now();
@@ -435,21 +442,22 @@ impl Agent {
         }
     }
 
-    /// The password where the call needs one; `None` when it needs one that cannot be had.
-    async fn password(&self, operation: Operation) -> Option<Option<SecretString>> {
+    /// The password where the call needs one, or how the call ends without it.
+    async fn password(&self, operation: Operation) -> Result<Option<SecretString>, Outcome> {
         if !operation.signs_in() {
-            return Some(None);
+            return Ok(None);
         }
-        let source = self.config.password.clone();
-        let read = tokio::task::spawn_blocking(move || source.read()).await;
-        match read {
-            Ok(Ok(password)) => Some(Some(password)),
-            Ok(Err(error)) => {
-                tracing::error!(gateway = %self.gateway(), agent_id = %self.agent_id(), %error, "no password");
-                None
-            }
-            Err(_panicked_or_stopping) => None,
+        let error = match self.gateway.passwords.read(&self.config.password).await {
+            Ok(password) => return Ok(Some(password)),
+            Err(error) => error,
+        };
+        tracing::error!(gateway = %self.gateway(), agent_id = %self.agent_id(), %error, "no password");
+        if matches!(error, PasswordError::TimedOut) {
+            // A disk that hangs comes back by itself.
+            self.count_sign_in("timeout");
+            return Err(Outcome::Unanswered { may_have_arrived: false });
         }
+        Err(Outcome::NoPassword)
     }
 
     async fn answered(&mut self, operation: Operation, mut answer: Answer, sent: Instant) {

@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +52,8 @@ pub const SIGN_IN_RATE_PER_SEC: u32 = 20;
 
 /// Passwords are 32 characters at most, but gateways that expect cipher text get a longer one.
 const PASSWORD_LENGTH: usize = 256;
+/// A file with so many bytes holds something else.
+const PASSWORD_FILE_BYTES: usize = 4096;
 
 /// A gateway, checked.
 #[derive(Debug, Clone)]
@@ -321,6 +326,12 @@ pub enum PasswordError {
     /// The file cannot be read.
     #[error("cannot read the password: {0}")]
     Unreadable(#[from] std::io::Error),
+    /// It is a pipe, a device or a folder.
+    #[error("cannot read the password: it is not in a regular file")]
+    NotAFile,
+    /// The file lies on a disk that does not answer.
+    #[error("cannot read the password: its disk does not answer")]
+    TimedOut,
     /// Longer than any gateway takes.
     #[error("the password is longer than 256 characters")]
     TooLong,
@@ -330,7 +341,7 @@ pub enum PasswordError {
 }
 
 impl PasswordSource {
-    /// The password. Line ends after it are not part of it. Blocks for the time of a small read.
+    /// The password. Line ends after it are not part of it. Blocks for the time of a small read, or for as long as a disk hangs.
     ///
     /// # Errors
     /// When there is none, or the file cannot be read or holds more than a password.
@@ -339,12 +350,26 @@ impl PasswordSource {
             PasswordSource::None => return Err(PasswordError::None),
             PasswordSource::Fixed(secret) => secret.clone(),
             PasswordSource::File(path) => {
-                let text = SecretString::from(std::fs::read_to_string(path)?);
+                let text = read_small(path)?;
                 SecretString::from(text.expose_secret().trim_end_matches(['\r', '\n']))
             }
         };
         if secret.expose_secret().len() > PASSWORD_LENGTH { Err(PasswordError::TooLong) } else { Ok(secret) }
     }
+}
+
+/// The text of a regular file that holds no more than a password does.
+fn read_small(path: &Path) -> Result<SecretString, PasswordError> {
+    // Opening a pipe would else wait for somebody who writes to it.
+    let no_wait = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(no_wait).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(PasswordError::NotAFile);
+    }
+    let mut text = String::with_capacity(PASSWORD_FILE_BYTES);
+    let read = file.take(PASSWORD_FILE_BYTES as u64).read_to_string(&mut text);
+    let text = SecretString::from(text);
+    if read? == PASSWORD_FILE_BYTES { Err(PasswordError::TooLong) } else { Ok(text) }
 }
 
 impl PartialEq for PasswordSource {

@@ -120,6 +120,25 @@ fn a_password_file_ends_before_its_line_end() {
 }
 
 #[test]
+fn a_password_is_read_from_regular_files_only_and_not_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    // Somebody would have to write to it before it can be opened in the usual way.
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for path in [pipe, "/dev/zero".into(), folder.path().to_owned()] {
+        let read = PasswordSource::File(path.clone()).read();
+        assert!(matches!(read, Err(PasswordError::NotAFile)), "{}: {read:?}", path.display());
+    }
+    let large = folder.path().join("large");
+    std::fs::File::create(&large).unwrap().set_len(1 << 40).unwrap();
+    assert!(matches!(PasswordSource::File(large).read(), Err(PasswordError::TooLong)));
+    let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+    std::fs::write(&file, "word").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    assert_eq!(PasswordSource::File(link).read().unwrap().expose_secret(), "word");
+}
+
+#[test]
 fn what_is_set_after_a_sign_in_is_calls_in_their_order() {
     let operations = |toml: &str| {
         let mut problems = Problems::default();

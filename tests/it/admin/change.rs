@@ -118,6 +118,7 @@ async fn settings_that_are_wrong_are_refused_with_all_mistakes_and_no_value() {
         (r#"{"id":"1005","phone_number":"7","password":"canary-1"}"#.to_owned(), 400),
         (r#"{"phone_number":"7"}"#.to_owned(), 422),
         (r#"{"phone_number":"7","password_file":"/nonexistent"}"#.to_owned(), 422),
+        (r#"{"phone_number":"7","password_file":"/dev/zero"}"#.to_owned(), 422),
         (twice.to_string(), 422),
     ] {
         let reply = client.call("PUT", AGENT, &body).await;
