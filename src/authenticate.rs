@@ -194,14 +194,33 @@ pub struct FixedToken([u8; 32]);
 #[derive(Default)]
 struct FixedTokens {
     holders: HashMap<FixedToken, HashMap<AgentId, Timestamp>>,
-    by_agent: HashMap<(GatewayName, AgentId), FixedToken>,
+    by_agent: HashMap<(GatewayName, AgentId), Fixed>,
+}
+
+/// The fixed tokens of one agent.
+struct Fixed {
+    newest: FixedToken,
+    /// Good as well, for as long as it is not sure that the gateway has the newest.
+    before: Option<FixedToken>,
 }
 
 impl FixedTokens {
+    fn insert(&mut self, agent: (GatewayName, AgentId), fixed: Fixed, now: Timestamp) {
+        self.holders.entry(fixed.newest).or_default().insert(agent.1.clone(), now);
+        self.by_agent.insert(agent, fixed);
+    }
+
     fn remove(&mut self, agent: &(GatewayName, AgentId)) {
-        let Some(token) = self.by_agent.remove(agent) else { return };
+        let Some(Fixed { newest, before }) = self.by_agent.remove(agent) else { return };
+        self.forget(newest, &agent.1);
+        if let Some(before) = before {
+            self.forget(before, &agent.1);
+        }
+    }
+
+    fn forget(&mut self, token: FixedToken, agent: &AgentId) {
         if let Some(holders) = self.holders.get_mut(&token) {
-            holders.remove(&agent.1);
+            holders.remove(agent);
             if holders.is_empty() {
                 self.holders.remove(&token);
             }
@@ -379,11 +398,29 @@ impl Authenticator {
         let token = FixedToken::of(gateway, token.expose_secret());
         let mut fixed = self.fixed.write().unwrap_or_else(PoisonError::into_inner);
         fixed.remove(&key);
-        fixed.holders.entry(token).or_default().insert(agent.clone(), self.clock.now());
-        fixed.by_agent.insert(key, token);
+        fixed.insert(key, Fixed { newest: token, before: None }, self.clock.now());
     }
 
-    /// Takes [`Authenticator::accept_fixed`] back.
+    /// As [`Authenticator::accept_fixed`], but the token that was accepted before stays good until that says of this one that it is
+    /// the agent's.
+    pub fn offer_fixed(&self, gateway: &GatewayName, agent: &AgentId, token: &SecretString) {
+        let key = (gateway.clone(), agent.clone());
+        let token = FixedToken::of(gateway, token.expose_secret());
+        let mut fixed = self.fixed.write().unwrap_or_else(PoisonError::into_inner);
+        let before = match fixed.by_agent.remove(&key) {
+            Some(Fixed { newest, before }) if newest == token => before,
+            // Of those that were only offered the last one counts.
+            Some(Fixed { newest, before: Some(before) }) => {
+                fixed.forget(newest, agent);
+                Some(before)
+            }
+            Some(Fixed { newest, before: None }) => Some(newest),
+            None => None,
+        };
+        fixed.insert(key, Fixed { newest: token, before }, self.clock.now());
+    }
+
+    /// Takes [`Authenticator::accept_fixed`] and [`Authenticator::offer_fixed`] back.
     pub fn revoke_fixed(&self, gateway: &GatewayName, agent: &AgentId) {
         let mut fixed = self.fixed.write().unwrap_or_else(PoisonError::into_inner);
         fixed.remove(&(gateway.clone(), agent.clone()));
@@ -670,6 +707,28 @@ mod tests {
         assert_eq!(authenticator.bearer(&gateway(), "chosenByThem"), Err(TokenFault::Malformed));
         let other = GatewayName::parse("other").unwrap();
         assert!(authenticator.bearer(&other, "another one").is_err());
+    }
+
+    #[test]
+    fn a_fixed_token_that_is_offered_leaves_the_one_before_good_until_it_is_accepted() {
+        let (authenticator, _) = fixture();
+        let is_good = |token: &str| {
+            let bearer = authenticator.bearer(&gateway(), token);
+            bearer.is_ok_and(|bearer| authenticator.admit(&gateway(), &bearer, "1001").unwrap().is_some())
+        };
+        let good = || ["before", "first", "second"].map(is_good);
+        authenticator.accept_fixed(&gateway(), &agent("1001"), &"before".into());
+        authenticator.offer_fixed(&gateway(), &agent("1001"), &"first".into());
+        authenticator.offer_fixed(&gateway(), &agent("1001"), &"first".into());
+        assert_eq!(good(), [true, true, false]);
+        authenticator.offer_fixed(&gateway(), &agent("1001"), &"second".into());
+        assert_eq!(good(), [true, false, true], "no more than two");
+        authenticator.accept_fixed(&gateway(), &agent("1001"), &"second".into());
+        assert_eq!(good(), [false, false, true]);
+        authenticator.offer_fixed(&gateway(), &agent("1001"), &"first".into());
+        authenticator.revoke_fixed(&gateway(), &agent("1001"));
+        assert_eq!(good(), [false; 3]);
+        assert!(authenticator.fixed.read().unwrap().holders.is_empty());
     }
 
     #[test]

@@ -44,7 +44,12 @@ pub trait TokenSource: Send + Sync {
     /// taken its place. A later one of the same agent replaces it.
     fn accept(&self, gateway: &GatewayName, agent_id: &AgentId, token: &SecretString);
 
-    /// Takes that back.
+    /// As [`TokenSource::accept`], for a token on its way to the gateway: the one before stays good until this one is accepted.
+    fn offer(&self, gateway: &GatewayName, agent_id: &AgentId, token: &SecretString) {
+        self.accept(gateway, agent_id, token);
+    }
+
+    /// Takes all of that back.
     fn revoke(&self, gateway: &GatewayName, agent_id: &AgentId);
 }
 

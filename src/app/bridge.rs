@@ -41,6 +41,10 @@ impl TokenSource for TokenBridge {
         self.0.accept_fixed(gateway, agent_id, token);
     }
 
+    fn offer(&self, gateway: &GatewayName, agent_id: &AgentId, token: &SecretString) {
+        self.0.offer_fixed(gateway, agent_id, token);
+    }
+
     fn revoke(&self, gateway: &GatewayName, agent_id: &AgentId) {
         self.0.revoke_fixed(gateway, agent_id);
     }

@@ -115,6 +115,8 @@ pub(super) struct Agent {
     adopted: Option<SecretString>,
     /// The token of a session in the older push mode, which stays the same.
     fixed: Option<SecretString>,
+    /// That token went with a sign-in, and none has succeeded since.
+    offered: bool,
     /// The turn for the next sign-in, once drawn.
     turn: Option<Instant>,
     /// There after a call that failed.
@@ -140,6 +142,7 @@ impl Agent {
             ticket: None,
             adopted: None,
             fixed: None,
+            offered: false,
             turn: None,
             trouble: None,
         }
@@ -425,17 +428,20 @@ impl Agent {
     }
 
     /// The callback token that goes with the call. In the older push mode it goes with the sign-in and never again, so it
-    /// is good for as long as the session.
+    /// is good for as long as the session. A sign-in without an answer may have arrived, so each further try has its token.
     fn token(&mut self, operation: Operation) -> Option<SecretString> {
         let wanted = operation.signs_in() || self.machine.wants_token();
         match self.config.mode {
             Mode::Push if wanted => Some(self.gateway.deps.tokens.mint(self.gateway(), self.agent_id())),
             Mode::LegacyPush if operation.signs_in() => {
-                let token = fixed_token()
+                let offered = self.fixed.take().filter(|_| self.offered);
+                let token = offered
+                    .or_else(fixed_token)
                     .unwrap_or_else(|| self.gateway.deps.tokens.mint(self.gateway(), self.agent_id()));
-                // Events may come before the answer to the sign-in.
-                self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), &token);
+                // Events may come before the answer to the sign-in, and those of the session before until then.
+                self.gateway.deps.tokens.offer(self.gateway(), self.agent_id(), &token);
                 self.fixed = Some(token.clone());
+                self.offered = true;
                 Some(token)
             }
             Mode::Push | Mode::LegacyPush | Mode::Poll => None,
@@ -526,6 +532,10 @@ impl Agent {
             Some(guid) if operation.signs_in() && signed_in => {
                 self.ticket = Some(Arc::new(Ticket::new(guid, answer.cookies)));
                 self.adopted = None;
+                if let Some(token) = self.fixed.as_ref().filter(|_| self.offered) {
+                    self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), token);
+                    self.offered = false;
+                }
                 false
             }
             _ if operation.signs_in() => false,

@@ -37,3 +37,22 @@ async fn the_token_of_the_sign_in_stays_over_heartbeats_and_a_restart_and_a_new_
     assert_ne!(stored(), token);
     scene.gateway.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_in_that_is_tried_again_has_the_token_of_the_one_that_may_have_arrived() {
+    let scene = Scene::with(&["291"], |_, agent| (agent.mode, agent.takeover) = (Mode::LegacyPush, true));
+    scene.gateway.once(Login, Script::AnswerLost);
+    let sessions = scene.start();
+    scene.pass(20).await;
+    assert_eq!(view(&sessions).state, "active");
+    let tokens: Vec<_> = scene.gateway.seen().into_iter().take(3).map(|seen| seen.token).collect();
+    assert_eq!(scene.gateway.operations()[..3], [Login, Login, ForceLogin]);
+    assert!(tokens[0].is_some() && tokens[0] == tokens[1] && tokens[1] == tokens[2], "{tokens:?}");
+    // Accepted for as long as the session, with which it ends.
+    assert_eq!(scene.world.fixed.lock().unwrap().get("291"), tokens[0].as_ref());
+    scene.gateway.throw_out("291");
+    scene.pass(60).await;
+    let again = scene.gateway.seen().into_iter().rfind(|seen| seen.operation == Login).unwrap();
+    assert!(again.token.is_some() && again.token != tokens[0]);
+    scene.gateway.check();
+}
