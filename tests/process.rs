@@ -16,6 +16,7 @@ mod support;
 use support::eventually;
 use support::judge::{Arrival, judge};
 use support::mosquitto::Mosquitto;
+use support::process::Process;
 use support::proxy::Proxy;
 use support::relay::{Pace, Relay, Wiring, binary};
 
@@ -40,6 +41,11 @@ struct Scene {
 impl Scene {
     /// Everything but the start of the relay; `more` goes into its configuration.
     async fn prepare(more: &str) -> Scene {
+        Scene::prepare_with(more, |_| ()).await
+    }
+
+    /// The same with other settings of the gateway.
+    async fn prepare_with(more: &str, set: impl FnOnce(&mut Settings)) -> Scene {
         let mut relay = Relay::prepare();
         let mut settings = Settings::local();
         settings.guid_interval_ms = 10_000;
@@ -51,6 +57,7 @@ impl Scene {
         settings.agents = vec![Agents::range(*AGENTS.start(), *AGENTS.end(), PASSWORD)];
         settings.cookies = true;
         settings.mark_events = true;
+        set(&mut settings);
         let simulator = Simulator::start(settings).await.expect("the simulator starts");
         let session_path = Proxy::start(&simulator.local_addr().to_string()).await;
         relay.at_pace(Pace { heartbeat: 1, sign_out_limit: 60, repeat_soonest_millis: 400 });
@@ -242,6 +249,68 @@ async fn fill_the_disk(min_free_bytes: u32) {
             (scene.relay.metric(BUDGET).await > SIGN_OUT_LIMIT - 4.0).then_some(())
         })
         .await;
+    }
+    path.heal();
+    scene.assert_nothing_is_lost().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_restarted_on_a_full_disk_comes_back_and_loses_nothing() {
+    assert_root();
+    let mosquitto = Mosquitto::start().await;
+    let path = Proxy::start(&format!("127.0.0.1:{}", mosquitto.port())).await;
+    path.refuse();
+    let away = format!("[sinks.wall.mqtt]\nurl = \"mqtt://127.0.0.1:{}\"", path.port());
+    // What a session gets anew cannot be stored either, so nobody gets anything.
+    let set = |settings: &mut Settings| {
+        (settings.guid_interval_ms, settings.guid_timeout_ms) = (300_000, 600_000);
+    };
+    let mut scene = Scene::prepare_with(&away, set).await;
+    scene.reconfigure("[spool]\n", "[spool]\nmin_free_disk_bytes = 0\n");
+    let spool = scene.relay.folder().join("spool");
+    std::fs::create_dir(&spool).expect("the folder can be written");
+    // The disk outlives the relay: it is mounted in the namespace of a process beside it.
+    let place = TempDir::new().expect("a folder");
+    let mount = format!("mount -t tmpfs -o size=64m tmpfs '{}' && exec sleep infinity", spool.display());
+    let disk = ["unshare", "-m", "sh", "-c", &mount].map(str::to_owned);
+    let disk = Process::start(place.path(), &disk);
+    let inside = disk.pid().to_string();
+    scene.relay.wrapper = ["nsenter", "-m", "-t", &inside].map(str::to_owned).to_vec();
+    let mounted = || async {
+        let mounts = std::fs::read_to_string(format!("/proc/{inside}/mounts")).unwrap_or_default();
+        mounts.contains(&spool.display().to_string()).then_some(())
+    };
+    eventually("a disk", PATIENCE, mounted).await;
+    scene.start().await;
+    scene.simulator.play(60.0);
+    scene.play_on(300).await;
+
+    let ballast = Path::new(&format!("/proc/{inside}/root{}", spool.display())).join("ballast");
+    let refused = "ccrelay_push_failures_total{reason=\"spool_full\"}";
+    for end in ["killed", "stopped", "stopped before the disk was full"] {
+        let before = scene.relay.metric(refused).await;
+        if end != "stopped before the disk was full" {
+            eventually("pushes that are refused", PATIENCE, || async {
+                fill(&ballast);
+                (scene.relay.metric(refused).await >= before + 20.0).then_some(())
+            })
+            .await;
+        }
+        if end == "killed" {
+            scene.relay.kill9().await;
+        } else {
+            assert_eq!(scene.relay.stop().await, 0, "{}", scene.relay.log());
+        }
+        // Also what the end has given back.
+        fill(&ballast);
+        scene.relay.start().await;
+        eventually("pushes that are refused as before", PATIENCE, || async {
+            fill(&ballast);
+            (scene.relay.metric(refused).await >= 1.0).then_some(())
+        })
+        .await;
+        std::fs::remove_file(&ballast).expect("the ballast is there");
+        scene.play_on(300).await;
     }
     path.heal();
     scene.assert_nothing_is_lost().await;

@@ -438,7 +438,9 @@ impl Keeper {
         }
         let closed = self
             .commit(&mut rest, true)
-            .and_then(|()| self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+            .and_then(|()| self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
+            // The index beside the journal stays: on a full disk the next start could not make it anew.
+            .and_then(|()| schema::leave_as_it_is(&self.connection, true));
         match closed {
             Ok(()) => tracing::info!(path = %self.path.display(), "spool closed"),
             // What is stored is stored; the next start makes up for the checkpoint.

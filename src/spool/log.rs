@@ -373,6 +373,15 @@ fn fill(file: &File, size: u64, hurry: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a part of a file zeros.
+fn clear(file: &File, from: u64, to: u64) -> io::Result<()> {
+    for position in (from..to).step_by(PAGE) {
+        let length = PAGE.min(usize::try_from(to - position).unwrap_or(PAGE));
+        file.write_all_at(&[0; PAGE][..length], position)?;
+    }
+    Ok(())
+}
+
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
@@ -441,6 +450,15 @@ impl LogWriter {
         let (segment, file) = start_segment(&log, previous, previous_end, first_offset, 0)?;
         log.0.end.store(first_offset, Ordering::Release);
         Ok(LogWriter { log, segment, file, position: HEADER, staged: Vec::new(), unsure: false })
+    }
+
+    /// Goes on in a file that is there, from `position` on. What a crash has left there is made zeros first: it must never be
+    /// taken for a record behind those that come.
+    fn again(log: Log, segment: Arc<Segment>, position: u64) -> Result<LogWriter, WriteError> {
+        let file = OpenOptions::new().read(true).write(true).open(&segment.path).map_err(WriteError::of)?;
+        clear(&file, position, segment.size).map_err(WriteError::of)?;
+        file.sync_data().map_err(WriteError::Failed)?;
+        Ok(LogWriter { log, segment, file, position, staged: Vec::new(), unsure: false })
     }
 
     pub(super) fn log(&self) -> &Log {

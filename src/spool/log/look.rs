@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::segment::{self, Header, PAGE};
+use super::super::segment::{self, HEADER, Header, PAGE};
 use super::read::tail;
 use super::{Log, LogWriter, Place, Segment, WriteError, file_name, folder, lock, pages};
 use crate::clock::Timestamp;
@@ -28,6 +28,8 @@ pub(in crate::spool) struct Look {
     pub(in crate::spool) needed: u64,
     /// Where the newest file begins.
     pub(in crate::spool) last_begins: u64,
+    /// The byte of it where its records end.
+    pub(super) last_ends: u64,
     /// Files without a record that is needed.
     unused: Vec<PathBuf>,
 }
@@ -93,20 +95,21 @@ fn look_once(directory: &Path, spool_id: &str, first: u64, acknowledged: u64) ->
             faults.push(Faulty { file, fault: "is missing" });
         }
     }
-    let (mut end, mut newest, mut last_begins) = (first, None, first);
+    let (mut end, mut newest, mut last_begins, mut last_ends) = (first, None, first, HEADER);
     if let Some(last) = segments.back() {
         let mut bytes = vec![0; usize::try_from(last.size).unwrap_or(usize::MAX)];
         last.read_at(&File::open(&last.path)?, &mut bytes, 0)?;
         let tail = tail(&bytes, last.header.first_offset, acknowledged);
         last.ends_at(Place { offset: tail.end, position: tail.position });
         (end, newest, last_begins) = (tail.end, tail.newest.map(Timestamp), last.header.first_offset);
+        last_ends = tail.position;
     }
     let needed = first;
     let first = segments.front().map_or(first, |oldest| first.max(oldest.header.first_offset)).min(end);
     let next_number = numbers.last().map_or(1, |last| last + 1);
     let segments = segments.into_iter().map(Arc::new).collect();
     let log = Log::new(folder, spool_id, segments, first, end, next_number);
-    Ok(Look { log, newest, faults, needed, last_begins, unused })
+    Ok(Look { log, newest, faults, needed, last_begins, last_ends, unused })
 }
 
 /// Whether there is any file of a log.
@@ -182,23 +185,34 @@ fn damaged(number: u64, first_offset: u64) -> Found {
 }
 
 impl Look {
-    /// Goes on behind the newest record, in a file of its own: what a crash has left behind that record stays out of use.
+    /// Goes on behind the newest record, in a file of its own: what a crash has left behind that record stays out of use. Where
+    /// there is no room for another file it goes on in the newest one.
     pub(in crate::spool) fn go_on(self) -> Result<LogWriter, WriteError> {
         super::make_folder(&self.log.0.folder).map_err(WriteError::of)?;
-        let mut unused = self.unused;
-        let end = self.log.end();
-        let (previous, previous_end) = {
-            let mut segments = lock(&self.log.0.segments);
-            // One without a record has another one in its place, also where a repair has left out what was lost before it.
-            let empty = segments.back().is_some_and(|last| last.header.first_offset >= end);
-            let empty = if empty { segments.pop_back() } else { None };
-            unused.extend(empty.iter().map(|segment| segment.path.clone()));
-            (segments.back().cloned(), empty.map_or(end, |segment| segment.header.previous_end))
-        };
-        let writer = LogWriter::begin(self.log, previous.as_deref(), previous_end, end)?;
-        for path in unused {
+        // Before the next file is made: on a full disk this is the room for it.
+        for path in self.unused {
             std::fs::remove_file(path).map_err(WriteError::of)?;
         }
-        Ok(writer)
+        let end = self.log.end();
+        let newest: Vec<_> = lock(&self.log.0.segments).iter().rev().take(2).cloned().collect();
+        let last = newest.first();
+        // One without a record has another one in its place, also where a repair has left out what was lost before it.
+        let empty = last.filter(|last| last.header.first_offset >= end);
+        let previous = if empty.is_some() { newest.get(1) } else { last };
+        let previous_end = empty.map_or(end, |segment| segment.header.previous_end);
+        let begun = LogWriter::begin(self.log.clone(), previous.map(AsRef::as_ref), previous_end, end);
+        match (begun, last) {
+            (Err(WriteError::Full(_)), Some(last)) => {
+                LogWriter::again(self.log, last.clone(), self.last_ends)
+            }
+            (begun, _) => {
+                let writer = begun?;
+                if let Some(empty) = empty {
+                    lock(&self.log.0.segments).retain(|segment| !Arc::ptr_eq(segment, empty));
+                    std::fs::remove_file(&empty.path).map_err(WriteError::of)?;
+                }
+                Ok(writer)
+            }
+        }
     }
 }

@@ -215,6 +215,33 @@ fn starts_without_records_leave_no_files_behind() {
 }
 
 #[test]
+fn without_room_for_another_file_a_start_goes_on_in_the_newest_one_and_takes_up_nothing_that_a_crash_left() {
+    for records in [1..4, 1..1] {
+        let folder = TempDir::new().unwrap();
+        let mut log = open(folder.path(), 1, 1);
+        write(&mut log, records.clone(), 10);
+        let end = log.log().end();
+        let path = log.segment.path.clone();
+        // A batch that nobody was answered for, whose first record did not get to the disk.
+        for offset in end..end + 3 {
+            stage(&mut log, offset, end, 10);
+        }
+        log.file.write_all_at(&log.staged, log.position).unwrap();
+        log.file.write_all_at(&[0; 40], log.position).unwrap();
+        drop(log);
+        let look = look(folder.path(), ID, 1, end).unwrap();
+        let last = lock(&look.log.0.segments).back().cloned().unwrap();
+        let mut log = LogWriter::again(look.log, last, look.last_ends).unwrap();
+        write(&mut log, end..end + 1, 10);
+        let expected: Vec<_> = records.clone().chain([end]).collect();
+        assert_eq!(offsets(log.log(), 0), expected);
+        assert_eq!((files(folder.path()), log.segment.path == path), (1, true));
+        drop(log);
+        assert_eq!(offsets(open(folder.path(), 1, end + 1).log(), 0), expected);
+    }
+}
+
+#[test]
 fn where_a_repair_left_records_out_readers_pass_over_them_without_a_word() {
     let folder = TempDir::new().unwrap();
     let mut log = open(folder.path(), 1, 1);
