@@ -272,6 +272,41 @@ async fn a_damaged_spool_is_repaired_only_when_the_loss_is_accepted() {
     assert_eq!(fs::read(damaged).expect("it is there"), bytes);
 }
 
+/// Makes a closed spool one of version 2, with two records in its database, the first of which is damaged.
+fn of_version_2(at: &Path) {
+    let database = rusqlite::Connection::open(at.join("spool.db")).expect("a database");
+    database
+        .execute_batch(
+            "CREATE TABLE records (
+                spool_offset INTEGER PRIMARY KEY, kind INTEGER NOT NULL, received_ms INTEGER NOT NULL,
+                gateway TEXT NOT NULL, agent_id TEXT NOT NULL, sequence INTEGER NOT NULL, repeats BLOB,
+                before BLOB NOT NULL, body BLOB NOT NULL, crc INTEGER
+             );
+             INSERT INTO records VALUES (9, 0, 1, 'main', '1001', 4, NULL, '{}', '{}', 77);
+             INSERT INTO records VALUES (10, 0, 1, 'main', '1001', 5, NULL, '{}', '{}', NULL);
+             DELETE FROM meta WHERE key = 'first_offset'; PRAGMA user_version = 2;",
+        )
+        .expect("it is changed");
+    fs::remove_dir_all(at.join("records")).expect("it is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_spool_of_the_release_before_is_told_and_repaired() {
+    let folder = TempDir::new().expect("a folder");
+    let (spool, threads) = filled(folder.path()).await;
+    close(spool, threads).await;
+    let at = folder.path();
+    of_version_2(at);
+    for command in [&["spool", "verify"][..], &["spool", "repair"]] {
+        let said = fails(at, command);
+        assert!(said.contains("record 9 is damaged (checksum mismatch)"), "{said}");
+    }
+    assert!(!at.join("records").exists(), "nothing was changed");
+    let said = run(at, &["spool", "repair", "--accept-loss"]);
+    assert!(said.as_str().expect("text").contains("saved    1 of records"), "{said}");
+    assert_eq!(run(at, &["spool", "verify", "--json"])["goodRecords"], 1);
+}
+
 #[test]
 fn a_folder_without_a_spool_is_said_to_have_none_and_none_is_made() {
     let folder = TempDir::new().expect("a folder");

@@ -10,6 +10,7 @@ use super::log::{self, Copied, WriteError};
 use super::mark::Mark;
 use super::reader;
 use super::schema::{self, APPLICATION_ID, OpenError, SCHEMA_VERSION};
+use super::segment::Stored;
 use crate::clock::Timestamp;
 
 /// From version 1, whose dead letters had neither attempts nor a checksum and could not be delivered again.
@@ -25,6 +26,10 @@ const FROM_VERSION_1: &str = "
     CREATE INDEX replays_of_sink ON replays (sink, number);
 ";
 
+/// What version 1 has of dead letters, in the columns of this one.
+pub(super) const LETTERS_OF_VERSION_1: &str = "*, 1 AS attempts, NULL AS crc,
+    200 + length(detail) + coalesce(length(body), 0) + coalesce(length(before), 0) AS bytes";
+
 /// Brings an open database to this version.
 pub(super) fn migrate(
     connection: &mut Connection,
@@ -35,8 +40,7 @@ pub(super) fn migrate(
     let sql = |source| schema::fault(directory, source);
     let next = next_offset(connection).map_err(sql)?;
     let spool_id = schema::spool_id(connection).map_err(sql)?;
-    if let Some(mark) = mark.filter(|mark| mark.next_offset > next && damage::is_of(mark, &spool_id)) {
-        let lost = Damage::LostTail { from: next, to: mark.next_offset - 1, after: None, until: mark.newest };
+    if let Some(lost) = lost_tail(next, &spool_id, mark) {
         return Err(schema::damaged(directory, vec![lost]));
     }
     let folder = log::folder(directory);
@@ -45,7 +49,8 @@ pub(super) fn migrate(
     let first = first_offset(connection).map_err(sql)?.unwrap_or(next);
     let mut copied = Copied::create(&folder, &spool_id, first).map_err(|error| io(error.into()))?;
     let mut faults = Vec::new();
-    let written = copy(connection, &mut copied, &mut |damage| faults.push(damage)).map_err(sql)?;
+    let mut take = |stored: &Stored<'_>| copied.take(stored);
+    let written = copy(connection, &mut take, &mut |damage| faults.push(damage)).map_err(sql)?;
     if !faults.is_empty() {
         log::remove_folder(&folder).map_err(io)?;
         return Err(schema::damaged(directory, faults));
@@ -80,10 +85,41 @@ pub(super) fn first_offset(connection: &Connection) -> rusqlite::Result<Option<u
     connection.query_row("SELECT min(spool_offset) FROM records", [], |row| row.get(0))
 }
 
-/// Copies the rows of records into a log, and tells of those that are damaged.
+/// Records that a mark says were acknowledged and that are not before `next`.
+fn lost_tail(next: u64, spool_id: &str, mark: Option<&Mark>) -> Option<Damage> {
+    let mark = mark.filter(|mark| mark.next_offset > next && damage::is_of(mark, spool_id))?;
+    Some(Damage::LostTail { from: next, to: mark.next_offset - 1, after: None, until: mark.newest })
+}
+
+/// Looks at all records of a database of an earlier version, adds what is wrong, and gives how many are good. Only reads.
+pub(super) fn look(
+    connection: &Connection,
+    mark: Option<&Mark>,
+    findings: &mut Vec<Damage>,
+) -> rusqlite::Result<u64> {
+    let mut good_records = 0;
+    let mut count = |_: &Stored<'_>| {
+        good_records += 1;
+        Ok(())
+    };
+    let looked = schema::spool_id(connection).and_then(|spool_id| {
+        findings.extend(lost_tail(next_offset(connection)?, &spool_id, mark));
+        // Nothing is written, so nothing can fail to be.
+        copy(connection, &mut count, &mut |damage| findings.push(damage)).map(drop)
+    });
+    match looked {
+        Err(error) if damage::is_damage(&error) => {
+            findings.push(Damage::Unreadable { detail: error.to_string() });
+        }
+        looked => looked?,
+    }
+    Ok(good_records)
+}
+
+/// Shows the rows of records to `take`, and tells of those that are damaged.
 pub(super) fn copy(
     connection: &Connection,
-    copied: &mut Copied,
+    take: &mut dyn FnMut(&Stored<'_>) -> Result<(), WriteError>,
     damaged: &mut dyn FnMut(Damage),
 ) -> rusqlite::Result<Result<(), WriteError>> {
     let mut statement = connection.prepare(
@@ -96,7 +132,7 @@ pub(super) fn copy(
         let readable = |stored| reader::decode(&stored).map(|_| stored);
         match reader::stored_row(row, offset).and_then(readable) {
             Ok(stored) => {
-                if let Err(error) = copied.take(&stored) {
+                if let Err(error) = take(&stored) {
                     return Ok(Err(error));
                 }
             }

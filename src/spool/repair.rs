@@ -88,10 +88,13 @@ fn look(directory: &Path, mark: Option<&Mark>, findings: &mut Vec<Damage>) -> Re
     let sql = |source| OpenError::Database { path: schema::database(directory), source };
     let connection = schema::open_damaged(directory).map_err(sql)?;
     let version = schema::version(&connection, directory)?;
-    if version != schema::SCHEMA_VERSION {
+    if version == 0 {
         return Err(OpenError::Version { path: schema::database(directory), found: version });
     }
     findings.extend(damage::of_database(&connection, directory, true).map_err(sql)?);
+    if version < schema::SCHEMA_VERSION {
+        return migrate::look(&connection, mark, findings).map_err(sql);
+    }
     let io = |source| OpenError::Io { path: log::folder(directory), source };
     let (look, acknowledged) = look_at_log(&connection, directory, mark).map_err(io)?;
     findings.extend(damage::of_ends(&look, acknowledged, mark));
@@ -236,8 +239,14 @@ impl<'a> Salvage<'a> {
             (old, _) => self.records(old.as_ref().unwrap_or(&new), draft, &spool_id).map_err(io)?,
         };
         if let Some(old) = &old {
-            for table in ["cursors", "agents", "sessions", "dead_letters", "replays"] {
-                self.table(old, &new, table).map_err(sql)?;
+            let columns = if version == Some(1) { migrate::LETTERS_OF_VERSION_1 } else { "*" };
+            for table in ["cursors", "agents", "sessions"] {
+                self.table(old, &new, table, "*").map_err(sql)?;
+            }
+            self.table(old, &new, "dead_letters", columns).map_err(sql)?;
+            // Version 1 could not deliver them again.
+            if version != Some(1) {
+                self.table(old, &new, "replays", "*").map_err(sql)?;
             }
         }
         finish(&mut new, &spool_id, &records).map_err(sql)?;
@@ -277,7 +286,7 @@ impl<'a> Salvage<'a> {
         let end = next.max(self.mark.map_or(1, |mark| mark.next_offset));
         let first = migrate::first_offset(old).ok().flatten().unwrap_or(end);
         let mut copied = Copied::create(&draft.log, spool_id, first).map_err(|error| io(error.into()))?;
-        match migrate::copy(old, &mut copied, &mut |_| ()) {
+        match migrate::copy(old, &mut |stored| copied.take(stored), &mut |_| ()) {
             Err(error) if damage::is_damage(&error) => self.torn.push("records"),
             written => written.map_err(sql)?.map_err(|error| io(error.into()))?,
         }
@@ -294,10 +303,16 @@ impl<'a> Salvage<'a> {
     }
 
     /// Copies the rows of a table up to the first that cannot be read, and from the other end.
-    fn table(&mut self, old: &Connection, new: &Connection, table: &'static str) -> rusqlite::Result<()> {
+    fn table(
+        &mut self,
+        old: &Connection,
+        new: &Connection,
+        table: &'static str,
+        columns: &str,
+    ) -> rusqlite::Result<()> {
         let before: u64 = new.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))?;
         new.execute_batch("BEGIN")?;
-        let copied = copy(old, new, table, "");
+        let copied = copy(old, new, table, columns, "");
         if let Err(error) = &copied
             && damage::is_damage(error)
         {
@@ -308,7 +323,7 @@ impl<'a> Salvage<'a> {
                 "dead_letters" => "id",
                 _ => "number",
             };
-            match copy(old, new, table, &format!("ORDER BY {key} DESC")) {
+            match copy(old, new, table, columns, &format!("ORDER BY {key} DESC")) {
                 Err(error) if !damage::is_damage(&error) => return Err(error),
                 _ => {}
             }
@@ -331,8 +346,8 @@ fn finish(new: &mut Connection, spool_id: &str, records: &New) -> rusqlite::Resu
     new.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
-fn copy(old: &Connection, new: &Connection, table: &str, order: &str) -> rusqlite::Result<()> {
-    let mut rows = old.prepare(&format!("SELECT * FROM {table} {order}"))?;
+fn copy(old: &Connection, new: &Connection, table: &str, columns: &str, order: &str) -> rusqlite::Result<()> {
+    let mut rows = old.prepare(&format!("SELECT {columns} FROM {table} {order}"))?;
     let names = rows.column_names().collect::<Vec<_>>().join(", ");
     let count = rows.column_count();
     let places = vec!["?"; count].join(", ");

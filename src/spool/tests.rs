@@ -139,6 +139,19 @@ fn as_version_2(directory: &Path) -> rusqlite::Connection {
     database
 }
 
+/// Makes a closed spool one of version 1, whose dead letters could not be delivered again.
+fn as_version_1(directory: &Path) -> rusqlite::Connection {
+    let database = as_version_2(directory);
+    database
+        .execute_batch(
+            "DROP TABLE replays; DROP INDEX dead_letters_of_sink;
+             ALTER TABLE dead_letters DROP COLUMN attempts; ALTER TABLE dead_letters DROP COLUMN bytes;
+             ALTER TABLE dead_letters DROP COLUMN crc; PRAGMA user_version = 1; PRAGMA application_id = 0;",
+        )
+        .unwrap();
+    database
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn records_of_the_release_before_go_into_the_log_also_when_that_was_left_half_done() {
     let folder = TempDir::new().unwrap();

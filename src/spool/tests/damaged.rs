@@ -427,20 +427,41 @@ async fn what_is_no_database_or_that_of_another_program_is_left_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_spool_of_the_release_before_is_not_brought_forward_and_can_be_repaired() {
+    for version in [as_version_1, as_version_2] {
+        let folder = closed().await;
+        let database = version(folder.path());
+        database.execute("UPDATE records SET body = x'7b7d' WHERE spool_offset = 18", []).unwrap();
+        drop(database);
+        let found = does_not_start(&folder);
+        assert!(
+            matches!(found[..], [Damage::Record { offset: 18, fault: "checksum mismatch", .. }]),
+            "{found:?}"
+        );
+        let examined = repair::examine(folder.path()).unwrap();
+        assert_eq!((examined.good_records, examined.findings.0), (39, found), "verify sees the same");
+        assert!(!log::folder(folder.path()).exists(), "nothing was changed");
+        let (saved, left) = repaired(&folder).await;
+        assert_eq!(saved.saved[0], ("records", 39));
+        assert!(saved.saved.contains(&("dead_letters", 1)), "{:?}", saved.saved);
+        assert_eq!(left, (1..=41).filter(|offset| *offset != 18).collect::<Vec<_>>());
+        let (spool, threads) = open(config(folder.path()), &SINKS);
+        let letter = spool.letter(1).await.unwrap().unwrap();
+        assert_eq!((letter.stored.letter.attempts, letter.stored.bytes > 200), (1, true));
+        close(spool, threads).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_spool_of_the_release_before_is_found_sound_and_one_that_lost_its_end_is_not() {
     let folder = closed().await;
     let database = as_version_2(folder.path());
-    database.execute("UPDATE records SET body = x'7b7d' WHERE spool_offset = 18", []).unwrap();
+    let examined = repair::examine(folder.path()).unwrap();
+    assert_eq!((examined.good_records, examined.findings.0), (40, Vec::new()));
+    database.execute_batch("DELETE FROM records WHERE spool_offset > 35; UPDATE meta SET value = 36 WHERE key = 'next_offset'").unwrap();
     drop(database);
-    let error = refused(&folder);
-    let OpenError::Damaged { findings, .. } = &error else { panic!("{error}") };
-    assert!(
-        matches!(findings.0[..], [Damage::Record { offset: 18, fault: "checksum mismatch", .. }]),
-        "{findings}"
-    );
-    assert!(!log::folder(folder.path()).exists(), "nothing was changed");
-    let (saved, left) = repaired(&folder).await;
-    assert_eq!(saved.saved[0], ("records", 39));
-    assert_eq!(left, (1..=41).filter(|offset| *offset != 18).collect::<Vec<_>>());
+    let lost = does_not_start(&folder);
+    assert!(matches!(lost[..], [Damage::LostTail { from: 36, to: 40, .. }]), "{lost:?}");
+    assert_eq!(repair::examine(folder.path()).unwrap().findings.0, lost);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -176,15 +176,7 @@ async fn a_spool_of_the_version_before_is_brought_forward_with_its_letters() {
     let folder = TempDir::new().unwrap();
     let (spool, threads) = with_letters(folder.path()).await;
     close(spool, threads).await;
-    let database = as_version_2(folder.path());
-    database
-        .execute_batch(
-            "DROP TABLE replays; DROP INDEX dead_letters_of_sink;
-             ALTER TABLE dead_letters DROP COLUMN attempts; ALTER TABLE dead_letters DROP COLUMN bytes;
-             ALTER TABLE dead_letters DROP COLUMN crc; PRAGMA user_version = 1; PRAGMA application_id = 0;",
-        )
-        .unwrap();
-    drop(database);
+    drop(as_version_1(folder.path()));
     assert!(matches!(inspect::Inspector::open(folder.path()), Err(OpenError::Version { found: 1, .. })));
     let (spool, threads) = open(config(folder.path()), &["kafka", "mqtt"]);
     let old = spool.letter(2).await.unwrap().unwrap();
