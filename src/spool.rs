@@ -44,6 +44,7 @@ pub mod offline;
 mod reader;
 mod recent;
 pub mod repair;
+mod room;
 mod schema;
 mod segment;
 mod shed;

@@ -16,7 +16,7 @@ use super::dead_letters::{self, LetterFilter, Replayed};
 use super::limits;
 use super::log::{Item, Log, LogReader};
 use super::reader;
-use super::schema;
+use super::schema::{self, ChangeError};
 use super::writer::{self, Committed, Measured, Reply, Signals, Waiting, tell};
 use super::{AgentKey, AppendError, DeadLetter, ReadRecord, SinkState, SpoolConfig, TICK};
 use crate::calm::Calm;
@@ -152,11 +152,11 @@ impl Keeper {
             }
             let done = self
                 .commit(&mut batch, tick || closing)
-                .and_then(|()| if tick { self.beat() } else { Ok(()) });
+                .and_then(|()| if tick { self.beat().map_err(|e| self.fault(e)) } else { Ok(()) });
             match done {
-                Err(error) if !schema::is_full(&error) => return self.fail(&error, batch, &mut commands),
+                Err(ChangeError::Failed(error)) => return self.fail(&error, batch, &mut commands),
                 // Nothing of a beat is owed to anybody: it is made up for when there is space.
-                Err(_) => self.disk_is_full(),
+                Err(ChangeError::Full(_)) => self.disk_is_full(),
                 Ok(()) => {}
             }
             if closing {
@@ -167,7 +167,7 @@ impl Keeper {
     }
 
     /// One transaction for everything that waits; answers go out after its fsync.
-    fn commit(&mut self, batch: &mut Vec<Command>, cursors: bool) -> rusqlite::Result<()> {
+    fn commit(&mut self, batch: &mut Vec<Command>, cursors: bool) -> Result<(), ChangeError> {
         let mut held = Held::default();
         let (as_of, letter_bytes) = (self.agents_as_of, self.letter_bytes);
         let stored = (self.stored_cursors.clone(), self.stored_first);
@@ -198,7 +198,7 @@ impl Keeper {
             self.rows.clear();
             self.rows_as_of = None;
             if held.replays {
-                self.note_replays()?;
+                self.note_replays().map_err(|error| self.fault(error))?;
             }
             held.answer();
             return Ok(());
@@ -211,10 +211,18 @@ impl Keeper {
         }
         (self.agents_as_of, self.letter_bytes) = (as_of, letter_bytes);
         (self.stored_cursors, self.stored_first) = stored;
-        let full = schema::is_full(&error);
-        self.metrics.spool_failures.with_label_values(&[if full { "full" } else { "failed" }]).inc();
-        held.refuse(if full { AppendError::Full } else { AppendError::Failed });
+        let error = self.fault(error);
+        let (reason, verdict) = match &error {
+            ChangeError::Full(_) => ("full", AppendError::Full),
+            ChangeError::Failed(_) => ("failed", AppendError::Failed),
+        };
+        self.metrics.spool_failures.with_label_values(&[reason]).inc();
+        held.refuse(verdict);
         Err(error)
+    }
+
+    fn fault(&self, error: rusqlite::Error) -> ChangeError {
+        ChangeError::of(error, &self.config.directory)
     }
 
     fn stage(&mut self, command: Command, held: &mut Held) -> rusqlite::Result<()> {
@@ -436,18 +444,19 @@ impl Keeper {
         while let Some(command) = commands.blocking_recv() {
             rest.push(command);
         }
-        let closed = self
-            .commit(&mut rest, true)
-            .and_then(|()| self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
+        let closed = self.commit(&mut rest, true).and_then(|()| {
+            let truncated = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
             // The index beside the journal stays: on a full disk the next start could not make it anew.
-            .and_then(|()| schema::leave_as_it_is(&self.connection, true));
+            let kept = truncated.and_then(|()| schema::leave_as_it_is(&self.connection, true));
+            kept.map_err(|error| self.fault(error))
+        });
         match closed {
             Ok(()) => tracing::info!(path = %self.path.display(), "spool closed"),
             // What is stored is stored; the next start makes up for the checkpoint.
-            Err(error) if schema::is_full(&error) => {
+            Err(ChangeError::Full(error)) => {
                 tracing::warn!(path = %self.path.display(), %error, "spool closed on a full disk");
             }
-            Err(error) => {
+            Err(ChangeError::Failed(error)) => {
                 tracing::error!(path = %self.path.display(), %error, "the spool could not be closed cleanly");
                 self.signals.failure.send_replace(Some(error.to_string()));
             }

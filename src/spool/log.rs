@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use super::room;
 use super::segment::{HEADER, Header, PAGE, Stored};
 use crate::clock::Timestamp;
 
@@ -412,10 +413,7 @@ pub(super) enum WriteError {
 
 impl WriteError {
     fn of(error: io::Error) -> WriteError {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WriteError::Full(error),
-            _ => WriteError::Failed(error),
-        }
+        if room::is_none(&error) { WriteError::Full(error) } else { WriteError::Failed(error) }
     }
 }
 

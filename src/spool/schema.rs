@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::damage::{self, Damage, Findings};
 use super::log::{self, LogWriter, Look};
 use super::mark::{self, Mark};
-use super::{SinkStart, SinkState, SpoolConfig, StartFrom, dead_letters, migrate};
+use super::{SinkStart, SinkState, SpoolConfig, StartFrom, dead_letters, migrate, room};
 use crate::clock::Timestamp;
 use crate::hex::hex;
 
@@ -317,12 +317,32 @@ pub(super) fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Whether the disk has no room. That passes, other faults of the disk do not. The index file beside the journal grows by
-/// a call of its own, whose error says no more than that.
-pub(super) fn is_full(error: &rusqlite::Error) -> bool {
-    error.sqlite_error().is_some_and(|error| {
-        error.code == rusqlite::ErrorCode::DiskFull
-            || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+/// Why the database was not changed.
+#[derive(Debug)]
+pub(super) enum ChangeError {
+    /// There is no room, which passes.
+    Full(rusqlite::Error),
+    /// The disk failed, or what it holds is not what it should be.
+    Failed(rusqlite::Error),
+}
+
+impl ChangeError {
+    pub(super) fn of(error: rusqlite::Error, directory: &Path) -> ChangeError {
+        if is_full(&error, || room::find(directory)) {
+            ChangeError::Full(error)
+        } else {
+            ChangeError::Failed(error)
+        }
+    }
+}
+
+/// Whether the disk has no room. The index file beside the journal grows by a call of its own, whose error says no more than
+/// that. Of a write that a quota forbids SQLite says only that it failed, so that what is written to find out tells.
+fn is_full(error: &rusqlite::Error, find_room: impl FnOnce() -> std::io::Result<()>) -> bool {
+    error.sqlite_error().is_some_and(|error| match error.extended_code {
+        rusqlite::ffi::SQLITE_IOERR_SHMSIZE => true,
+        rusqlite::ffi::SQLITE_IOERR_WRITE => find_room().is_err_and(|error| room::is_none(&error)),
+        _ => error.code == rusqlite::ErrorCode::DiskFull,
     })
 }
 
@@ -442,4 +462,28 @@ fn open_to_look(directory: &Path) -> rusqlite::Result<Connection> {
     connection.busy_timeout(BUSY)?;
     leave_as_it_is(&connection, true)?;
     Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_used_up_quota_is_a_full_disk_and_a_failed_write_or_sync_is_none() {
+        let said = |code| rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+        let full = |code, tried: Option<Errno>| {
+            is_full(&said(code), || tried.map_or(Ok(()), |error| Err(error.into())))
+        };
+        for errno in [Errno::DQUOT, Errno::NOSPC] {
+            assert!(full(ffi::SQLITE_IOERR_WRITE, Some(errno)), "{errno}");
+            assert!(!full(ffi::SQLITE_IOERR_FSYNC, Some(errno)), "{errno}");
+        }
+        assert!(!full(ffi::SQLITE_IOERR_WRITE, Some(Errno::IO)));
+        assert!(!full(ffi::SQLITE_IOERR_WRITE, None));
+        assert!(full(ffi::SQLITE_FULL, None));
+        assert!(full(ffi::SQLITE_IOERR_SHMSIZE, None));
+    }
 }
