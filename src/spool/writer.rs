@@ -81,7 +81,8 @@ pub(super) struct Committed {
 pub(super) async fn answer(mut commits: mpsc::Receiver<Committed>, end: watch::Sender<u64>) {
     while let Some(Committed { waiting, end: moved }) = commits.recv().await {
         if let Some(moved) = moved {
-            end.send_replace(moved);
+            // The keeper tells of replays with the end as it was then, which another commit may have moved meanwhile.
+            end.send_modify(|end| *end = moved.max(*end));
         }
         waiting.answer();
     }
@@ -505,4 +506,24 @@ pub(super) fn replay(book: &mut AgentBook, log: &mut LogReader, mut from: u64) -
     // What happened before this start was counted then.
     book.committed();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_that_is_told_late_wakes_workers_and_takes_nothing_back() {
+        let (commits, told) = mpsc::channel(2);
+        let (end, mut seen) = watch::channel(1);
+        let answering = tokio::task::spawn(answer(told, end));
+        for (moved, expected) in [(5, 5), (3, 5)] {
+            let committed = Committed { waiting: Waiting::default(), end: Some(moved) };
+            commits.send(committed).await.unwrap();
+            seen.changed().await.unwrap();
+            assert_eq!(*seen.borrow_and_update(), expected);
+        }
+        drop(commits);
+        answering.await.unwrap();
+    }
 }
