@@ -24,7 +24,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::event::normalise;
 use crate::event::{Event, EventData};
 use crate::metrics::Metrics;
-use crate::route::TopicTemplate;
+use crate::route::{Router, TopicTemplate};
 use crate::sink::{Ack, CopyNote, DeliveryError, Disposition, Message, Purpose, Sink};
 use crate::spool::{DeadLetter, ReadRecord, Record, Replay, Replayed, Spool, SpoolReader};
 use crate::trace::SinkTraces;
@@ -150,6 +150,11 @@ struct InFlight {
 }
 
 impl InFlight {
+    /// It is no event, but its agent's state alone.
+    fn is_state(&self) -> bool {
+        self.message.as_ref().is_some_and(|message| matches!(message.purpose, Purpose::State))
+    }
+
     /// Its span ends here, if it has one that has not.
     fn end_span(&mut self, traces: &SinkTraces, error: Option<&DeliveryError>) {
         if let (Some(began), Some(message)) = (self.began.take(), &self.message) {
@@ -424,7 +429,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Gives how many events wait now: those that no route sends to this sink do not.
+    /// Gives how many messages wait now: there is none for events that no route sends to this sink.
     fn queue(
         &self,
         flow: &mut Flow,
@@ -433,21 +438,38 @@ impl Worker {
         events: Vec<Arc<Event>>,
         replay: Option<ReplayOf>,
     ) -> usize {
-        let (all, router, mut count) = (events.len(), self.config.way.load(), 0);
-        let trace = self.traces.context(offset);
-        for (topic, event) in events.into_iter().filter_map(|event| router.route(event)) {
-            let purpose = if replay.is_some() { Purpose::Replay } else { Purpose::Delivery };
-            let message = Some(Message { event, topic, purpose, trace });
+        let router = self.config.way.load();
+        let (mut count, mut unrouted) = (0, 0);
+        for event in events {
+            let message = self.message(&router, event, replay.is_some());
+            let is_event = message.as_ref().is_some_and(|message| !matches!(message.purpose, Purpose::State));
+            unrouted += usize::from(!is_event);
+            let Some(message) = message else { continue };
+            let message = Some(Message { trace: self.traces.context(offset), ..message });
             flow.waiting.push_back(Waiting { offset, ends_record: false, received_at, message, replay });
             count += 1;
         }
-        self.meter.unrouted(all - count);
+        self.meter.unrouted(unrouted);
         if count > 0
             && let Some(last) = flow.waiting.back_mut()
         {
             last.ends_record = true;
         }
         count
+    }
+
+    /// The event on its way to this sink; or its agent's state alone, where the sink retains that and no route speaks of the
+    /// event: what is retained would be wrong until the next change otherwise.
+    fn message(&self, router: &Router, event: Arc<Event>, replay: bool) -> Option<Message> {
+        let is_news = event.data.agent.changed && !replay;
+        let state = is_news.then(|| self.sink.state_topic(&event)).flatten();
+        let state = state.filter(|_| router.leaves_out(&event));
+        if let Some(topic) = state {
+            return Some(Message { event, topic, purpose: Purpose::State, trace: None });
+        }
+        let (topic, event) = router.route(event)?;
+        let purpose = if replay { Purpose::Replay } else { Purpose::Delivery };
+        Some(Message { event, topic, purpose, trace: None })
     }
 
     /// Dead letters that are to be delivered again. What cannot be read even now stays a dead letter.
@@ -539,6 +561,10 @@ impl Worker {
         match result {
             Ok(()) if front.copy => self.meter.copied(Copied::Confirmed),
             Ok(()) => self.count_success(front),
+            Err(error) if error.disposition == Disposition::DeadLetter && front.is_state() => {
+                self.failed(&error);
+                tracing::warn!(sink = %self.config.sink, spool_offset = offset, reason = error.reason, %error, "an agent's state cannot be retained; no event is lost");
+            }
             Err(error) if error.disposition == Disposition::DeadLetter && front.copy => {
                 self.failed(&error);
                 self.meter.copied(Copied::GivenUp);
@@ -592,6 +618,9 @@ impl Worker {
             self.backoff.reset();
             self.meter.state(State::Delivering);
             tracing::info!(sink = %self.config.sink, spool_offset = event.offset, "delivering again");
+        }
+        if event.is_state() {
+            return;
         }
         let live = event.replay.is_none();
         self.meter.delivered(live.then(|| self.clock.now().since(event.received_at).as_secs_f64()));

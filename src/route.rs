@@ -84,6 +84,17 @@ impl Router {
         event
     }
 
+    /// Whether this event stays away only because no rule speaks of it, while others of its agent come here.
+    #[must_use]
+    pub fn leaves_out(&self, event: &Event) -> bool {
+        let facts = Facts::of(event);
+        let is_for_agent = |rule: &Rule| {
+            let mut conditions = rule.conditions.iter().filter(|condition| condition.is_of_agent());
+            rule.target.is_some() && conditions.all(|condition| condition.holds(&facts))
+        };
+        self.default.is_none() && self.rule(&facts).is_none() && self.rules.iter().any(is_for_agent)
+    }
+
     /// Whether anything is hidden from this sink, in whatever event.
     #[must_use]
     pub fn hides(&self) -> bool {
@@ -102,11 +113,14 @@ impl Router {
         if self.rules.is_empty() {
             return self.default.as_ref();
         }
-        let facts = Facts::of(event);
-        match self.rules.iter().find(|rule| rule.conditions.iter().all(|c| c.holds(&facts))) {
+        match self.rule(&Facts::of(event)) {
             Some(rule) => rule.target.as_ref(),
             None => self.default.as_ref(),
         }
+    }
+
+    fn rule(&self, facts: &Facts<'_>) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.conditions.iter().all(|condition| condition.holds(facts)))
     }
 }
 

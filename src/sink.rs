@@ -51,6 +51,8 @@ pub enum Purpose {
     /// The event was set aside and is delivered after all: later ones of its agent may have gone before it, so it says
     /// nothing of how things stand now.
     Replay,
+    /// The event does not go to this sink; the state to which it led its agent is retained there.
+    State,
     /// The event was set aside, and this is its copy for those who watch for that.
     Copy(Arc<CopyNote>),
 }
@@ -161,6 +163,12 @@ pub trait Sink: Send {
     /// # Cancel safety
     /// Must not be dropped before it is done: the message may or may not have been taken.
     fn publish<'a>(&'a mut self, message: &'a Message) -> BoxFuture<'a, Result<Ack, DeliveryError>>;
+
+    /// Where the state to which this event led its agent is retained; nowhere by most sinks. Where the event itself does not
+    /// go to the sink, it is published with this topic and [`Purpose::State`].
+    fn state_topic(&self, _: &Event) -> Option<Arc<str>> {
+        None
+    }
 
     /// Pushes out what a sink may have buffered, before the worker waits for something else. Most need nothing.
     fn flush(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {

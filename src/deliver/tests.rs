@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName};
-use crate::route::{Router, TopicRules};
+use crate::route::{Condition, Pattern, Router, Rule, Subject, Target, TopicRules};
 use crate::sink::BoxFuture;
 use crate::spool::testing::{change, flip, place_of, record_around, seal};
 use crate::spool::{
@@ -59,6 +59,7 @@ type Script = Box<dyn FnMut(&Seen, usize) -> Verdict + Send>;
 struct FakeSink {
     book: Arc<Mutex<Book>>,
     script: Script,
+    retains_states: bool,
 }
 
 impl Sink for FakeSink {
@@ -68,7 +69,7 @@ impl Sink for FakeSink {
         let (agent, sequence) = (event.agent_id.to_string(), event.sequence);
         let copy = match &message.purpose {
             Purpose::Copy(note) => Some((note.reason, note.topic.to_string())),
-            Purpose::Delivery | Purpose::Replay => None,
+            Purpose::Delivery | Purpose::Replay | Purpose::State => None,
         };
         let content = event.data.raw.content.as_ref().map_or(0, |content| content.as_str().len());
         let (id, topic) = (event.id.clone(), message.topic.to_string());
@@ -89,6 +90,10 @@ impl Sink for FakeSink {
             }
         };
         Box::pin(std::future::ready(result))
+    }
+
+    fn state_topic(&self, event: &Event) -> Option<Arc<str>> {
+        self.retains_states.then(|| format!("state.{}", event.agent_id).into())
     }
 
     fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
@@ -116,6 +121,7 @@ struct Bench {
     repeats: Repeats,
     /// Another way than all events to one topic of their agent.
     router: Option<Router>,
+    retains_states: bool,
     traces: Traces,
 }
 
@@ -195,6 +201,7 @@ impl Bench {
             copies: false,
             repeats: Repeats::Publish,
             router: None,
+            retains_states: false,
             traces: Traces::default(),
         }
     }
@@ -237,7 +244,8 @@ impl Bench {
             troubles: Default::default(),
         };
         let book = Arc::<Mutex<Book>>::default();
-        let fake = FakeSink { book: book.clone(), script: Box::new(script) };
+        let (script, retains_states) = (Box::new(script), self.retains_states);
+        let fake = FakeSink { book: book.clone(), script, retains_states };
         let reader = self.spool.reader(sink).unwrap();
         let (spool, metrics, stop) = (self.spool.clone(), self.metrics.clone(), self.stop.clone());
         let worker = Worker::new(config, Box::new(fake), spool, reader, metrics, Clock::system(), stop);
@@ -836,11 +844,38 @@ async fn records_of_which_nothing_is_routed_here_are_passed_over_and_counted() {
     routed.ended().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_event_that_no_route_speaks_of_the_state_goes_where_it_is_retained_and_is_no_dead_letter() {
+    let mut bench = Bench::open();
+    bench.router = Some(only(Subject::Categories, Pattern::text("call").unwrap()));
+    (bench.retains_states, bench.copies) = (true, true);
+    // Of each agent the first event changes the state, from unknown to ready.
+    bench.push("1001", 2).await;
+    bench.push("1002", 1).await;
+    let refused = |seen: &Seen, _| match &*seen.agent {
+        "1002" => Verdict::Fail(DeliveryError::dead_letter("not_authorised", "")),
+        _ => Verdict::Confirm,
+    };
+    let running = bench.start("one", refused);
+    bench.cursor_at("one", 3).await;
+    let topics: Vec<_> = running.book().seen.iter().map(|seen| seen.topic.clone()).collect();
+    assert_eq!(topics, ["state.1001", "state.1002"]);
+    assert_eq!(bench.counted(&bench.metrics.sink_failures, "not_authorised"), 1);
+    assert_eq!(bench.spool.dead_letters().unwrap(), []);
+    assert_eq!(bench.metrics.sink_unrouted.with_label_values(&["one"]).get(), 3);
+    assert_eq!(bench.metrics.sink_delivered.with_label_values(&["one"]).get(), 0);
+    bench.close().await;
+    running.ended().await;
+}
+
 /// Events of this agent go to one topic, and no others anywhere.
 fn only_agents_of(agent: &str) -> Router {
-    use crate::route::{Condition, Pattern, Rule, Subject, Target};
-    let any_of = vec![Pattern::agents(agent).unwrap()];
-    let conditions: Arc<[Condition]> = [Condition { subject: Subject::Agents, any_of }].into();
+    only(Subject::Agents, Pattern::agents(agent).unwrap())
+}
+
+/// Events that fit go to one topic, and no others anywhere.
+fn only(subject: Subject, pattern: Pattern) -> Router {
+    let conditions: Arc<[Condition]> = [Condition { subject, any_of: vec![pattern] }].into();
     let topic = TopicTemplate::parse("chosen", TopicRules::Free).unwrap();
     let target = Some(Target { topic, mask: Arc::default() });
     Router::new(vec![Rule { name: "chosen".into(), conditions, target }], None, Arc::default())

@@ -163,6 +163,11 @@ impl Condition {
         values.into_iter().flatten().any(|value| self.any_of.iter().any(|pattern| pattern.fits(value)))
     }
 
+    /// Whether it holds for all events of an agent or for none.
+    pub(super) fn is_of_agent(&self) -> bool {
+        matches!(self.subject, Subject::Gateways | Subject::Agents)
+    }
+
     /// Why it does not hold.
     pub(super) fn miss(&self, facts: &Facts<'_>) -> Option<Miss> {
         (!self.holds(facts)).then(|| Miss {

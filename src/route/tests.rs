@@ -163,3 +163,19 @@ fn a_cloud_event_that_was_written_down_has_the_facts_of_its_event() {
         assert_eq!(Facts::of_cloud_event(&serde_json::from_str(other).unwrap()), None, "{other}");
     }
 }
+
+#[test]
+fn an_event_is_left_out_where_no_rule_speaks_of_it_though_one_leads_others_of_its_agent_here() {
+    use Subject::{Agents, Categories};
+    let calls =
+        || rule("calls", vec![condition(Agents, &["1*"]), condition(Categories, &["call"])], Some("calls"));
+    let not_rest = || rule("not-rest", vec![condition(Subject::Types, &["*.rest-*"])], None);
+    let router = |rules, default: Option<&str>| Router::new(rules, default.map(target), Arc::default());
+    let left_out = |router: &Router, agent, event_type| router.leaves_out(&event("main", agent, event_type));
+    let some = router(vec![not_rest(), calls()], None);
+    assert!(left_out(&some, "1001", "ccrelay.agent.ready"));
+    assert!(!left_out(&some, "1001", "ccrelay.call.ringing"), "it goes there");
+    assert!(!left_out(&some, "1001", "ccrelay.agent.rest-cancelled"), "it is kept away on purpose");
+    assert!(!left_out(&some, "2001", "ccrelay.agent.ready"), "nothing of the agent goes there");
+    assert!(!left_out(&router(vec![calls()], Some("rest")), "1001", "ccrelay.agent.ready"));
+}

@@ -6,13 +6,14 @@
 //! nor the client library's memory is relied on. Within a connection messages go in the order of the calls.
 //!
 //! The last state of each agent and the relay's own status can be retained by the broker. A state is part of its event:
-//! the event's ack waits for both, and both go again after a failure.
+//! the event's ack waits for both, and both go again after a failure. Of an event that no route leads here only the state goes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::event::Event;
 use crate::sink::{Ack, BoxFuture, DeliveryError, Disposition, Message, Purpose, Sink};
 
 mod client;
@@ -77,12 +78,25 @@ impl MqttSink {
 
     async fn send(&mut self, message: &Message) -> Result<Ack, DeliveryError> {
         let on_error = |error| self.config.on_error.of_message(error);
-        let publish = encode::encode(message, &self.config).map_err(on_error)?;
-        let state = self.state(message).map_err(on_error)?;
-        let connection = self.connection();
-        let event = connection.send(publish).await?;
-        let Some(state) = state else { return Ok(Box::pin(outcome(event))) };
-        let state = connection.send(state).await?;
+        if matches!(message.purpose, Purpose::State) {
+            let state =
+                encode::state(&message.event, message.topic.clone(), &self.config).map_err(on_error)?;
+            return Ok(Box::pin(outcome(self.connection().send(state).await?)));
+        }
+        let event = encode::encode(message, &self.config).map_err(on_error);
+        let state = self.state(message).map_err(on_error);
+        let (event, state) = match (event, state) {
+            (Ok(event), Ok(None)) => return Ok(Box::pin(outcome(self.connection().send(event).await?))),
+            (event, Ok(Some(state))) => (event, state),
+            (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
+        };
+        let event = match event {
+            Ok(event) => self.connection().send(event).await?,
+            // An event that can never go changes its agent's state all the same.
+            Err(error) if error.disposition == Disposition::DeadLetter => refused(error),
+            Err(error) => return Err(error),
+        };
+        let state = self.connection().send(state).await?;
         Ok(Box::pin(async { worse(outcome(event).await, outcome(state).await) }))
     }
 
@@ -90,8 +104,8 @@ impl MqttSink {
     fn state(&self, message: &Message) -> Result<Option<Publish>, DeliveryError> {
         let event = &*message.event;
         let news = event.data.agent.changed && matches!(message.purpose, Purpose::Delivery);
-        match &self.config.state_topic {
-            Some(topic) if news => encode::state(event, topic.render(event), &self.config).map(Some),
+        match self.state_topic(event) {
+            Some(topic) if news => encode::state(event, topic, &self.config).map(Some),
             _ => Ok(None),
         }
     }
@@ -103,6 +117,14 @@ impl MqttSink {
 /// When no broker would take it: its topic or its size.
 pub fn encode(message: &Message, config: &MqttConfig) -> Result<impl Sized + use<>, DeliveryError> {
     encode::encode(message, config)
+}
+
+/// What becomes of a publish that nobody would take.
+fn refused(error: DeliveryError) -> oneshot::Receiver<Outcome> {
+    let (resolve, outcome) = oneshot::channel();
+    // The receiver is here.
+    drop(resolve.send(Err(error)));
+    outcome
 }
 
 /// What becomes of one publish.
@@ -128,6 +150,10 @@ fn worse(event: Outcome, state: Outcome) -> Outcome {
 impl Sink for MqttSink {
     fn publish<'a>(&'a mut self, message: &'a Message) -> BoxFuture<'a, Result<Ack, DeliveryError>> {
         Box::pin(self.send(message))
+    }
+
+    fn state_topic(&self, event: &Event) -> Option<Arc<str>> {
+        self.config.state_topic.as_ref().map(|topic| topic.render(event))
     }
 
     fn flush(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {

@@ -535,6 +535,16 @@ async fn who_comes_late_finds_each_agents_last_state_and_nothing_of_those_who_ar
 }
 
 #[tokio::test]
+async fn an_event_that_can_never_go_changes_its_agents_state_all_the_same() {
+    let broker = Mosquitto::start().await;
+    let mut sink = sink(&broker.url(), STATES);
+    let nowhere = Message { topic: "no/+/topic".into(), ..change("101", 0, AgentState::Ready) };
+    let report = deliver_all(&mut sink, &[nowhere], 1).await;
+    assert_eq!(report.dead_letters, [("101-0".to_owned(), "topic_invalid")], "{report:?}");
+    assert_eq!(retained_state(&broker, "101").await, Some(("ready".to_owned(), 0)));
+}
+
+#[tokio::test]
 async fn states_are_right_again_after_the_broker_was_killed_and_connections_broke() {
     for way in WAYS {
         let mut broker = Mosquitto::start().await;

@@ -125,13 +125,15 @@ async fn events_go_where_their_route_leads_and_what_is_hidden_comes_out_nowhere(
     assert_eq!(team[1].header("ce_type"), "ccrelay.call.ended");
     assert_eq!(dead[0].header("ce_ccrelaydeadlettertopic"), "missing");
     assert_eq!(dead[0].header("ce_subject"), "1009");
-    let messages = subscriber.wait_for("four events and the states", |all| all.len() >= 7).await;
+    let messages = subscriber.wait_for("four events and the states", |all| all.len() >= 8).await;
     let mut at: Vec<_> = messages.iter().map(|m| String::from_utf8_lossy(&m.topic).into_owned()).collect();
     at.sort_unstable();
     let expected = [
         "state/main/1001",
         "state/main/1001",
         "state/main/1009",
+        // Of an event that no route leads there; those of its category would be led there.
+        "state/main/2001",
         "states/1001",
         "team/1001/ccrelay.call.ended",
         "team/1001/ccrelay.call.ringing",
@@ -264,4 +266,42 @@ async fn routes_and_masks_change_while_the_relay_runs_and_a_mistake_leaves_them_
     assert_eq!(lines().lines().count(), 3, "{}", lines());
     assert!(lines().contains(NUMBER), "{}", lines());
     relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_retained_of_an_agent_is_right_though_only_calls_are_routed_there() {
+    let mosquitto = Mosquitto::start().await;
+    let subscriber = Subscriber::start(mosquitto.port(), "#").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    Certificates::create(folder.path());
+    let configuration = format!(
+        "[sinks.wall]\nunrouted = 'drop'\n[sinks.wall.mqtt]\nurl = '{}'\nstate_topic = 'state/{{gateway}}/{{agent}}'\n\
+         [[routes]]\nname = 'calls'\nagents = ['1*']\ncategories = ['call']\nto = {{ wall = 'calls/{{agent}}' }}\n",
+        mosquitto.url()
+    );
+    let relay = Running::start(folder.path(), &configuration).await;
+    let talking = |agent| push(agent, "AgentEvent_Talking", r#"{"callid":"1-2","mediaAbility":"1"}"#);
+    let ready = |agent| push(agent, "AgentState_Ready", "null");
+    for body in [ready("1001"), talking("1001"), ready("1001")] {
+        relay.store_push("1001", body).await;
+    }
+    relay.store_push("2001", ready("2001")).await;
+    relay.delivered().await;
+    let is_last = |p: &rumqttc::v5::mqttbytes::v5::Publish| {
+        p.topic == "state/main/1001" && String::from_utf8_lossy(&p.payload).contains(r#""sequence":2,"#)
+    };
+    let received = subscriber.wait_for("the last state", |received| received.iter().any(is_last)).await;
+    relay.stop().await;
+    let seen: Vec<_> = received
+        .iter()
+        .map(|publish| {
+            let data: Value = serde_json::from_slice(&publish.payload).expect("JSON");
+            let topic = String::from_utf8(publish.topic.to_vec()).expect("text");
+            (topic, data["state"].as_str().map(str::to_owned))
+        })
+        .collect();
+    let state = |state: &str| ("state/main/1001".to_owned(), Some(state.to_owned()));
+    // The call ends with the last event, and its summary is of the category of calls.
+    let call = || ("calls/1001".to_owned(), None);
+    assert_eq!(seen, [state("ready"), call(), state("busy"), state("ready"), call()]);
 }
