@@ -45,6 +45,7 @@ const NUMBER_FIELDS: &[&str] = &[
     "call.otherParty",
     "call.partners",
     "call.transferredFrom",
+    "message.sender",
     "conference.participant",
     "preview.numbers",
     "linkedPhone.number",

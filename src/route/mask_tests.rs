@@ -57,6 +57,17 @@ fn a_hidden_number_is_nowhere_in_what_is_published() {
 }
 
 #[test]
+fn the_number_of_who_wrote_a_message_is_one_of_the_numbers() {
+    let mut event = event("main", "1001", "ccrelay.message.received");
+    event.data.details.message =
+        Some(MessageData { text: Some("it is I, +4930123456".into()), sender: Some("+4930123456".into()) });
+    let (event, text) = published(&mask(&["numbers:hide"]), event);
+    assert!(!text.contains("30123456"), "{text}");
+    let message = event.data.details.message.unwrap();
+    assert_eq!((message.sender.as_deref(), message.text.as_deref()), (Some("***"), Some("it is I, ***")));
+}
+
+#[test]
 fn a_hash_is_the_same_for_the_same_number_and_another_with_another_secret() {
     let caller = |mask: &Mask| published(mask, call()).0.data.details.call.unwrap().caller.unwrap();
     let (one, same) = (mask(&["call.caller"]), mask(&["numbers"]));
