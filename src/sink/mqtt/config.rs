@@ -1,16 +1,17 @@
 //! The MQTT section of the configuration.
 
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, IpAddr, PrivateKeyDer, ServerName};
 use secrecy::SecretString;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
-use url::Url;
+use url::{Host, Url};
 
 use crate::config::Problems;
 use crate::route::{TopicRules, TopicTemplate};
@@ -228,6 +229,14 @@ pub struct MqttConfig {
 }
 
 impl MqttConfig {
+    /// The host as it stands before a colon and a port.
+    pub(super) fn host_before_port(&self) -> String {
+        match self.host.parse::<Ipv6Addr>() {
+            Ok(address) => format!("[{address}]"),
+            Err(_) => self.host.clone(),
+        }
+    }
+
     pub(super) fn client_id(&self, sink: &str) -> String {
         self.client_id.clone().unwrap_or_else(|| format!("ccrelay-{sink}"))
     }
@@ -385,8 +394,13 @@ impl MqttOptions {
             }
             return None;
         }
-        if ServerName::try_from(address.host.as_str()).is_err() {
-            problems.add(format!("{prefix}.url"), "mqtts needs a host name or an IPv4 address");
+        match ServerName::try_from(address.host.as_str()) {
+            // The library for it takes the brackets for a part of the name.
+            Ok(ServerName::IpAddress(IpAddr::V6(_))) if self.version == Version::V311 => {
+                problems.add(format!("{prefix}.url"), "mqtts with an IPv6 address needs version 5");
+            }
+            Ok(_) => {}
+            Err(_) => problems.add(format!("{prefix}.url"), "mqtts needs a host name or an address"),
         }
         let Some(ca) = self.ca_file.clone() else {
             problems.add(ca_key, "is required with mqtts: a PEM file of the authorities to trust");
@@ -438,7 +452,14 @@ fn address(text: &str) -> Result<Address, String> {
     if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
         return Err("must end after the port".to_owned());
     }
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or(EXPECTED)?.to_owned();
+    let host = match url.host().ok_or(EXPECTED)? {
+        // Without the brackets, which belong to the URL.
+        Host::Ipv6(address) => address.to_string(),
+        host => host.to_string(),
+    };
+    if host.is_empty() {
+        return Err(EXPECTED.to_owned());
+    }
     Ok(Address { host, port: url.port().unwrap_or(port), tls })
 }
 
@@ -458,7 +479,7 @@ pub(super) mod tests {
         for (url, host, port) in [
             ("mqtt://broker", "broker", 1883),
             ("mqtt://10.0.0.1:1999/", "10.0.0.1", 1999),
-            ("mqtt://[::1]:1883", "[::1]", 1883),
+            ("mqtt://[::1]:1883", "::1", 1883),
         ] {
             let config = parse(&format!("url = '{url}'")).unwrap();
             assert_eq!((config.host.as_str(), config.port), (host, port));
@@ -466,6 +487,18 @@ pub(super) mod tests {
         for bad in ["", "broker:1883", "http://broker", "mqtt://", "mqtt://u:p@broker", "mqtt://broker/x?y"] {
             let found = parse(&format!("url = '{bad}'")).unwrap_err();
             assert!(found[0].starts_with("sinks.mqtt.url: "), "{bad}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_has_its_brackets_before_a_port_alone() {
+        for (url, host) in [("mqtt://[::1]", "[::1]"), ("mqtt://10.0.0.1", "10.0.0.1"), ("mqtt://b", "b")] {
+            assert_eq!(parse(&format!("url = '{url}'")).unwrap().host_before_port(), host);
+        }
+        // There is no authority here, which is another mistake.
+        for (version, mistakes) in [("5", 1), ("'3.1.1'", 2)] {
+            let found = parse(&format!("url = 'mqtts://[::1]'\nversion = {version}")).unwrap_err();
+            assert_eq!(found.len(), mistakes, "{found:?}");
         }
     }
 

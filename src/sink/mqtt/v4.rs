@@ -31,7 +31,7 @@ impl Protocol for V4 {
     type Client = AsyncClient;
 
     fn new(sink: &str, config: &MqttConfig) -> Result<(AsyncClient, V4), DeliveryError> {
-        let mut options = MqttOptions::new(config.client_id(sink), &config.host, config.port);
+        let mut options = MqttOptions::new(config.client_id(sink), config.host_before_port(), config.port);
         options
             .set_clean_session(true)
             .set_keep_alive(config.keep_alive)

@@ -14,7 +14,7 @@ use crate::support::fake_mqtt::FakeMqtt;
 use crate::support::mosquitto::{Mosquitto, Subscriber};
 use crate::support::proxy::Proxy;
 use crate::support::worker::{assert_complete_and_in_order, deliver, deliver_all, settled};
-use crate::support::{DEADLINE, eventually, message, messages, padded};
+use crate::support::{DEADLINE, eventually, free_port, message, messages, padded};
 
 fn sink(url: &str, lines: &str) -> MqttSink {
     let options: MqttOptions = toml::from_str(&format!("url = '{url}'\n{lines}")).expect("valid lines");
@@ -463,6 +463,27 @@ async fn tls_works_with_client_certificates_and_not_with_a_wrong_authority() {
     let mut distrustful = sink(&broker.tls_url(), &lines(&files.cert));
     let ack = distrustful.publish(&message("events", "101", 0)).await.unwrap();
     assert_eq!(failure(ack).await, (Disposition::Retry, "tls"));
+}
+
+#[tokio::test]
+async fn a_broker_is_reached_by_its_ipv6_address() {
+    let (port, tls_port) = (free_port(), free_port());
+    let broker = Mosquitto::start_with(&format!(
+        "allow_anonymous true\nlistener {port} ::1\nlistener {tls_port} ::1\n\
+         cafile {{folder}}/ca.pem\ncertfile {{folder}}/cert.pem\nkeyfile {{folder}}/key.pem\n"
+    ))
+    .await;
+    let ca = format!("ca_file = '{}'", broker.certificates().ca.display());
+    for (url, lines) in [
+        (format!("mqtt://[::1]:{port}"), "version = 5"),
+        (format!("mqtt://[::1]:{port}"), "version = '3.1.1'"),
+        (format!("mqtts://[::1]:{tls_port}"), &ca),
+    ] {
+        let mut sink = sink(&url, lines);
+        let ack = sink.publish(&message("six", "101", 1)).await.expect("it is taken");
+        let confirmed = tokio::time::timeout(DEADLINE, ack).await.expect("it resolves");
+        assert!(confirmed.is_ok(), "{url} {lines}: {confirmed:?}");
+    }
 }
 
 #[tokio::test]

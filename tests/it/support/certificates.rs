@@ -54,7 +54,7 @@ impl Certificates {
     /// The same, with a certificate that ends so soon.
     pub(crate) fn renew_for(&self, lifetime: Option<Duration>) {
         let key = KeyPair::generate().expect("a key");
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         let mut leaf = CertificateParams::new(names).expect("valid names");
         leaf.distinguished_name = DistinguishedName::new();
         leaf.distinguished_name.push(rcgen::DnType::CommonName, "127.0.0.1");
