@@ -89,10 +89,12 @@ pub struct MqttOnErrorOptions {
     pub topic_invalid: Disposition,
     /// The broker finds fault with the payload.
     pub payload_refused: Disposition,
+    /// The broker refuses the message and does not say more than that.
+    pub refused: Disposition,
 }
 
 impl Default for MqttOnErrorOptions {
-    /// A quota is a matter of time; the rest is a matter of the message.
+    /// A quota is a matter of time, and so may be what the broker gives no reason for; the rest is a matter of the message.
     fn default() -> MqttOnErrorOptions {
         MqttOnErrorOptions {
             too_large: Disposition::DeadLetter,
@@ -100,6 +102,7 @@ impl Default for MqttOnErrorOptions {
             quota: Disposition::Retry,
             topic_invalid: Disposition::DeadLetter,
             payload_refused: Disposition::DeadLetter,
+            refused: Disposition::Retry,
         }
     }
 }
@@ -112,6 +115,7 @@ impl MqttOnErrorOptions {
             ("quota", self.quota),
             ("topic_invalid", self.topic_invalid),
             ("payload_refused", self.payload_refused),
+            ("refused", self.refused),
         ])
     }
 }
@@ -465,6 +469,9 @@ fn address(text: &str) -> Result<Address, String> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use rumqttc::v5::mqttbytes::v5::{PubAck, PubAckReason};
+
+    use super::super::failure::classify_ack;
     use super::*;
 
     pub(in crate::sink::mqtt) fn parse(text: &str) -> Result<MqttConfig, Vec<String>> {
@@ -551,6 +558,22 @@ pub(super) mod tests {
         for line in ["'state'", "'{agent}'", "'{gateway}/{agent}/{type}'", "'{gateway}/{agent}/+'"] {
             let found = parse(&format!("url = 'mqtt://b'\nstate_topic = {line}")).unwrap_err();
             assert!(found[0].starts_with("sinks.mqtt.state_topic: "), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_refusal_without_a_reason_leads_to_is_the_operators_choice() {
+        use PubAckReason::{ImplementationSpecificError, PacketIdentifierInUse, UnspecifiedError};
+        for (line, expected) in [
+            ("", Disposition::Retry),
+            ("on_error.refused = 'dead_letter'", Disposition::DeadLetter),
+            ("on_error.refused = 'stop'", Disposition::Stop),
+        ] {
+            let config = parse(&format!("url = 'mqtt://b'\n{line}")).unwrap();
+            for reason in [UnspecifiedError, ImplementationSpecificError, PacketIdentifierInUse] {
+                let error = classify_ack(&PubAck { pkid: 1, reason, properties: None }).unwrap_err();
+                assert_eq!(config.on_error.of_message(error).disposition, expected, "{line} {reason:?}");
+            }
         }
     }
 
