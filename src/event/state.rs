@@ -185,6 +185,8 @@ impl AgentSnapshot {
         let (moved, call_after) = match entry.effect {
             Effect::None | Effect::Reminds(_) | Effect::Notes => (None, call_before),
             Effect::Enters(state) => (self.enter(state, report.reason, &mut heard), call_before),
+            // The success of what led to it may be told late: whoever is busy by now, in a call perhaps, stays so.
+            Effect::Leaves(_) if self.state == AgentState::Busy => (None, call_before),
             Effect::Leaves(_) => (self.enter(AgentState::Ready, None, &mut heard), call_before),
             Effect::Continues(state) if !continues => (None, Some(state)),
             Effect::Call(state) | Effect::Continues(state) => {

@@ -103,6 +103,27 @@ fn what_does_not_fit_is_reported_and_followed() {
 }
 
 #[test]
+fn a_success_that_is_told_late_ends_no_call() {
+    for (state, event_type) in [
+        (AgentState::NotReady, "AgentState_CancelNotReady_Success"),
+        (AgentState::Rest, "AgentState_CancelRest_Success"),
+        (AgentState::WorkingAfterCall, "AgentState_CancelWork_Success"),
+    ] {
+        let mut agent = in_state(state);
+        applied(&mut agent, "AgentEvent_Talking", json!({"callid": "1-2", "mediaAbility": "1"}), after(1));
+        let late = applied(&mut agent, event_type, json!(null), after(2));
+        assert_eq!(
+            (late.after, late.changed, late.unexpected),
+            (AgentState::Busy, false, false),
+            "{event_type}"
+        );
+        assert_eq!((agent.calls.len(), late.ended), (1, vec![]), "{event_type}");
+        let ready = applied(&mut agent, "AgentState_Ready", json!(null), after(60));
+        assert_eq!((ready.after, ready.ended.len()), (AgentState::Ready, 1), "{event_type}");
+    }
+}
+
+#[test]
 fn another_reason_begins_another_stretch() {
     let mut agent = in_state(AgentState::NotReady);
     let content = json!({"reason": "200"});
