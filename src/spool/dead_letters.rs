@@ -370,6 +370,25 @@ pub(super) fn insert(
         )
 }
 
+/// Sets an event aside whose record is not in the log any more. A letter of the whole record, from which it comes, may have
+/// the only copy, so that is copied. Gives the letter's bytes.
+pub(super) fn insert_beside(connection: &Connection, letter: &DeadLetter) -> rusqlite::Result<u64> {
+    let bytes = insert(connection, letter, None)?;
+    let copied = connection
+        .prepare_cached(
+            "UPDATE dead_letters AS d SET (kind, received_ms, gateway, agent_id, sequence, repeats, before, body, crc, bytes)
+                = (w.kind, w.received_ms, w.gateway, w.agent_id, w.sequence, w.repeats, w.before, w.body, w.crc,
+                    d.bytes + coalesce(length(w.body), 0) + coalesce(length(w.before), 0))
+             FROM dead_letters AS w
+             WHERE d.sink = ?1 AND d.spool_offset = ?2 AND d.event_id = ?3 AND d.kind IS NULL
+                AND w.sink = d.sink AND w.spool_offset = d.spool_offset AND w.event_id = '' AND w.kind IS NOT NULL
+             RETURNING bytes",
+        )?
+        .query_row(params![letter.sink, letter.spool_offset, letter.event_id], |row| row.get(0))
+        .optional()?;
+    Ok(copied.unwrap_or(bytes))
+}
+
 /// Asks that letters be delivered again, those of sinks that there are. Gives how many were not asked for before.
 pub(super) fn replay(connection: &Connection, filter: &LetterFilter) -> rusqlite::Result<u64> {
     let conditions = Conditions::of(filter);

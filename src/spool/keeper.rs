@@ -283,7 +283,11 @@ impl Keeper {
             None => None,
         };
         self.letters_changed = true;
-        self.letter_bytes += dead_letters::insert(&self.connection, letter, copy)?;
+        let bytes = match copy {
+            Some(copy) => dead_letters::insert(&self.connection, letter, Some(copy))?,
+            None => dead_letters::insert_beside(&self.connection, letter)?,
+        };
+        self.letter_bytes += bytes;
         Ok(())
     }
 

@@ -207,3 +207,25 @@ async fn a_summary_that_was_set_aside_is_delivered_again_alone_with_its_id_and_n
     assert_eq!(found, [(id.as_str(), "ccrelay.call.ended", 2)]);
     close(spool, threads).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_a_letter_of_a_whole_record_that_fails_again_has_a_copy_of_the_record_of_its_own() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    spool.append(push("1001", &["a", "b"], 0)).await.unwrap();
+    spool.dead_letter(letter(&spool, "kafka", 1, None)).await.unwrap();
+    spool.reader("kafka").unwrap().confirm(2);
+    until(async || read_all(&spool.reader("kafka").unwrap()).await.is_empty()).await;
+    // The record is freed. The whole letter is delivered again, and its second event is set aside.
+    spool.dead_letter(letter(&spool, "kafka", 1, Some(1))).await.unwrap();
+    spool.settle_replay(1, Replayed::Delivered).await.unwrap();
+    let left = spool.letters(LetterFilter::default(), 0, 10).await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert!(left[0].bytes > 200, "{left:?}");
+    let again = spool.letter(left[0].id).await.unwrap().unwrap();
+    let events = again.events(spool.id()).unwrap();
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].id, format!("{}-1-1", spool.id()));
+    assert_eq!(again.stored.agent_id.as_deref(), Some("1001"));
+    close(spool, threads).await;
+}
