@@ -92,6 +92,8 @@ struct OpenPlace {
     file: File,
     offset: u64,
     position: u64,
+    /// Behind damage no record has shown yet where the one at `offset` begins.
+    lost: bool,
 }
 
 /// What is still wanted of a reading.
@@ -171,7 +173,7 @@ impl LogReader {
         let read = place.read_until(end, wanted, &mut chunk);
         self.chunk = chunk;
         read?;
-        self.place = Some(place);
+        self.place = (!place.lost).then_some(place);
         Ok(true)
     }
 
@@ -183,7 +185,7 @@ impl LogReader {
             Some(place) => Ok(OpenPlace { offset: best.offset, position: best.position, ..place }),
             None => {
                 let file = File::open(&segment.path)?;
-                Ok(OpenPlace { segment, file, offset: best.offset, position: best.position })
+                Ok(OpenPlace { segment, file, offset: best.offset, position: best.position, lost: false })
             }
         }
     }
@@ -263,6 +265,7 @@ impl OpenPlace {
             }
         }
         (self.offset, self.position) = (next, self.position + skip as u64);
+        self.lost = resumed.is_none();
         Ok(())
     }
 }

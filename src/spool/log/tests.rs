@@ -260,6 +260,23 @@ fn where_a_repair_left_records_out_readers_pass_over_them_without_a_word() {
 }
 
 #[test]
+fn what_is_written_behind_a_damaged_newest_record_is_read() {
+    let folder = TempDir::new().unwrap();
+    let mut log = open(folder.path(), 1, 1);
+    write(&mut log, 1..4, 10);
+    let path = log.segment.path.clone();
+    crate::spool::testing::flip(&path, log.position as usize - 40);
+    let mut reader = log.log().reader();
+    let damaged = |items: Vec<Item>| -> Vec<u64> {
+        items.iter().filter(|item| matches!(item, Item::Damaged { .. })).map(Item::offset).collect()
+    };
+    assert_eq!(damaged(reader.read(1, 10, usize::MAX).unwrap()), [3]);
+    write(&mut log, 4..6, 10);
+    assert!(damaged(reader.read(4, 10, usize::MAX).unwrap()).is_empty(), "by who has seen the damage");
+    assert_eq!(damaged(log.log().reader().read(1, 10, usize::MAX).unwrap()), [3], "and by others");
+}
+
+#[test]
 fn records_of_another_spool_are_told() {
     let folder = TempDir::new().unwrap();
     write(&mut open(folder.path(), 1, 1), 1..3, 10);
