@@ -330,6 +330,8 @@ pub(super) fn insert(
 ) -> rusqlite::Result<u64> {
     let stored = record.as_ref().map(|(stored, _)| stored);
     let intact = record.as_ref().filter(|(_, intact)| *intact).map(|(stored, _)| stored);
+    // What is damaged may hold numbers that SQLite cannot.
+    let number = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
     // A wrong one stays wrong: the record must never be taken for good.
     let crc = record.as_ref().map(|(stored, intact)| {
         let crc = reader::checksum(stored);
@@ -357,10 +359,10 @@ pub(super) fn insert(
                 letter.attempts,
                 ROW_BYTES,
                 stored.map(|stored| stored.kind),
-                stored.map(|stored| stored.received_ms),
+                number(stored.map(|stored| stored.received_ms)),
                 intact.and_then(|stored| std::str::from_utf8(stored.gateway).ok()),
                 intact.and_then(|stored| std::str::from_utf8(stored.agent_id).ok()),
-                stored.map(|stored| stored.sequence),
+                number(stored.map(|stored| stored.sequence)),
                 stored.map(|stored| stored.repeats).filter(|repeats| !repeats.is_empty()),
                 stored.map(|stored| stored.before),
                 stored.map(|stored| stored.body),

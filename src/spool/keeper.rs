@@ -232,8 +232,19 @@ impl Keeper {
                     held.letters.push((reply, Err(AppendError::Full)));
                     return Ok(());
                 }
-                held.letters.push((reply, Ok(())));
-                self.insert_dead_letter(&letter)
+                let inserted = self.insert_dead_letter(&letter);
+                match inserted {
+                    // Not SQLite's own word: the letter cannot be stored, which is no fault of the database.
+                    Err(error) if error.sqlite_error().is_none() => {
+                        tracing::error!(sink = %letter.sink, spool_offset = letter.spool_offset, %error, "a dead letter cannot be stored");
+                        held.letters.push((reply, Err(AppendError::Full)));
+                        Ok(())
+                    }
+                    inserted => {
+                        held.letters.push((reply, Ok(())));
+                        inserted
+                    }
+                }
             }
             Command::ReplayLetters { which, reply } => {
                 held.counts.push((reply, 0));

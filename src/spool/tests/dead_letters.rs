@@ -229,3 +229,28 @@ async fn an_event_of_a_letter_of_a_whole_record_that_fails_again_has_a_copy_of_t
     assert_eq!(again.stored.agent_id.as_deref(), Some("1001"));
     close(spool, threads).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_with_numbers_that_no_database_holds_is_set_aside_and_ends_nothing() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    for (n, place) in [(0, 39), (1, 47)] {
+        let content = format!("number {n}");
+        spool.append(push("1001", &[&content], n)).await.unwrap();
+        let (path, at) = place_of(folder.path(), &content);
+        let begin = record_around(&std::fs::read(&path).unwrap(), at).start;
+        // A good one behind it, so that the place of the next one can be told.
+        let good = spool.append(push("1001", &["good"], n)).await.unwrap().offset;
+        // The highest bit of the time, and of the sequence: bit 7, where `flip` changes bit 0.
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0x80], (begin + place) as u64).unwrap();
+        let letter = DeadLetter { event_id: String::new(), ..letter(&spool, "kafka", good - 1, None) };
+        spool.dead_letter(letter).await.unwrap();
+        let kept = spool.letter(n + 1).await.unwrap().unwrap();
+        assert!(matches!(kept.record, ReadRecord::Damaged { .. }), "{kept:?}");
+        assert!(String::from_utf8(kept.found.unwrap()).unwrap().contains(&content));
+    }
+    spool.pulse().await.unwrap();
+    assert_eq!(*spool.failure().borrow(), None);
+    close(spool, threads).await;
+}
