@@ -377,3 +377,28 @@ async fn a_folder_that_is_read_only_or_of_another_user_is_named() {
     let output = as_other(&spool, &program, user);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_changes_no_spool_of_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: this is for root");
+        return;
+    }
+    let folder = TempDir::new().expect("a folder");
+    let spool = folder.path().join("spool");
+    let (opened, threads) = filled(&spool).await;
+    close(opened, threads).await;
+    std::os::unix::fs::chown(&spool, Some(65_534), Some(65_534)).expect("as root");
+    let refused = |command: &[&str]| {
+        let said = fails(&spool, command);
+        assert!(said.contains("belongs to user 65534 and this is user 0: run this as its owner"), "{said}");
+        assert!(said.contains("sudo -u '#65534'"), "{said}");
+    };
+    refused(&["deadletters", "discard", "--all"]);
+    refused(&["spool", "replay", "--sink", "bus", "--from", "1"]);
+    assert_eq!(run(&spool, &["spool", "verify", "--json"])["sound"], true, "looking is free");
+    fs::remove_file(spool.join("spool.db")).expect("it is there");
+    refused(&["spool", "repair", "--accept-loss"]);
+    let draft = fs::read_dir(&spool).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+    assert!(draft.into_iter().all(|name| !name.to_string_lossy().contains("draft")), "nothing was made");
+}

@@ -126,7 +126,7 @@ fn look_at_log(connection: &Connection, directory: &Path, mark: Option<&Mark>) -
 /// When a daemon has the spool, or what is new cannot be written; then nothing was changed.
 pub fn repair(directory: &Path, now: Timestamp) -> Result<Repaired, OpenError> {
     fs::metadata(directory).map_err(|source| OpenError::Io { path: directory.to_path_buf(), source })?;
-    let _lock = schema::lock(directory)?;
+    let _lock = schema::lock_as_owner(directory)?;
     let mark = mark::read(directory);
     let draft = Draft { database: directory.join("spool.db.draft"), log: directory.join("records.draft") };
     let io = |source| OpenError::Io { path: draft.database.clone(), source };

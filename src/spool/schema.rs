@@ -108,7 +108,10 @@ pub enum OpenError {
         findings: Findings,
     },
     /// The folder is another user's.
-    #[error("{} belongs to user {owner} and this is user {user}", directory.display())]
+    #[error(
+        "{} belongs to user {owner} and this is user {user}: run this as its owner, such as by sudo -u '#{owner}'",
+        directory.display()
+    )]
     OtherOwner {
         /// Which folder.
         directory: PathBuf,
@@ -167,7 +170,7 @@ pub(super) fn open_offline(directory: &Path) -> Result<(Connection, Look, File),
     let path = database(directory);
     let there = fs::metadata(&path).or_else(|error| fs::metadata(mark::path(directory)).map_err(|_| error));
     there.map_err(|source| OpenError::Io { path: path.clone(), source })?;
-    let lock = lock(directory)?;
+    let lock = lock_as_owner(directory)?;
     let mark = mark::read(directory);
     if let Some(damage) = damage::of_files(directory, mark.as_ref()) {
         return Err(damaged(directory, vec![damage]));
@@ -284,15 +287,28 @@ pub(super) fn lock(directory: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// A folder of somebody else's would end up with files of two owners.
+/// The same for a command: not even root changes a spool of somebody else's, whose daemon could not open what root makes.
+pub(super) fn lock_as_owner(directory: &Path) -> Result<File, OpenError> {
+    match other_owner(directory)? {
+        Some(error) => Err(error),
+        None => lock(directory),
+    }
+}
+
+/// A folder of somebody else's would end up with files of two owners. Who runs a daemon as root means it.
 fn check_owner(directory: &Path) -> Result<(), OpenError> {
+    match other_owner(directory)? {
+        Some(error) if !rustix::process::geteuid().is_root() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn other_owner(directory: &Path) -> Result<Option<OpenError>, OpenError> {
     let metadata =
         fs::metadata(directory).map_err(|source| OpenError::Io { path: directory.to_path_buf(), source })?;
     let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
-    if owner == user || user == 0 {
-        return Ok(());
-    }
-    Err(OpenError::OtherOwner { directory: directory.to_path_buf(), owner, user })
+    let directory = directory.to_path_buf();
+    Ok((owner != user).then_some(OpenError::OtherOwner { directory, owner, user }))
 }
 
 pub(super) fn create(connection: &mut Connection) -> rusqlite::Result<()> {
