@@ -183,11 +183,12 @@ fn with_config(path: &Path, then: impl FnOnce(Config, Outline) -> ExitCode) -> E
     }
 }
 
-fn run(config: Config, outline: Outline, path: &Path) -> ExitCode {
+fn run(mut config: Config, outline: Outline, path: &Path) -> ExitCode {
     let problems = Problems::default();
     let logging = log::init(&config.log, problems.clone());
     log::log_panics();
-    raise_open_files(config.callback.limits.max_connections);
+    let connections = &mut config.callback.limits.max_connections;
+    *connections = raise_open_files(*connections);
     let result = block_on(async {
         let lifecycle = Lifecycle::default();
         lifecycle.watch_signals().context("cannot watch signals")?;
@@ -209,21 +210,31 @@ fn run(config: Config, outline: Outline, path: &Path) -> ExitCode {
     finish(result)
 }
 
-/// Lets this process have as many files open as the system allows: every connection is one.
-fn raise_open_files(connections: usize) {
+/// Lets this process have as many files open as the system allows: every connection is one. Gives how many connections
+/// that are, up to so many.
+fn raise_open_files(connections: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let needed = connections as u64 + OTHER_FILES;
-    if files < needed {
+    let permitted = permitted_connections(connections, files);
+    if permitted < connections {
+        let needed = connections as u64 + OTHER_FILES;
         tracing::warn!(
             files,
             needed,
-            "fewer files may be open than callback.max_connections needs: raise LimitNOFILE"
+            permitted,
+            "fewer files may be open than callback.max_connections needs, so fewer connections are taken: raise LimitNOFILE"
         );
     }
+    permitted
+}
+
+/// Connections must leave files to the spool: without one it can store nothing.
+fn permitted_connections(wanted: usize, files: u64) -> usize {
+    let room = files.saturating_sub(OTHER_FILES).max(files / 2).max(1);
+    wanted.min(usize::try_from(room).unwrap_or(usize::MAX))
 }
 
 fn simulate(path: Option<&Path>) -> ExitCode {
@@ -278,4 +289,18 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         cause.downcast_ref::<OpenError>().is_some_and(|e| matches!(e, OpenError::Damaged { .. }))
     });
     ExitCode::from(if damaged { DAMAGED } else { FAILED })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_to_the_spool_and_its_sinks() {
+        assert_eq!(permitted_connections(4096, 262_144), 4096);
+        assert_eq!(permitted_connections(4096, 4096 + OTHER_FILES), 4096);
+        assert_eq!(permitted_connections(4096, 4096), 4096 - usize::try_from(OTHER_FILES).unwrap());
+        assert_eq!(permitted_connections(4096, 600), 300, "where there are few, half of them");
+        assert_eq!(permitted_connections(4096, 0), 1);
+    }
 }

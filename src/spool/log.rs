@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::room;
 use super::segment::{HEADER, Header, PAGE, Stored};
 use crate::clock::Timestamp;
@@ -407,19 +409,26 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
 pub(super) enum WriteError {
     /// There is no room, which passes: nothing was stored.
     Full(io::Error),
+    /// The system has no more files or memory for now, which passes as well: nothing was stored.
+    Later(io::Error),
     /// The disk failed, and what it holds is not known.
     Failed(io::Error),
 }
 
 impl WriteError {
     fn of(error: io::Error) -> WriteError {
-        if room::is_none(&error) { WriteError::Full(error) } else { WriteError::Failed(error) }
+        let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+        match error.raw_os_error() {
+            _ if room::is_none(&error) => WriteError::Full(error),
+            Some(number) if passing.map(Errno::raw_os_error).contains(&number) => WriteError::Later(error),
+            _ => WriteError::Failed(error),
+        }
     }
 }
 
 impl From<WriteError> for io::Error {
     fn from(error: WriteError) -> io::Error {
-        let (WriteError::Full(error) | WriteError::Failed(error)) = error;
+        let (WriteError::Full(error) | WriteError::Later(error) | WriteError::Failed(error)) = error;
         error
     }
 }

@@ -387,10 +387,10 @@ impl Writer {
         }
     }
 
-    /// A commit failed. A full disk passes: refuse and go on. Anything else ends the spool.
+    /// A commit failed. A full disk passes, and so does a lack of files: refuse and go on. Anything else ends the spool.
     fn refuse(&mut self, error: WriteError, waiting: Waiting) -> Result<(), String> {
         let (reason, verdict) = match &error {
-            WriteError::Full(_) => ("full", AppendError::Full),
+            WriteError::Full(_) | WriteError::Later(_) => ("full", AppendError::Full),
             WriteError::Failed(_) => ("failed", AppendError::Failed),
         };
         self.metrics.spool_failures.with_label_values(&[reason]).inc();
@@ -400,6 +400,12 @@ impl Writer {
                 if !self.disk_full {
                     self.disk_full = true;
                     tracing::error!(path = %self.path.display(), "the disk of the spool is full: pushes are refused until there is space");
+                }
+                Ok(())
+            }
+            WriteError::Later(error) => {
+                if let Some(left_out) = self.calm.due("later") {
+                    tracing::error!(path = %self.path.display(), %error, left_out, "no file for records can be opened: pushes are refused until one can");
                 }
                 Ok(())
             }

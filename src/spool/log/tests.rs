@@ -277,6 +277,20 @@ fn what_is_written_behind_a_damaged_newest_record_is_read() {
 }
 
 #[test]
+fn a_lack_of_files_or_memory_passes_and_a_failed_disk_does_not() {
+    let verdict = |errno: Errno| WriteError::of(errno.into());
+    for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+        assert!(matches!(verdict(errno), WriteError::Later(_)), "{errno}");
+    }
+    for errno in [Errno::NOSPC, Errno::DQUOT] {
+        assert!(matches!(verdict(errno), WriteError::Full(_)), "{errno}");
+    }
+    for errno in [Errno::IO, Errno::ROFS, Errno::ACCESS] {
+        assert!(matches!(verdict(errno), WriteError::Failed(_)), "{errno}");
+    }
+}
+
+#[test]
 fn records_of_another_spool_are_told() {
     let folder = TempDir::new().unwrap();
     write(&mut open(folder.path(), 1, 1), 1..3, 10);
