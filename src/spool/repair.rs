@@ -115,7 +115,8 @@ fn look_at_log(connection: &Connection, directory: &Path, mark: Option<&Mark>) -
         .or_else(|| log::spool_id(directory))
         .unwrap_or_default();
     let number = |key| schema::number(connection, key).ok();
-    let acknowledged = schema::acknowledged(mark, &spool_id, number("next_offset").unwrap_or(1));
+    let next = number("next_offset").max(schema::furthest_cursor(connection).ok());
+    let acknowledged = schema::acknowledged(mark, &spool_id, next.unwrap_or(1));
     let look = log::look(directory, &spool_id, number("first_offset").unwrap_or(1), acknowledged)?;
     Ok((look, acknowledged))
 }

@@ -231,10 +231,16 @@ pub(super) fn look(
         Ok((spool_id(connection)?, number(connection, "first_offset")?, number(connection, "next_offset")?))
     };
     let (spool_id, first, next) = read().map_err(|source| fault(directory, source))?;
-    let acknowledged = acknowledged(mark, &spool_id, next);
+    let cursor = furthest_cursor(connection).map_err(|source| fault(directory, source))?;
+    let acknowledged = acknowledged(mark, &spool_id, next.max(cursor));
     let look = log::look(directory, &spool_id, first, acknowledged);
     let look = look.map_err(|source| OpenError::Io { path: log::folder(directory), source })?;
     Ok((look, acknowledged))
+}
+
+/// Where the sink that has got furthest goes on: what is below was there.
+pub(super) fn furthest_cursor(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT coalesce(max(next_offset), 1) FROM cursors", [], |row| row.get(0))
 }
 
 /// Offset below which all records were acknowledged, as the database and the mark say.

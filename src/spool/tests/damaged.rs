@@ -525,6 +525,24 @@ async fn an_older_copy_of_the_database_delivers_again_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_beyond_the_end_of_the_log_tells_that_records_are_lost() {
+    let folder = closed().await;
+    fs::remove_file(file(&folder, "spool.mark")).unwrap();
+    let database = rusqlite::Connection::open(file(&folder, "spool.db")).unwrap();
+    database.execute("UPDATE cursors SET next_offset = 61 WHERE sink = 'mqtt'", []).unwrap();
+    drop(database);
+    let found = does_not_start(&folder);
+    assert!(matches!(found[..], [Damage::LostTail { from: 41, to: 60, .. }]), "{found:?}");
+    repair::repair(folder.path(), Timestamp(1_795_491_900_000)).unwrap();
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    assert_eq!(spool.append(push("1001", &["next"], 9_000)).await.unwrap().offset, 61);
+    let mqtt = spool.reader("mqtt").unwrap();
+    let next = mqtt.read(mqtt.cursor(), 10, usize::MAX).await.unwrap();
+    assert_eq!(next.iter().map(ReadRecord::offset).collect::<Vec<_>>(), [61], "it is not passed over");
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_its_mark_a_sound_spool_starts() {
     let folder = closed().await;
     fs::remove_file(file(&folder, "spool.mark")).unwrap();
