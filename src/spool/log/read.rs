@@ -202,7 +202,8 @@ impl OpenPlace {
             let mut at = 0;
             least = CHUNK;
             while self.offset < end && !wanted.is_met() {
-                let piece = segment::parse(&chunk[at..]);
+                // A file that was cut short may end in the zeros behind a record.
+                let piece = segment::parse(chunk.get(at..).unwrap_or_default());
                 match piece {
                     Piece::Good(stored, length) if stored.offset == self.offset => {
                         if stored.offset >= wanted.from {

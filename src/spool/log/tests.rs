@@ -291,6 +291,25 @@ fn a_lack_of_files_or_memory_passes_and_a_failed_disk_does_not() {
 }
 
 #[test]
+fn a_file_that_was_cut_in_the_zeros_behind_a_record_is_read_up_to_there() {
+    let folder = TempDir::new().unwrap();
+    let mut log = open(folder.path(), 1, 1);
+    write(&mut log, 1..2, 10);
+    let (path, end) = (log.segment.path.clone(), log.position);
+    write(&mut log, 2..3, 10);
+    drop(log);
+    write(&mut open(folder.path(), 1, 3), 3..4, 10);
+    let whole = std::fs::read(&path).unwrap();
+    let zeros = whole[..end as usize].iter().rev().take_while(|byte| **byte == 0).count();
+    assert!(zeros > 0, "the record has zeros behind it");
+    File::options().write(true).open(&path).unwrap().set_len(end - zeros as u64).unwrap();
+    let look = look(folder.path(), ID, 1, 4).unwrap();
+    let items = look.log.reader().read(1, 10, usize::MAX).unwrap();
+    let seen: Vec<_> = items.iter().map(|i| (i.offset(), matches!(i, Item::Good(_)))).collect();
+    assert_eq!(seen, [(1, true), (2, false), (3, true)]);
+}
+
+#[test]
 fn records_of_another_spool_are_told() {
     let folder = TempDir::new().unwrap();
     write(&mut open(folder.path(), 1, 1), 1..3, 10);
