@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::agents::AgentBook;
 use super::keeper::{self, Keeper};
@@ -42,6 +42,11 @@ pub(super) fn start(
     let Parts { signals, tap, config, sinks, writer: writer_sender, keeper: keeper_sender, metrics, clock } =
         parts;
     let path = schema::database(&config.directory);
+    let alarm = Alarm {
+        failure: signals.failure.clone(),
+        writer: writer_sender.clone(),
+        keeper: keeper_sender.clone(),
+    };
     let sql = |source| OpenError::Database { path: path.clone(), source };
     let mark = MarkFile::create(&config.directory, &spool_id, log.log().end(), newest)
         .map_err(|source| OpenError::Io { path: mark::path(&config.directory), source })?;
@@ -100,7 +105,11 @@ pub(super) fn start(
     };
     writer.measure();
     let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+        let alarm = alarm.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _alarm = alarm;
+            run();
+        });
         thread.map_err(|source| OpenError::Io { path: path.clone(), source })
     };
     Ok(SpoolThreads(vec![
@@ -108,4 +117,50 @@ pub(super) fn start(
         spawn("spool-keeper", Box::new(move || keeper.run(to_keeper)))?,
         spawn("spool-beat", Box::new(move || keeper::beat(&beat, &tended)))?,
     ]))
+}
+
+/// Ends the spool when the thread that holds it panics: the others would refuse, or wait, for ever.
+#[derive(Debug, Clone)]
+struct Alarm {
+    failure: watch::Sender<Option<String>>,
+    writer: mpsc::Sender<writer::Command>,
+    keeper: mpsc::Sender<keeper::Command>,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let thread = std::thread::current();
+        let error = format!("the thread {} panicked", thread.name().unwrap_or("of the spool"));
+        self.failure.send_replace(Some(error.clone()));
+        // Whoever has panicked takes nothing any more.
+        drop(self.writer.blocking_send(writer::Command::Failed(error)));
+        drop(self.keeper.blocking_send(keeper::Command::Failed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_ends_the_spool_and_one_that_ends_does_not() {
+        for panics in [false, true] {
+            let (failure, seen) = watch::channel(None);
+            let (writer, mut to_writer) = mpsc::channel(1);
+            let (keeper, mut to_keeper) = mpsc::channel(1);
+            let alarm = Alarm { failure, writer, keeper };
+            let thread = std::thread::Builder::new().name("spool-test".to_owned()).spawn(move || {
+                let _alarm = alarm;
+                assert!(!panics, "as it should");
+            });
+            assert_eq!(thread.unwrap().join().is_err(), panics);
+            let said = seen.borrow().clone();
+            assert_eq!(said.as_deref(), panics.then_some("the thread spool-test panicked"));
+            assert_eq!(matches!(to_writer.try_recv(), Ok(writer::Command::Failed(_))), panics);
+            assert_eq!(matches!(to_keeper.try_recv(), Ok(keeper::Command::Failed)), panics);
+        }
+    }
 }
