@@ -254,3 +254,20 @@ async fn a_damaged_record_with_numbers_that_no_database_holds_is_set_aside_and_e
     assert_eq!(*spool.failure().borrow(), None);
     close(spool, threads).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_with_half_a_surrogate_pair_is_shown_and_exported_as_text() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    let half = r#"{"eventType":"AgentEvent_MessageData","content":{"callId":"7-7","message":"\ud83d"}}"#;
+    spool.append(record("1001", &[half.to_owned()], 0)).await.unwrap();
+    spool.dead_letter(letter(&spool, "kafka", 1, Some(0))).await.unwrap();
+    let letter = spool.letter(1).await.unwrap().unwrap();
+    let shown = letter.shown(spool.id(), &Unhidden);
+    let exported = letter.exported(spool.id(), &Unhidden);
+    for event in [&shown["events"][0], &exported[0]["event"]] {
+        let text = event.as_str().unwrap_or_else(|| panic!("{event}"));
+        assert!(text.starts_with('{') && text.contains(r#""message":"\ud83d""#), "{text}");
+    }
+    close(spool, threads).await;
+}
