@@ -17,6 +17,8 @@ use crate::clock::Timestamp;
 
 /// Calls of one agent that are tracked at a time; the oldest makes room. Agents have up to about five text sessions.
 pub(super) const MAX_CALLS: usize = 8;
+/// By less than this a clock is not behind. Silence is allowed for a minute at least.
+const LATE_MILLIS: u64 = 60_000;
 /// Call ids have two numbers and a hyphen, some 20 characters; longer ones are not tracked.
 pub(super) const MAX_ID: usize = 48;
 
@@ -136,6 +138,9 @@ pub struct CallSnapshot {
     /// The skill queue's name.
     #[serde(rename = "j", default, skip_serializing_if = "Option::is_none")]
     pub queue_name: Option<String>,
+    /// How much later than that it was received, by our clock, where that is a minute or more: the gateway's clock is behind.
+    #[serde(rename = "v", default, skip_serializing_if = "nothing")]
+    pub late: u64,
     /// It was given up when the record came, because nothing was heard of it for too long: said here, so that it does
     /// not depend on the configuration when the record is read.
     #[serde(rename = "d", default, skip_serializing_if = "nothing")]
@@ -239,10 +244,17 @@ impl CallSnapshot {
             other: None,
             queue: None,
             queue_name: None,
+            late: 0,
             due: false,
         };
         call.enter(state, at);
         call
+    }
+
+    /// It began with an event that was received at `received_at`.
+    pub(super) fn note_receipt(&mut self, received_at: Timestamp) {
+        let late = received_at.millis().saturating_sub(self.began.millis());
+        self.late = if late < LATE_MILLIS { 0 } else { late };
     }
 
     /// It comes to `state`, or is reported in it again.
@@ -356,10 +368,11 @@ impl CallSnapshot {
         (self.began != Timestamp::default()).then_some(EndedCall { call: self, outcome, at, by: None })
     }
 
-    /// When it was last heard of.
+    /// When it was last heard of, by our clock.
     #[must_use]
     pub fn last_heard(&self) -> Timestamp {
-        Timestamp(self.began.millis().saturating_add(self.since.max(self.heard)))
+        let by_gateway = self.began.millis().saturating_add(self.since.max(self.heard));
+        Timestamp(by_gateway.saturating_add(self.late))
     }
 
     /// Whether it passed to somebody else, as far as was told.

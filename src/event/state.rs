@@ -147,6 +147,14 @@ impl AgentSnapshot {
         }
     }
 
+    /// Notes of calls that began with an event of this time when it was received: how long a call is silent is by our clock, and
+    /// the gateway's may be far behind.
+    pub fn note_receipt(&mut self, at: Timestamp, received_at: Timestamp) {
+        for call in self.calls.iter_mut().filter(|call| call.began == at) {
+            call.note_receipt(received_at);
+        }
+    }
+
     /// Marks the calls of which nothing was heard for longer than `age`: unless the next event names them, they end
     /// with it as expired.
     pub fn mark_due(&mut self, now: Timestamp, age: Duration) {

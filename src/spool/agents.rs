@@ -358,6 +358,7 @@ impl AgentRow {
             let at = event.time.unwrap_or(batch.received_at);
             let snapshot = Arc::make_mut(&mut self.snapshot);
             let transition = snapshot.apply_report(event.report.as_ref(), at);
+            snapshot.note_receipt(at, batch.received_at);
             next += numbers(&transition);
             tally.add(&transition);
         }

@@ -264,3 +264,25 @@ proptest! {
         });
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_silent_by_our_clock_however_far_behind_the_gateways_is() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    let age = CALL_AGE.as_secs();
+    // The gateway's clock is three times that behind; the next event comes without a time, as all do of some gateways.
+    let began = Timestamp(1_795_491_900_000 - 3 * age * 1000).millis();
+    let talking = format!(
+        r#"{{"eventType":"AgentEvent_Talking","eventGenTime":{began},"content":{{"callid":"1-2","mediaAbility":"1"}}}}"#
+    );
+    let hold = r#"{"eventType":"AgentEvent_Hold","content":"1-2"}"#.to_owned();
+    let other = r#"{"eventType":"AgentOther_Note","content":{}}"#.to_owned();
+    spool.append(record("1001", &[talking], 0)).await.unwrap();
+    spool.append(record("1001", std::slice::from_ref(&other), age - 1)).await.unwrap();
+    spool.append(record("1001", &[other], age + 1)).await.unwrap();
+    spool.append(record("1001", &[hold], age + 2)).await.unwrap();
+    let records = read_all(&spool.reader("kafka").unwrap()).await;
+    let due = |at: usize| records[at].before.calls.iter().map(|call| call.due).collect::<Vec<_>>();
+    assert_eq!((due(1), due(2), due(3)), (vec![false], vec![true], vec![]));
+    close(spool, threads).await;
+}
