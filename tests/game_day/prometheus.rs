@@ -74,6 +74,13 @@ impl Prometheus {
             answer.starts_with("HTTP/1.0 200").then_some(())
         })
         .await;
+        // Before its first scrape it has no target, so CcrelayDown fires.
+        eventually("a first scrape", START_DEADLINE, || async {
+            let answer = prometheus.get("/api/v1/query?query=up").await?;
+            let scraped = answer.contains("\"job\":\"ccrelay\"");
+            (scraped && !prometheus.firing().await.contains("CcrelayDown")).then_some(())
+        })
+        .await;
         prometheus
     }
 
