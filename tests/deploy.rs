@@ -377,6 +377,7 @@ fn the_rendered_chart_is_of_this_chart_and_as_strict_as_it_says() {
     for line in [
         "kind: StatefulSet",
         "replicas: 1",
+        "podManagementPolicy: Parallel",
         "runAsNonRoot: true",
         "readOnlyRootFilesystem: true",
         "allowPrivilegeEscalation: false",
