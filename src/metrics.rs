@@ -299,6 +299,8 @@ metrics! {
     sessions_degraded: IntGaugeVec = "ccrelay_sessions_degraded" ["gateway", "reason"];
     /// Agents that the gateway would sign out within so many seconds (within_secs) unless it hears of them.
     sign_out_budget_agents: IntGaugeVec = "ccrelay_sign_out_budget_agents" ["gateway", "within_secs"];
+    /// Agents with less than half of sign_out_limit_secs left, or less than two thirds of what heartbeats leave of it if that is less.
+    about_to_be_signed_out: IntGaugeVec = "ccrelay_agents_about_to_be_signed_out" ["gateway"];
     /// Agents of the configuration and of the rosters that are in force.
     roster_agents: IntGaugeVec = "ccrelay_roster_agents" ["gateway"];
     /// Rosters that have changed and were not put in force, for mistakes or because too many agents were gone.
@@ -477,6 +479,7 @@ impl Inner {
         for (bound, _) in BUDGET_BOUNDS {
             self.sign_out_budget_agents.with_label_values(&[gateway, *bound]);
         }
+        self.about_to_be_signed_out.with_label_values(&[gateway]);
         self.guid_oldest_age.with_label_values(&[gateway]);
         self.roster_agents.with_label_values(&[gateway]);
         self.sign_out_budget.with_label_values(&[gateway]);

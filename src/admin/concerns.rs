@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::pulse::Lately;
 use crate::clock::Timestamp;
-use crate::metrics::{BUDGET_BOUNDS, Metrics};
+use crate::metrics::Metrics;
 
 /// How bad it is, as the alert's label has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -86,18 +86,8 @@ impl Found {
 pub(super) struct Limit {
     pub(super) gateway: String,
     pub(super) sign_out: Duration,
-}
-
-impl Limit {
-    /// Agents of whom less than half of that time is left, and what that half is, as far as it is told apart: 60 s where
-    /// the gateway waits for two minutes.
-    pub(super) fn about_to_be_signed_out(&self, metrics: &Metrics) -> (i64, u64) {
-        let half = self.sign_out.as_secs() / 2;
-        let bound = BUDGET_BOUNDS.iter().rev().find(|(_, secs)| *secs <= half);
-        let (label, secs) = bound.copied().unwrap_or(BUDGET_BOUNDS[0]);
-        let labels = [self.gateway.as_str(), label];
-        (metrics.sign_out_budget_agents.with_label_values(&labels).get(), secs)
-    }
+    /// Agents with less than that left are about to be signed out.
+    pub(super) near: Duration,
 }
 
 fn of_gateway(
@@ -107,13 +97,14 @@ fn of_gateway(
     lately: &Lately,
     found: &mut Found,
 ) {
-    let (near, within) = limit.about_to_be_signed_out(metrics);
     let gateway = limit.gateway.as_str();
+    let near = metrics.about_to_be_signed_out.with_label_values(&[gateway]).get();
     if near > 0 {
         let first = metrics.sign_out_budget.with_label_values(&[gateway]).get();
         let what = format!(
-            "{gateway}: {} signed out within {within} s unless the gateway hears of them, the first in {first:.0} s",
-            agents(near, "is", "are")
+            "{gateway}: {} signed out within {} s unless the gateway hears of them, the first in {first:.0} s",
+            agents(near, "is", "are"),
+            limit.near.as_secs()
         );
         found.critical("CcrelayAgentsAboutToBeSignedOut", gateway, what);
     }
@@ -288,11 +279,12 @@ mod tests {
     const RULES: &str = include_str!("../../deploy/prometheus/ccrelay.rules.yml");
 
     fn gateways() -> [Limit; 1] {
-        [Limit { gateway: "main".to_owned(), sign_out: Duration::from_secs(120) }]
+        let (sign_out, near) = (Duration::from_secs(120), Duration::from_secs(60));
+        [Limit { gateway: "main".to_owned(), sign_out, near }]
     }
 
     fn all_wrong(metrics: &Metrics) -> Lately {
-        metrics.sign_out_budget_agents.with_label_values(&["main", "60"]).set(3);
+        metrics.about_to_be_signed_out.with_label_values(&["main"]).set(3);
         for reason in ["heartbeats_failing", "no_pushes"] {
             metrics.sessions_degraded.with_label_values(&["main", reason]).set(2);
         }

@@ -65,7 +65,7 @@ struct GatewayState {
     sign_out_budget_secs: f64,
     /// What it is when all is well.
     sign_out_limit_secs: f64,
-    /// Agents with less than half of that time left.
+    /// Agents with less than half of that time left, about.
     about_to_be_signed_out: i64,
     sessions: BTreeMap<&'static str, i64>,
 }
@@ -132,7 +132,8 @@ impl Source for Follower {
 
 fn limit_of(sight: &Sight, gateway: &GatewayName) -> Limit {
     let sign_out = sight.parts.sessions.sign_out_limit(gateway).unwrap_or_default();
-    Limit { gateway: gateway.as_str().to_owned(), sign_out }
+    let near = sight.parts.sessions.near_sign_out(gateway).unwrap_or_default();
+    Limit { gateway: gateway.as_str().to_owned(), sign_out, near }
 }
 
 fn sinks_of(sight: &Sight) -> Vec<String> {
@@ -199,7 +200,7 @@ fn gateway_state(sight: &Sight, gateway: &GatewayName) -> GatewayState {
         gateway: gateway.clone(),
         sign_out_budget_secs: sight.metrics.sign_out_budget.with_label_values(&[name]).get(),
         sign_out_limit_secs: limit.sign_out.as_secs_f64(),
-        about_to_be_signed_out: limit.about_to_be_signed_out(&sight.metrics).0,
+        about_to_be_signed_out: sight.metrics.about_to_be_signed_out.with_label_values(&[name]).get(),
         sessions: SESSION_STATES.iter().map(sessions).collect(),
     }
 }

@@ -99,6 +99,13 @@ impl GatewayConfig {
         let urls = std::iter::once(&self.base_url).chain(&self.backup_base_urls);
         urls.map(|url| url.as_str().trim_end_matches('/').to_owned()).collect()
     }
+
+    /// An agent with less time left is about to be signed out: half of the limit. Between two heartbeats all may be well down to
+    /// what their interval leaves, which can be as little, so it is two thirds of that at most.
+    pub(crate) fn near_sign_out(&self) -> Duration {
+        let left_by_heartbeats = self.sign_out_limit.saturating_sub(self.heartbeat_interval);
+        (self.sign_out_limit / 2).min(left_by_heartbeats * 2 / 3)
+    }
 }
 
 /// An agent, checked.

@@ -182,6 +182,12 @@ impl Sessions {
         self.inner.gateways.get(gateway).map(|kept| kept.gateway.config.sign_out_limit)
     }
 
+    /// Agents with less time than that left are about to be signed out.
+    #[must_use]
+    pub fn near_sign_out(&self, gateway: &GatewayName) -> Option<Duration> {
+        self.inner.gateways.get(gateway).map(|kept| kept.gateway.config.near_sign_out())
+    }
+
     /// Adds an agent, which is then signed in, or changes the one that is there: its session stays, other skill queues
     /// are entered at once, and what concerns the sign-in counts from the next one on. A suspended agent whose
     /// sign-in is configured differently now is tried again.

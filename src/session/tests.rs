@@ -517,10 +517,36 @@ async fn the_budgets_of_all_sessions_are_counted_by_bounds() {
     let sessions = scene.start();
     scene.pass(60).await;
     let within = |le: &str| scene.metrics.sign_out_budget_agents.with_label_values(&["main", le]).get();
-    assert_eq!((within("60"), within("120"), within("+Inf")), (0, 3, 3));
+    let near = || scene.metrics.about_to_be_signed_out.with_label_values(&["main"]).get();
+    assert_eq!((within("60"), within("120"), within("+Inf"), near()), (0, 3, 3, 0));
     scene.gateway.always(Handshake, Script::Unreachable);
     scene.pass(80).await;
-    assert_eq!((within("0"), within("60"), within("+Inf")), (0, 3, 3));
+    assert_eq!((within("0"), within("60"), within("+Inf"), near()), (0, 3, 3, 3));
     scene.gateway.heal();
     sessions.shutdown(true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_short_limit_nobody_is_about_to_be_signed_out_while_all_is_well() {
+    for interval in [1, 20, 30] {
+        let scene = Scene::with(&["291", "292", "293"], |gateway, _| {
+            gateway.sign_out_limit = Duration::from_secs(60);
+            gateway.heartbeat_interval = Duration::from_secs(interval);
+        });
+        let sessions = scene.start();
+        let near = || scene.metrics.about_to_be_signed_out.with_label_values(&["main"]).get();
+        for second in 0..120 {
+            scene.pass(1).await;
+            assert_eq!(near(), 0, "after {second} s with a heartbeat each {interval} s");
+        }
+        scene.gateway.always(Handshake, Script::Unreachable);
+        let mut most = 0;
+        for _ in 0..60 {
+            scene.pass(1).await;
+            most = most.max(near());
+        }
+        assert_eq!(most, 3, "with a heartbeat each {interval} s");
+        scene.gateway.heal();
+        sessions.shutdown(true).await;
+    }
 }

@@ -16,7 +16,7 @@ use crate::support::relay::{Pace, Relay, Wiring, binary};
 
 pub(crate) const PASSWORD: &str = "canary-password";
 const TOKEN: &str = "admin-token-canary-0123456789";
-/// Above 60 s, at which agents count as about to be signed out, and little more.
+/// Half of it is what a scene waits for agents that are about to be signed out.
 pub(crate) const SIGN_OUT_LIMIT: u32 = 62;
 /// What an alert may take on a busy machine, windows included.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);

@@ -40,6 +40,7 @@ struct Sums {
     least_budget: Option<Duration>,
     /// Sessions with at most the budget of the bound in this place.
     within: [i64; BUDGET_BOUNDS.len()],
+    about_to_be_signed_out: i64,
     degraded: [i64; Degradation::ALL.len()],
     oldest_guid: Duration,
     /// Agents whose silence was found just now, and the first of them.
@@ -48,12 +49,13 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, shared: &Shared, now: Instant) {
+    fn add(&mut self, shared: &Shared, near: Duration, now: Instant) {
         let Some(budget) = shared.budget(now) else { return };
         self.least_budget = Some(self.least_budget.map_or(budget, |least| least.min(budget)));
         for (count, (_, bound)) in self.within.iter_mut().zip(BUDGET_BOUNDS) {
             *count += i64::from(budget <= Duration::from_secs(*bound));
         }
+        self.about_to_be_signed_out += i64::from(budget < near);
         for (count, one) in self.degraded.iter_mut().zip(Degradation::ALL) {
             *count += i64::from(shared.degradations().contains(one));
         }
@@ -65,6 +67,7 @@ impl Sessions {
     fn look_over_gateway(&self, name: &GatewayName, kept: &Kept, now: Instant) {
         let mut sums = Sums::default();
         let config = &kept.gateway.config;
+        let near = config.near_sign_out();
         for slot in kept.read().values() {
             let pushes = slot.config.mode.is_pushed();
             if pushes && slot.shared.falls_silent(config.push_silence_limit, now) {
@@ -72,7 +75,7 @@ impl Sessions {
                 sums.first_silent.get_or_insert_with(|| slot.shared.agent_id.clone());
                 self.fell_silent(&slot.shared);
             }
-            sums.add(&slot.shared, now);
+            sums.add(&slot.shared, near, now);
         }
         if let Some(agent_id) = &sums.first_silent {
             tracing::warn!(
@@ -105,6 +108,7 @@ impl Sessions {
         for (count, (bound, _)) in sums.within.iter().zip(BUDGET_BOUNDS) {
             metrics.sign_out_budget_agents.with_label_values(&[name, *bound]).set(*count);
         }
+        metrics.about_to_be_signed_out.with_label_values(&[name]).set(sums.about_to_be_signed_out);
         for (count, one) in sums.degraded.iter().zip(Degradation::ALL) {
             metrics.sessions_degraded.with_label_values(&[name, one.as_str()]).set(*count);
         }
