@@ -356,6 +356,20 @@ fn the_compose_file_has_a_configuration_that_passes_and_a_gateway_that_starts() 
 }
 
 #[test]
+fn services_without_capabilities_do_not_begin_as_root() {
+    // Images of which the others are not root: ours, Prometheus (nobody), Grafana (472).
+    let of_themselves = ["ccrelay:", "prom/prometheus:", "grafana/grafana:"];
+    let services = COMPOSE.split("    <<: *hardened\n").skip(1);
+    let services: Vec<_> = services.map(|rest| rest.split("\n\n").next().unwrap_or_default()).collect();
+    assert!(services.len() > 3, "{services:?}");
+    for service in services {
+        let image = service.split("    image: ").nth(1).expect("an image").lines().next().unwrap_or_default();
+        let named = service.lines().any(|line| line.starts_with("    user: ") && !line.contains("\"0"));
+        assert!(named || of_themselves.iter().any(|name| image.starts_with(name)), "{image} begins as root");
+    }
+}
+
+#[test]
 fn the_rendered_chart_is_of_this_chart_and_as_strict_as_it_says() {
     fn files(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).expect("a folder") {
