@@ -34,10 +34,13 @@ class Agent:
         self.state, self.since, self.reason = "unknown", None, None
         self.seconds = defaultdict(float)
 
-    def follow(self, data: dict) -> None:
+    def follow(self, data: dict, late: bool) -> None:
+        """Of an event that comes late, what it says of the state before it is still true, and its own state is over."""
         agent = data["agent"]
         if agent["changed"]:
             self.seconds[agent["previousState"]] += agent.get("previousDurationSeconds", 0.0)
+        if late:
+            return
         self.state, self.since = agent["state"], agent.get("since")
         self.reason = agent.get("reason")
 
@@ -65,11 +68,13 @@ class Consumer:
     def __init__(self) -> None:
         self.agents, self.calls = defaultdict(Agent), defaultdict(Call)
         self.ended, self.differing = [], []
-        self.last_sequence, self.missing, self.repeated = {}, 0, 0
+        self.first_sequence, self.last_sequence = {}, {}
+        self.missing, self.repeated, self.late = 0, 0, 0
         self.seen = {}
 
     def take(self, attributes: dict, data: dict) -> None:
-        """One event. The same id means the same event, which may come again at any time."""
+        """One event. The same id means the same event, which may come again at any time. One that was set aside and is delivered
+        again comes after events with higher numbers: it fills its gap, and nothing that has come since is undone."""
         if attributes["id"] in self.seen:
             self.repeated += 1
             return
@@ -77,18 +82,28 @@ class Consumer:
         if len(self.seen) > KNOWN_IDS:
             del self.seen[next(iter(self.seen))]
         source, sequence = attributes["source"], int(attributes["sequence"])
-        if source in self.last_sequence:
-            self.missing += max(0, sequence - self.last_sequence[source] - 1)
-        self.last_sequence[source] = max(sequence, self.last_sequence.get(source, sequence))
-        self.agents[source].follow(data)
+        late = self.count(source, sequence)
+        self.agents[source].follow(data, late)
         call = data.get("call", {})
         if "id" not in call:
             return
         key = (source, call["id"])
         if attributes["type"] == "ccrelay.call.ended":
             self.end(key, data)
-        else:
+        elif not late:
             self.calls[key].follow(call, moment(attributes["time"]))
+
+    def count(self, source: str, sequence: int) -> bool:
+        """Whether it comes late. What came before the first event that was read was never missed."""
+        first, last = self.first_sequence.setdefault(source, sequence), self.last_sequence.get(source, sequence - 1)
+        self.last_sequence[source] = max(sequence, last)
+        if sequence > last:
+            self.missing += sequence - last - 1
+            return False
+        self.late += 1
+        if sequence > first:
+            self.missing = max(0, self.missing - 1)
+        return True
 
     def end(self, key: tuple, data: dict) -> None:
         summary, call, followed = data["summary"], data["call"], self.calls.pop(key, Call())
@@ -106,7 +121,7 @@ class Consumer:
         return {
             "agents": {source: agent.shown() for source, agent in sorted(self.agents.items())},
             "calls": self.ended, "open": len([call for call in self.calls.values() if call.state not in (None, "ended")]),
-            "missing": self.missing, "repeated": self.repeated, "differing": self.differing,
+            "missing": self.missing, "repeated": self.repeated, "late": self.late, "differing": self.differing,
         }
 
     def in_words(self) -> str:
@@ -117,7 +132,7 @@ class Consumer:
         lines.append("calls that ended")
         for call in self.ended:
             lines.append(f"  {call['id']} at {call['source']}: {call['outcome']}, talked {call['talked']} s, held {call['held']} s")
-        lines.append(f"missing {self.missing}, repeated {self.repeated}, summaries that differ {len(self.differing)}")
+        lines.append(f"missing {self.missing}, repeated {self.repeated}, late {self.late}, summaries that differ {len(self.differing)}")
         return "\n".join(lines)
 
 
