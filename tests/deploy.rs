@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use ccrelay::metrics::{Metrics, NAMES};
+use ccrelay::metrics::{Metrics, NAMES, PUSH_FAILURE_REASONS};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -139,6 +139,23 @@ fn every_alert_has_a_case_in_which_it_fires_and_a_section_in_the_runbook_and_no_
     }
     for part in ["**At stake:**", "**Look:**", "**Do:**"] {
         assert_eq!(RUNBOOK.matches(part).count(), sections.len(), "{part}");
+    }
+}
+
+#[test]
+fn the_runbook_says_what_to_do_for_each_reason_of_a_refused_push() {
+    for reason in PUSH_FAILURE_REASONS {
+        let alert = match *reason {
+            // A stop refuses what comes meanwhile, and no alert asks for it.
+            "stopping" => continue,
+            "spool_full" | "spool_failed" => "CcrelaySpoolRefusesPushes",
+            _ => "CcrelayPushesRefused",
+        };
+        let section =
+            RUNBOOK.split(&format!("\n## {alert}\n")).nth(1).and_then(|rest| rest.split("\n## ").next());
+        let section = section.expect("a section");
+        // Of a full spool there is nothing else in its section.
+        assert!(*reason == "spool_full" || section.contains(&format!("`{reason}`")), "{alert}: {reason}");
     }
 }
 
