@@ -344,6 +344,28 @@ fn variables_ports_and_versions_of_images_and_chart_are_those_of_the_program() {
 }
 
 #[test]
+fn whatever_stops_it_waits_longer_than_it_takes() {
+    let secs = |text: &str, key: &str| {
+        let value = text.split(&format!("\n{key}")).nth(1).and_then(|rest| rest.lines().next());
+        let value = value.unwrap_or_else(|| panic!("no {key}")).trim_end_matches('s');
+        value.parse::<u64>().expect("a number")
+    };
+    let grace = secs(CONFIG, "grace_secs = ");
+    for (text, key) in [
+        (UNIT, "TimeoutStopSec="),
+        (VALUES, "terminationGracePeriodSeconds: "),
+        (COMPOSE, "    stop_grace_period: "),
+    ] {
+        let waits = secs(text, key);
+        assert!(waits > grace, "{key}{waits}");
+        let said = format!("{} ({waits}) of the ", key.trim().trim_end_matches([':', '=']));
+        assert!(CONFIG.contains(&said), "config.toml does not say {said}");
+    }
+    let set = "{{ .Values.terminationGracePeriodSeconds }}";
+    assert!(include_str!("../deploy/helm/ccrelay/templates/statefulset.yaml").contains(set));
+}
+
+#[test]
 fn probes_ask_for_pages_that_there_are() {
     let pages = include_str!("../src/admin.rs");
     let asked = RENDERED.split("path: /").skip(1).filter_map(|rest| rest.split([',', '\n']).next());
@@ -421,6 +443,7 @@ fn the_rendered_chart_is_of_this_chart_and_as_strict_as_it_says() {
         "accessModes: [ReadWriteOncePod]",
         "{targetLabel: job, replacement: ccrelay}",
         "defaultMode: 288",
+        "terminationGracePeriodSeconds: 30",
     ] {
         assert!(RENDERED.contains(line), "{line}");
     }
