@@ -73,7 +73,6 @@ pub const CONNECTION_FAILURE_REASONS: &[&str] = &[
     "tls_client_certificate_invalid",
     "header_timeout",
     "header_too_large",
-    "idle_timeout",
     "http",
     "accept",
 ];

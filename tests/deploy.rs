@@ -244,7 +244,7 @@ fn commands_of_runbook_operation_and_security_exist() {
 }
 
 #[test]
-fn systemd_takes_the_unit_and_finds_it_as_exposed_as_readme_and_unit_say() {
+fn systemd_takes_the_unit_and_finds_it_as_exposed_as_unit_and_pages_say() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let unit = UNIT.replace("/usr/local/bin/ccrelay", env!("CARGO_BIN_EXE_ccrelay"));
     assert_ne!(unit, UNIT);
@@ -260,7 +260,7 @@ fn systemd_takes_the_unit_and_finds_it_as_exposed_as_readme_and_unit_say() {
     let found = said.split("exposure level for ccrelay.service: ").nth(1).expect("an exposure level");
     let found = found.split_whitespace().next().expect("a number");
     assert!(found.parse::<f64>().is_ok_and(|exposure| exposure < 1.5), "{said}");
-    for (place, text) in [("the unit", UNIT), ("the README", README)] {
+    for (place, text) in [("the unit", UNIT), ("the README", README), ("security.md", SECURITY)] {
         assert!(text.contains(&format!("exposure {found}")), "{place} does not say that it is {found}");
     }
 }
