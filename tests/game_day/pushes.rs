@@ -27,8 +27,10 @@ const AGENTS: u32 = 10;
 /// What the relay may open, and of it the part at which the alert fires.
 const FILES: usize = 200;
 const FILES_IN_USE: usize = FILES * 8 / 10;
-/// Connections that say nothing: not so many that there is no file left to be scraped with.
-const IDLE: usize = 150;
+/// Connections to the callback listener that say nothing: more than half of the files are not given to them.
+const IDLE: usize = FILES / 2;
+/// And to the operations listener: not so many that there is no file left to be scraped with.
+const IDLE_OPERATORS: usize = 35;
 const TEN_DAYS: Duration = Duration::from_secs(10 * 86_400);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -78,13 +80,15 @@ async fn what_goes_wrong_with_pushes_disk_and_files_is_told_and_its_cause_is_sho
     scene.relay.edit("[spool]\n", "[spool]\nmax_bytes = 123456789\n");
     scene.fires("CcrelayRestartNeeded", &["spool.max_bytes"]).await;
 
-    let mut idle = Vec::new();
-    let callback = scene.relay.callback_port();
+    let (mut idle, mut operators) = (Vec::new(), Vec::new());
+    let (callback, operations) = (scene.relay.callback_port(), scene.relay.operations());
     let seen = scene
         .fires_while("CcrelayFilesRunningOut", &[], || {
             // Those that say nothing are closed after a while, so there are new ones all the time.
             idle.drain(..idle.len().saturating_sub(IDLE - 10));
             idle.extend((0..10).filter_map(|_| TcpStream::connect(("127.0.0.1", callback)).ok()));
+            let missing = IDLE_OPERATORS.saturating_sub(operators.len()).min(10);
+            operators.extend((0..missing).filter_map(|_| TcpStream::connect(operations).ok()));
         })
         .await;
     assert!(seen.trim().parse::<usize>().is_ok_and(|open| open > FILES_IN_USE), "{seen}");
