@@ -29,6 +29,19 @@ fn rules(takeover: bool) -> Rules {
     }
 }
 
+/// A session of an earlier run that has been silent for so long.
+fn left_behind(silence: Duration) -> Resume {
+    Resume {
+        silence,
+        skills_set: true,
+        settings_due: false,
+        adopted: false,
+        foreign: false,
+        guid_age: None,
+        delay: Duration::ZERO,
+    }
+}
+
 /// A machine and the time.
 struct Bench {
     machine: Machine,
@@ -167,15 +180,7 @@ impl Bench {
 
 #[test]
 fn a_start_that_knows_of_no_session_waits_for_one_of_its_own_to_end_and_forces_nobody() {
-    let past = Resume {
-        silence: LIMIT,
-        skills_set: true,
-        settings_due: false,
-        adopted: false,
-        foreign: false,
-        guid_age: None,
-        delay: Duration::ZERO,
-    };
+    let past = left_behind(LIMIT);
     for start in [None, Some(past)] {
         let mut bench = Bench::new(false);
         bench.input(Input::Start(start));
@@ -237,15 +242,7 @@ fn a_session_lost_to_silence_may_still_stand_for_a_while_and_nobody_is_forced() 
 
 #[test]
 fn a_session_that_another_program_had_signed_in_is_not_forced_back_after_a_restart() {
-    let resume = Resume {
-        silence: SECOND,
-        skills_set: true,
-        settings_due: false,
-        adopted: false,
-        foreign: true,
-        guid_age: None,
-        delay: Duration::ZERO,
-    };
+    let resume = Resume { foreign: true, ..left_behind(SECOND) };
     let mut bench = Bench::new(false);
     bench.input(Input::Start(Some(resume)));
     bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
@@ -611,15 +608,7 @@ fn stopping_leaves_the_session_open_or_signs_out_and_never_hangs() {
 
 #[test]
 fn a_resumed_session_is_checked_first_and_signed_in_only_when_refused() {
-    let resume = Resume {
-        silence: Duration::from_secs(100),
-        skills_set: true,
-        settings_due: false,
-        adopted: false,
-        foreign: false,
-        guid_age: None,
-        delay: Duration::ZERO,
-    };
+    let resume = left_behind(Duration::from_secs(100));
     let mut bench = Bench::new(false);
     bench.input(Input::Start(Some(resume)));
     assert_eq!(bench.state(), State::Recovering);
@@ -633,15 +622,7 @@ fn a_resumed_session_is_checked_first_and_signed_in_only_when_refused() {
     bench.answer(ForceLogin, Meaning::Ok);
 
     let mut bench = Bench::new(false);
-    bench.input(Input::Start(Some(Resume {
-        silence: LIMIT,
-        skills_set: true,
-        settings_due: false,
-        adopted: false,
-        foreign: false,
-        guid_age: None,
-        delay: Duration::ZERO,
-    })));
+    bench.input(Input::Start(Some(left_behind(LIMIT))));
     assert_eq!(bench.answer(Login, Meaning::Ok), Duration::ZERO);
 }
 
