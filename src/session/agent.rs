@@ -238,7 +238,8 @@ impl Agent {
         let reason = suspension.as_str();
         self.shared.status().reason = Some(reason);
         tracing::error!(gateway = %self.gateway(), agent_id = %self.agent_id(), reason, kept_secs = SUSPENSION_KEPT.as_secs(),
-            "still suspended: so soon after the refusal a start is no reason to try again, which might lock the account;              `ccrelay agents sign-in` does");
+            "still suspended: so soon after the refusal a start is no reason to try again, which might lock the account; \
+             `ccrelay agents sign-in` does");
     }
 
     async fn take_mail(&mut self) {
