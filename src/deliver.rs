@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::route::{Router, TopicTemplate};
 use crate::sink::{Ack, CopyNote, DeliveryError, Disposition, Message, Purpose, Sink};
 use crate::spool::{DeadLetter, ReadRecord, Record, Replay, Replayed, Spool, SpoolReader};
-use crate::trace::SinkTraces;
+use crate::trace::{SinkTraces, TraceContext};
 
 mod meter;
 mod tries;
@@ -152,7 +152,7 @@ struct InFlight {
 impl InFlight {
     /// It is no event, but its agent's state alone.
     fn is_state(&self) -> bool {
-        self.message.as_ref().is_some_and(|message| matches!(message.purpose, Purpose::State))
+        self.message.as_ref().is_some_and(Message::is_state)
     }
 
     /// Its span ends here, if it has one that has not.
@@ -438,14 +438,14 @@ impl Worker {
         events: Vec<Arc<Event>>,
         replay: Option<ReplayOf>,
     ) -> usize {
-        let router = self.config.way.load();
+        let (router, trace) = (self.config.way.load(), self.traces.context(offset));
         let (mut count, mut unrouted) = (0, 0);
         for event in events {
-            let message = self.message(&router, event, replay.is_some());
-            let is_event = message.as_ref().is_some_and(|message| !matches!(message.purpose, Purpose::State));
-            unrouted += usize::from(!is_event);
-            let Some(message) = message else { continue };
-            let message = Some(Message { trace: self.traces.context(offset), ..message });
+            let message = self.message(&router, event, trace, replay.is_some());
+            unrouted += usize::from(message.as_ref().is_none_or(Message::is_state));
+            if message.is_none() {
+                continue;
+            }
             flow.waiting.push_back(Waiting { offset, ends_record: false, received_at, message, replay });
             count += 1;
         }
@@ -460,16 +460,23 @@ impl Worker {
 
     /// The event on its way to this sink; or its agent's state alone, where the sink retains that and no route speaks of the
     /// event: what is retained would be wrong until the next change otherwise.
-    fn message(&self, router: &Router, event: Arc<Event>, replay: bool) -> Option<Message> {
+    fn message(
+        &self,
+        router: &Router,
+        event: Arc<Event>,
+        trace: Option<TraceContext>,
+        replay: bool,
+    ) -> Option<Message> {
         let is_news = event.data.agent.changed && !replay;
-        let state = is_news.then(|| self.sink.state_topic(&event)).flatten();
-        let state = state.filter(|_| router.leaves_out(&event));
-        if let Some(topic) = state {
-            return Some(Message { event, topic, purpose: Purpose::State, trace: None });
+        if is_news
+            && router.leaves_out(&event)
+            && let Some(topic) = self.sink.state_topic(&event)
+        {
+            return Some(Message { event, topic, purpose: Purpose::State, trace });
         }
         let (topic, event) = router.route(event)?;
         let purpose = if replay { Purpose::Replay } else { Purpose::Delivery };
-        Some(Message { event, topic, purpose, trace: None })
+        Some(Message { event, topic, purpose, trace })
     }
 
     /// Dead letters that are to be delivered again. What cannot be read even now stays a dead letter.

@@ -87,12 +87,16 @@ impl Router {
     /// Whether this event stays away only because no rule speaks of it, while others of its agent come here.
     #[must_use]
     pub fn leaves_out(&self, event: &Event) -> bool {
+        // Nearly always.
+        if self.default.is_some() {
+            return false;
+        }
         let facts = Facts::of(event);
         let is_for_agent = |rule: &Rule| {
             let mut conditions = rule.conditions.iter().filter(|condition| condition.is_of_agent());
             rule.target.is_some() && conditions.all(|condition| condition.holds(&facts))
         };
-        self.default.is_none() && self.rule(&facts).is_none() && self.rules.iter().any(is_for_agent)
+        self.rule(&facts).is_none() && self.rules.iter().any(is_for_agent)
     }
 
     /// Whether anything is hidden from this sink, in whatever event.

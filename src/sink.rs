@@ -42,6 +42,14 @@ pub struct Message {
     pub trace: Option<TraceContext>,
 }
 
+impl Message {
+    /// It is no event, but its agent's state alone.
+    #[must_use]
+    pub fn is_state(&self) -> bool {
+        matches!(self.purpose, Purpose::State)
+    }
+}
+
 /// Why a message is sent.
 #[derive(Debug, Clone, Default)]
 pub enum Purpose {

@@ -78,7 +78,7 @@ impl MqttSink {
 
     async fn send(&mut self, message: &Message) -> Result<Ack, DeliveryError> {
         let on_error = |error| self.config.on_error.of_message(error);
-        if matches!(message.purpose, Purpose::State) {
+        if message.is_state() {
             let state =
                 encode::state(&message.event, message.topic.clone(), &self.config).map_err(on_error)?;
             return Ok(Box::pin(outcome(self.connection().send(state).await?)));
