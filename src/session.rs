@@ -114,6 +114,8 @@ pub enum Stored {
 }
 
 impl Stored {
+    pub(crate) const SIGNED_OUT: Stored = Stored::SignedOut { signed_out: true };
+
     /// The session, if there is one.
     #[must_use]
     pub fn session(&self) -> Option<&StoredSession> {

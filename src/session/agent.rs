@@ -8,6 +8,7 @@ use bytes::Bytes;
 use secrecy::SecretString;
 use tokio::time::Instant;
 
+use crate::clock::Timestamp;
 use crate::event::{AgentId, GatewayName};
 use crate::hex::hex;
 use crate::metrics::Metrics;
@@ -205,8 +206,6 @@ impl Agent {
                 self.save().await;
             }
             None => {
-                let kept =
-                    start.stored.as_deref().filter(|_| !start.new).and_then(|s| self.still_suspended(s));
                 let input = match start.stored.map(|stored| *stored) {
                     Some(Stored::Session(session)) => Input::Start(self.resume(session, start.delay)),
                     _ if start.new => Input::StartNew,
@@ -215,12 +214,13 @@ impl Agent {
                             "stays signed out, as a person wanted it before this start");
                         Input::StartSignedOut
                     }
-                    Some(Stored::Suspended { .. }) | None => {
-                        kept.map_or(Input::Start(None), Input::StartSuspended)
+                    Some(Stored::Suspended { suspended, at }) => {
+                        self.still_suspended(&suspended, at).map_or(Input::Start(None), Input::StartSuspended)
                     }
+                    None => Input::Start(None),
                 };
                 self.step(input).await;
-                if let Some(suspension) = kept {
+                if let Input::StartSuspended(suspension) = input {
                     self.tell_still_suspended(suspension);
                     self.save().await;
                 }
@@ -228,9 +228,8 @@ impl Agent {
         }
     }
 
-    fn still_suspended(&self, stored: &Stored) -> Option<Suspension> {
-        let Stored::Suspended { suspended, at } = stored else { return None };
-        let recent = self.gateway.deps.clock.now().since(*at) < SUSPENSION_KEPT;
+    fn still_suspended(&self, suspended: &str, at: Timestamp) -> Option<Suspension> {
+        let recent = self.gateway.deps.clock.now().since(at) < SUSPENSION_KEPT;
         Suspension::of_the_account(suspended).filter(|_| recent)
     }
 
@@ -763,7 +762,7 @@ impl Agent {
                 suspended: suspension.as_str().to_owned(),
                 at: self.gateway.deps.clock.now(),
             }),
-            _ => self.machine.stays_signed_out().then_some(Stored::SignedOut { signed_out: true }),
+            _ => self.machine.stays_signed_out().then_some(Stored::SIGNED_OUT),
         }
     }
 
@@ -782,7 +781,7 @@ impl Agent {
         let (now, clock) = (Instant::now(), self.gateway.deps.clock.now());
         let at = |time: Instant| {
             let ago = now.saturating_duration_since(time).as_millis();
-            crate::clock::Timestamp(clock.millis().saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)))
+            Timestamp(clock.millis().saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)))
         };
         Some(StoredSession {
             ticket: Ticket::clone(self.ticket.as_deref()?),

@@ -214,7 +214,7 @@ impl Sessions {
             Some(slot) if slot.config == config => Ok(Change::Unchanged),
             // A session is signed in for one way to its events: the agent leaves and comes back.
             Some(slot) if slot.config.mode != config.mode => {
-                let signed_out = slot.shared.state_and_reason().0 == State::SignedOut.as_str();
+                let signed_out = slot.shared.state() == State::SignedOut;
                 slot.next = Some(Box::new(Next { config, adoption: None, signed_out }));
                 slot.shared.leaving.store(true, Ordering::Release);
                 slot.shared.bell.ring(Ring::Leave);
@@ -518,7 +518,7 @@ impl Inner {
             if let Some(adoption) = &next.adoption {
                 self.deps.tokens.accept(shared.gateway(), &shared.agent_id, &adoption.token);
             }
-            let stored = next.signed_out.then(|| Box::new(Stored::SignedOut { signed_out: true }));
+            let stored = next.signed_out.then(|| Box::new(Stored::SIGNED_OUT));
             let start = Start { stored, ..Start::default() };
             self.begin(kept, &mut agents, next.config, next.adoption, start);
         }

@@ -343,6 +343,10 @@ impl Shared {
         }
     }
 
+    pub(super) fn state(&self) -> State {
+        self.status().state
+    }
+
     pub(super) fn state_and_reason(&self) -> (&'static str, Option<&'static str>) {
         let status = self.status();
         (status.state.as_str(), status.reason)
