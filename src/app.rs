@@ -436,8 +436,7 @@ struct Operations {
     entry: Entry,
     api: Api,
     stop: CancellationToken,
-    thread: std::thread::JoinHandle<()>,
-    /// Resolves when the thread has nothing more to do.
+    /// Resolves when the thread has nothing more to do; nobody has to join it.
     ended: oneshot::Receiver<()>,
 }
 
@@ -480,10 +479,10 @@ impl Operations {
             runtime.block_on(serve);
             let _nobody_waits = end.send(());
         };
-        let thread = std::thread::Builder::new().name("operations".into()).spawn(run)?;
+        std::thread::Builder::new().name("operations".into()).spawn(run)?;
         let address = told.await.context("the operations thread ended")?;
         let address = address.with_context(|| format!("cannot listen on operations.listen {listen}"))?;
-        Ok(Operations { address, entry, api, stop, thread, ended })
+        Ok(Operations { address, entry, api, stop, ended })
     }
 
     /// Ends it once those have their answers who take them within `patience`. Whoever reads slowly must not hold up the stop:
@@ -491,7 +490,7 @@ impl Operations {
     async fn stop(self, patience: Duration) {
         self.stop.cancel();
         match tokio::time::timeout(patience, self.ended).await {
-            Ok(Ok(())) => drop(self.thread),
+            Ok(Ok(())) => {}
             Ok(Err(_)) => tracing::error!("the operations thread panicked"),
             Err(_elapsed) => tracing::warn!("answers of the operations listener were cut off"),
         }

@@ -363,12 +363,15 @@ impl Log {
     }
 }
 
-/// Fills a file with zeros, a page at a time: larger writes make larger pages of the cache, which a short write later on dirties
-/// as a whole. Whoever is not in a hurry syncs piece by piece, because the sync of a commit waits for those that are under way.
+/// Fills a file with zeros. Whoever is not in a hurry syncs piece by piece, because the sync of a commit waits for those that
+/// are under way.
 fn fill(file: &File, size: u64, hurry: bool) -> io::Result<()> {
-    for position in (0..size).step_by(PAGE) {
-        file.write_all_at(&[0; PAGE], position)?;
-        if !hurry && (position + PAGE as u64).is_multiple_of(FILLED) {
+    let mut from = 0;
+    while from < size {
+        let to = size.min(from + FILLED);
+        clear(file, from, to)?;
+        from = to;
+        if !hurry && to.is_multiple_of(FILLED) {
             file.sync_data()?;
             std::thread::sleep(BETWEEN);
         }
@@ -376,7 +379,8 @@ fn fill(file: &File, size: u64, hurry: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a part of a file zeros.
+/// Makes a part of a file zeros, a page at a time: larger writes make larger pages of the cache, which a short write later on
+/// dirties as a whole.
 fn clear(file: &File, from: u64, to: u64) -> io::Result<()> {
     for position in (from..to).step_by(PAGE) {
         let length = PAGE.min(usize::try_from(to - position).unwrap_or(PAGE));
