@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{Clock, Timestamp};
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::Metrics;
+use crate::session::config::Mode;
 use crate::sink::BoxFuture;
 
 mod agent;
@@ -150,6 +151,22 @@ pub struct StoredSession {
     /// The callback token of a session in the older push mode.
     #[serde(default)]
     pub fixed: Option<StoredAdoption>,
+    /// How its events come; earlier versions did not say.
+    #[serde(default)]
+    pub mode: Option<Mode>,
+}
+
+impl StoredSession {
+    /// How its events come. Where that was not stored it is what else is known of it, or else what the configuration says.
+    fn mode(&self, configured: Mode) -> Mode {
+        match self {
+            StoredSession { mode: Some(mode), .. } => *mode,
+            StoredSession { fixed: Some(_), .. } => Mode::LegacyPush,
+            // Its token goes with pushes.
+            StoredSession { adopted: Some(_), .. } if !configured.is_pushed() => Mode::Push,
+            _ => configured,
+        }
+    }
 }
 
 /// The mark of a stored session that another program signed in.

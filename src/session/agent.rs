@@ -207,7 +207,11 @@ impl Agent {
             }
             None => {
                 let input = match start.stored.map(|stored| *stored) {
-                    Some(Stored::Session(session)) => Input::Start(self.resume(session, start.delay)),
+                    Some(Stored::Session(session)) => match self.resume(session, start.delay) {
+                        // It was to end, and has done so by itself.
+                        None if self.shared.leaving.load(Ordering::Acquire) => Input::StartSignedOut,
+                        resume => Input::Start(resume),
+                    },
                     _ if start.new => Input::StartNew,
                     Some(Stored::SignedOut { .. }) => {
                         tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(),
@@ -792,6 +796,7 @@ impl Agent {
             media_type: self.shared.status().media_type.as_deref().map(str::to_owned),
             adopted: self.adopted.clone().map(|token| StoredAdoption { token }),
             fixed: self.fixed.clone().map(|token| StoredAdoption { token }),
+            mode: Some(self.config.mode),
         })
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::config::Problems;
@@ -175,7 +175,7 @@ pub enum PasswordSource {
 }
 
 /// How an agent's events come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// The gateway pushes them to the callback listener.
@@ -300,6 +300,11 @@ impl AgentConfig {
             after_sign_in: AfterSignIn::default(),
             options: SignInOptions::default(),
         }
+    }
+
+    /// Whether that is all we know.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.password == PasswordSource::None
     }
 }
 

@@ -493,10 +493,15 @@ impl Inner {
     ) {
         let common = kept.gateway.common.clone();
         let shared = Arc::new(Shared::new(common, config.id.clone(), self.deps.clock.now()));
+        let (config, next) = after_its_session(config, &start);
+        if next.is_some() {
+            shared.leaving.store(true, Ordering::Release);
+            shared.bell.ring(Ring::Leave);
+        }
         if let Some(adoption) = adoption {
             shared.mail.put_adoption(adoption);
         }
-        let slot = Slot { config: config.clone(), shared: shared.clone(), next: None };
+        let slot = Slot { config: config.clone(), shared: shared.clone(), next };
         agents.insert(config.id.clone(), slot);
         let agent = Agent::new(config, kept.gateway.clone(), shared);
         let mut keeping = Keeping { inner: self.clone(), agent };
@@ -522,6 +527,21 @@ impl Inner {
             let start = Start { stored, ..Start::default() };
             self.begin(kept, &mut agents, next.config, next.adoption, start);
         }
+    }
+}
+
+/// What the task of an agent begins with, and what comes after it: a session of an earlier run was signed in for one way to its
+/// events. Where the configuration now has another, the agent leaves, after the call that it is in, and comes back.
+fn after_its_session(config: Arc<AgentConfig>, start: &Start) -> (Arc<AgentConfig>, Option<Box<Next>>) {
+    let session = start.stored.as_ref().and_then(|stored| stored.session());
+    match session.map(|session| session.mode(config.mode)) {
+        Some(mode) if mode != config.mode => {
+            let before = Arc::new(AgentConfig { mode, ..AgentConfig::clone(&config) });
+            // Nobody has configured one that was adopted.
+            let next = (!config.is_adopted()).then(|| Next { config, adoption: None, signed_out: false });
+            (before, next.map(Box::new))
+        }
+        _ => (config, None),
     }
 }
 

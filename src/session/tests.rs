@@ -458,6 +458,7 @@ async fn resumed_sessions_are_checked_in_the_order_of_their_guids_ages() {
             media_type: None,
             adopted: None,
             fixed: None,
+            mode: None,
         };
         scene.world.stored.lock().unwrap().insert(id.into(), Stored::Session(stored));
     }

@@ -58,6 +58,8 @@ struct Desk {
     guid_since: Option<Instant>,
     /// Polls answered: each brings an event that is its number.
     polls: u32,
+    /// Signed in for pushes, so that it may not poll.
+    pushed: bool,
     in_flight: bool,
     /// What was set since the last sign-in; nothing where it was not ours.
     set_up: Option<Vec<Operation>>,
@@ -164,6 +166,7 @@ impl FakeGateway {
         let now = Instant::now();
         let desk =
             Desk { guid: Some(guid.into()), last_heard: Some(now), guid_since: Some(now), ..Desk::default() };
+        let desk = Desk { pushed: true, ..desk };
         self.state.lock().unwrap().desks.insert(agent.into(), desk);
     }
 
@@ -228,7 +231,8 @@ impl State {
         if call.operation.signs_in() == call.ticket.is_some() {
             self.violations.push(format!("{:?}: ticket {:?}", call.operation, call.ticket));
         }
-        if call.operation.signs_in() && (call.password.is_none() || call.token.is_none()) {
+        let token_lacks = call.token.is_none() && call.agent.mode.is_pushed();
+        if call.operation.signs_in() && (call.password.is_none() || token_lacks) {
             self.violations.push("sign-in without password or token".into());
         }
         self.passwords.extend(call.password.map(|password| password.expose_secret().to_owned()));
@@ -259,6 +263,7 @@ impl State {
             let guid = format!("guid-{}", self.guids);
             (desk.guid, desk.last_heard, desk.guid_since) = (Some(guid.clone()), Some(now), Some(now));
             desk.previous = None;
+            desk.pushed = call.agent.mode.is_pushed();
             desk.set_up = Some(Vec::new());
             return answer("0", Some(guid));
         }
@@ -278,6 +283,7 @@ impl State {
         }
         match call.operation {
             Operation::Logout => desk.guid = None,
+            Operation::Poll if desk.pushed => return answer("000-001", None),
             Operation::UpdateGuid if self.static_guids => {}
             Operation::UpdateGuid => {
                 self.guids += 1;

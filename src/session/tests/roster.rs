@@ -254,6 +254,58 @@ async fn an_agent_who_is_taken_away_in_a_call_is_signed_out_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_with_another_mode_signs_agents_out_after_their_calls_and_in_again() {
+    use Mode::{LegacyPush, Poll, Push};
+    for (before, after) in [(Push, Poll), (Poll, Push), (Push, LegacyPush), (LegacyPush, Push)] {
+        let mut scene = Scene::with(&["291"], |_, agent| agent.mode = before);
+        let sessions = scene.start();
+        scene.pass(100).await;
+        sessions.shutdown(false).await;
+        Arc::make_mut(&mut scene.config.agents[0]).mode = after;
+        scene.gateway.always(Logout, Script::Code("100-010"));
+        let sessions = scene.start();
+        scene.pass(300).await;
+        assert_eq!(view(&sessions).state, "signing_out", "{before:?} {after:?}");
+        assert!(scene.gateway.is_signed_in("291"), "thrown out in mid-call: {before:?} {after:?}");
+        assert_eq!(scene.gateway.count(Login), 1);
+        scene.gateway.heal();
+        scene.pass(20).await;
+        assert_eq!((view(&sessions).state, view(&sessions).reason), ("active", None), "{before:?} {after:?}");
+        assert_eq!(scene.reasons(), ["signed_in", "resumed", "signed_out", "signed_in"]);
+        // Once is enough.
+        sessions.shutdown(false).await;
+        let sessions = scene.start();
+        scene.pass(100).await;
+        assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("active", 2));
+        scene.gateway.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_an_earlier_version_stored_is_taken_for_what_the_agent_is_configured_as() {
+    use Mode::{LegacyPush, Poll, Push};
+    for (before, after, sign_ins) in
+        [(Push, Push, 1), (Poll, Poll, 1), (LegacyPush, LegacyPush, 1), (LegacyPush, Push, 2)]
+    {
+        let mut scene = Scene::with(&["291"], |_, agent| agent.mode = before);
+        let sessions = scene.start();
+        scene.pass(100).await;
+        sessions.shutdown(false).await;
+        let stored = serde_json::to_value(&scene.world.stored.lock().unwrap()["291"]).unwrap();
+        let serde_json::Value::Object(mut stored) = stored else { panic!("{stored}") };
+        assert!(stored.remove("mode").is_some());
+        let stored = serde_json::from_value(stored.into()).unwrap();
+        scene.world.stored.lock().unwrap().insert("291".into(), stored);
+        Arc::make_mut(&mut scene.config.agents[0]).mode = after;
+        let sessions = scene.start();
+        scene.pass(100).await;
+        let end = (view(&sessions).state, scene.gateway.count(Login));
+        assert_eq!(end, ("active", sign_ins), "{before:?} {after:?}");
+        scene.gateway.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_agent_whom_a_person_has_signed_out_stays_so_over_restarts_and_in_another_mode() {
     let scene = Scene::new();
     let mut sessions = scene.start();
