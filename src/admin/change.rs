@@ -116,6 +116,7 @@ pub(super) fn adopt(call: &Call<'_>) -> Answer {
     match call.parts.sessions.adopt(&agent.gateway, &agent.agent_id, ticket, adopted.token) {
         Ok(()) => view(call, StatusCode::ACCEPTED, &agent.gateway, &agent.agent_id),
         Err(AdoptError::Roster(error)) => Err(roster_fault(error)),
+        Err(error @ AdoptError::Polled) => Err(Fault::conflict("polled", error)),
         Err(error) => Err(Fault::bad_request(error)),
     }
 }

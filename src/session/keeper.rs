@@ -19,7 +19,7 @@ use crate::clock::Timestamp;
 use crate::event::{AgentId, GatewayName};
 use crate::session::agent::{Agent, Gateway, Start};
 use crate::session::call::{GatewayCalls, Ticket};
-use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
+use crate::session::config::{AgentConfig, GatewayConfig, Mode, SessionsConfig};
 use crate::session::forward::{ForwardAnswer, ForwardError, ForwardRequest};
 use crate::session::gateway::{self, GatewayError};
 use crate::session::mail::{Adoption, Waiting};
@@ -114,6 +114,9 @@ pub enum AdoptError {
     /// The token is too short, too long, or no header could carry it.
     #[error("the token must be visible ASCII of {SHORTEST_FIXED_TOKEN} to {LONGEST_FIXED_TOKEN} characters")]
     Token,
+    /// The agent is configured to be polled, and the session to be adopted is one that is pushed to.
+    #[error("the agent has mode = \"poll\", and only a session whose events are pushed can be adopted")]
+    Polled,
 }
 
 impl Sessions {
@@ -247,7 +250,7 @@ impl Sessions {
     /// `adopted_session_lost` when the session is lost. It survives a restart within the sign-out limit.
     ///
     /// # Errors
-    /// When GUID or token are none, the gateway does not exist or the daemon stops.
+    /// When GUID or token are none, the gateway does not exist, the agent is polled or the daemon stops.
     pub fn adopt(
         &self,
         gateway: &GatewayName,
@@ -267,6 +270,9 @@ impl Sessions {
         let mut agents = kept.write();
         if self.inner.stop.is_cancelled() {
             return Err(RosterError::Stopping.into());
+        }
+        if agents.get(agent_id).and_then(Slot::mode).is_some_and(|mode| !mode.is_pushed()) {
+            return Err(AdoptError::Polled);
         }
         self.inner.deps.tokens.accept(gateway, agent_id, &token);
         let adoption = Adoption { ticket, token };
@@ -437,6 +443,15 @@ impl Kept {
 impl Slot {
     fn is_leaving(&self) -> bool {
         self.shared.leaving.load(Ordering::Acquire)
+    }
+
+    /// How events of the agent come who is in the roster: of the one who comes back, where it is leaving.
+    fn mode(&self) -> Option<Mode> {
+        match (&self.next, self.is_leaving()) {
+            (Some(next), _) => Some(next.config.mode),
+            (None, true) => None,
+            (None, false) => Some(self.config.mode),
+        }
     }
 }
 

@@ -199,6 +199,25 @@ async fn a_guid_that_the_gateway_does_not_know_is_found_out_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pushed_session_is_not_adopted_for_an_agent_who_is_polled() {
+    let scene = Scene::with(&["291"], |_, agent| agent.mode = Mode::Poll);
+    let sessions = scene.start();
+    scene.pass(20).await;
+    let adopt = || sessions.adopt(&main_gateway(), &agent("291"), ticket("theirs"), "theirToken".into());
+    assert_eq!(adopt(), Err(AdoptError::Polled));
+    scene.pass(20).await;
+    assert_eq!((view(&sessions).state, view(&sessions).adopted), ("active", false));
+    assert!(scene.world.fixed.lock().unwrap().is_empty(), "its token is not taken either");
+    // What counts is how the agent comes back, where it is leaving.
+    scene.gateway.always(Logout, Script::Code("100-010"));
+    let polled = AgentConfig::clone(&scene.config.agents[0]);
+    sessions.put(AgentConfig { mode: Mode::Push, ..polled.clone() }).unwrap();
+    assert_eq!(adopt(), Ok(()));
+    sessions.put(polled).unwrap();
+    assert_eq!(adopt(), Err(AdoptError::Polled));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_released_session_stays_open_at_the_gateway() {
     let scene = Scene::with(&[], |_, _| {});
     let sessions = scene.start();

@@ -218,6 +218,20 @@ async fn a_session_of_another_program_is_adopted_kept_alive_and_its_pushes_are_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_not_adopted_for_an_agent_who_is_polled() {
+    let scene = Scene::start().await;
+    let client = scene.admin();
+    let body = json!({ "phone_number": "71004", "password_file": scene.password_file(), "mode": "poll" });
+    assert_eq!(client.call("PUT", AGENT, &body.to_string()).await.status, 201);
+    scene.agent_in("1004", "active").await;
+    let body = json!({ "guid": "canary-guid", "token": TOKEN }).to_string();
+    let reply = client.call("POST", &format!("{AGENT}/adopt"), &body).await;
+    assert_eq!((reply.status, reply.code().as_str()), (409, "polled"), "{reply:?}");
+    assert!(reply.text.contains("mode") && !reply.text.contains("canary"), "{reply:?}");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_a_session_is_not_adopted() {
     let scene = Scene::start().await;
     let client = scene.admin();
