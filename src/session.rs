@@ -154,6 +154,9 @@ pub struct StoredSession {
     /// How its events come; earlier versions did not say.
     #[serde(default)]
     pub mode: Option<Mode>,
+    /// What stands for the address that its sign-in told the gateway to push to, where that was ours and is known.
+    #[serde(default)]
+    pub callback: Option<u64>,
 }
 
 impl StoredSession {

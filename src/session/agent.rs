@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::SecretString;
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::clock::Timestamp;
@@ -45,6 +46,8 @@ pub(super) struct Gateway {
     passwords: PasswordReader,
     pub(super) deps: Arc<Deps>,
     pub(super) common: Arc<Common>,
+    /// What stands for the address that sign-ins tell the gateway to push to.
+    pub(super) callback: u64,
     /// The rules of its agents, each once: few combinations of their settings exist.
     rules: Mutex<Vec<Arc<Rules>>>,
     /// It was said that the gateway gives no GUIDs that it is asked for.
@@ -67,8 +70,8 @@ impl Gateway {
         let (pace, rules) = (Pace::new(config.sign_in_rate_per_sec), Mutex::default());
         let passwords = PasswordReader::default();
         let common = Arc::new(common);
-        let renewals_missed = AtomicBool::new(false);
-        Gateway { config, calls, pace, passwords, deps, common, rules, renewals_missed }
+        let (callback, renewals_missed) = (digest(&config.callback_uri), AtomicBool::new(false));
+        Gateway { config, calls, pace, passwords, deps, common, callback, rules, renewals_missed }
     }
 
     /// Says once what it means that a gateway refuses to renew GUIDs.
@@ -118,6 +121,8 @@ pub(super) struct Agent {
     fixed: Option<SecretString>,
     /// That token went with a sign-in, and none has succeeded since.
     offered: bool,
+    /// The session was signed in with the callback address that is configured.
+    addressed: bool,
     /// The turn for the next sign-in, once drawn.
     turn: Option<Instant>,
     /// There after a call that failed.
@@ -144,6 +149,7 @@ impl Agent {
             adopted: None,
             fixed: None,
             offered: false,
+            addressed: false,
             turn: None,
             trouble: None,
         }
@@ -274,6 +280,7 @@ impl Agent {
     fn hold_adopted(&mut self, adoption: Adoption) {
         self.ticket = Some(Arc::new(adoption.ticket));
         self.adopted = Some(adoption.token);
+        self.addressed = false;
         let mut status = self.shared.status();
         status.media_type = None;
         status.adopted = true;
@@ -338,6 +345,7 @@ impl Agent {
         };
         (silence < self.gateway.config.sign_out_limit).then(|| {
             self.ticket = Some(Arc::new(stored.ticket));
+            self.addressed = stored.callback == Some(self.gateway.callback);
             self.shared.status().media_type = stored.media_type.map(String::into_boxed_str);
             if let Some(StoredAdoption { token }) = stored.fixed {
                 self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), &token);
@@ -536,6 +544,7 @@ impl Agent {
             Some(guid) if operation.signs_in() && signed_in => {
                 self.ticket = Some(Arc::new(Ticket::new(guid, answer.cookies)));
                 self.adopted = None;
+                self.addressed = true;
                 if let Some(token) = self.fixed.as_ref().filter(|_| self.offered) {
                     self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), token);
                     self.offered = false;
@@ -797,6 +806,7 @@ impl Agent {
             adopted: self.adopted.clone().map(|token| StoredAdoption { token }),
             fixed: self.fixed.clone().map(|token| StoredAdoption { token }),
             mode: Some(self.config.mode),
+            callback: self.addressed.then_some(self.gateway.callback),
         })
     }
 
@@ -825,6 +835,12 @@ impl Agent {
 pub(super) fn lacks_voice(media_type: Option<&str>, skills: &Skills) -> bool {
     let media = media_type.and_then(Media::parse);
     media.is_some_and(|media| !media.voice) && *skills != Skills::Ids(Vec::new())
+}
+
+/// Stands for an address, which may hold what nobody is to read.
+fn digest(address: &str) -> u64 {
+    let hash: [u8; 32] = Sha256::digest(address).into();
+    hash.iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte))
 }
 
 /// A token that nobody can guess; none where there is no entropy.

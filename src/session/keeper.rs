@@ -508,7 +508,7 @@ impl Inner {
     ) {
         let common = kept.gateway.common.clone();
         let shared = Arc::new(Shared::new(common, config.id.clone(), self.deps.clock.now()));
-        let (config, next) = after_its_session(config, &start);
+        let (config, next) = after_its_session(config, &start, kept.gateway.callback);
         if next.is_some() {
             shared.leaving.store(true, Ordering::Release);
             shared.bell.ring(Ring::Leave);
@@ -546,18 +546,25 @@ impl Inner {
 }
 
 /// What the task of an agent begins with, and what comes after it: a session of an earlier run was signed in for one way to its
-/// events. Where the configuration now has another, the agent leaves, after the call that it is in, and comes back.
-fn after_its_session(config: Arc<AgentConfig>, start: &Start) -> (Arc<AgentConfig>, Option<Box<Next>>) {
-    let session = start.stored.as_ref().and_then(|stored| stored.session());
-    match session.map(|session| session.mode(config.mode)) {
-        Some(mode) if mode != config.mode => {
-            let before = Arc::new(AgentConfig { mode, ..AgentConfig::clone(&config) });
-            // Nobody has configured one that was adopted.
-            let next = (!config.is_adopted()).then(|| Next { config, adoption: None, signed_out: false });
-            (before, next.map(Box::new))
-        }
-        _ => (config, None),
+/// events and with one callback address. Where the configuration now has another, the agent leaves, after the call that it is
+/// in, and comes back.
+fn after_its_session(
+    config: Arc<AgentConfig>,
+    start: &Start,
+    callback: u64,
+) -> (Arc<AgentConfig>, Option<Box<Next>>) {
+    let Some(session) = start.stored.as_ref().and_then(|stored| stored.session()) else {
+        return (config, None);
+    };
+    let mode = session.mode(config.mode);
+    let elsewhere = mode.is_pushed() && session.callback.is_some_and(|told| told != callback);
+    if mode == config.mode && !elsewhere {
+        return (config, None);
     }
+    let before = Arc::new(AgentConfig { mode, ..AgentConfig::clone(&config) });
+    // Nobody has configured one that was adopted.
+    let next = (!config.is_adopted()).then(|| Next { config, adoption: None, signed_out: false });
+    (before, next.map(Box::new))
 }
 
 /// What a task holds. Notices when it ends while nobody has asked it to, be it by a panic.

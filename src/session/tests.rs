@@ -459,6 +459,7 @@ async fn resumed_sessions_are_checked_in_the_order_of_their_guids_ages() {
             adopted: None,
             fixed: None,
             mode: None,
+            callback: None,
         };
         scene.world.stored.lock().unwrap().insert(id.into(), Stored::Session(stored));
     }

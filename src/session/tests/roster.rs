@@ -301,6 +301,53 @@ async fn a_start_with_another_mode_signs_agents_out_after_their_calls_and_in_aga
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_with_another_callback_address_tells_it_to_the_gateway_by_signing_agents_out_and_in() {
+    let mut scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(100).await;
+    sessions.shutdown(false).await;
+    scene.config.gateways[0].callback_uri = "https://relay.example/push/mended".into();
+    scene.gateway.always(Logout, Script::Code("100-010"));
+    let sessions = scene.start();
+    scene.pass(300).await;
+    assert!(scene.gateway.is_signed_in("291"), "thrown out in mid-call");
+    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("signing_out", 1));
+    scene.gateway.heal();
+    scene.pass(20).await;
+    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("active", 2));
+    assert_eq!(scene.reasons(), ["signed_in", "resumed", "signed_out", "signed_in"]);
+    // It is known now.
+    sessions.shutdown(false).await;
+    let sessions = scene.start();
+    scene.pass(100).await;
+    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("active", 2));
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_callback_address_is_nothing_to_those_who_are_polled_or_adopted_or_of_an_earlier_version() {
+    for (mode, stored_before) in [(Mode::Poll, false), (Mode::Push, true)] {
+        let mut scene = Scene::with(&["291"], |_, agent| agent.mode = mode);
+        let sessions = scene.start();
+        scene.gateway.sign_in_elsewhere("601", "their-guid");
+        sessions.adopt(&main_gateway(), &agent("601"), ticket("their-guid"), "theirToken".into()).unwrap();
+        scene.pass(100).await;
+        sessions.shutdown(false).await;
+        if stored_before {
+            let mut stored = scene.world.stored.lock().unwrap();
+            let Some(Stored::Session(session)) = stored.get_mut("291") else { panic!("no session") };
+            assert!(session.callback.take().is_some());
+        }
+        scene.config.gateways[0].callback_uri = "https://relay.example/push/mended".into();
+        let sessions = scene.start();
+        scene.pass(100).await;
+        assert!(sessions.list().iter().all(|view| view.state == "active"), "{mode:?}");
+        assert_eq!((scene.gateway.count(Login), scene.gateway.count(Logout)), (1, 0), "{mode:?}");
+        scene.gateway.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_an_earlier_version_stored_is_taken_for_what_the_agent_is_configured_as() {
     use Mode::{LegacyPush, Poll, Push};
     for (before, after, sign_ins) in
