@@ -157,6 +157,9 @@ pub struct StoredSession {
     /// What stands for the address that its sign-in told the gateway to push to, where that was ours and is known.
     #[serde(default)]
     pub callback: Option<u64>,
+    /// Whether no push has come yet since its sign-in.
+    #[serde(default)]
+    pub push_awaited: bool,
 }
 
 impl StoredSession {

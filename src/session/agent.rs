@@ -123,6 +123,8 @@ pub(super) struct Agent {
     offered: bool,
     /// The session was signed in with the callback address that is configured.
     addressed: bool,
+    /// It was saved that no push has come yet.
+    saved_awaiting: bool,
     /// The turn for the next sign-in, once drawn.
     turn: Option<Instant>,
     /// There after a call that failed.
@@ -150,6 +152,7 @@ impl Agent {
             fixed: None,
             offered: false,
             addressed: false,
+            saved_awaiting: false,
             turn: None,
             trouble: None,
         }
@@ -346,6 +349,10 @@ impl Agent {
         (silence < self.gateway.config.sign_out_limit).then(|| {
             self.ticket = Some(Arc::new(stored.ticket));
             self.addressed = stored.callback == Some(self.gateway.callback);
+            self.saved_awaiting = stored.push_awaited;
+            if stored.push_awaited {
+                self.shared.await_push(Instant::now());
+            }
             self.shared.status().media_type = stored.media_type.map(String::into_boxed_str);
             if let Some(StoredAdoption { token }) = stored.fixed {
                 self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), &token);
@@ -679,7 +686,10 @@ impl Agent {
             self.ticket = None;
         }
         self.shared.publish_ticket(self.ticket.as_ref());
-        let save = !effects.is_empty() || (!ends && self.machine.stays_signed_out() != stayed_signed_out);
+        let save = !effects.is_empty()
+            || (!ends && self.machine.stays_signed_out() != stayed_signed_out)
+            // Else the next run would miss a push that has come since, and an agent may be quiet for hours.
+            || (ends && self.saved_awaiting && !self.shared.awaits_push());
         for effect in effects {
             self.take_effect(effect);
         }
@@ -739,7 +749,9 @@ impl Agent {
         self.count_sign_in(if entry == Entry::SignedIn { "ok" } else { how });
         self.trouble = None;
         let fresh = matches!(entry, Entry::SignedIn | Entry::TakenOver);
-        self.shared.session_began(fresh.then(Instant::now));
+        // One that is resumed may have had none before the restart either.
+        let awaited = fresh || entry == Entry::Resumed && self.shared.awaits_push();
+        self.shared.session_began(awaited.then(Instant::now));
         tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(), how, "session started");
         self.journal(LifecycleKind::Started, how);
     }
@@ -762,7 +774,9 @@ impl Agent {
 
     /// Saves the session as it is, or that there is to be none, or forgets it.
     async fn save(&mut self) {
-        let stored = match self.stored() {
+        let session = self.stored();
+        self.saved_awaiting = session.as_ref().is_some_and(|session| session.push_awaited);
+        let stored = match session {
             Some(session) => Some(Stored::Session(session)),
             None => self.stored_without_session(),
         };
@@ -807,6 +821,7 @@ impl Agent {
             fixed: self.fixed.clone().map(|token| StoredAdoption { token }),
             mode: Some(self.config.mode),
             callback: self.addressed.then_some(self.gateway.callback),
+            push_awaited: self.shared.awaits_push(),
         })
     }
 

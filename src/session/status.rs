@@ -240,13 +240,23 @@ impl Shared {
         self.status().ticket.clone()
     }
 
+    /// A session of an earlier run of which no push had come is there: one is awaited from then on.
+    pub(super) fn await_push(&self, since: Instant) {
+        self.push_awaited_since.store(self.stamp(since), Ordering::Relaxed);
+    }
+
+    /// Whether no push has come since a sign-in.
+    pub(super) fn awaits_push(&self) -> bool {
+        self.push_awaited_since.load(Ordering::Relaxed) != 0
+    }
+
     /// A new session: what was wrong with the one before is past. One that was signed in causes events, so that pushes
     /// are awaited from then on.
-    pub(super) fn session_began(&self, signed_in: Option<Instant>) {
+    pub(super) fn session_began(&self, awaited: Option<Instant>) {
         self.push_failing_since.store(0, Ordering::Relaxed);
         // Its first push may have come before the answer to the sign-in.
         let pushed = self.pushed.swap(false, Ordering::AcqRel);
-        let awaited = signed_in.filter(|_| !pushed).map_or(0, |time| self.stamp(time));
+        let awaited = awaited.filter(|_| !pushed).map_or(0, |time| self.stamp(time));
         self.push_awaited_since.store(awaited, Ordering::Relaxed);
         self.degraded.store(0, Ordering::Relaxed);
         let mut status = self.status();
@@ -271,7 +281,7 @@ impl Shared {
         if self.last_ok.load(Ordering::Relaxed) == 0 {
             self.pushed.store(true, Ordering::Release);
         }
-        if self.push_awaited_since.load(Ordering::Relaxed) != 0 {
+        if self.awaits_push() {
             self.push_awaited_since.store(0, Ordering::Relaxed);
             self.clear_degraded(Degradation::NoPushes);
         }
@@ -319,7 +329,8 @@ impl Shared {
         let since = self.push_awaited_since.load(Ordering::Relaxed);
         let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         let silent = since != 0 && self.stamp(now).saturating_sub(since) >= limit;
-        silent && self.set_degraded(Degradation::NoPushes)
+        // Of one that is not yet confirmed after a restart it is not known whether it is there.
+        silent && self.state() == State::Active && self.set_degraded(Degradation::NoPushes)
     }
 
     /// How old the session's GUID is.

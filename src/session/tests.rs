@@ -460,6 +460,7 @@ async fn resumed_sessions_are_checked_in_the_order_of_their_guids_ages() {
             fixed: None,
             mode: None,
             callback: None,
+            push_awaited: false,
         };
         scene.world.stored.lock().unwrap().insert(id.into(), Stored::Session(stored));
     }
@@ -511,6 +512,36 @@ async fn an_agent_whose_events_are_not_pushed_is_degraded_until_one_is() {
     push("291");
     scene.pass(300).await;
     assert_eq!((view(&sessions).state, view(&sessions).reason, degraded()), ("active", None, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_does_not_hide_that_no_push_has_come() {
+    let limit = Duration::from_secs(config::PUSH_SILENCE_LIMIT_SECS);
+    let scene = Scene::with(&["291"], |gateway, _| gateway.push_silence_limit = limit);
+    let mut sessions = scene.start();
+    scene.pass(100).await;
+    assert_eq!(view(&sessions).degraded, ["no_pushes"]);
+    for _ in 0..2 {
+        sessions.shutdown(false).await;
+        sessions = scene.start();
+        scene.pass(50).await;
+        assert_eq!(view(&sessions).degraded, [""; 0], "one may be on its way");
+        scene.pass(20).await;
+        assert_eq!(
+            (view(&sessions).reason, view(&sessions).degraded),
+            (Some("no_pushes"), vec!["no_pushes"])
+        );
+    }
+    // Just before a stop, so that no heartbeat comes between.
+    sessions.note_push(&main_gateway(), &agent("291"), true);
+    for _ in 0..2 {
+        sessions.shutdown(false).await;
+        sessions = scene.start();
+        scene.pass(200).await;
+        assert_eq!(view(&sessions).degraded, [""; 0], "an agent may be quiet for hours");
+    }
+    assert_eq!(scene.gateway.count(Login), 1);
+    scene.gateway.check();
 }
 
 #[tokio::test(start_paused = true)]
