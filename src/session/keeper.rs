@@ -3,7 +3,7 @@
 //!
 //! Invariant: an agent has one task at most. One that comes back while its old task still signs out waits for that.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -156,9 +156,13 @@ impl Sessions {
             deps,
         });
         let sessions = Sessions { inner };
-        let adopted = sessions.inner.deps.store.adopted().into_iter();
-        let adopted = adopted.map(|(gateway, id)| Arc::new(AgentConfig::adopted(gateway, id)));
-        // The configured ones come first: an adopted agent that is configured too keeps its configuration.
+        let mut adopted = sessions.inner.deps.store.adopted();
+        // One that is configured too keeps its configuration, and its session is given out once.
+        if !adopted.is_empty() {
+            let listed: HashSet<_> = config.agents.iter().map(|agent| (&agent.gateway, &agent.id)).collect();
+            adopted.retain(|(gateway, id)| !listed.contains(&(gateway, id)));
+        }
+        let adopted = adopted.into_iter().map(|(gateway, id)| Arc::new(AgentConfig::adopted(gateway, id)));
         sessions.inner.begin_all(config.agents.into_iter().chain(adopted));
         sessions.inner.tasks.spawn(watch::look_over(sessions.clone()));
         Ok(sessions)

@@ -437,6 +437,8 @@ pub(super) struct World {
     tokens: Mutex<u32>,
     pub(super) fixed: Mutex<HashMap<String, String>>,
     pub(super) stored: Mutex<HashMap<String, Stored>>,
+    /// What was stored at the start, each given out once.
+    found: Mutex<HashMap<String, Stored>>,
     pub(super) journal: Mutex<Vec<(String, LifecycleEvent)>>,
     /// Answers to polls that were stored.
     pub(super) polled: Mutex<Vec<(String, String)>>,
@@ -463,14 +465,14 @@ impl TokenSource for World {
 
 impl SessionStore for World {
     fn adopted(&self) -> Vec<(GatewayName, AgentId)> {
-        let stored = self.stored.lock().unwrap();
+        let found = self.found.lock().unwrap();
         let adopted =
-            stored.iter().filter(|(_, stored)| stored.session().is_some_and(|s| s.adopted.is_some()));
+            found.iter().filter(|(_, stored)| stored.session().is_some_and(|s| s.adopted.is_some()));
         adopted.map(|(id, _)| (main_gateway(), agent(id))).collect()
     }
 
     fn load(&self, _gateway: &GatewayName, agent_id: &AgentId) -> Option<Stored> {
-        self.stored.lock().unwrap().get(agent_id.as_str()).cloned()
+        self.found.lock().unwrap().remove(agent_id.as_str())
     }
 
     fn save<'a>(
@@ -547,6 +549,7 @@ impl Scene {
     }
 
     pub(super) fn start(&self) -> Sessions {
+        self.world.found.lock().unwrap().clone_from(&self.world.stored.lock().unwrap());
         let deps = Deps {
             tokens: self.world.clone(),
             store: self.world.clone(),

@@ -273,6 +273,26 @@ async fn an_agent_who_is_taken_away_in_a_call_is_signed_out_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_adopted_session_of_an_agent_in_the_roster_survives_a_restart() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    scene.gateway.sign_in_elsewhere("291", "their-guid");
+    sessions.adopt(&main_gateway(), &agent("291"), ticket("their-guid"), "theirToken".into()).unwrap();
+    scene.pass(20).await;
+    sessions.shutdown(false).await;
+    let sessions = scene.start();
+    scene.pass(20).await;
+    assert!(view(&sessions).state == "active" && view(&sessions).adopted, "{:?}", view(&sessions));
+    assert_eq!(scene.gateway.count(Login), 1);
+    // It has a password still.
+    scene.gateway.throw_out("291");
+    scene.pass(60).await;
+    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("active", 2));
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_start_with_another_mode_signs_agents_out_after_their_calls_and_in_again() {
     use Mode::{LegacyPush, Poll, Push};
     for (before, after) in [(Push, Poll), (Poll, Push), (Push, LegacyPush), (LegacyPush, Push)] {
