@@ -59,8 +59,8 @@ pub trait SessionStore: Send + Sync {
     /// What was saved last, read once at the start of the agent's task.
     fn load(&self, gateway: &GatewayName, agent_id: &AgentId) -> Option<Stored>;
 
-    /// Agents whose stored session another program signed in: they stand in no roster.
-    fn adopted(&self) -> Vec<(GatewayName, AgentId)>;
+    /// Agents whose stored session is kept although they may stand in no roster ([`Stored::may_be_unlisted`]).
+    fn unlisted(&self) -> Vec<(GatewayName, AgentId)>;
 
     /// Saves what is to be known at the next start, or with `None` forgets it. May be dropped before it is done when it takes too long; the
     /// outcome is then open, and a later save replaces it.
@@ -125,6 +125,13 @@ impl Stored {
             Stored::SignedOut { .. } | Stored::Suspended { .. } => None,
         }
     }
+
+    /// Whether it is a session to be kept although its agent may stand in no roster: another program signed it in, or the agent
+    /// was leaving.
+    #[must_use]
+    pub fn may_be_unlisted(&self) -> bool {
+        self.session().is_some_and(|session| session.adopted.is_some() || session.leaving)
+    }
 }
 
 /// A session as it survives a restart. Serialising it exposes its secrets.
@@ -160,6 +167,9 @@ pub struct StoredSession {
     /// Whether no push has come yet since its sign-in.
     #[serde(default)]
     pub push_awaited: bool,
+    /// Whether the agent was to be signed out, and has not been yet since it is in a call.
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 impl StoredSession {

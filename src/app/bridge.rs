@@ -78,12 +78,10 @@ impl SessionStore for StoreBridge {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).remove(&agent)
     }
 
-    fn adopted(&self) -> Vec<(GatewayName, AgentId)> {
+    fn unlisted(&self) -> Vec<(GatewayName, AgentId)> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let adopted = found
-            .iter()
-            .filter(|(_, stored)| stored.session().is_some_and(|session| session.adopted.is_some()));
-        adopted.map(|(agent, _)| (agent.gateway.clone(), agent.agent_id.clone())).collect()
+        let unlisted = found.iter().filter(|(_, stored)| stored.may_be_unlisted());
+        unlisted.map(|(agent, _)| (agent.gateway.clone(), agent.agent_id.clone())).collect()
     }
 
     fn save<'a>(

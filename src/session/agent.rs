@@ -822,6 +822,7 @@ impl Agent {
             mode: Some(self.config.mode),
             callback: self.addressed.then_some(self.gateway.callback),
             push_awaited: self.shared.awaits_push(),
+            leaving: self.machine.leaves(),
         })
     }
 
@@ -835,8 +836,11 @@ impl Agent {
         self.shared.mail.refuse_forwards(&ForwardError::Ended);
     }
 
-    /// The agent has left the roster: nothing of it stays behind.
+    /// The agent has left the roster: nothing of it stays behind, unless it is the daemon that stops before it could be signed out.
     async fn forget(&mut self) {
+        if self.machine.leaves_later() {
+            return self.save().await;
+        }
         if self.machine.holds_session() {
             tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(), "session left open");
             self.journal(LifecycleKind::Ended, "released");

@@ -287,9 +287,9 @@ impl AgentConfig {
         self
     }
 
-    /// An agent of whom we know only that another program signed it in.
+    /// An agent of whom we know only that it has a session: another program signed it in, or the agent has left the roster.
     #[must_use]
-    pub fn adopted(gateway: GatewayName, id: AgentId) -> AgentConfig {
+    pub fn unlisted(gateway: GatewayName, id: AgentId) -> AgentConfig {
         AgentConfig {
             gateway,
             id,
@@ -302,9 +302,9 @@ impl AgentConfig {
         }
     }
 
-    /// Whether that is all we know.
-    pub(super) fn is_adopted(&self) -> bool {
-        self.password == PasswordSource::None
+    /// Whether that is not all we know.
+    pub(super) fn is_listed(&self) -> bool {
+        self.password != PasswordSource::None
     }
 }
 

@@ -120,7 +120,7 @@ pub enum AdoptError {
 }
 
 impl Sessions {
-    /// Starts one task per agent, and for each session that was adopted in an earlier run. Must be called within a
+    /// Starts one task per agent, and for each session that was adopted, or whose agent was leaving, in an earlier run. Must be called within a
     /// tokio runtime.
     ///
     /// # Errors
@@ -156,14 +156,14 @@ impl Sessions {
             deps,
         });
         let sessions = Sessions { inner };
-        let mut adopted = sessions.inner.deps.store.adopted();
-        // One that is configured too keeps its configuration, and its session is given out once.
-        if !adopted.is_empty() {
+        let mut unlisted = sessions.inner.deps.store.unlisted();
+        // One that is configured keeps its configuration, and its session is given out once.
+        if !unlisted.is_empty() {
             let listed: HashSet<_> = config.agents.iter().map(|agent| (&agent.gateway, &agent.id)).collect();
-            adopted.retain(|(gateway, id)| !listed.contains(&(gateway, id)));
+            unlisted.retain(|(gateway, id)| !listed.contains(&(gateway, id)));
         }
-        let adopted = adopted.into_iter().map(|(gateway, id)| Arc::new(AgentConfig::adopted(gateway, id)));
-        sessions.inner.begin_all(config.agents.into_iter().chain(adopted));
+        let unlisted = unlisted.into_iter().map(|(gateway, id)| Arc::new(AgentConfig::unlisted(gateway, id)));
+        sessions.inner.begin_all(config.agents.into_iter().chain(unlisted));
         sessions.inner.tasks.spawn(watch::look_over(sessions.clone()));
         Ok(sessions)
     }
@@ -236,8 +236,8 @@ impl Sessions {
         }
     }
 
-    /// Takes an agent out of the roster: it is signed out and forgotten, after the call that it is in. `false` when there is no
-    /// such agent.
+    /// Takes an agent out of the roster: it is signed out and forgotten, after the call that it is in, and where the daemon stops before
+    /// that, by the next run. `false` when there is no such agent.
     pub fn remove(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
         self.leave(gateway, agent_id, Ring::Leave)
     }
@@ -280,7 +280,7 @@ impl Sessions {
         }
         self.inner.deps.tokens.accept(gateway, agent_id, &token);
         let adoption = Adoption { ticket, token };
-        let alone = || Arc::new(AgentConfig::adopted(gateway.clone(), agent_id.clone()));
+        let alone = || Arc::new(AgentConfig::unlisted(gateway.clone(), agent_id.clone()));
         match agents.get_mut(agent_id) {
             None => self.inner.begin(kept, &mut agents, alone(), Some(adoption), Start::default()),
             Some(slot) if slot.is_leaving() => {
@@ -512,8 +512,8 @@ impl Inner {
     ) {
         let common = kept.gateway.common.clone();
         let shared = Arc::new(Shared::new(common, config.id.clone(), self.deps.clock.now()));
-        let (config, next) = after_its_session(config, &start, kept.gateway.callback);
-        if next.is_some() {
+        let Beginning { config, leaves, next } = beginning(config, &start, kept.gateway.callback);
+        if leaves {
             shared.leaving.store(true, Ordering::Release);
             shared.bell.ring(Ring::Leave);
         }
@@ -549,26 +549,31 @@ impl Inner {
     }
 }
 
-/// What the task of an agent begins with, and what comes after it: a session of an earlier run was signed in for one way to its
-/// events and with one callback address. Where the configuration now has another, the agent leaves, after the call that it is
-/// in, and comes back.
-fn after_its_session(
+/// How the task of an agent begins.
+struct Beginning {
     config: Arc<AgentConfig>,
-    start: &Start,
-    callback: u64,
-) -> (Arc<AgentConfig>, Option<Box<Next>>) {
+    /// It signs the agent out, after the call that it is in.
+    leaves: bool,
+    /// What comes then.
+    next: Option<Box<Next>>,
+}
+
+/// A session of an earlier run was signed in for one way to its events and with one callback address. Where the configuration now
+/// has another, the agent leaves and comes back; and one that was leaving goes on with that.
+fn beginning(config: Arc<AgentConfig>, start: &Start, callback: u64) -> Beginning {
     let Some(session) = start.stored.as_ref().and_then(|stored| stored.session()) else {
-        return (config, None);
+        return Beginning { config, leaves: false, next: None };
     };
     let mode = session.mode(config.mode);
     let elsewhere = mode.is_pushed() && session.callback.is_some_and(|told| told != callback);
-    if mode == config.mode && !elsewhere {
-        return (config, None);
-    }
-    let before = Arc::new(AgentConfig { mode, ..AgentConfig::clone(&config) });
-    // Nobody has configured one that was adopted.
-    let next = (!config.is_adopted()).then(|| Next { config, adoption: None, signed_out: false });
-    (before, next.map(Box::new))
+    let leaves = session.leaving || config.is_listed() && (mode != config.mode || elsewhere);
+    let before = if mode == config.mode {
+        config.clone()
+    } else {
+        Arc::new(AgentConfig { mode, ..AgentConfig::clone(&config) })
+    };
+    let next = (leaves && config.is_listed()).then(|| Next { config, adoption: None, signed_out: false });
+    Beginning { config: before, leaves, next: next.map(Box::new) }
 }
 
 /// What a task holds. Notices when it ends while nobody has asked it to, be it by a panic.

@@ -298,13 +298,22 @@ enum Wish {
     SignedIn,
     SignedOut,
     Left,
-    Stopped { sign_out: bool },
+    Stopped {
+        sign_out: bool,
+        /// It was to leave before.
+        left: bool,
+    },
 }
 
 impl Wish {
     /// Whether the task is to end.
     fn ends(self) -> bool {
         matches!(self, Wish::Left | Wish::Stopped { .. })
+    }
+
+    /// Whether the agent is to be signed out for good, be it by the next run.
+    fn leaves(self) -> bool {
+        matches!(self, Wish::Left | Wish::Stopped { left: true, .. })
     }
 }
 
@@ -415,6 +424,18 @@ impl Machine {
         (self.state, self.wish) == (State::SignedOut, Wish::SignedOut)
     }
 
+    /// Whether the agent leaves the roster and is still to be signed out.
+    #[must_use]
+    pub fn leaves(&self) -> bool {
+        self.wish.leaves() && self.held.is_some()
+    }
+
+    /// Whether the daemon stops before that is done, so that it is for the next run.
+    #[must_use]
+    pub fn leaves_later(&self) -> bool {
+        self.leaves() && self.wish != Wish::Left
+    }
+
     /// When the gateway last heard of the session: from then on it counts silence.
     #[must_use]
     pub fn last_ok(&self) -> Option<Instant> {
@@ -508,7 +529,7 @@ impl Machine {
             Input::Leave if !self.wish.ends() => self.wish = Wish::Left,
             Input::Leave => {}
             Input::Stop { sign_out } => {
-                self.wish = Wish::Stopped { sign_out };
+                self.wish = Wish::Stopped { sign_out, left: self.wish.leaves() };
                 self.due = self.due.map(|due| due.min(now));
             }
         }
@@ -639,7 +660,7 @@ impl Machine {
             (Wish::SignedIn, State::SignedOut) => self.begin_sign_in(State::SigningIn, now),
             (Wish::SignedIn, State::SigningOut) if self.after_sign_out.is_none() => self.stay(now),
             (Wish::SignedIn, _) => {}
-            (Wish::Stopped { sign_out: false }, _) => self.done = true,
+            (Wish::Stopped { sign_out: false, .. }, _) => self.done = true,
             (_, State::SigningOut) => {}
             (wish, _) if self.held.is_none() => {
                 self.state = State::SignedOut;

@@ -461,6 +461,7 @@ async fn resumed_sessions_are_checked_in_the_order_of_their_guids_ages() {
             mode: None,
             callback: None,
             push_awaited: false,
+            leaving: false,
         };
         scene.world.stored.lock().unwrap().insert(id.into(), Stored::Session(stored));
     }

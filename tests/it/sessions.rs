@@ -44,7 +44,7 @@ impl SessionStore for World {
         self.stored.lock().expect("nobody panics").get(&(gateway.clone(), agent_id.clone())).cloned()
     }
 
-    fn adopted(&self) -> Vec<(GatewayName, AgentId)> {
+    fn unlisted(&self) -> Vec<(GatewayName, AgentId)> {
         Vec::new()
     }
 

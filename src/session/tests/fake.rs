@@ -464,11 +464,10 @@ impl TokenSource for World {
 }
 
 impl SessionStore for World {
-    fn adopted(&self) -> Vec<(GatewayName, AgentId)> {
+    fn unlisted(&self) -> Vec<(GatewayName, AgentId)> {
         let found = self.found.lock().unwrap();
-        let adopted =
-            found.iter().filter(|(_, stored)| stored.session().is_some_and(|s| s.adopted.is_some()));
-        adopted.map(|(id, _)| (main_gateway(), agent(id))).collect()
+        let unlisted = found.iter().filter(|(_, stored)| stored.may_be_unlisted());
+        unlisted.map(|(id, _)| (main_gateway(), agent(id))).collect()
     }
 
     fn load(&self, _gateway: &GatewayName, agent_id: &AgentId) -> Option<Stored> {

@@ -2,7 +2,7 @@
 
 use super::config::{AfterSignIn, AgentConfig, Mode, PasswordSource, SignInOptions, Skills};
 use super::fake::{Scene, Script, agent, main_gateway, view};
-use super::retcode::Operation::{ForceLogin, Handshake, Login, Logout, ResetSkill};
+use super::retcode::Operation::{ForceLogin, Handshake, Login, Logout, Poll, ResetSkill};
 use super::*;
 
 fn config(id: &str) -> AgentConfig {
@@ -273,6 +273,103 @@ async fn an_agent_who_is_taken_away_in_a_call_is_signed_out_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_who_is_taken_away_in_a_call_is_kept_over_restarts_and_signed_out_after_it() {
+    for sign_out_on_stop in [false, true] {
+        let mut scene = Scene::with(&["291"], |gateway, _| gateway.sign_out_on_stop = sign_out_on_stop);
+        let mut sessions = scene.start();
+        scene.pass(20).await;
+        scene.gateway.always(Logout, Script::Code("100-010"));
+        assert!(sessions.remove(&main_gateway(), &agent("291")));
+        scene.pass(20).await;
+        scene.config.agents.clear();
+        for _ in 0..2 {
+            sessions.shutdown(false).await;
+            scene.pass(30).await;
+            let beats = scene.gateway.count(Handshake);
+            sessions = scene.start();
+            scene.pass(300).await;
+            assert_eq!(state(&sessions, "291"), Some("signing_out"));
+            assert!(scene.gateway.is_signed_in("291"), "thrown out in mid-call");
+            assert!(scene.gateway.count(Handshake) >= beats + 9);
+        }
+        scene.gateway.heal();
+        let tries = scene.gateway.count(Logout);
+        scene.pass(15).await;
+        assert_eq!((state(&sessions, "291"), scene.gateway.count(Logout)), (None, tries + 1));
+        assert!(!scene.gateway.is_signed_in("291"));
+        assert!(scene.world.stored.lock().unwrap().is_empty());
+        assert_eq!(scene.reasons(), ["signed_in", "resumed", "resumed", "signed_out"]);
+        assert!(!sessions.failed().is_cancelled());
+        sessions.shutdown(false).await;
+        assert!(scene.start().list().is_empty());
+        assert_eq!(scene.gateway.count(Login), 1);
+        scene.gateway.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_who_was_leaving_for_another_mode_comes_back_in_it_after_a_restart() {
+    let mut scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    scene.gateway.always(Logout, Script::Code("100-010"));
+    Arc::make_mut(&mut scene.config.agents[0]).mode = Mode::Poll;
+    assert_eq!(sessions.put(scene.config.agents[0].clone()), Ok(Change::Changed));
+    scene.pass(20).await;
+    sessions.shutdown(false).await;
+    let sessions = scene.start();
+    scene.pass(200).await;
+    assert_eq!(view(&sessions).state, "signing_out");
+    assert!(scene.gateway.is_signed_in("291"), "thrown out in mid-call");
+    scene.gateway.heal();
+    scene.pass(20).await;
+    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("active", 2));
+    assert!(scene.gateway.count(Poll) > 1);
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_whose_session_has_ended_before_the_start_has_nothing_to_leave() {
+    let mut scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    scene.gateway.always(Logout, Script::Code("100-010"));
+    assert!(sessions.remove(&main_gateway(), &agent("291")));
+    scene.pass(20).await;
+    sessions.shutdown(false).await;
+    scene.pass(200).await;
+    let agents = std::mem::take(&mut scene.config.agents);
+    let stored = scene.world.stored.lock().unwrap().clone();
+    let sessions = scene.start();
+    scene.pass(5).await;
+    assert_eq!(state(&sessions, "291"), None);
+    assert!(scene.world.stored.lock().unwrap().is_empty());
+    assert_eq!(scene.reasons(), ["signed_in"], "nobody is needed");
+    sessions.shutdown(false).await;
+    // One who is in the roster again is signed in as ever.
+    *scene.world.stored.lock().unwrap() = stored;
+    scene.config.agents = agents;
+    let sessions = scene.start();
+    scene.pass(10).await;
+    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("active", 2));
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_session_is_not_signed_out_by_a_later_start() {
+    let mut scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    assert!(sessions.release(&main_gateway(), &agent("291")));
+    sessions.shutdown(false).await;
+    scene.config.agents.clear();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    assert!(sessions.list().is_empty());
+    assert_eq!((scene.gateway.count(Logout), scene.gateway.is_signed_in("291")), (0, true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_adopted_session_of_an_agent_in_the_roster_survives_a_restart() {
     let scene = Scene::new();
     let sessions = scene.start();
@@ -294,8 +391,8 @@ async fn an_adopted_session_of_an_agent_in_the_roster_survives_a_restart() {
 
 #[tokio::test(start_paused = true)]
 async fn a_start_with_another_mode_signs_agents_out_after_their_calls_and_in_again() {
-    use Mode::{LegacyPush, Poll, Push};
-    for (before, after) in [(Push, Poll), (Poll, Push), (Push, LegacyPush), (LegacyPush, Push)] {
+    use Mode::{LegacyPush, Push};
+    for (before, after) in [(Push, Mode::Poll), (Mode::Poll, Push), (Push, LegacyPush), (LegacyPush, Push)] {
         let mut scene = Scene::with(&["291"], |_, agent| agent.mode = before);
         let sessions = scene.start();
         scene.pass(100).await;
@@ -369,9 +466,9 @@ async fn another_callback_address_is_nothing_to_those_who_are_polled_or_adopted_
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_an_earlier_version_stored_is_taken_for_what_the_agent_is_configured_as() {
-    use Mode::{LegacyPush, Poll, Push};
+    use Mode::{LegacyPush, Push};
     for (before, after, sign_ins) in
-        [(Push, Push, 1), (Poll, Poll, 1), (LegacyPush, LegacyPush, 1), (LegacyPush, Push, 2)]
+        [(Push, Push, 1), (Mode::Poll, Mode::Poll, 1), (LegacyPush, LegacyPush, 1), (LegacyPush, Push, 2)]
     {
         let mut scene = Scene::with(&["291"], |_, agent| agent.mode = before);
         let sessions = scene.start();
