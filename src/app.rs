@@ -1,6 +1,6 @@
 //! The daemon: the only module that knows all the others. Builds, binds, wires, runs, and ends in good order.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::notify::Notifier;
 use crate::problems::Problems;
 use crate::receive::{PUSH_PATH, PushHandler};
 use crate::reload::{self, Desk, Reloader, SetLogLevel, Targets, Wishes};
-use crate::session::config::{AgentConfig, GatewayConfig, SessionsConfig};
+use crate::session::config::{AgentConfig, AgentDefaults, GatewayConfig, SessionsConfig};
 use crate::session::password::PasswordReader;
 use crate::session::roster::{self, Changes, Roll};
 use crate::session::{Deps, Sessions};
@@ -186,17 +186,17 @@ impl Relay {
             configured.clone(),
             &sessions,
             &spool,
-            kept,
+            kept.clone(),
             desk,
         );
         operations.api.connect(parts);
         watch_failures(&lifecycle, &spool, &sessions);
+        let (rostered, defaults) = (sessions.clone(), config.sessions.agent_defaults());
         lifecycle.spawn(
             "rosters",
             roster::watch(
                 rosters,
-                sessions.clone(),
-                move |changes| note_configured(&configured, changes),
+                move |changes| change_roster(changes, &rostered, &kept, &defaults, &configured),
                 metrics.clone(),
                 called,
                 lifecycle.stopping(),
@@ -418,6 +418,30 @@ fn admin_parts(
 
 fn key(agent: &AgentConfig) -> AgentKey {
     AgentKey { gateway: agent.gateway.clone(), agent_id: agent.id.clone() }
+}
+
+/// Makes the changes of rosters. An agent who has left them and was put by a caller before is the caller's again.
+fn change_roster(
+    mut changes: Changes,
+    sessions: &Sessions,
+    kept: &KeptAgents,
+    defaults: &HashMap<GatewayName, AgentDefaults>,
+    configured: &ArcSwap<HashSet<AgentKey>>,
+) {
+    let _change = kept.begin_change();
+    note_configured(configured, &changes);
+    let gone: HashSet<AgentKey> = changes
+        .remove
+        .iter()
+        .map(|(gateway, agent_id)| AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() })
+        .collect();
+    for config in kept.configs_of(|agent| gone.contains(agent), defaults) {
+        tracing::info!(gateway = %config.gateway, agent_id = %config.id,
+            "an agent that stands in no roster any more was put by the admin API too, which counts now");
+        changes.remove.retain(|(gateway, agent_id)| (gateway, agent_id) != (&config.gateway, &config.id));
+        changes.put.push(Arc::new(config));
+    }
+    roster::apply(changes, sessions);
 }
 
 /// Agents of rosters are the configuration's, as long as they stand there.

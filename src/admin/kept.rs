@@ -94,10 +94,27 @@ impl KeptAgents {
     /// left out; it stays in the file.
     #[must_use]
     pub fn configs(&self, gateways: &HashMap<GatewayName, AgentDefaults>) -> Vec<AgentConfig> {
+        self.configs_of(|_all| true, gateways)
+    }
+
+    /// As [`KeptAgents::configs`], of some of them.
+    #[must_use]
+    pub fn configs_of(
+        &self,
+        wanted: impl Fn(&AgentKey) -> bool,
+        gateways: &HashMap<GatewayName, AgentDefaults>,
+    ) -> Vec<AgentConfig> {
         let mut configs = Vec::new();
-        for (agent, kept) in self.agents().iter() {
+        // Passwords are read, which may take long, and callers look at agents meanwhile.
+        let found: Vec<_> = self
+            .agents()
+            .iter()
+            .filter(|(agent, _)| wanted(agent))
+            .map(|(agent, kept)| (agent.clone(), kept.settings.clone()))
+            .collect();
+        for (agent, settings) in found {
             let mut problems = Problems::default();
-            let raw = serde_json::from_value::<RawAgent>(Value::Object(kept.settings.clone()));
+            let raw = serde_json::from_value::<RawAgent>(Value::Object(settings));
             let config = problems.check("agent", raw).and_then(|mut raw| {
                 if let Some(defaults) = gateways.get(&agent.gateway) {
                     raw.complete(defaults);
@@ -151,6 +168,11 @@ impl KeptAgents {
             return Err(KeptError::Io { path: self.path.clone(), source });
         }
         Ok(before)
+    }
+
+    /// Held over changes that are made outside of the runtime. Blocks until those of callers are done.
+    pub fn begin_change(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changes.blocking_lock()
     }
 
     fn agents(&self) -> MutexGuard<'_, BTreeMap<AgentKey, Kept>> {

@@ -26,7 +26,7 @@ mod watch;
 mod tests;
 
 pub use diff::{AgentKey, Changes, diff};
-pub use watch::{Roll, watch};
+pub use watch::{Roll, apply, watch};
 
 use diff::key;
 

@@ -1,4 +1,4 @@
-//! Watches roster files and keeps the sessions to them.
+//! Watches roster files and says what is to be done to keep the sessions to them.
 //!
 //! Files are looked at every few seconds, which works on every file system and needs nothing else; a file that is
 //! being written is left alone until it has looked the same twice. Whoever reads the configuration anew hands over the agents
@@ -46,17 +46,16 @@ pub struct Roll {
     pub confirmed: u64,
 }
 
-/// Keeps the sessions to the rosters and the roll until the stop. `tell` hears of changes before they
-/// are made.
+/// Looks at the rosters and the roll until the stop. `make` is given the changes, on a thread that may wait for files.
 pub async fn watch(
     mut rosters: Rosters,
-    sessions: Sessions,
-    tell: impl Fn(&Changes),
+    make: impl Fn(Changes) + Send + Sync + 'static,
     metrics: Metrics,
     mut roll: Receiver<Roll>,
     stop: CancellationToken,
 ) {
     rosters.show(&metrics);
+    let make = Arc::new(make);
     let mut known = roll.borrow_and_update().clone();
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -73,22 +72,22 @@ pub async fn watch(
         let fresh = (!Arc::ptr_eq(&called.inline, &known.inline)).then(|| called.inline.clone());
         let confirmed = called.confirmed != known.confirmed;
         known = called;
-        let (now, counted) = (Instant::now(), metrics.clone());
+        let (now, counted, make) = (Instant::now(), metrics.clone(), make.clone());
         // Files may lie on a disk that hangs.
         let polled = tokio::task::spawn_blocking(move || {
             let changes = rosters.poll(now, fresh, confirmed, &counted);
-            (rosters, changes)
+            if !changes.is_empty() {
+                make(changes);
+            }
+            rosters
         });
-        let Ok((back, changes)) = polled.await else { return };
+        let Ok(back) = polled.await else { return };
         rosters = back;
-        if !changes.is_empty() {
-            tell(&changes);
-        }
-        apply(changes, &sessions);
     }
 }
 
-fn apply(changes: Changes, sessions: &Sessions) {
+/// Keeps the sessions to the changes.
+pub fn apply(changes: Changes, sessions: &Sessions) {
     for (gateway, agent_id) in &changes.remove {
         sessions.remove(gateway, agent_id);
     }

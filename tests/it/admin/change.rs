@@ -297,3 +297,48 @@ async fn agents_of_a_roster_file_are_the_configurations_as_long_as_they_stand_th
     scene.agent_in("1005", "active").await;
     scene.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_put_and_leaves_a_roster_is_the_callers_again() {
+    let mut scene = Scene::with(|relay| {
+        let folder = relay.folder().display().to_string();
+        std::fs::write(relay.folder().join("agents.csv"), "id,phone_number\n").expect("it can be written");
+        let rosters = format!(
+            "[[rosters]]\nfile = \"{folder}/agents.csv\"\ngateway = \"main\"\nallow_empty = true\n\
+             [rosters.defaults]\npassword_file = \"{folder}/password\"\n[[agents]]\n"
+        );
+        relay.edit_first("[[agents]]\n", &rosters);
+    })
+    .await;
+    let client = scene.admin();
+    assert_eq!(client.call("PUT", AGENT, &settings(&scene).to_string()).await.status, 201);
+    scene.agent_in("1004", "active").await;
+    let file = scene.relay.folder().join("agents.csv");
+    let origin = |wanted: &'static str| {
+        let client = scene.admin();
+        async move {
+            eventually(wanted, DEADLINE, || async {
+                (client.get(AGENT).await.json()["origin"] == wanted).then_some(())
+            })
+            .await;
+        }
+    };
+    // Beside one who was never put.
+    std::fs::write(&file, "id,phone_number\n1004,81004\n1005,71005\n").expect("it can be written");
+    origin("configuration").await;
+    scene.agent_in("1005", "active").await;
+    std::fs::write(&file, "id,phone_number\n").expect("it can be written");
+    eventually("an agent that is gone", DEADLINE, || async {
+        (client.get("/api/v1/agents/main/1005").await.status == 404).then_some(())
+    })
+    .await;
+    origin("api").await;
+    scene.heartbeats("1004", 2).await;
+    let counts = scene.simulator.counts(&agent("1004"));
+    assert_eq!((counts.sign_ins, counts.signed_out(SignOut::Asked)), (1, 0), "its session went on");
+    assert_eq!(client.call("DELETE", AGENT, "").await.status, 204, "the caller may change it");
+    scene.relay.stop().await;
+    scene.relay.start().await;
+    assert_eq!(client.get(AGENT).await.status, 404);
+    scene.end().await;
+}
