@@ -44,9 +44,10 @@ const SWITCH_OVER_LEAST: Duration = Duration::from_secs(1);
 const SWITCH_OVER_SPREAD: Duration = Duration::from_secs(4);
 /// The gateway looks for silent agents now and then, not to the second.
 const SILENCE_MARGIN: Duration = Duration::from_secs(30);
-/// How often an agent who is to leave is asked again to be signed out, when its state forbids it: most calls take minutes.
+/// How often an agent who is to leave is asked again to be signed out, when its state forbids it, since most calls take minutes,
+/// or the gateway stays away.
 const LEAVE_PAUSE: Duration = Duration::from_secs(10);
-/// A sign-out is tried this often, this far apart, before the session is left as it is.
+/// A sign-out is tried this often, this far apart, before the session is left as it is, or kept until an agent who leaves is out.
 const SIGN_OUT_TRIES: u8 = 3;
 const SIGN_OUT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -909,8 +910,14 @@ impl Machine {
             }
             Outcome::Answered(Meaning::NotNow) if !self.wish.ends() => self.sign_out_refused(now),
             Outcome::Answered(Meaning::Refused) => self.sign_out_refused(now),
-            _ if self.sign_out_tries >= SIGN_OUT_TRIES => self.sign_out_refused(now),
-            _ => self.due = Some(now + SIGN_OUT_PAUSE),
+            _ if self.sign_out_tries < SIGN_OUT_TRIES => self.due = Some(now + SIGN_OUT_PAUSE),
+            // A gateway that is away for a while cuts no call either: whether the session lives is for heartbeats to find out.
+            Outcome::Answered(Meaning::Transient | Meaning::SwitchingOver) | Outcome::Unanswered { .. }
+                if self.wish == Wish::Left =>
+            {
+                self.due = Some(now + LEAVE_PAUSE);
+            }
+            _ => self.sign_out_refused(now),
         }
     }
 

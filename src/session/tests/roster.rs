@@ -263,6 +263,20 @@ async fn an_agent_who_is_taken_away_in_a_call_is_signed_out_after_it() {
     scene.pass(600).await;
     assert_eq!(state(&sessions, "291"), Some("signing_out"));
     assert!(scene.gateway.is_signed_in("291"), "thrown out in mid-call");
+    // The gateway is away for half a minute, in one way or another, and the call goes on.
+    for script in [Script::Unreachable, Script::RequestLost, Script::Code("000-004"), Script::Code("100-007")]
+    {
+        scene.gateway.heal();
+        for operation in [Logout, Handshake] {
+            scene.gateway.always(operation, script.clone());
+        }
+        scene.pass(30).await;
+        scene.gateway.heal();
+        scene.gateway.always(Logout, Script::Code("100-010"));
+        scene.pass(200).await;
+        assert_eq!(state(&sessions, "291"), Some("signing_out"), "{script:?}");
+        assert!(scene.gateway.is_signed_in("291"), "thrown out in mid-call after {script:?}");
+    }
     scene.gateway.heal();
     scene.pass(15).await;
     assert_eq!(state(&sessions, "291"), None);
