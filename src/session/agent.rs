@@ -392,7 +392,7 @@ impl Agent {
             self.metrics().heartbeat_lateness.with_label_values(&[self.gateway().as_str()]).observe(late);
         }
         match admission {
-            Ok(_permit) => self.call(operation).await,
+            Ok(permit) => self.call(operation, permit).await,
             Err(error) => {
                 let now = Instant::now();
                 self.step(Input::Began(operation)).await;
@@ -420,7 +420,7 @@ impl Agent {
         }
     }
 
-    async fn call(&mut self, operation: Operation) {
+    async fn call(&mut self, operation: Operation, permit: Permit) {
         let password = match self.password(operation).await {
             Ok(password) => password,
             Err(outcome) => {
@@ -443,6 +443,8 @@ impl Agent {
             ticket: self.ticket.as_deref().filter(|_| !operation.signs_in()),
         };
         let answer = self.gateway.calls.call(call).await;
+        // The gateway is done with it: what follows waits for a disk, and holds nobody else's call up.
+        drop(permit);
         self.answered(operation, answer, sent).await;
     }
 

@@ -444,6 +444,8 @@ pub(super) struct World {
     pub(super) polled: Mutex<Vec<(String, String)>>,
     /// How often storing an answer fails from now on.
     pub(super) refusals: Mutex<u32>,
+    /// The agent whose session is never saved, since the disk hangs.
+    pub(super) hangs: Mutex<Option<AgentId>>,
 }
 
 impl TokenSource for World {
@@ -480,6 +482,9 @@ impl SessionStore for World {
         agent_id: &'a AgentId,
         stored: Option<Stored>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
+        if self.hangs.lock().unwrap().as_ref() == Some(agent_id) {
+            return Box::pin(std::future::pending());
+        }
         let mut kept = self.stored.lock().unwrap();
         match stored {
             Some(stored) => kept.insert(agent_id.as_str().into(), stored),

@@ -70,6 +70,26 @@ async fn of_more_sessions_than_a_slow_gateway_can_keep_it_keeps_as_many_as_it_ca
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_keeps_no_other_agents_heartbeat_waiting() {
+    let scene = scene(2);
+    let config = &scene.config.gateways[0];
+    scene.gateway.slow_down(Queue::with_permits(config, 1, 1), Duration::from_millis(50));
+    let sessions = scene.start();
+    scene.pass(20).await;
+    *scene.world.hangs.lock().unwrap() = Some(agent("1001"));
+    let heartbeats = |id: &str| {
+        scene.gateway.seen().iter().filter(|seen| seen.operation == Handshake && seen.agent == id).count()
+    };
+    for id in ["1001", "1002"] {
+        let before = heartbeats(id);
+        sessions.wake_forced_out(&main_gateway(), &agent(id));
+        scene.pass(2).await;
+        assert_eq!(heartbeats(id), before + 1, "{id}");
+    }
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_begins_when_its_sign_in_is_sent_and_a_stop_does_not_wait_for_one_that_is_not() {
     let scene = scene(200);
     let config = &scene.config.gateways[0];
