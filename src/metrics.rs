@@ -288,6 +288,8 @@ metrics! {
     session_losses: IntCounterVec = "ccrelay_session_losses_total" ["gateway", "reason"];
     /// Calls of others passed on with an agent's GUID, by outcome (answered, failed, refused).
     forwards: IntCounterVec = "ccrelay_forwarded_calls_total" ["gateway", "outcome"];
+    /// Events of agents that are polled, fetched and lost, because they could not be stored until the daemon had to stop.
+    polled_events_lost: IntCounterVec = "ccrelay_polled_events_lost_total" ["gateway"];
     /// GUIDs renewed by the gateway.
     guid_changes: IntCounterVec = "ccrelay_guid_changes_total" ["gateway"];
     /// Which address of the gateway calls go to (main, backup-1, ...): 1 at the one in use.
@@ -470,6 +472,7 @@ impl Inner {
         }
         self.heartbeat_duration.with_label_values(&[gateway]);
         self.heartbeat_lateness.with_label_values(&[gateway]);
+        self.polled_events_lost.with_label_values(&[gateway]);
         self.guid_changes.with_label_values(&[gateway]);
         self.gateway_active_url.with_label_values(&[gateway, "main"]);
         for reason in SESSION_DEGRADATIONS {

@@ -52,6 +52,8 @@ pub(super) struct Gateway {
     rules: Mutex<Vec<Arc<Rules>>>,
     /// It was said that the gateway gives no GUIDs that it is asked for.
     renewals_missed: AtomicBool,
+    /// The daemon stops: what cannot be done now is not done any more.
+    pub(super) stopping: AtomicBool,
 }
 
 impl Gateway {
@@ -70,8 +72,9 @@ impl Gateway {
         let (pace, rules) = (Pace::new(config.sign_in_rate_per_sec), Mutex::default());
         let passwords = PasswordReader::default();
         let common = Arc::new(common);
-        let (callback, renewals_missed) = (digest(&config.callback_uri), AtomicBool::new(false));
-        Gateway { config, calls, pace, passwords, deps, common, callback, rules, renewals_missed }
+        let callback = digest(&config.callback_uri);
+        let (renewals_missed, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
+        Gateway { config, calls, pace, passwords, deps, common, callback, rules, renewals_missed, stopping }
     }
 
     /// Says once what it means that a gateway refuses to renew GUIDs.
@@ -509,13 +512,21 @@ impl Agent {
     }
 
     /// Stores an event that was fetched, however long it takes: the gateway does not have it any more. Until then
-    /// nothing is asked for, so the rest stays there, for as long as the gateway lets the session live.
+    /// nothing is asked for, so the rest stays there, for as long as the gateway lets the session live. A stop of the daemon
+    /// waits for one more try and no longer.
     async fn store_polled(&self, event: Bytes) {
         let mut attempt = 0u32;
-        while let Err(error) =
-            self.gateway.deps.events.store(self.gateway(), self.agent_id(), event.clone()).await
-        {
+        loop {
+            let last = self.gateway.stopping.load(Ordering::Acquire);
+            let stored = self.gateway.deps.events.store(self.gateway(), self.agent_id(), event.clone()).await;
+            let Err(error) = stored else { return };
             attempt += 1;
+            if last {
+                self.metrics().polled_events_lost.with_label_values(&[self.gateway().as_str()]).inc();
+                tracing::error!(gateway = %self.gateway(), agent_id = %self.agent_id(), attempt, %error,
+                    "an event that was fetched is lost: the daemon stops, and it cannot be stored");
+                return;
+            }
             if attempt.is_power_of_two() {
                 tracing::error!(gateway = %self.gateway(), agent_id = %self.agent_id(), attempt, %error,
                     "an event that was fetched waits in memory");

@@ -391,11 +391,13 @@ impl Sessions {
         self.inner.failed.clone()
     }
 
-    /// Ends all sessions' tasks and waits for them: each finishes the call it is in. With `sign_out`, or where the
-    /// gateway's `sign_out_on_stop` says so, agents are signed out; else their sessions are left open and saved.
+    /// Ends all sessions' tasks and waits for them: each finishes the call it is in, and tries once more to store an event that
+    /// it has fetched. With `sign_out`, or where the gateway's `sign_out_on_stop` says so, agents are signed out; else their
+    /// sessions are left open and saved.
     pub async fn shutdown(&self, sign_out: bool) {
         self.inner.stop.cancel();
         for kept in self.inner.gateways.values() {
+            kept.gateway.stopping.store(true, Ordering::Release);
             let sign_out = sign_out || kept.gateway.config.sign_out_on_stop;
             let ring = if sign_out { Ring::StopAndSignOut } else { Ring::Stop };
             for slot in kept.read().values() {

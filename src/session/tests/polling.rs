@@ -36,6 +36,23 @@ async fn an_event_that_cannot_be_stored_is_kept_and_no_other_is_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_one_more_try_to_store_an_event_and_counts_one_that_is_lost() {
+    for (refusals, lost) in [(u32::MAX, 1), (0, 0)] {
+        let scene = polled();
+        *scene.world.refusals.lock().unwrap() = u32::MAX;
+        let sessions = scene.start();
+        scene.pass(20).await;
+        assert!(scene.world.polled.lock().unwrap().is_empty());
+        *scene.world.refusals.lock().unwrap() = refusals;
+        let began = tokio::time::Instant::now();
+        sessions.shutdown(false).await;
+        assert!(began.elapsed() <= Duration::from_secs(1), "{:?}", began.elapsed());
+        assert_eq!(scene.metrics.polled_events_lost.with_label_values(&["main"]).get(), lost);
+        assert_eq!(scene.world.polled.lock().unwrap().len() as u64, 1 - lost);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_agent_that_is_signed_in_for_pushes_waits_for_a_person() {
     let scene = polled();
     scene.gateway.always(Poll, Script::Code("000-001"));
