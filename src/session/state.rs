@@ -882,8 +882,10 @@ impl Machine {
                 held.renewal_failed();
                 held.doubt(now);
             }
-            Outcome::Answered(Meaning::SwitchingOver | Meaning::Transient) => held.renewal_failed(),
-            Outcome::Unanswered { .. } => held.renewal_unanswered(now),
+            Outcome::Unanswered { may_have_arrived: true } => held.renewal_unanswered(now),
+            Outcome::Answered(Meaning::SwitchingOver | Meaning::Transient) | Outcome::Unanswered { .. } => {
+                held.renewal_failed();
+            }
             // Also a success that brings no new GUID: the gateway's are static.
             _ => held.renewal_refused(),
         }

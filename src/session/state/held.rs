@@ -272,8 +272,8 @@ impl Held {
         self.renewal_tries = self.renewal_tries.saturating_add(1);
     }
 
-    /// No answer came: a heartbeat has to show that answers come again before one more is asked for, and soon, because ours
-    /// may have been succeeded.
+    /// No answer came although the gateway may have been asked: a heartbeat has to show that answers come again before one more is
+    /// asked for, and soon, because ours may have been succeeded.
     pub(super) fn renewal_unanswered(&mut self, now: Instant) {
         self.renewal_failed();
         self.answer_lost();

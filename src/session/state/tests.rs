@@ -742,6 +742,25 @@ fn after_a_renewal_without_an_answer_a_heartbeat_must_succeed_before_the_next_is
 }
 
 #[test]
+fn a_renewal_that_was_never_sent_is_no_reason_for_a_heartbeat() {
+    let mut bench = Bench::new(false);
+    bench.machine = Machine::new(Rules { guid_renewal: Some(Duration::from_secs(45)), ..rules(false) });
+    bench.input(Input::Start(None));
+    bench.answer(Login, Meaning::Ok);
+    bench.answer(ResetSkill, Meaning::Ok);
+    while !matches!(bench.machine.next(), Next::Call(UpdateGuid, _)) {
+        bench.answer(Handshake, Meaning::Ok);
+    }
+    bench.call(UpdateGuid, UNREACHABLE);
+    for _ in 0..2 {
+        assert!(bench.call(UpdateGuid, UNREACHABLE) <= 3 * SECOND);
+    }
+    let waited = bench.answer(Handshake, Meaning::Ok);
+    assert!(waited > 5 * SECOND, "it keeps its slot: {waited:?}");
+    assert!(matches!(bench.machine.next(), Next::Call(Handshake, _)), "{:?}", bench.machine.next());
+}
+
+#[test]
 fn a_renewal_waits_for_the_skill_queues_and_while_heartbeats_fail() {
     let renewal = Some(Duration::from_secs(45));
     let mut bench = Bench::new(false);
