@@ -126,7 +126,7 @@ fn of_gateway(
         found.warning("CcrelayAgentsSuspended", gateway, what);
     }
     let signing_in = metrics.sessions.with_label_values(&[gateway, "signing_in"]).get();
-    if signing_in > 0 && lately.sign_in_failures > 0 {
+    if signing_in > 0 && lately.sign_in_failures.contains_key(gateway) {
         let what = format!(
             "{gateway}: {} waiting for a sign-in, and sign-ins fail",
             agents(signing_in, "is", "are")
@@ -273,7 +273,7 @@ fn of_files(metrics: &Metrics, now: Timestamp, found: &mut Found) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::pulse::Latency;
+    use crate::admin::pulse::{Latency, Pulse};
 
     const RUNBOOK: &str = include_str!("../../docs/runbook.md");
     const RULES: &str = include_str!("../../deploy/prometheus/ccrelay.rules.yml");
@@ -305,7 +305,7 @@ mod tests {
         Lately {
             push_failures: [("spool_full", 7), ("token_forged", MANY + 1)].into(),
             session_losses: 2,
-            sign_in_failures: 1,
+            sign_in_failures: [("main".to_owned(), 1)].into(),
             shed: [("mqtt".to_owned(), 9)].into(),
             handshake_failures: [("tls_handshake", MANY + 1)].into(),
             guesses: [("callback", MANY_GUESSES), ("operations", MANY_GUESSES + 1)].into(),
@@ -333,6 +333,23 @@ mod tests {
             let label = format!("severity: {}", severity.as_str().unwrap());
             assert!(rule.contains(&label), "{alert}: {label}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failing_sign_ins_are_a_concern_of_their_gateway_alone() {
+        let metrics = Metrics::new(["north", "south"], []).unwrap();
+        let names = ["north", "south"].map(str::to_owned);
+        let mut pulse = Pulse::new(names.to_vec(), Vec::new());
+        pulse.beat(&metrics);
+        for gateway in ["north", "south"] {
+            metrics.sessions.with_label_values(&[gateway, "signing_in"]).set(1);
+        }
+        metrics.sign_ins.with_label_values(&["north", "transport"]).inc_by(10);
+        pulse.beat(&metrics);
+        let limits = names.map(|gateway| Limit { gateway, ..gateways()[0].clone() });
+        let found = concerns(&metrics, true, &limits, &[], &pulse.lately(), Timestamp(0));
+        let found: Vec<_> = found.iter().map(|concern| (concern.alert, concern.subject.as_str())).collect();
+        assert_eq!(found, [("CcrelaySignInsFailing", "north")]);
     }
 
     #[test]

@@ -32,7 +32,8 @@ struct Sample {
     received: u64,
     push_failures: BTreeMap<&'static str, u64>,
     session_losses: u64,
-    sign_in_failures: u64,
+    /// By gateway.
+    sign_in_failures: BTreeMap<String, u64>,
     shed: BTreeMap<String, u64>,
     delivered: BTreeMap<String, u64>,
     behind: BTreeMap<String, u64>,
@@ -80,7 +81,8 @@ pub(super) struct Lately {
     /// By reason.
     pub(super) push_failures: BTreeMap<&'static str, u64>,
     pub(super) session_losses: u64,
-    pub(super) sign_in_failures: u64,
+    /// By gateway.
+    pub(super) sign_in_failures: BTreeMap<String, u64>,
     /// By sink.
     pub(super) shed: BTreeMap<String, u64>,
     /// Connections to the callback listener that came to nothing, by reason.
@@ -130,7 +132,6 @@ impl Pulse {
         let by_sink = |count: &dyn Fn(&str) -> u64| {
             self.sinks.iter().map(|sink| (sink.clone(), count(sink))).collect::<BTreeMap<_, _>>()
         };
-        let of_gateways = |count: &dyn Fn(&str) -> u64| self.gateways.iter().map(|name| count(name)).sum();
         let sample = Sample {
             at: Instant::now(),
             received: EVENT_CATEGORIES.iter().map(|c| metrics.events.with_label_values(&[*c]).get()).sum(),
@@ -138,14 +139,24 @@ impl Pulse {
                 .iter()
                 .map(|reason| (*reason, metrics.push_failures.with_label_values(&[*reason]).get()))
                 .collect(),
-            session_losses: of_gateways(&|name| {
-                let of = |reason: &&str| metrics.session_losses.with_label_values(&[name, *reason]).get();
-                SESSION_LOSS_REASONS.iter().map(of).sum()
-            }),
-            sign_in_failures: of_gateways(&|name| {
-                let of = |outcome: &str| metrics.sign_ins.with_label_values(&[name, outcome]).get();
-                ["refused", "timeout", "transport"].into_iter().map(of).sum()
-            }),
+            session_losses: self
+                .gateways
+                .iter()
+                .map(|g| {
+                    let of = |reason: &&str| {
+                        metrics.session_losses.with_label_values(&[g.as_str(), *reason]).get()
+                    };
+                    SESSION_LOSS_REASONS.iter().map(of).sum::<u64>()
+                })
+                .sum(),
+            sign_in_failures: self
+                .gateways
+                .iter()
+                .map(|g| {
+                    let of = |outcome: &str| metrics.sign_ins.with_label_values(&[g.as_str(), outcome]).get();
+                    (g.clone(), ["refused", "timeout", "transport"].into_iter().map(of).sum())
+                })
+                .collect(),
             shed: by_sink(&|sink| metrics.sink_shed_events.with_label_values(&[sink]).get()),
             delivered: by_sink(&|sink| metrics.sink_delivered.with_label_values(&[sink]).get()),
             behind: by_sink(&|sink| {
@@ -219,11 +230,13 @@ impl Pulse {
         });
         let further = |(sink, behind): &(&String, &u64)| **behind > minute_ago.behind[*sink];
         let failures = now.push_failures.iter().map(|(r, n)| (*r, since(*n, then.push_failures[r])));
+        let sign_ins =
+            now.sign_in_failures.iter().map(|(g, n)| (g.clone(), since(*n, then.sign_in_failures[g])));
         let shed = now.shed.iter().map(|(sink, n)| (sink.clone(), since(*n, then.shed[sink])));
         Lately {
             push_failures: failures.filter(|(_, count)| *count > 0).collect(),
             session_losses: since(now.session_losses, then.session_losses),
-            sign_in_failures: since(now.sign_in_failures, then.sign_in_failures),
+            sign_in_failures: sign_ins.filter(|(_, count)| *count > 0).collect(),
             shed: shed.filter(|(_, count)| *count > 0).collect(),
             handshake_failures: handshakes.filter(|(_, count)| *count > 0).collect(),
             guesses: now.guesses.iter().map(|(l, n)| (*l, since(*n, then.guesses[l]))).collect(),
