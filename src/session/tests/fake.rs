@@ -52,8 +52,8 @@ const GUID_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 struct Desk {
     guid: Option<String>,
-    /// The one before: still taken until its time is over, and told to nobody again.
-    previous: Option<String>,
+    /// The one before, and until when it is still taken. It is told to nobody again.
+    previous: Option<(String, Instant)>,
     last_heard: Option<Instant>,
     guid_since: Option<Instant>,
     /// Polls answered: each brings an event that is its number.
@@ -69,7 +69,8 @@ impl Desk {
     /// Another GUID, which the caller is to be told.
     fn renew(&mut self, number: u32, now: Instant) -> String {
         let guid = format!("guid-{number}");
-        self.previous = self.guid.replace(guid.clone());
+        let until = now + (GUID_TIMEOUT - GUID_INTERVAL);
+        self.previous = self.guid.replace(guid.clone()).map(|previous| (previous, until));
         self.guid_since = Some(now);
         guid
     }
@@ -267,10 +268,12 @@ impl State {
             desk.set_up = Some(Vec::new());
             return answer("0", Some(guid));
         }
-        let held = call.ticket.map(|ticket| ticket.guid.expose_secret().to_owned());
+        let held = call.ticket.map(|ticket| ticket.guid.expose_secret());
+        let previous =
+            desk.previous.as_ref().filter(|(_, until)| now < *until).map(|(guid, _)| guid.as_str());
         match &desk.guid {
             None => return answer("100-006", None),
-            guid if *guid != held && (held.is_none() || desk.previous != held) => {
+            Some(guid) if held.is_none_or(|held| held != guid && previous != Some(held)) => {
                 return answer("000-003", None);
             }
             Some(_)

@@ -141,6 +141,30 @@ async fn new_guids_that_are_lost_with_their_answers_one_after_the_other_cost_no_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_guid_whose_successor_was_lost_is_good_for_a_minute_and_then_the_session_is_forced_back() {
+    for (outage_secs, forced) in [(50, 0), (70, 1)] {
+        let scene = Scene::with(&["291"], |gateway, _| gateway.heartbeat_interval = Duration::from_secs(5));
+        scene.gateway.change_guids(Duration::from_secs(20), 1);
+        let sessions = scene.start();
+        while scene.gateway.guids_to_lose() > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // Before the next heartbeat: the gateway is away, and the GUID that we know dies 60 s after the change.
+        for operation in [Handshake, UpdateGuid, Login] {
+            scene.gateway.always(operation, Script::Unreachable);
+        }
+        scene.pass(outage_secs).await;
+        assert_eq!(view(&sessions).state, "active");
+        scene.gateway.heal();
+        scene.pass(10).await;
+        assert_eq!(view(&sessions).state, "active", "after {outage_secs} s");
+        assert_eq!(scene.gateway.count(ForceLogin), forced, "after {outage_secs} s");
+        assert_eq!(scene.gateway.count(Login), 1 + forced, "after {outage_secs} s");
+        scene.gateway.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_an_outage_each_session_asks_for_one_guid_and_not_all_at_once() {
     let ids: Vec<String> = (1000..1200).map(|id| id.to_string()).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
