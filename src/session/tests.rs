@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::retcode::Operation::{ForceLogin, Handshake, Login, Logout, ResetSkill};
+use super::retcode::Operation::{ForceLogin, Handshake, Login, Logout, ResetSkill, UpdateGuid};
 use super::*;
 
 mod fake;
@@ -107,18 +107,34 @@ async fn an_event_of_an_earlier_session_costs_one_heartbeat_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_with_a_new_guid_is_recovered_by_a_forced_sign_in() {
-    let scene = Scene::new();
-    let sessions = scene.start();
-    scene.pass(40).await;
-    // The answer that renews the GUID does not arrive: the gateway knows only the new one.
-    scene.gateway.once(Handshake, Script::AnswerLost);
-    scene.pass(60).await;
-    assert_eq!(view(&sessions).state, "active");
-    assert!(scene.gateway.is_signed_in("291"));
-    scene.pass(300).await;
-    assert_eq!(view(&sessions).state, "active");
-    scene.gateway.check();
+async fn a_new_guid_that_is_never_asked_for_and_lost_costs_the_session_and_nobody_is_forced_out() {
+    for takeover in [false, true] {
+        let scene = Scene::with(&["291"], |gateway, agent| {
+            gateway.guid_renewal = None;
+            // So that no heartbeat comes at the second in which a GUID dies.
+            gateway.heartbeat_interval = Duration::from_secs(31);
+            agent.takeover = takeover;
+        });
+        // The gateway tells each GUID once, and the answer to the heartbeat that brings the first does not arrive.
+        scene.gateway.change_guids(Duration::from_secs(60), 1);
+        let sessions = scene.start();
+        scene.pass(70).await;
+        assert_eq!(scene.gateway.guids_to_lose(), 0);
+        assert_eq!(view(&sessions).state, "active", "the one before is taken for a minute yet");
+        scene.pass(60).await;
+        assert_eq!(scene.metrics.session_losses.with_label_values(&["main", "guid_refused"]).get(), 1);
+        let state = if takeover { "active" } else { "recovering" };
+        assert_eq!(view(&sessions).state, state);
+        // Our own session, which nobody keeps alive, ends by itself.
+        scene.pass(150).await;
+        assert_eq!(view(&sessions).state, "active");
+        assert!(scene.gateway.is_signed_in("291"));
+        let sign_ins = scene.gateway.count(Login);
+        assert!(if takeover { sign_ins == 2 } else { sign_ins > 4 }, "{sign_ins}");
+        assert_eq!(scene.gateway.count(ForceLogin), usize::from(takeover));
+        assert_eq!(scene.gateway.count(UpdateGuid), 0);
+        scene.gateway.check();
+    }
 }
 
 #[tokio::test(start_paused = true)]
