@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Response};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
@@ -31,12 +31,14 @@ use crate::sink::BoxFuture;
 
 mod addresses;
 pub(in crate::session) mod queue;
+mod sent;
 mod tls;
 mod verify;
 pub mod wire;
 
 use addresses::{Addresses, Presence};
 use queue::Queue;
+use sent::{Sent, Watched};
 
 /// Answers are a few hundred bytes; what is longer is not one.
 const BODY_LIMIT_BYTES: usize = 64 * 1024;
@@ -125,7 +127,7 @@ impl GatewayError {
     }
 }
 
-type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+type HttpClient = Client<HttpsConnector<HttpConnector>, Watched>;
 
 /// The client of one gateway.
 pub struct GatewayClient {
@@ -158,27 +160,27 @@ impl GatewayClient {
         })
     }
 
-    async fn exchange(&self, call: Call<'_>, base: &str) -> (Answer, Presence) {
+    async fn exchange(&self, call: Call<'_>, base: &str, sent: &Sent) -> (Answer, Presence) {
         let request = match self.wire.request(call, base) {
             Ok(request) => request,
             Err(error) => {
                 return (Answer::failed(CallError::Unreachable(error.to_string())), Presence::Unknown);
             }
         };
-        match self.http.load_full().request(request).await {
+        match self.http.load_full().request(sent.watch(request)).await {
             Ok(response) => read(response, call.operation).await,
-            Err(error) => (Answer::failed(unanswered(&error)), Presence::Absent),
+            Err(error) => (Answer::failed(unanswered(&error, sent)), Presence::Absent),
         }
     }
 
-    async fn pass_on(&self, request: &ForwardRequest, ticket: &Ticket, base: &str) -> Forwarded {
+    async fn pass_on(&self, request: &ForwardRequest, ticket: &Ticket, base: &str, sent: &Sent) -> Forwarded {
         let request = match wire::Wire::forward(request, ticket, base) {
             Ok(request) => request,
             Err(error) => return Forwarded::failed(CallError::Unreachable(error.to_string())),
         };
-        match self.http.load_full().request(request).await {
+        match self.http.load_full().request(sent.watch(request)).await {
             Ok(response) => read_forwarded(response).await,
-            Err(error) => Forwarded::failed(unanswered(&error)),
+            Err(error) => Forwarded::failed(unanswered(&error, sent)),
         }
     }
 
@@ -193,7 +195,8 @@ impl GatewayClient {
         let (http, addresses, deadline) = (self.http.load_full(), self.addresses.clone(), self.call_deadline);
         tokio::spawn(async move {
             let asked = async {
-                read_body(http.request(request).await.ok()?.into_body(), BODY_LIMIT_BYTES).await.ok()
+                let response = http.request(Sent::default().watch(request)).await.ok()?;
+                read_body(response.into_body(), BODY_LIMIT_BYTES).await.ok()
             };
             let body = timeout(deadline, asked).await.ok().flatten();
             // Any retcode will do; nothing is asked for.
@@ -235,10 +238,10 @@ impl GatewayCalls for GatewayClient {
         };
         Box::pin(async move {
             self.probe_when_due(call.agent_id());
-            let address = self.addresses.active();
-            let ended = timeout(deadline, self.exchange(call, address.base)).await;
+            let (address, sent) = (self.addresses.active(), Sent::default());
+            let ended = timeout(deadline, self.exchange(call, address.base, &sent)).await;
             let (answer, presence) =
-                ended.unwrap_or_else(|_elapsed| (Answer::failed(CallError::TimedOut), Presence::Absent));
+                ended.unwrap_or_else(|_elapsed| (Answer::failed(sent.timed_out()), Presence::Absent));
             self.addresses.note(address, presence, Instant::now());
             answer
         })
@@ -250,17 +253,21 @@ impl GatewayCalls for GatewayClient {
                 Ok(permit) => permit,
                 Err(error) => return Forwarded::failed(error),
             };
-            let address = self.addresses.active();
-            let forwarded = timeout(self.call_deadline, self.pass_on(request, ticket, address.base)).await;
-            let forwarded = forwarded.unwrap_or_else(|_elapsed| Forwarded::failed(CallError::TimedOut));
+            let (address, sent) = (self.addresses.active(), Sent::default());
+            let passed_on = self.pass_on(request, ticket, address.base, &sent);
+            let forwarded = timeout(self.call_deadline, passed_on).await;
+            let forwarded = forwarded.unwrap_or_else(|_elapsed| Forwarded::failed(sent.timed_out()));
             self.addresses.note(address, presence_of(&forwarded), Instant::now());
             forwarded
         })
     }
 }
 
-fn unanswered(error: &hyper_util::client::legacy::Error) -> CallError {
-    if error.is_connect() { CallError::Unreachable(chain(error)) } else { CallError::Broken(chain(error)) }
+fn unanswered(error: &hyper_util::client::legacy::Error, sent: &Sent) -> CallError {
+    match error.is_connect() || !sent.is_noted() {
+        true => CallError::Unreachable(chain(error)),
+        false => CallError::Broken(chain(error)),
+    }
 }
 
 impl std::fmt::Debug for GatewayClient {

@@ -201,6 +201,36 @@ async fn a_server_that_does_not_answer_meets_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_call_that_no_connection_was_there_for_in_time_was_certainly_not_made() {
+    // Connections are made, and the server never says a word: the TLS handshake does not end.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/agentgateway/resource", listener.local_addr().unwrap().port());
+    let server = Server::start(&["localhost"], SILENCE).await;
+    let (gateway, agent) = server.configs(|gateway| {
+        gateway.base_url.clone_from(&url);
+        (gateway.call_deadline_secs, gateway.sign_in_deadline_secs) = (1, 1);
+    });
+    let client = GatewayClient::new(&gateway, None).unwrap();
+    for operation in [Operation::Login, Operation::Handshake] {
+        let error = ask(&client, &agent, operation).await.verdict.unwrap_err();
+        assert!(!error.may_have_arrived(), "{operation:?}: {error:?}");
+    }
+    let request =
+        ForwardRequest::new(http::Method::PUT, "/voicecall/291/answer", None, Bytes::new()).unwrap();
+    let forwarded = client.forward(&request, &Ticket::new("guid-secret".into(), Vec::new())).await;
+    assert!(!forwarded.verdict.unwrap_err().may_have_arrived());
+
+    // Where the handshake ends, the server may have done what was asked, be the body empty or not.
+    let (gateway, agent) = server.configs(|gateway| {
+        (gateway.call_deadline_secs, gateway.sign_in_deadline_secs) = (1, 1);
+    });
+    let client = GatewayClient::new(&gateway, None).unwrap();
+    for operation in [Operation::Login, Operation::Handshake] {
+        assert_eq!(ask(&client, &agent, operation).await.verdict, Err(CallError::TimedOut), "{operation:?}");
+    }
+}
+
+#[tokio::test]
 async fn calls_that_wait_for_others_have_all_of_their_deadline_when_they_are_sent() {
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"retcode\":\"0\"}";
     let server = Server::start(&["localhost"], answer).await;
