@@ -4,7 +4,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Differs when a file was written, replaced, or led elsewhere by a link.
+/// Differs when a file was written, replaced, led elsewhere by a link, or got another mode or owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     node: (u64, u64),

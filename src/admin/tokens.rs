@@ -20,6 +20,8 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 use thiserror::Error;
 
+use crate::stamp::Stamp;
+
 /// Sixteen random characters cannot be guessed through a listener that answers some thousand times a second.
 const SHORTEST: usize = 16;
 /// Longer than any generator makes them, shorter than a request head.
@@ -210,12 +212,9 @@ fn parse_line(line: &str, number: usize) -> Result<Entry, &'static str> {
 pub struct TokenFile {
     path: PathBuf,
     tokens: ArcSwap<TokenList>,
-    /// What the file looked like when it was read last.
-    seen: Mutex<Option<Look>>,
+    /// What the file looked like when it was read last. Its mode and owner count too: they decide whether it is used.
+    seen: Mutex<Option<Stamp>>,
 }
-
-/// What tells whether a file has changed: inode, length, seconds and nanoseconds of the last change.
-type Look = (u64, u64, i64, i64);
 
 impl TokenFile {
     /// Reads the file.
@@ -224,7 +223,7 @@ impl TokenFile {
     /// When it cannot be used.
     pub fn load(path: &Path) -> Result<TokenFile, TokensError> {
         // Looked at before it is read, so that a change in between is found later.
-        let seen = look(path);
+        let seen = Stamp::of(path);
         let tokens = ArcSwap::from_pointee(TokenList::read(path)?);
         Ok(TokenFile { path: path.into(), tokens, seen: Mutex::new(seen) })
     }
@@ -237,7 +236,7 @@ impl TokenFile {
     }
 
     fn refresh(&self) {
-        let now = look(&self.path);
+        let now = Stamp::of(&self.path);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if *seen == now {
             return;
@@ -253,11 +252,6 @@ impl TokenFile {
             }
         }
     }
-}
-
-fn look(path: &Path) -> Option<Look> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
 #[cfg(test)]
@@ -339,5 +333,22 @@ mod tests {
         assert!(file.find("another-token-of-ours").is_some());
         std::fs::remove_file(&path).unwrap();
         assert!(file.find("another-token-of-ours").is_some());
+    }
+
+    #[test]
+    fn a_file_that_is_closed_to_others_after_it_was_refused_counts_at_once() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("tokens");
+        write(&path, TOKEN, 0o600);
+        let file = TokenFile::load(&path).unwrap();
+        write(&path, "read another-token-of-ours", 0o644);
+        assert!(file.find(TOKEN).is_some());
+        let refused = Stamp::of(&path);
+        // Times of files may be as coarse as ten milliseconds.
+        while Stamp::of(&path) == refused {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        assert!(file.find("another-token-of-ours").is_some());
+        assert!(file.find(TOKEN).is_none());
     }
 }

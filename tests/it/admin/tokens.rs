@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::client::{Client, over_tls};
 use super::scene::{ADMIN, READ, Scene};
 use crate::support::in_process::TestRelay;
+use crate::support::{DEADLINE, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_tokens_of_the_file_are_let_in_and_only_as_far_as_their_scope_goes() {
@@ -77,6 +78,15 @@ async fn a_changed_file_of_tokens_counts_at_once() {
     std::fs::write(&file, "read newer yet-another-canary-token\n").expect("the folder can be written");
     assert_eq!(new.get("/api/v1/status").await.status, 200);
     assert!(scene.relay.log().contains("is open to everybody"), "{}", scene.relay.log());
+    // Then what the complaint asks for is done, and nothing else.
+    let newer = scene.client(Some("yet-another-canary-token"));
+    eventually("the new token", DEADLINE, || async {
+        // More than once, as times of files may be as coarse as ten milliseconds.
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+        (newer.get("/api/v1/status").await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(new.get("/api/v1/status").await.status, 401);
     scene.end().await;
 }
 
