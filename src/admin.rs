@@ -28,6 +28,7 @@ pub mod kept;
 mod letters;
 mod live;
 mod page;
+mod places;
 mod pulse;
 mod routes;
 #[cfg(test)]
@@ -41,11 +42,12 @@ pub mod tokens;
 pub use api::{Api, Parts};
 pub use live::Page;
 
-/// Limits of the operations listener: a few scrapers and people.
+/// Limits of the operations listener: scrapers, people and callers of the API, who are never answered on more than a part of the
+/// connections ([`places`]).
 #[must_use]
 pub fn limits() -> Limits {
     Limits {
-        max_connections: 64,
+        max_connections: 256,
         handshake_timeout: Duration::from_secs(10),
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(120),

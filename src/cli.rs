@@ -126,7 +126,7 @@ struct SimulateArgs {
 }
 
 /// Files that are no connections of the callback listener: the spool, brokers, gateways, the operations listener.
-const OTHER_FILES: u64 = 512;
+const OTHER_FILES: u64 = 768;
 
 /// Runs the program.
 #[must_use]

@@ -1,7 +1,7 @@
 //! The admin API: finds the route, checks the token, reads the body, and answers.
 //!
 //! Checks come in this order, each before the next costs anything: whether the API is on, path, method, **token, then
-//! body**. A call that changes something, or that gives a GUID away, leaves a line in the log with the name of its token. All lines
+//! body**. Who has a right token needs a place too (`places`). A call that changes something, or that gives a GUID away, leaves a line in the log with the name of its token. All lines
 //! that a call leaves carry its `request_id`: the caller's own of `X-Request-Id`, or one that is made here and answered.
 //! What changes sessions or the spool runs on the daemon's own runtime, to its end, also when the caller has gone.
 
@@ -24,6 +24,7 @@ use tracing::Instrument;
 use super::fault::{Fault, answer};
 use super::kept::KeptAgents;
 use super::live::{Seat, Seats};
+use super::places::Places;
 use super::pulse::{BEAT, Pulse};
 use super::routes::{self, Access, Endpoint, Found, Params, Route};
 use super::tokens::{Caller, Scope, TokenFile};
@@ -101,6 +102,7 @@ struct Inner {
     began: Instant,
     calm: Calm,
     guesses: Guesses,
+    places: Places,
     seats: Seats,
     problems: OnceLock<Problems>,
     pulse: Arc<Mutex<Pulse>>,
@@ -182,6 +184,7 @@ impl Api {
                 began,
                 calm,
                 guesses,
+                places: Places::new(),
                 seats,
                 problems: OnceLock::new(),
                 pulse: Arc::default(),
@@ -266,6 +269,7 @@ impl Api {
             }
             authorised => authorised?,
         };
+        let _place = self.inner.places.take(route.endpoint)?;
         let body = read_body(body).await?;
         *body_was_read = true;
         let parts = self.inner.parts.get().ok_or_else(|| Fault::unavailable("ccrelay is starting"))?;

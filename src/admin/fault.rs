@@ -16,17 +16,25 @@ pub(super) struct Fault {
     code: &'static str,
     message: String,
     header: Option<(HeaderName, HeaderValue)>,
+    /// The connection ends with it.
+    closing: bool,
 }
 
 impl Fault {
     /// A fault with this status, code and message.
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl fmt::Display) -> Fault {
-        Fault { status, code, message: message.to_string(), header: None }
+        Fault { status, code, message: message.to_string(), header: None, closing: false }
     }
 
     /// With a header that the status calls for.
     pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Fault {
         self.header = Some((name, value));
+        self
+    }
+
+    /// With an end of the connection, which others wait for.
+    pub(super) fn closing(mut self) -> Fault {
+        self.closing = true;
         self
     }
 
@@ -66,6 +74,9 @@ impl Fault {
         let mut response = json(self.status, &body);
         if let Some((name, value)) = self.header {
             response.headers_mut().insert(name, value);
+        }
+        if self.closing {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

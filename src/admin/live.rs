@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use super::api::Admitted;
 use super::fault::{Fault, answer};
 
-/// Readers of live answers at a time: a quarter of the connections that the listener takes.
-const MOST_READERS: usize = 16;
+/// Readers of live answers at a time: a small part of the connections that the listener takes.
+pub(super) const MOST_READERS: usize = 16;
 /// How often a reader is sent something even when nothing happens, and its token looked at again.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 

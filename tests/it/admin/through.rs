@@ -1,9 +1,15 @@
 //! Calls through to the gateway.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use ccrelay::simulate::{Fault, FaultKind, Operation};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::client::Client;
-use super::scene::{READ, Scene, agent};
+use super::scene::{ADMIN, READ, Scene, agent};
+use crate::support::in_process::answer;
 use crate::support::{DEADLINE, eventually};
 
 const OPEN: &str = "[[gateways]]\ncall_through = [\"POST onlineagent/{agent}/saybusy\", \"POST onlineagent/{agent}/cancelbusy\", \
@@ -162,6 +168,65 @@ async fn what_is_not_open_or_another_agents_or_no_plain_path_is_refused_here() {
     assert_eq!(reader.get(&through("1001", "onlineagent/1001/agentstatus")).await.status, 403);
     assert_eq!((sign_ins("1001"), sign_ins("1002")), (1, 1), "nobody was signed in anew");
     assert_eq!(gateway_state(&client).await, 4);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_who_wait_for_a_slow_gateway_keep_nobody_from_the_pages() {
+    let scene = Scene::with(|relay| {
+        relay.edit("[[gateways]]\n", OPEN);
+        relay.edit("call_deadline_secs = 5\n", "call_deadline_secs = 9\n");
+    })
+    .await;
+    let client = scene.admin();
+    // Nine agents, each of whom may have one call under way and eight that wait.
+    let body = format!(r#"{{"phone_number":"7","password_file":"{}"}}"#, scene.password_file());
+    for id in 1004..=1009 {
+        assert_eq!(client.call("PUT", &format!("/api/v1/agents/main/{id}"), &body).await.status, 201);
+    }
+    for id in 1001..=1009 {
+        scene.agent_in(&id.to_string(), "active").await;
+    }
+    scene.simulator.inject(Fault::next(Operation::AgentStatus, 1_000, FaultKind::DelayMs(30_000)));
+    let (busy, answered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut callers = tokio::task::JoinSet::new();
+    for n in 0..70 {
+        let id = 1001 + n % 9;
+        let path = through(&id.to_string(), &format!("onlineagent/{id}/agentstatus"));
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ADMIN}\r\n\r\n");
+        let mut stream = TcpStream::connect(client.address).await.expect("it listens");
+        stream.write_all(request.as_bytes()).await.expect("it takes what is sent");
+        let (busy, answered) = (busy.clone(), answered.clone());
+        callers.spawn(async move {
+            let answer = answer(&mut stream).await.expect("an answer");
+            if answer.body.contains("\"busy\"") {
+                let head = answer.head.to_lowercase();
+                assert!(head.contains("retry-after: 1") && head.contains("connection: close"), "{answer:?}");
+                assert_eq!(answer.status, 503, "{answer:?}");
+                busy.fetch_add(1, Ordering::SeqCst);
+            } else {
+                answered.fetch_add(1, Ordering::SeqCst);
+            }
+            stream
+        });
+    }
+    // Who has come after them is answered while they wait.
+    for path in ["/live", "/ready", "/metrics"] {
+        assert_eq!(scene.client(None).send("GET", path, "").await.status, 200, "{path}");
+    }
+    assert_eq!(answered.load(Ordering::SeqCst), 0, "the pages came after the first who waited");
+    eventually("six calls too many", DEADLINE, || async { (busy.load(Ordering::SeqCst) == 6).then_some(()) })
+        .await;
+    assert_eq!(scene.client(None).send("GET", "/live", "").await.status, 200);
+    assert_eq!(client.get("/api/v1/status").await.status, 200, "who looks has a place of their own");
+    assert_eq!(answered.load(Ordering::SeqCst), 0, "all of this came while they wait");
+    scene.simulator.clear_faults();
+    // Those that were under way end at their deadline, and the next ones are answered.
+    while let Some(stream) = callers.join_next().await {
+        drop(stream.expect("no panic"));
+    }
+    assert_eq!(busy.load(Ordering::SeqCst), 6);
+    assert_eq!(client.get(&through("1001", "onlineagent/1001/agentstatus")).await.status, 200);
     scene.end().await;
 }
 
