@@ -44,6 +44,9 @@ pub use expiry::show as show_expiry;
 
 /// How often files are looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// How often files that could not be used are read again, since what is wrong may lie in another one: a roster, a password, or
+/// one that is not there yet.
+const RETRY: Duration = Duration::from_secs(30);
 /// Callers that may wait for a reload.
 const WAITING: usize = 8;
 /// The list of agents, whose keys may all change.
@@ -178,6 +181,9 @@ pub struct Reloader {
     /// What files looked like at the last look, and at the last try.
     seen: Stamps,
     tried: Stamps,
+    /// What was wrong at the last try, and when it is tried again though no file has changed.
+    refused: Vec<Problem>,
+    retry: Option<Instant>,
     metrics: Metrics,
     manager: Notifier,
 }
@@ -205,6 +211,8 @@ impl Reloader {
             },
             seen: stamps.clone(),
             tried: stamps,
+            refused: Vec::new(),
+            retry: None,
             metrics,
             manager,
         }
@@ -253,22 +261,29 @@ impl Reloader {
         }
     }
 
-    /// Whether files have settled on something other than what was tried last.
+    /// Whether files have settled on something other than what was tried last, or on what is to be tried again.
     fn is_due(&mut self) -> bool {
         let now = stamps(&self.in_force.stamps.keys().cloned().collect::<Vec<_>>());
         let settled = now == self.seen;
         self.seen = now;
-        settled && self.seen != self.tried
+        settled && (self.seen != self.tried || self.retry.is_some_and(|retry| retry <= Instant::now()))
     }
 
     /// Reads everything and puts it in force, or leaves everything as it is. With `confirmed` agents may be lost in any number.
     fn reload(&mut self, confirmed: bool) -> Outcome {
         self.manager.reloading();
-        let outcome = match self.try_reload(confirmed) {
-            Ok(outcome) => outcome,
-            Err(problems) => Outcome::Refused(problems),
+        let tried = self.tried.clone();
+        let (outcome, refused) = match self.try_reload(confirmed) {
+            Ok(outcome) => (outcome, Vec::new()),
+            Err(problems) => (Outcome::Refused(problems.clone()), problems),
         };
-        self.say(&outcome);
+        self.retry = (!refused.is_empty()).then(|| Instant::now() + RETRY);
+        // Nobody asked for what was only tried again, and what was said of it before is not said again.
+        let again = !confirmed && self.tried == tried;
+        if !again || refused.is_empty() || refused != self.refused {
+            self.say(&outcome);
+        }
+        self.refused = refused;
         self.manager.ready();
         outcome
     }

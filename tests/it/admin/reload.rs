@@ -17,6 +17,7 @@ use crate::support::{DEADLINE, eventually};
 
 const OK: &str = "ccrelay_reloads_total{outcome=\"ok\"}";
 const REFUSED: &str = "ccrelay_reloads_total{outcome=\"refused\"}";
+const ROSTER: &str = "id,phone_number\n1004,71004\n";
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -144,6 +145,35 @@ async fn a_mistake_leaves_everything_as_it_was_and_is_named() {
     play_on(&scene, 60).await;
     let total = scene.simulator.statistics().total;
     assert!(total.pushes_failed == 0 && total.sign_outs.is_empty(), "{total:?}\n{}", scene.relay.log());
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_for_a_mistake_in_another_file_is_tried_again_when_that_is_mended() {
+    let mut roster = PathBuf::new();
+    let scene = Scene::with(|relay| {
+        roster = relay.folder().join("roster.csv");
+        std::fs::write(&roster, ROSTER).expect("it can be written");
+        let table = format!("[[rosters]]\nfile = \"{}\"\ngateway = \"main\"\n", roster.display());
+        let password =
+            format!("agent_defaults = {{ password_file = \"{}/password\" }}\n", relay.folder().display());
+        relay.edit(
+            "[[gateways]]\nname = \"main\"\n",
+            &format!("{table}[[gateways]]\nname = \"main\"\n{password}"),
+        );
+    })
+    .await;
+    let before = shown(&scene).await;
+    std::fs::write(&roster, "id,no such column\n1004,x\n").expect("it can be written");
+    above(&scene, "ccrelay_rosters_stale", 0.0).await;
+    scene.relay.renew_certificate();
+    above(&scene, REFUSED, 0.0).await;
+    assert!(shown(&scene).await == before, "all or nothing");
+    // The roster's own watcher takes it. No file that the reload was refused with changes any more.
+    std::fs::write(&roster, ROSTER).expect("it can be written");
+    above(&scene, "ccrelay_reload_last_ok", 0.0).await;
+    assert!(shown(&scene).await != before, "{}", scene.relay.log());
+    scene.agent_in("1004", "active").await;
     scene.end().await;
 }
 
