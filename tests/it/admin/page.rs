@@ -1,8 +1,10 @@
 //! The status page in a browser, of a running relay.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use ccrelay::simulate::{Fault, FaultKind, Operation};
+use nix::sys::signal::Signal;
 
 use super::scene::{READ, Scene, agent};
 use crate::support::browser::Browser;
@@ -164,6 +166,30 @@ async fn agents_about_to_be_signed_out_are_what_is_seen_first() {
     browser.picture("about-to-be-signed-out").await;
     scene.simulator.clear_faults();
     browser.shows("#verdict-text", "All is well").await;
+    browser.is_content().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_hangs_is_not_said_to_be_well() {
+    let scene = Scene::start().await;
+    for id in ["1001", "1002", "1003"] {
+        scene.agent_in(id, "active").await;
+    }
+    let mut browser = signed_in(&scene).await;
+    browser.shows("#verdict-text", "All is well").await;
+    scene.relay.running().signal(Signal::SIGSTOP);
+    let begin = Instant::now();
+    // Its connections stay open and nothing comes any more.
+    browser.shows("#verdict-text", "Nothing is heard of ccrelay").await;
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    browser.until("document.getElementById('verdict').className.includes('bad')").await;
+    browser.shows("#link", "not live").await;
+    browser.shows("#agents-count", "cannot be read").await;
+    scene.relay.running().signal(Signal::SIGCONT);
+    browser.shows("#link", "live").await;
+    browser.until("!document.getElementById('link').innerText.includes('not')").await;
+    browser.shows("#agents-count", "of 3").await;
     browser.is_content().await;
     scene.end().await;
 }
