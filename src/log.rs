@@ -2,7 +2,7 @@
 //!
 //! - **A kind** is one place in the code that logs (a callsite), so there are only so many. Of each, [`LINES`] pass in
 //!   [`INTERVAL`]; of the rest a line says how many there were ("more like this"), at the level of the kind. Debug and trace
-//!   lines all pass: whoever turns them on wants them all.
+//!   lines all pass: whoever turns them on wants them all. So do those of [`AUDIT_TARGET`].
 //! - What is known to come in floods (refused pushes, broken connections) is calmed at its place already, by reason
 //!   ([`crate::calm`]); this here bounds whatever nobody thought of, lines of libraries included.
 //! - A panic is a line like any other.
@@ -29,6 +29,8 @@ const LINES: u32 = 50;
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How often it is looked whether an interval is over.
 const LOOK: Duration = Duration::from_secs(1);
+/// Of lines that say who has changed what: they all come from one place, and none of them may be left out.
+pub(crate) const AUDIT_TARGET: &str = "ccrelay::audit";
 /// Of the lines that say how many were left out; there is one for a kind and interval.
 const OWN_TARGET: &str = "ccrelay::log";
 /// Characters that are kept of what a kind says.
@@ -99,7 +101,7 @@ struct Limit(Arc<Kinds>);
 impl<S: Subscriber> Layer<S> for Limit {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        if *metadata.level() > Level::INFO || metadata.target() == OWN_TARGET {
+        if *metadata.level() > Level::INFO || [AUDIT_TARGET, OWN_TARGET].contains(&metadata.target()) {
             return true;
         }
         self.0.admits(metadata, || message(event))
@@ -238,6 +240,15 @@ mod tests {
         assert_eq!(lines.count(r#""like":"it rains""#), 1);
         assert_eq!(lines.count("something else"), 1);
         assert_eq!(lines.count("it drips"), LINES as usize + 7);
+    }
+
+    #[test]
+    fn of_lines_that_say_who_has_changed_what_none_is_left_out() {
+        let lines = logged(|kinds| {
+            (0..LINES + 10).for_each(|n| tracing::info!(target: AUDIT_TARGET, n, "somebody has changed it"));
+            assert!(kinds.over(Instant::now() + INTERVAL).is_empty());
+        });
+        assert_eq!(lines.count("somebody has changed it"), LINES as usize + 10);
     }
 
     #[test]

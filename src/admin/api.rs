@@ -34,6 +34,7 @@ use crate::deliver::{Troubles, Ways};
 use crate::event::GatewayName;
 use crate::guesses::Guesses;
 use crate::listen::Incomer;
+use crate::log::AUDIT_TARGET;
 use crate::metrics::Metrics;
 use crate::problems::Problems;
 use crate::reload::Desk;
@@ -287,6 +288,7 @@ impl Api {
         if route.access == Access::Admin {
             let (gateway, agent_id) = agent.unzip();
             tracing::info!(
+                target: AUDIT_TARGET,
                 caller = %caller.name,
                 peer = %from.peer,
                 method = %route.method,

@@ -52,6 +52,27 @@ async fn an_agent_that_was_put_is_signed_in_and_outlives_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_of_many_changes_leaves_a_line_with_the_name_of_its_token() {
+    let scene = Scene::start().await;
+    let client = scene.admin();
+    let body = json!({ "phone_number": "7", "password": PASSWORD }).to_string();
+    let paths: Vec<_> = (2001..=2060).map(|id| format!("/api/v1/agents/main/{id}")).collect();
+    let puts = paths.iter().map(|path| client.call("PUT", path, &body));
+    let replies = futures_util::future::join_all(puts).await;
+    assert!(replies.iter().all(|reply| reply.status == 201), "{replies:?}");
+    let log = scene.relay.log();
+    for id in 2001..=2060 {
+        let of_it = |line: &&str| {
+            line.contains("call of the admin API")
+                && line.contains(&format!("\"agent_id\":\"{id}\""))
+                && line.contains("\"caller\":\"crm\"")
+        };
+        assert_eq!(log.lines().filter(of_it).count(), 1, "agent {id}");
+    }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_put_agent_leaves_out_is_taken_from_its_gateways_defaults() {
     let mut scene = Scene::with(|relay| {
         let folder = relay.folder().display().to_string();
