@@ -146,27 +146,22 @@ impl KeptAgents {
         self.agents().len() < MOST_AGENTS
     }
 
-    /// Puts or, with `None`, takes an agent, and gives what was there. Blocks for a write and its sync.
+    /// Puts or, with `None`, takes an agent, and gives what was there. Blocks for a write and its sync, and whoever looks
+    /// meanwhile sees what was before. Callers hold `changes`.
     pub(super) fn set(&self, agent: &AgentKey, kept: Option<Kept>) -> Result<Option<Kept>, KeptError> {
-        let mut agents = self.agents();
+        // A copy, so that nobody who looks waits for the disk.
+        let mut agents = self.agents().clone();
         let before = match kept {
             Some(kept) => agents.insert(agent.clone(), kept),
             None => agents.remove(agent),
         };
         let stored = |kept: Option<&Kept>| kept.filter(|kept| kept.stored).cloned();
-        if stored(before.as_ref()) == stored(agents.get(agent)) {
-            return Ok(before);
+        if stored(before.as_ref()) != stored(agents.get(agent)) {
+            let content = agents.values().filter(|kept| kept.stored).map(|kept| kept.settings.clone());
+            write(&self.path, &Content { agents: content.collect() })
+                .map_err(|source| KeptError::Io { path: self.path.clone(), source })?;
         }
-        let content = Content {
-            agents: agents.values().filter(|kept| kept.stored).map(|kept| kept.settings.clone()).collect(),
-        };
-        if let Err(source) = write(&self.path, &content) {
-            match before {
-                Some(before) => drop(agents.insert(agent.clone(), before)),
-                None => drop(agents.remove(agent)),
-            }
-            return Err(KeptError::Io { path: self.path.clone(), source });
-        }
+        *self.agents() = agents;
         Ok(before)
     }
 
@@ -223,6 +218,8 @@ fn write(path: &Path, content: &Content) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
 
@@ -290,6 +287,35 @@ mod tests {
         assert_eq!(agents.find(&agent("1")), None);
         // What is not to be stored needs no file.
         assert!(agents.set(&agent("1"), Some(Kept { stored: false, ..one })).is_ok());
+    }
+
+    #[test]
+    fn while_the_disk_is_slow_whoever_looks_sees_what_was_before() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let agents = Arc::new(KeptAgents::load(folder.path()).unwrap());
+        let one = kept("1", Path::new("/x"), true);
+        agents.set(&agent("1"), Some(one.clone())).unwrap();
+        // A pipe takes 64 KiB and no more, until somebody reads.
+        let draft = folder.path().join(FILE).with_extension("draft");
+        mknodat(CWD, &draft, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let mut large = kept("2", Path::new("/x"), true);
+        large.settings.insert("skills".to_owned(), "x".repeat(1 << 20).into());
+        let writer = agents.clone();
+        let writing = std::thread::spawn(move || writer.set(&agent("2"), Some(large)));
+        // Somebody writes, and cannot have come to the end.
+        let mut slow = std::fs::File::open(&draft).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let looker = agents.clone();
+        std::thread::spawn(move || {
+            let seen = (looker.find(&agent("1")), looker.find(&agent("2")), looker.has_room());
+            tell.send(seen)
+        });
+        let seen = told.recv_timeout(std::time::Duration::from_secs(10));
+        std::io::copy(&mut slow, &mut std::io::sink()).unwrap();
+        assert_eq!(seen.unwrap(), (Some(one), None, true));
+        // A pipe cannot be synced: it is as if nothing had been put.
+        assert!(writing.join().unwrap().is_err());
+        assert_eq!(agents.find(&agent("2")), None);
     }
 
     #[test]
