@@ -1,7 +1,7 @@
 //! `ccrelay deadletters`: events that were set aside. Looking is safe beside a running daemon; changes need the spool for
 //! themselves, because the daemon's admin API makes them while it runs.
 
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -189,16 +189,24 @@ fn export(place: &SpoolPlace, filter: &LetterFilter, output: Option<&Path>) -> a
         None => Box::new(BufWriter::new(std::io::stdout().lock())),
         Some(path) => Box::new(BufWriter::new(new_file(path)?)),
     };
-    each(&inspector, filter, 0, usize::MAX, |stored| {
+    let written = each(&inspector, filter, 0, usize::MAX, |stored| {
         // It may have been delivered or discarded since the page was read.
         let Some(letter) = inspector.letter(stored.id)? else { return Ok(()) };
         for line in letter.exported(&spool_id, &*sight) {
-            serde_json::to_writer(&mut out, &line)?;
+            out.write_all(&serde_json::to_vec(&line)?)?;
             out.write_all(b"\n")?;
         }
         Ok(())
-    })?;
-    out.flush().context("cannot write the export")
+    });
+    match written.and_then(|()| out.flush().context("cannot write the export")) {
+        // Whoever reads it has read enough.
+        Err(error) if output.is_none() && is_broken_pipe(&error) => Ok(()),
+        other => other,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 /// What it will hold is callers' data.
