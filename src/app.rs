@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -19,7 +19,7 @@ use crate::admin::{self, Api, OperationsHandler, Parts, Readiness};
 use crate::authenticate::{Authenticator, TokenKey};
 use crate::calm::Calm;
 use crate::clock::Clock;
-use crate::config::{Config, OperationsConfig, Outline, SinkConfig, TokenConfig};
+use crate::config::{Config, OperationsConfig, SinkConfig, TokenConfig};
 use crate::deliver::{Troubles, Ways};
 use crate::event::GatewayName;
 use crate::guesses::Guesses;
@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::problems::Problems;
 use crate::receive::{PUSH_PATH, PushHandler};
-use crate::reload::{self, Desk, Reloader, SetLogLevel, Targets, Wishes};
+use crate::reload::{self, Desk, Origin, Reloader, SetLogLevel, Targets, Wishes};
 use crate::session::config::{AgentConfig, AgentDefaults, GatewayConfig, SessionsConfig};
 use crate::session::password::PasswordReader;
 use crate::session::roster::{self, Changes, Roll};
@@ -72,6 +72,8 @@ pub struct Relay {
     threads: SpoolThreads,
     exporter: Option<Exporter>,
     targets: Targets,
+    /// What was called for since the start began, and whatever is from now on.
+    reloads: watch::Receiver<u64>,
     wishes: Option<Wishes>,
     config: Config,
 }
@@ -88,6 +90,7 @@ impl Relay {
     /// # Errors
     /// When a file, an address or the spool cannot be used; the message says which.
     pub async fn start(mut config: Config, lifecycle: Lifecycle) -> anyhow::Result<Relay> {
+        let reloads = lifecycle.reloads();
         let clock = Clock::system();
         let gateways: Vec<GatewayName> = config.sessions.gateways.iter().map(|g| g.name.clone()).collect();
         let names = config.sinks.iter().map(|sink| (sink.name.as_str(), sink.kind.reasons()));
@@ -176,7 +179,7 @@ impl Relay {
         agents.extend(put.into_iter().map(Arc::new));
         // They too hold the roster, and their task alone needs them.
         let rosters = std::mem::take(&mut config.sessions.rosters);
-        let (roll, called) = tokio::sync::watch::channel(Roll { inline: rosters.inline(), confirmed: 0 });
+        let (roll, called) = watch::channel(Roll { inline: rosters.inline(), confirmed: 0 });
         let sessions = Sessions::start(SessionsConfig { agents, ..config.sessions.clone() }, deps)?;
         observer.connect(sessions.clone());
         let (desk, wishes) = Desk::new();
@@ -235,6 +238,7 @@ impl Relay {
             threads,
             exporter,
             targets,
+            reloads,
             wishes: Some(wishes),
             config,
         })
@@ -245,20 +249,14 @@ impl Relay {
         self.operations.api.show(problems);
     }
 
-    /// From now on what may change while the daemon runs is read anew when it changes or when somebody asks for it. The
-    /// configuration was read from `path` with this outline.
-    pub fn watch_files(
-        &mut self,
-        path: &Path,
-        outline: Outline,
-        set_log_level: Option<SetLogLevel>,
-        manager: &Notifier,
-    ) {
+    /// From now on what may change while the daemon runs is read anew when it changes or when somebody asks for it, also where
+    /// that was since its configuration was read from there.
+    pub fn watch_files(&mut self, origin: Origin, set_log_level: Option<SetLogLevel>, manager: &Notifier) {
         let Some(wishes) = self.wishes.take() else { return };
         let targets = Targets { set_log_level, ..self.targets.clone() };
-        let reloader =
-            Reloader::new(path, &self.config, outline, targets, self.metrics.clone(), manager.clone());
-        self.lifecycle.spawn("reloads", reloader.run(self.lifecycle.clone(), wishes));
+        let reloader = Reloader::new(origin, &self.config, targets, self.metrics.clone(), manager.clone());
+        let run = reloader.run(self.lifecycle.stopping(), self.reloads.clone(), wishes);
+        self.lifecycle.spawn("reloads", run);
     }
 
     /// From now on the service manager hears how it stands.

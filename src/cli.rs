@@ -9,12 +9,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::app::{Relay, callback_doubts};
-use crate::config::{self, Config, LogConfig, LogFormat, Outline};
+use crate::config::{self, Config, ConfigError, LogConfig, LogFormat};
 use crate::demo;
 use crate::lifecycle::Lifecycle;
 use crate::log;
 use crate::notify::Notifier;
 use crate::problems::Problems;
+use crate::reload::{self, Origin};
 use crate::simulate;
 use crate::spool::OpenError;
 
@@ -140,8 +141,8 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(file) => with_config(&file.config, |config, outline| run(config, outline, &file.config)),
-        Command::Check(file) => with_config(&file.config, |config, _| {
+        Command::Run(file) => with(reload::load(&file.config), |(config, origin)| run(config, origin)),
+        Command::Check(file) => with(config::load(&file.config), |config| {
             callback_doubts(&config)
                 .for_each(|doubt| eprintln!("{}: warning: {doubt}", file.config.display()));
             say!("{}: no mistakes found", file.config.display());
@@ -168,14 +169,14 @@ pub fn main() -> ExitCode {
 fn inspected(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("ccrelay: {error:#}");
-        let configuration = error.downcast_ref::<config::ConfigError>().is_some();
+        let configuration = error.downcast_ref::<ConfigError>().is_some();
         ExitCode::from(if configuration { CONFIGURATION } else { FAILED })
     })
 }
 
-fn with_config(path: &Path, then: impl FnOnce(Config, Outline) -> ExitCode) -> ExitCode {
-    match config::load_outlined(path) {
-        Ok((config, outline)) => then(config, outline),
+fn with<T>(loaded: Result<T, ConfigError>, then: impl FnOnce(T) -> ExitCode) -> ExitCode {
+    match loaded {
+        Ok(loaded) => then(loaded),
         Err(error) => {
             eprintln!("ccrelay: {error}");
             ExitCode::from(CONFIGURATION)
@@ -183,7 +184,7 @@ fn with_config(path: &Path, then: impl FnOnce(Config, Outline) -> ExitCode) -> E
     }
 }
 
-fn run(mut config: Config, outline: Outline, path: &Path) -> ExitCode {
+fn run(mut config: Config, origin: Origin) -> ExitCode {
     let problems = Problems::default();
     let logging = log::init(&config.log, problems.clone());
     log::log_panics();
@@ -195,7 +196,7 @@ fn run(mut config: Config, outline: Outline, path: &Path) -> ExitCode {
         let manager = Notifier::from_environment()?;
         let mut relay = Relay::start(config, lifecycle).await?;
         relay.show(problems);
-        relay.watch_files(path, outline, logging.set_level, &manager);
+        relay.watch_files(origin, logging.set_level, &manager);
         relay.report_to(manager);
         relay.run().await
     });

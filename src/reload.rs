@@ -22,13 +22,13 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use crate::app::token_keys;
 use crate::authenticate::Authenticator;
 use crate::config::{self, Config, ConfigError, Outline, Problem};
 use crate::deliver::Ways;
 use crate::event::GatewayName;
-use crate::lifecycle::Lifecycle;
 use crate::listen::Entry;
 use crate::listen::allow::SharedAllowList;
 use crate::metrics::Metrics;
@@ -89,6 +89,24 @@ const ALLOW_FROM: &str = "allow_from";
 
 /// What files look like.
 type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
+
+/// What a configuration was read from, and what that looked like before.
+#[derive(Debug)]
+pub struct Origin {
+    path: PathBuf,
+    outline: Outline,
+    stamps: Stamps,
+}
+
+/// Reads the configuration for a start, so that of what changes from then on nothing is missed, however long the start takes.
+///
+/// # Errors
+/// As [`config::load`].
+pub fn load(path: &Path) -> Result<(Config, Origin), ConfigError> {
+    let read = || config::load_outlined(path);
+    let (config, outline, stamps) = read_looking_before(path, Stamps::new(), read)?;
+    Ok((config, Origin { path: path.into(), outline, stamps }))
+}
 
 /// Sets the log level of the running process.
 pub type SetLogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -189,19 +207,18 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// A reloader of a daemon that was started with `config`, which was read from `path` with this outline.
+    /// A reloader of a daemon that was started with `config`, which was read from this origin.
     #[must_use]
     pub fn new(
-        path: &Path,
+        origin: Origin,
         config: &Config,
-        outline: Outline,
         targets: Targets,
         metrics: Metrics,
         manager: Notifier,
     ) -> Reloader {
-        let stamps = stamps(&files(path, config));
+        let Origin { path, outline, stamps } = origin;
         Reloader {
-            path: path.into(),
+            path,
             targets: Arc::new(targets),
             in_force: InForce {
                 outline,
@@ -218,9 +235,13 @@ impl Reloader {
         }
     }
 
-    /// Reloads whenever there is a reason to, until the stop.
-    pub async fn run(mut self, lifecycle: Lifecycle, mut wishes: Wishes) {
-        let (stop, mut reloads) = (lifecycle.stopping(), lifecycle.reloads());
+    /// Reloads whenever there is a reason to, until the stop. What was called for since `reloads` began to listen is not forgotten.
+    pub async fn run(
+        mut self,
+        stop: CancellationToken,
+        mut reloads: watch::Receiver<u64>,
+        mut wishes: Wishes,
+    ) {
         let mut ticks = tokio::time::interval_at(Instant::now() + INTERVAL, INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -373,19 +394,11 @@ impl Reloader {
     }
 
     /// Reads the configuration, and gives what its files looked like before that; known are those that were looked at already.
-    fn read(&self, mut known: Stamps) -> Result<(Config, Outline, Stamps), ConfigError> {
-        loop {
+    fn read(&self, known: Stamps) -> Result<(Config, Outline, Stamps), ConfigError> {
+        read_looking_before(&self.path, known, || {
             let (config, outline) = config::load_outlined(&self.path)?;
-            let config = self.with_defaults_in_force(config, &outline)?;
-            let files = files(&self.path, &config);
-            let looks: Option<Stamps> =
-                files.iter().map(|file| Some((file.clone(), *known.get(file)?))).collect();
-            match looks {
-                Some(looks) => return Ok((config, outline, looks)),
-                // One of them was named for the first time: once more, with a look before.
-                None => known = stamps(&files),
-            }
-        }
+            Ok((self.with_defaults_in_force(config, &outline)?, outline))
+        })
     }
 
     /// The configuration with the defaults of agents that are in force, where others are written.
@@ -517,6 +530,25 @@ fn is_changeable(key: &str) -> bool {
     let Some((table, end)) = key.rsplit_once('.') else { return false };
     let (kind, end) = (end_of(table), end_of(end));
     CHANGEABLE.iter().any(|(known, ends)| *known == kind && ends.contains(&end))
+}
+
+/// What `read` reads, and what its files looked like before that; known are those that were looked at already.
+fn read_looking_before(
+    path: &Path,
+    mut known: Stamps,
+    read: impl Fn() -> Result<(Config, Outline), ConfigError>,
+) -> Result<(Config, Outline, Stamps), ConfigError> {
+    loop {
+        let (config, outline) = read()?;
+        let files = files(path, &config);
+        let looks: Option<Stamps> =
+            files.iter().map(|file| Some((file.clone(), *known.get(file)?))).collect();
+        match looks {
+            Some(looks) => return Ok((config, outline, looks)),
+            // One of them was named for the first time: once more, with a look before.
+            None => known = stamps(&files),
+        }
+    }
 }
 
 /// Every file that is read anew.

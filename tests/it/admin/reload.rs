@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use super::scene::Scene;
+use crate::support::in_process::TestRelay;
 use crate::support::{DEADLINE, eventually};
 
 const OK: &str = "ccrelay_reloads_total{outcome=\"ok\"}";
@@ -175,6 +176,22 @@ async fn what_was_refused_for_a_mistake_in_another_file_is_tried_again_when_that
     assert!(shown(&scene).await != before, "{}", scene.relay.log());
     scene.agent_in("1004", "active").await;
     scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_while_the_relay_starts_is_not_missed_and_neither_is_a_signal() {
+    let relay = TestRelay::while_it_starts(|certificates, lifecycle| {
+        certificates.renew();
+        lifecycle.reload();
+    })
+    .await;
+    eventually("a reload", DEADLINE, || async { (relay.metric(OK).await > 0.0).then_some(()) }).await;
+    let stream = relay.connect().await;
+    let shown = stream.get_ref().1.peer_certificates().expect("a certificate")[0].clone();
+    let written = CertificateDer::from_pem_file(&relay.certificates().cert).expect("PEM");
+    assert!(shown == written, "the certificate of before is shown");
+    drop(stream);
+    relay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

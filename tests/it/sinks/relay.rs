@@ -5,11 +5,11 @@ use std::path::Path;
 use bytes::Bytes;
 use ccrelay::app::Relay;
 use ccrelay::clock::Clock;
-use ccrelay::config;
 use ccrelay::event::normalise::RecordKind;
 use ccrelay::event::{AgentId, GatewayName};
 use ccrelay::lifecycle::Lifecycle;
 use ccrelay::metrics::Metrics;
+use ccrelay::reload;
 use ccrelay::spool::{AgentKey, NewRecord, Spool};
 
 use crate::support::certificates::Certificates;
@@ -36,10 +36,10 @@ impl Running {
         );
         let file = folder.join("config.toml");
         std::fs::write(&file, text).expect("the folder can be written");
-        let (config, outline) = config::load_outlined(&file).unwrap_or_else(|error| panic!("{error}"));
+        let (config, origin) = reload::load(&file).unwrap_or_else(|error| panic!("{error}"));
         let lifecycle = Lifecycle::default();
         let mut relay = Relay::start(config, lifecycle.clone()).await.expect("the relay starts");
-        relay.watch_files(&file, outline, None, &ccrelay::notify::Notifier::default());
+        relay.watch_files(origin, None, &ccrelay::notify::Notifier::default());
         let (spool, metrics) = (relay.spool.clone(), relay.metrics.clone());
         Running { spool, metrics, lifecycle, run: tokio::spawn(relay.run()) }
     }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use ccrelay::app::Relay;
 use ccrelay::authenticate::{Authenticator, TokenKey, TokenRules};
 use ccrelay::clock::Clock;
-use ccrelay::config;
 use ccrelay::event::{AgentId, GatewayName};
 use ccrelay::lifecycle::Lifecycle;
 use ccrelay::metrics::Metrics;
 use ccrelay::notify::Notifier;
+use ccrelay::reload;
 use ccrelay::spool::Spool;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
@@ -84,23 +84,33 @@ impl TestRelay {
 
     /// With further keys of `[callback]`, told where files are, and what signs them.
     pub(crate) async fn with_files(keys: impl FnOnce(&Path, &Certificates) -> String) -> TestRelay {
-        TestRelay::prepared(|folder, certificates| text(folder, &keys(folder, certificates), "")).await
+        let text = |folder: &Path, certificates: &Certificates| text(folder, &keys(folder, certificates), "");
+        TestRelay::prepared(text, |_, _| ()).await
+    }
+
+    /// With something that happens between the reading of the configuration and the end of the start.
+    pub(crate) async fn while_it_starts(meanwhile: impl FnOnce(&Certificates, &Lifecycle)) -> TestRelay {
+        TestRelay::prepared(|folder, _| text(folder, "", ""), meanwhile).await
     }
 
     async fn with_all(text: impl FnOnce(&Path) -> String) -> TestRelay {
-        TestRelay::prepared(|folder, _| text(folder)).await
+        TestRelay::prepared(|folder, _| text(folder), |_, _| ()).await
     }
 
-    async fn prepared(text: impl FnOnce(&Path, &Certificates) -> String) -> TestRelay {
+    async fn prepared(
+        text: impl FnOnce(&Path, &Certificates) -> String,
+        meanwhile: impl FnOnce(&Certificates, &Lifecycle),
+    ) -> TestRelay {
         let folder = TempDir::new().expect("a folder");
         let certificates = Certificates::create(folder.path());
         let file = folder.path().join("config.toml");
         std::fs::write(folder.path().join("secret"), SECRET).expect("the folder can be written");
         std::fs::write(&file, text(folder.path(), &certificates)).expect("the folder can be written");
-        let (config, outline) = config::load_outlined(&file).unwrap_or_else(|error| panic!("{error}"));
+        let (config, origin) = reload::load(&file).unwrap_or_else(|error| panic!("{error}"));
         let lifecycle = Lifecycle::default();
         let mut relay = Relay::start(config, lifecycle.clone()).await.expect("the relay starts");
-        relay.watch_files(&file, outline, None, &Notifier::default());
+        meanwhile(&certificates, &lifecycle);
+        relay.watch_files(origin, None, &Notifier::default());
         TestRelay {
             callback: relay.callback_addr,
             operations: relay.operations_addr,
