@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -126,6 +127,8 @@ struct SimulateArgs {
     config: Option<PathBuf>,
 }
 
+/// How long the end of the process waits for work whose outcome nobody waits for.
+const LAST_WORK: Duration = Duration::from_secs(1);
 /// Files that are no connections of the callback listener: the spool, brokers, gateways, the operations listener.
 const OTHER_FILES: u64 = 768;
 
@@ -265,13 +268,17 @@ fn simulator_settings(path: Option<&Path>) -> anyhow::Result<simulate::Settings>
     Ok(settings)
 }
 
-/// Runs a future on a runtime of all cores.
+/// Runs a future on a runtime of all cores. What is left of other work then, such as a read from a disk that hangs, has
+/// [`LAST_WORK`] and no more.
 pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("cannot start the runtime")?
-        .block_on(future)
+        .context("cannot start the runtime")?;
+    let done = runtime.block_on(future);
+    // Dropped, it would wait for work that blocks, for as long as that takes.
+    runtime.shutdown_timeout(LAST_WORK);
+    done
 }
 
 /// Says why it failed, with all causes, and gives the exit code.

@@ -249,10 +249,7 @@ impl Reloader {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {
-                    let (back, due) = match off_the_runtime(self, Reloader::is_due).await {
-                        Some(back) => back,
-                        None => return,
-                    };
+                    let Some((back, due)) = off_the_runtime(self, Reloader::is_due, &stop).await else { return };
                     self = back;
                     if !due {
                         continue;
@@ -269,7 +266,7 @@ impl Reloader {
             }
             let confirmed = signalled || !asked.is_empty();
             let reload = move |reloader: &mut Reloader| reloader.reload(confirmed);
-            let Some((back, outcome)) = off_the_runtime(self, reload).await else { return };
+            let Some((back, outcome)) = off_the_runtime(self, reload, &stop).await else { return };
             self = back;
             if signalled || (confirmed && matches!(outcome, Outcome::Done { .. })) {
                 // Rosters are read anew as well, each for itself.
@@ -574,16 +571,17 @@ fn problems_of(error: ConfigError) -> Vec<Problem> {
     }
 }
 
-/// Files may lie on a disk that hangs.
+/// Files may lie on a disk that hangs, which holds up no stop.
 async fn off_the_runtime<T: Send + 'static>(
     mut reloader: Reloader,
     work: impl FnOnce(&mut Reloader) -> T + Send + 'static,
+    stop: &CancellationToken,
 ) -> Option<(Reloader, T)> {
     let done = tokio::task::spawn_blocking(move || {
         let done = work(&mut reloader);
         (reloader, done)
     });
-    done.await.ok()
+    stop.run_until_cancelled(done).await?.ok()
 }
 
 #[cfg(test)]

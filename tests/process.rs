@@ -1,6 +1,7 @@
 //! The real binary: its signals, exit codes and commands, and what it does when its disk is full or fails.
 
 use std::collections::HashSet;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -183,6 +184,36 @@ async fn a_second_signal_ends_at_once_a_stop_that_hangs() {
     // The calls that hung in the black hole go no further.
     scene.session_path.reset();
     scene.session_path.heal();
+    scene.relay.start().await;
+    scene.assert_nothing_is_lost().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_a_file_that_cannot_be_read() {
+    let mut scene = Scene::prepare("").await;
+    let roster = scene.relay.folder().join("roster.csv");
+    std::fs::write(&roster, "id,phone_number\n").expect("the folder can be written");
+    let table = format!(
+        "[[rosters]]\nfile = \"{}\"\ngateway = \"main\"\nallow_empty = true\n[[gateways]]\n",
+        roster.display()
+    );
+    scene.reconfigure("[[gateways]]\n", &table);
+    scene.start().await;
+    scene.play_on(100).await;
+    // A pipe is as a disk that hangs: whoever opens it waits for somebody who writes.
+    std::fs::remove_file(&roster).expect("it is there");
+    run("mkfifo", &[&roster.display().to_string()]);
+    let mut writer = std::fs::OpenOptions::new();
+    writer.write(true).custom_flags(nix::libc::O_NONBLOCK);
+    // It can be opened in this way when somebody reads it, and as long as it is open there may come more.
+    let writer =
+        eventually("a roster that is being read", PATIENCE, || async { writer.open(&roster).ok() }).await;
+    let begin = Instant::now();
+    assert_eq!(scene.relay.stop().await, 0, "{}", scene.relay.log());
+    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    drop(writer);
+    std::fs::remove_file(&roster).expect("it is there");
+    std::fs::write(&roster, "id,phone_number\n").expect("the folder can be written");
     scene.relay.start().await;
     scene.assert_nothing_is_lost().await;
 }

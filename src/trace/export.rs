@@ -25,6 +25,8 @@ const LINGER: Duration = Duration::from_millis(200);
 /// The first wait after a failure, and the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How long the thread may take to end after the deadline of a stop.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long one batch is tried.
 const RETRY_FOR: Duration = Duration::from_secs(30);
 
@@ -73,7 +75,11 @@ impl Exporter {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(StartError::Thread)?;
-        let run = move || runtime.block_on(work.run());
+        let run = move || {
+            runtime.block_on(work.run());
+            // Dropped, it would wait for a lookup of the collector's name, for as long as that takes.
+            runtime.shutdown_background();
+        };
         let thread = std::thread::Builder::new().name("traces".into()).spawn(run);
         Ok(Exporter { deadline: sender, thread: thread.map_err(StartError::Thread)? })
     }
@@ -82,8 +88,11 @@ impl Exporter {
     pub async fn stop(self, within: Duration) {
         self.deadline.send_replace(Some(Instant::now() + within));
         let thread = self.thread;
-        if !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(()))) {
-            tracing::error!("the thread of traces panicked");
+        let joined = tokio::task::spawn_blocking(move || thread.join());
+        match tokio::time::timeout(within + LAST_WORDS, joined).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(_) => tracing::error!("the thread of traces panicked"),
+            Err(_elapsed) => tracing::warn!("the thread of traces does not end, and is left behind"),
         }
     }
 }

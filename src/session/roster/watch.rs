@@ -73,7 +73,7 @@ pub async fn watch(
         let confirmed = called.confirmed != known.confirmed;
         known = called;
         let (now, counted, make) = (Instant::now(), metrics.clone(), make.clone());
-        // Files may lie on a disk that hangs.
+        // Files may lie on a disk that hangs, which holds up no stop.
         let polled = tokio::task::spawn_blocking(move || {
             let changes = rosters.poll(now, fresh, confirmed, &counted);
             if !changes.is_empty() {
@@ -81,7 +81,7 @@ pub async fn watch(
             }
             rosters
         });
-        let Ok(back) = polled.await else { return };
+        let Some(Ok(back)) = stop.run_until_cancelled(polled).await else { return };
         rosters = back;
     }
 }
