@@ -23,6 +23,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Alerts that a busy machine may set off.
 const OF_TIMES: &[&str] = &["CcrelaySpoolSlow", "CcrelayAnswersSlow", "CcrelayHeartbeatsLate"];
+/// The configuration of the runbook's commands.
+const CONFIG: &str = "/etc/ccrelay/config.toml";
 /// A relay that is down has no page.
 const UNSEEN: &str = "CcrelayDown";
 
@@ -196,9 +198,10 @@ impl Scene {
 
     /// Runs a command of ours as the runbook has it.
     fn ccrelay(&self, words: &[&str]) -> String {
+        let config = self.relay.folder().join("config.toml").display().to_string();
+        let words = words.iter().map(|word| if *word == CONFIG { config.as_str() } else { word });
         let output = Command::new(binary())
             .args(words)
-            .env("CCRELAY_CONFIG_FILE", self.relay.folder().join("config.toml"))
             .env("CCRELAY_ADMIN_URL", format!("http://{}", self.relay.operations()))
             .env("CCRELAY_ADMIN_TOKEN_FILE", self.relay.folder().join("tokens"))
             .output();

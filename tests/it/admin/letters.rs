@@ -1,15 +1,19 @@
 //! Dead letters by API, of a relay in this process: its spool is told which events to set aside.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use ccrelay::clock::Timestamp;
 use ccrelay::spool::DeadLetter;
 use serde_json::Value;
+use tokio::process::Command;
 
 use super::client::Client;
 use super::scene::ADMIN;
 use crate::support::in_process::{TestRelay, good};
 use crate::support::{DEADLINE, eventually};
+
+const RUNBOOK: &str = include_str!("../../../docs/runbook.md");
 
 /// A relay with the sink `file`, and a second one that never gets anywhere, so that records stay.
 async fn relay_with(letters: u64) -> (TestRelay, Client) {
@@ -47,6 +51,63 @@ async fn ids(client: &Client, query: &str) -> (Vec<u64>, Option<String>) {
     let page = client.get(&format!("/api/v1/dead-letters{query}")).await.json();
     let letters = page["dead_letters"].as_array().expect("a list").iter();
     (letters.map(|l| l["id"].as_u64().expect("a number")).collect(), page["next"].as_str().map(str::to_owned))
+}
+
+/// The command of the runbook that begins so, with names of this relay in the place of the runbook's.
+fn of_runbook(relay: &TestRelay, beginning: &str) -> String {
+    let code = RUNBOOK.split('`').skip(1).step_by(2);
+    let mut found = code.filter(|code| code.starts_with(beginning));
+    let mut command = found.next().unwrap_or_else(|| panic!("no command begins with {beginning}")).to_owned();
+    let config = relay.folder().join("config.toml").display().to_string();
+    for (name, value) in [
+        ("127.0.0.1:9464", relay.operations.to_string()),
+        ("/etc/ccrelay/config.toml", config),
+        ("TOKEN", ADMIN.to_owned()),
+        ("SINK", "file".to_owned()),
+    ] {
+        command = command.replace(name, &value);
+    }
+    command
+}
+
+/// Runs a command in an empty folder, as whoever is woken may be in any; gives whether it succeeded and what it said.
+async fn shell(command: &str) -> (bool, String) {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let program = Path::new(env!("CARGO_BIN_EXE_ccrelay")).parent().expect("a folder").display();
+    let path = format!("{program}:{}", std::env::var("PATH").unwrap_or_default());
+    let output =
+        Command::new("sh").args(["-c", command]).current_dir(folder.path()).env("PATH", path).output();
+    let output = output.await.expect("sh starts");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_the_runbook_work_as_they_stand() {
+    let (relay, client) = relay_with(3).await;
+    let list = of_runbook(&relay, "ccrelay deadletters list");
+    let (done, said) = shell(&list).await;
+    assert!(done && said.lines().count() == 3, "{list}: {said}");
+    let replay = of_runbook(&relay, "curl -X POST");
+    let (done, said) = shell(&replay).await;
+    assert!(done && said.contains(r#"{"replaying":3}"#), "{replay}: {said}");
+    eventually("no letters", DEADLINE, || async { ids(&client, "").await.0.is_empty().then_some(()) }).await;
+    let discard = replay.replace("/replay?", "/discard?").replace("sink=file", "all=true");
+    let (done, said) = shell(&discard).await;
+    assert!(done && said.contains(r#"{"discarded":0}"#), "{discard}: {said}");
+
+    // These are for a daemon that has ended.
+    let (offline, repair) =
+        (of_runbook(&relay, "ccrelay deadletters replay"), of_runbook(&relay, "ccrelay spool repair"));
+    let (done, said) = shell(&offline).await;
+    assert!(!done && said.contains("daemon has this spool"), "{offline}: {said}");
+    let folder = relay.stop_and_keep().await;
+    for (command, result) in [(&offline, "0 dead letters will be delivered"), (&repair, "nothing is damaged")]
+    {
+        let (done, said) = shell(command).await;
+        assert!(done && said.contains(result), "{command}: {said}");
+    }
+    drop(folder);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -124,8 +124,14 @@ impl TestRelay {
     }
 
     pub(crate) async fn stop(self) {
+        drop(self.stop_and_keep().await);
+    }
+
+    /// Stops it, and gives the folder with its files.
+    pub(crate) async fn stop_and_keep(self) -> TempDir {
         self.lifecycle.stop();
         self.run.await.expect("no panic").expect("a clean end");
+        self.folder
     }
 
     /// A token of this relay's secret for an agent of `main`, made now.
