@@ -2,7 +2,8 @@
 //!
 //! Records lie in a log of files (`log`, `segment`); what else must survive a restart, in an SQLite database in WAL mode with
 //! `synchronous=FULL`. **One thread writes records** (`writer`): it takes whatever waits, writes it with one sync, and
-//! answers everybody; it never lingers to gather more, and never waits for the database. **Another one has the database**
+//! answers everybody; where others wait by then already, those who were answered have a turn of the runtime before it goes on, and
+//! that is all it ever waits for. **Another one has the database**
 //! (`keeper`): cursors, agents' rows, sessions, dead letters. Whatever the database says of records was durable in the log before,
 //! so no transaction spans both. Sinks read the log on their own (`reader`) and move their cursors; a record below all cursors
 //! is freed, and the space of whole files is used again. This is the only module that knows SQL.

@@ -369,7 +369,7 @@ impl Keeper {
             sink.replay_to.fetch_max(newest, Ordering::AcqRel);
         }
         // Without a runtime there is nobody left who looks.
-        let committed = Committed { waiting: Waiting::default(), end: Some(self.log.end()) };
+        let committed = Committed { waiting: Waiting::default(), end: Some(self.log.end()), round: None };
         drop(self.signals.answers.blocking_send(committed));
         Ok(())
     }

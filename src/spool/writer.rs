@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -30,6 +31,8 @@ const BATCH_BYTES: usize = 1 << 20;
 const AGENT_ROWS: usize = 64;
 /// The same when nobody waits.
 const AGENT_ROWS_AT_LEISURE: usize = 4096;
+/// How long the next commit waits for a round of the runtime.
+const ROUND_AT_MOST: Duration = Duration::from_micros(500);
 /// How often a round of agents' rows begins while pushes come: what came since is read again at the next start.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
 
@@ -74,18 +77,63 @@ pub(super) struct Committed {
     pub(super) waiting: Waiting,
     /// Offset after the newest durable record, when that has moved or there is something else to look for.
     pub(super) end: Option<u64>,
+    /// The writer is told when those who waited have had their turn.
+    pub(super) round: Option<Arc<Round>>,
+}
+
+/// How the writer learns that the runtime has done what was ready when a commit was told of: those who waited have written their
+/// answers, and what had arrived by then has been read and waits for the next commit. To begin that one at once would find the
+/// few records that came within the last sync, and each commit costs the processor as much as several pushes.
+#[derive(Debug)]
+pub(super) struct Round {
+    over: AtomicBool,
+    writer: Thread,
+}
+
+impl Round {
+    /// Of a commit of this thread.
+    fn new() -> Arc<Round> {
+        Arc::new(Round { over: AtomicBool::new(false), writer: std::thread::current() })
+    }
+
+    fn end(&self) {
+        self.over.store(true, Ordering::Release);
+        self.writer.unpark();
+    }
+
+    /// To be called by the thread that made it. Returns when it is over, or after [`ROUND_AT_MOST`].
+    fn wait(&self) {
+        let began = Instant::now();
+        while !self.over.load(Ordering::Acquire) {
+            let Some(left) = ROUND_AT_MOST.checked_sub(began.elapsed()) else { return };
+            std::thread::park_timeout(left);
+        }
+    }
 }
 
 /// Tells the world of commits, in their order: first where the spool ends, then everybody who waits. A task and not the
 /// writer does it, because waking sixty tasks from outside of the runtime costs more than the commit itself.
 pub(super) async fn answer(mut commits: mpsc::Receiver<Committed>, end: watch::Sender<u64>) {
-    while let Some(Committed { waiting, end: moved }) = commits.recv().await {
+    while let Some(Committed { waiting, end: moved, round }) = commits.recv().await {
         if let Some(moved) = moved {
             // The keeper tells of replays with the end as it was then, which another commit may have moved meanwhile.
             end.send_modify(|end| *end = moved.max(*end));
         }
         waiting.answer();
+        if let Some(round) = round {
+            // What is ready goes first.
+            tokio::task::yield_now().await;
+            round.end();
+        }
     }
+}
+
+/// What the writer does after a commit.
+enum Next {
+    Go,
+    /// Others wait already, and more will when this is over.
+    After(Arc<Round>),
+    Close,
 }
 
 /// Answers that wait for the commit.
@@ -143,17 +191,22 @@ impl Writer {
                 bytes += next.size();
                 batch.push(next);
             }
-            match self.commit(&mut batch) {
-                Ok(false) => {}
-                Ok(true) => break,
+            match self.commit(&mut batch, &commands) {
+                Ok(Next::Go) => {}
+                Ok(Next::After(round)) => round.wait(),
+                Ok(Next::Close) => break,
                 Err(error) => return self.fail(&error, &mut commands),
             }
         }
         self.close(&mut commands);
     }
 
-    /// One write and one sync for everything that waits; answers go out after it. Gives whether the spool is to be closed.
-    fn commit(&mut self, batch: &mut Vec<Command>) -> Result<bool, String> {
+    /// One write and one sync for everything that waits; answers go out after it. Gives what comes next.
+    fn commit(
+        &mut self,
+        batch: &mut Vec<Command>,
+        commands: &mpsc::Receiver<Command>,
+    ) -> Result<Next, String> {
         let started = Instant::now();
         let tick = batch.iter().any(|command| matches!(command, Command::Tick(_)));
         let (mut closing, mut failed) = (false, None);
@@ -181,7 +234,7 @@ impl Writer {
             self.log.discard();
             self.book.rolled_back();
             self.tap.discard();
-            return self.refuse(error, waiting).map(|()| closing);
+            return self.refuse(error, waiting).map(|()| if closing { Next::Close } else { Next::Go });
         }
         let tally = self.book.committed();
         self.count(&tally);
@@ -193,15 +246,21 @@ impl Writer {
             self.set_mark();
             self.tap.publish();
         }
+        let round = (stored && !closing && !commands.is_empty()).then(Round::new);
         if !waiting.is_empty() {
+            let committed = Committed { waiting, end: stored.then_some(next), round: round.clone() };
             // Without a runtime there is nobody left who waits.
-            drop(self.signals.answers.blocking_send(Committed { waiting, end: stored.then_some(next) }));
+            drop(self.signals.answers.blocking_send(committed));
         }
         self.tell_rows(tick, !stored);
         if tick {
             self.measure();
         }
-        Ok(closing)
+        Ok(match round {
+            _ if closing => Next::Close,
+            Some(round) => Next::After(round),
+            None => Next::Go,
+        })
     }
 
     /// At the high-water mark sinks that shed give up what makes room for this batch; with a beat, also what is in use
@@ -432,7 +491,7 @@ impl Writer {
         while let Some(command) = commands.blocking_recv() {
             rest.push(command);
         }
-        if let Err(error) = self.commit(&mut rest) {
+        if let Err(error) = self.commit(&mut rest, commands) {
             return self.fail(&error, commands);
         }
         // First what is left of the round under way, then what has changed since it began.
@@ -524,12 +583,48 @@ mod tests {
         let (end, mut seen) = watch::channel(1);
         let answering = tokio::task::spawn(answer(told, end));
         for (moved, expected) in [(5, 5), (3, 5)] {
-            let committed = Committed { waiting: Waiting::default(), end: Some(moved) };
+            let committed = Committed { waiting: Waiting::default(), end: Some(moved), round: None };
             commits.send(committed).await.unwrap();
             seen.changed().await.unwrap();
             assert_eq!(*seen.borrow_and_update(), expected);
         }
         drop(commits);
         answering.await.unwrap();
+    }
+
+    #[test]
+    fn a_round_lasts_until_it_is_ended_and_not_for_ever() {
+        let round = Round::new();
+        let begun = Instant::now();
+        round.wait();
+        assert!(begun.elapsed() >= ROUND_AT_MOST, "nobody has ended it");
+        let (ended, other) = (Round::new(), round.clone());
+        std::thread::spawn(move || other.end()).join().unwrap();
+        // The thread was woken for another round, which is no reason to go on with this one.
+        let begun = Instant::now();
+        ended.wait();
+        assert!(begun.elapsed() >= ROUND_AT_MOST);
+        round.wait();
+        assert!(round.over.load(Ordering::Acquire));
+    }
+
+    #[tokio::test]
+    async fn a_round_ends_after_those_who_were_answered_had_their_turn() {
+        let (commits, told) = mpsc::channel(1);
+        let (end, _seen) = watch::channel(1);
+        let answering = tokio::task::spawn(answer(told, end));
+        let (reply, answered) = oneshot::channel::<Result<(), AppendError>>();
+        let round = Round::new();
+        let seen = round.clone();
+        let turn = tokio::task::spawn(async move {
+            answered.await.unwrap().unwrap();
+            seen.over.load(Ordering::Acquire)
+        });
+        let waiting = Waiting { pulses: vec![reply], ..Waiting::default() };
+        commits.send(Committed { waiting, end: None, round: Some(round.clone()) }).await.unwrap();
+        assert!(!turn.await.unwrap(), "it was over before");
+        drop(commits);
+        answering.await.unwrap();
+        assert!(round.over.load(Ordering::Acquire));
     }
 }
