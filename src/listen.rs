@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -372,9 +373,12 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
         .max_buf_size(shared.limits.max_head_bytes)
         .serve_connection(io, service);
     let mut connection = pin!(connection);
-    let mut stopping = false;
+    // What may end it besides is looked at only when it says so itself, not with each request and answer: one that waits in
+    // here wakes nobody else, and is not asked when somebody else is woken.
+    let mut watch = FuturesUnordered::from_iter([disturbed(shared, seat, true)]);
     loop {
         tokio::select! {
+            biased;
             ended = connection.as_mut() => {
                 // Who reads a live answer ends it by leaving, which is no fault.
                 if let Some(error) = ended.as_ref().err().filter(|_| !phase.is_live()) {
@@ -382,27 +386,41 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
                 }
                 return;
             }
-            () = shared.stop.cancelled(), if !stopping => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = seat.leave.cancelled(), if !stopping => {
-                if !phase.is_busy() {
+            Some(disturbance) = watch.next() => match disturbance {
+                Disturbance::Leave if !phase.is_busy() => {
                     shared.made_room();
                     return;
                 }
-                // It came in this very moment: it is answered, and then the connection ends.
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            reason = phase.overdue(&shared.limits) => {
-                // An idle connection that ends is nobody's fault.
-                if reason != "idle_timeout" {
-                    shared.fault(reason, &"the head of a request took too long");
+                // Where it has to leave, something came in this very moment: it is answered, and then the connection ends.
+                Disturbance::Stop | Disturbance::Leave => {
+                    connection.as_mut().graceful_shutdown();
+                    watch.push(disturbed(shared, seat, false));
                 }
-                return;
+                Disturbance::Overdue(reason) => {
+                    // An idle connection that ends is nobody's fault.
+                    if reason != "idle_timeout" {
+                        shared.fault(reason, &"the head of a request took too long");
+                    }
+                    return;
+                }
             }
         }
+    }
+}
+
+/// Why a connection ends that would go on.
+enum Disturbance {
+    Stop,
+    Leave,
+    Overdue(&'static str),
+}
+
+/// Waits for what may end a connection; for its deadlines alone when it is ending already.
+async fn disturbed<H>(shared: &Shared<H>, seat: &Seat, goes_on: bool) -> Disturbance {
+    tokio::select! {
+        () = shared.stop.cancelled(), if goes_on => Disturbance::Stop,
+        () = seat.leave.cancelled(), if goes_on => Disturbance::Leave,
+        reason = seat.phase.overdue(&shared.limits) => Disturbance::Overdue(reason),
     }
 }
 
