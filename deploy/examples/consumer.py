@@ -82,7 +82,8 @@ class Consumer:
         if len(self.seen) > KNOWN_IDS:
             del self.seen[next(iter(self.seen))]
         source, sequence = attributes["source"], int(attributes["sequence"])
-        late = self.count(source, sequence)
+        spool = attributes["id"].partition("-")[0]
+        late = self.count((source, spool), sequence)
         self.agents[source].follow(data, late)
         call = data.get("call", {})
         if "id" not in call:
@@ -93,10 +94,11 @@ class Consumer:
         elif not late:
             self.calls[key].follow(call, moment(attributes["time"]))
 
-    def count(self, source: str, sequence: int) -> bool:
-        """Whether it comes late. What came before the first event that was read was never missed."""
-        first, last = self.first_sequence.setdefault(source, sequence), self.last_sequence.get(source, sequence - 1)
-        self.last_sequence[source] = max(sequence, last)
+    def count(self, numbered: tuple, sequence: int) -> bool:
+        """Whether it comes late. An agent's numbers start again in a new spool. What came before the first event that was read
+        was never missed."""
+        first, last = self.first_sequence.setdefault(numbered, sequence), self.last_sequence.get(numbered, sequence - 1)
+        self.last_sequence[numbered] = max(sequence, last)
         if sequence > last:
             self.missing += sequence - last - 1
             return False

@@ -10,7 +10,9 @@ use crate::trace::TRACEPARENT;
 
 const DESCRIPTION: &str = "Events of the agents of Huawei CEC/AICC CC-Gateways, as ccrelay publishes them. Topics are \
     those of a configuration that names none; routes can lead events elsewhere. Delivery is at least once: an event that \
-    comes again has the id that it had. Each agent's events come in order, and an agent is on one Kafka partition. \
+    comes again has the id that it had. Each agent's events come in the order of sequence, and an agent is on one Kafka \
+    partition. Two things break that order: an event that was set aside and is delivered again comes late, after newer \
+    ones of its agent; and in a new spool, as after the loss of a disk, numbers start again, which the first part of id shows. \
     Members, types and words may be added at any time: pass over what you do not know. Nothing else changes within a version.";
 const MODES: &str = "In binary mode, which is the default, the attributes of the CloudEvent are beside the payload, which is \
     its data; in structured mode the payload is the whole CloudEvent. The content type tells which.";

@@ -222,6 +222,8 @@ pub(super) fn attributes() -> Vec<Attribute> {
         "type": "string", "enum": vocabulary::event_types(),
         "description": "What happened. More types may come.",
     });
+    let number = "The number of the event among those of its agent in one spool: the first part of id, before the first hyphen, \
+        names the spool, and in a new one numbers start again. An event that comes late has a lower number than the one before it.";
     let repeat = json!({
         "const": true,
         "description": "Only when true: the gateway sent the event again, and the id is that of the first time.",
@@ -237,7 +239,7 @@ pub(super) fn attributes() -> Vec<Attribute> {
         ),
         always("subject", text("The agent's id.")),
         always("time", time("When it happened: the gateway's time where it says one, or else recordedtime.")),
-        always("sequence", fits("^[0-9]{20}$", "The number of the event among those of its agent.")),
+        always("sequence", fits("^[0-9]{20}$", number)),
         always("partitionkey", text("The agent's id.")),
         always("recordedtime", time("When ccrelay received it.")),
         sometimes("ccrelayrepeat", repeat),

@@ -384,6 +384,22 @@ fn what_is_added_or_said_in_other_words_breaks_nobody() {
 }
 
 #[test]
+fn the_contract_says_what_breaks_the_order_of_an_agents_events() {
+    let document = asyncapi();
+    let said = |pointer: &str| document.pointer(pointer).unwrap().as_str().unwrap().to_owned();
+    let sequences = [
+        "/components/schemas/cloudevent/properties/sequence/description",
+        "/components/schemas/kafkaAttributes/properties/ce_sequence/description",
+        "/components/schemas/mqttAttributes/properties/sequence/description",
+    ];
+    for text in ["/info/description"].iter().chain(&sequences).map(|pointer| said(pointer)) {
+        for words in ["again", "spool", "late"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+}
+
+#[test]
 fn every_reference_of_the_asyncapi_document_leads_somewhere() {
     fn check(root: &Value, value: &Value, count: &mut usize) {
         match value {

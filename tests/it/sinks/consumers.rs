@@ -240,7 +240,7 @@ async fn consumers_written_from_the_contract_rebuild_states_and_calls_and_a_wall
     relay.stop().await;
 }
 
-/// An event as the example consumer takes it: of the agent 1001, and of its call where that has a state.
+/// An event of the spool `k3v9` as the example consumer takes it: of the agent 1001, and of its call where that has a state.
 fn taken(sequence: u64, at: u64, kind: &str, (before, secs): (&str, f64), state: &str, call: &str) -> Value {
     let time = ccrelay::clock::Timestamp(1000 * at).to_string();
     let mut data = json!({ "agent": {
@@ -254,10 +254,17 @@ fn taken(sequence: u64, at: u64, kind: &str, (before, secs): (&str, f64), state:
         data["summary"] = json!({ "outcome": "answered", "talkedSeconds": 60.0 });
     }
     let attributes = json!({
-        "id": sequence.to_string(), "source": "/ccrelay/main/agents/1001", "type": kind,
+        "id": format!("k3v9-{}-0", sequence + 1), "source": "/ccrelay/main/agents/1001", "type": kind,
         "sequence": format!("{sequence:020}"), "time": time,
     });
     json!({ "attributes": attributes, "data": data })
+}
+
+/// What the example consumer shows after these events.
+async fn told_of(events: &[Value]) -> Value {
+    let input: Vec<String> = events.iter().map(Value::to_string).collect();
+    let told = python::run("tests/python/take_events.py", &[], input.join("\n").as_bytes()).await;
+    serde_json::from_str(&told).expect("JSON")
 }
 
 #[tokio::test]
@@ -272,9 +279,7 @@ async fn the_example_consumer_does_not_go_back_when_what_was_set_aside_is_delive
         // From before the first that was read.
         taken(6, 0, "ccrelay.agent.signed-in", ("signedOut", 1.0), "signedIn", ""),
     ];
-    let input: Vec<String> = events.iter().map(Value::to_string).collect();
-    let told = python::run("tests/python/take_events.py", &[], input.join("\n").as_bytes()).await;
-    let told: Value = serde_json::from_str(&told).expect("JSON");
+    let told = told_of(&events).await;
     let agent = &told["agents"]["/ccrelay/main/agents/1001"];
     assert_eq!(agent["state"], "workingAfterCall");
     assert_eq!(agent["since"], ccrelay::clock::Timestamp(80_000).to_string());
@@ -285,4 +290,27 @@ async fn the_example_consumer_does_not_go_back_when_what_was_set_aside_is_delive
     );
     let rest = [&told["open"], &told["missing"], &told["repeated"], &told["late"], &told["differing"]];
     assert_eq!(json!(rest), json!([0, 0, 0, 2, []]));
+}
+
+#[tokio::test]
+async fn the_example_consumer_goes_on_with_a_new_spool_whose_numbers_start_again() {
+    let mut events = [
+        taken(5000, 0, "ccrelay.agent.ready", ("signedIn", 5.0), "ready", ""),
+        taken(5001, 10, "ccrelay.agent.not-ready", ("ready", 10.0), "notReady", ""),
+        // The disk was replaced. The record of number 2 was set aside.
+        taken(0, 100, "ccrelay.session.started", ("unknown", 0.0), "signedIn", ""),
+        taken(1, 101, "ccrelay.agent.ready", ("signedIn", 1.0), "ready", ""),
+        taken(3, 130, "ccrelay.call.established", ("busy", 0.0), "busy", "connected"),
+        taken(4, 190, "ccrelay.call.ended", ("busy", 0.0), "busy", "ended"),
+        taken(2, 120, "ccrelay.call.ringing", ("ready", 19.0), "busy", "alerting"),
+    ];
+    for event in &mut events[2..] {
+        let id = event["attributes"]["id"].as_str().expect("an id").replace("k3v9", "7b20");
+        event["attributes"]["id"] = id.into();
+    }
+    let told = told_of(&events).await;
+    let agent = &told["agents"]["/ccrelay/main/agents/1001"];
+    assert_eq!((&agent["state"], told["calls"].as_array().map(Vec::len)), (&json!("busy"), Some(1)));
+    let rest = [&told["open"], &told["missing"], &told["repeated"], &told["late"], &told["differing"]];
+    assert_eq!(json!(rest), json!([0, 0, 0, 1, []]), "what comes late is told for each spool");
 }
