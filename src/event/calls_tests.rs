@@ -200,6 +200,22 @@ fn the_outcome_says_how_a_call_ended() {
 }
 
 #[test]
+fn an_outgoing_call_begins_with_its_ringing_also_where_work_is_reported_before() {
+    let mut desk = Desk::new(AgentState::Ready);
+    desk.event(0, "AgentState_Busy", json!(null));
+    desk.event(1, "AgentState_Work", json!(null));
+    let made = desk.event(2, "AgentEvent_Customer_Alerting", json!({"callid": "1-2", "otherPhone": "70093"}));
+    assert_eq!(data(&made[0])["call"]["state"], "initiated");
+    assert_eq!(desk.snapshot.state, AgentState::WorkingAfterCall, "the gateway says what the agent does");
+    desk.event(10, "AgentEvent_Talking", json!({"callid": "1-2", "feature": "7"}));
+    let ended = only_summary(&desk.event(30, "AgentEvent_Call_Release", json!("1-2")));
+    let summary = &ended["summary"];
+    assert_eq!(summary["startedAt"], Timestamp(START + 2000).to_string());
+    assert_eq!((&summary["ringingSeconds"], &summary["answeredAfterSeconds"]), (&json!(8.0), &json!(8.0)));
+    assert_eq!((&ended["call"]["otherParty"], &summary["talkedSeconds"]), (&json!("70093"), &json!(20.0)));
+}
+
+#[test]
 fn a_call_that_is_passed_on_says_so_and_to_whom() {
     let talk = ("AgentEvent_Talking", inbound("1-2"));
     let third = ("AgentEvent_Customer_Alerting", json!({"callid": "1-2", "otherPhone": "70093"}));

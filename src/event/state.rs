@@ -181,6 +181,8 @@ impl AgentSnapshot {
         let call_before = call.map(|index| self.calls[index].state);
         let in_call = matches!(self.state, AgentState::Busy | AgentState::Unknown);
         let continues = call.is_some() || in_call;
+        // Some see work reported as soon as the agent is reserved.
+        let may_call = in_call || self.state == AgentState::WorkingAfterCall;
         let unexpected = match entry.effect {
             Effect::Continues(_) => !continues,
             effect => !is_expected(self.state, effect),
@@ -202,7 +204,7 @@ impl AgentSnapshot {
             }
             Effect::Offers if call.is_some() => (None, call_before),
             Effect::Offers => (self.move_call(CallState::Offered, &mut heard), Some(CallState::Offered)),
-            Effect::Reaches if call.is_none() && in_call && id.is_some() => {
+            Effect::Reaches if call.is_none() && may_call && id.is_some() => {
                 (self.move_call(CallState::Initiated, &mut heard), Some(CallState::Initiated))
             }
             Effect::Reaches => (None, call_before),

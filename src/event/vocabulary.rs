@@ -94,7 +94,7 @@ pub enum Effect {
     Continues(CallState),
     /// A call is announced to the agent.
     Offers,
-    /// A phone rings for a call that the agent has, or, when a busy agent has none of this id, is making.
+    /// A phone rings for a call that the agent has, or, when an agent who is busy or at work has none of this id, is making.
     Reaches,
     /// A call comes to nothing, unless it was answered before: then only what was tried with it failed.
     Fails,

@@ -271,6 +271,31 @@ fn orders_that_the_sources_contradict_end_in_the_same_state_with_the_same_summar
             .map(|end| [&["AgentState_Busy"], reserved, &end[..]].concat()),
             ["failed"],
         ),
+        // The same, with work reported at once, after the ringing, and after the failure.
+        (
+            [
+                vec![
+                    "AgentState_Work",
+                    "AgentEvent_Customer_Alerting",
+                    "AgentEvent_Call_Out_Fail",
+                    "AgentEvent_Connect_Fail",
+                ],
+                vec![
+                    "AgentEvent_Customer_Alerting",
+                    "AgentState_Work",
+                    "AgentEvent_Call_Out_Fail",
+                    "AgentEvent_Connect_Fail",
+                ],
+                vec![
+                    "AgentEvent_Customer_Alerting",
+                    "AgentEvent_Connect_Fail",
+                    "AgentEvent_Call_Out_Fail",
+                    "AgentState_Work",
+                ],
+            ]
+            .map(|course| [&["AgentState_Busy"], &course[..], &["AgentState_Ready"]].concat()),
+            ["failed"],
+        ),
         // Busy before the phone, after it, and, as a public client has it, followed by work at once.
         (
             [
