@@ -392,7 +392,7 @@ pub(super) fn position(calls: &[CallSnapshot], entry: &Entry, id: Option<&str>) 
     }
     let waits = |call: &CallSnapshot| match entry.event_type {
         "ccrelay.call.abandoned" | "ccrelay.call.not-answered-cti" => call.state.is_pending(),
-        "ccrelay.call.transfer-out-result" => call.established,
+        "ccrelay.call.transfer-out-result" => call.established && !call.text,
         _ => false,
     };
     let mut fitting = calls.iter().enumerate().filter(|(_, call)| waits(call));

@@ -242,6 +242,31 @@ fn a_call_that_is_passed_on_says_so_and_to_whom() {
 }
 
 #[test]
+fn the_result_of_a_transfer_without_a_call_id_is_never_that_of_a_text_session() {
+    let chat = ("AgentChat_Connected", json!({"callId": "5-1"}));
+    let talk = ("AgentEvent_Talking", inbound("1-2"));
+    let third = ("AgentEvent_Customer_Alerting", json!({"callid": "1-2", "otherPhone": "70093"}));
+    let release = ("AgentEvent_Call_Release", json!("1-2"));
+    let result = |result: i64| ("AgentEvent_TransOutResult", json!({"result": result}));
+    let chat_ends = ("AgentChat_Disconnected", json!({"callId": "5-1"}));
+    let told = |course: &[(&str, Value)]| {
+        let ended = Desk::new(AgentState::Busy).play(0, course);
+        let words = |ended: &Value| {
+            json!([
+                ended["call"]["id"],
+                ended["summary"]["transferredOut"],
+                ended["summary"]["transferredTo"]
+            ])
+        };
+        ended.iter().map(words).collect::<Vec<_>>()
+    };
+    let failed = [chat.clone(), talk.clone(), third.clone(), result(1), release.clone(), chat_ends.clone()];
+    assert_eq!(told(&failed), [json!(["1-2", false, null]), json!(["5-1", false, null])]);
+    let late = [chat, talk, third, release, result(0), chat_ends];
+    assert_eq!(told(&late), [json!(["1-2", true, "70093"]), json!(["5-1", false, null])]);
+}
+
+#[test]
 fn text_sessions_are_summed_up_while_their_agent_is_ready() {
     let mut desk = Desk::new(AgentState::Ready);
     desk.event(0, "AgentChat_Ring", json!({"callId": "5-1", "caller": "customer-7"}));
