@@ -105,6 +105,9 @@ pub struct CallSnapshot {
     /// A third party's phone rings, and nothing came of it yet.
     #[serde(rename = "o", default, skip_serializing_if = "nothing")]
     pub reaching: bool,
+    /// A third party whose phone rang is in a conversation with both: help, or a call that is being passed on.
+    #[serde(rename = "g", default, skip_serializing_if = "nothing")]
+    pub joined: bool,
     /// The gateway has reported a transfer.
     #[serde(rename = "x", default, skip_serializing_if = "nothing")]
     pub transferred: bool,
@@ -233,6 +236,7 @@ impl CallSnapshot {
             established: false,
             conferenced: false,
             reaching: false,
+            joined: false,
             transferred: false,
             third: None,
             left: false,
@@ -319,8 +323,10 @@ impl CallSnapshot {
             }
             "ccrelay.call.established" | "ccrelay.chat.established" => {
                 (self.established, self.reaching, self.left) = (true, false, false);
+                self.joined = false;
             }
             "ccrelay.call.conferenced" => {
+                self.joined |= self.reaching;
                 (self.established, self.conferenced, self.reaching, self.left) = (true, true, false, false);
             }
             "ccrelay.call.customer-released" => self.left = true,
@@ -329,6 +335,7 @@ impl CallSnapshot {
             | "ccrelay.linked-phone.transfer-result" => {
                 self.transferred = report.succeeded;
                 self.reaching &= self.transferred;
+                self.joined = false;
             }
             "ccrelay.call.connection-failed"
             | "ccrelay.call.consultation-failed"
@@ -350,7 +357,7 @@ impl CallSnapshot {
         let by = match outcome {
             CallOutcome::Abandoned => Some("otherParty"),
             CallOutcome::NotAnswered => told.map(|_| "platform"),
-            CallOutcome::Answered if self.is_transferred_out() => Some("agent"),
+            CallOutcome::Answered if self.transferred_out() == Some(true) => Some("agent"),
             // Of a conversation of three or more somebody may leave without ending it.
             CallOutcome::Answered if self.left && !self.conferenced => Some("otherParty"),
             _ => None,
@@ -375,9 +382,10 @@ impl CallSnapshot {
         Timestamp(by_gateway.saturating_add(self.late))
     }
 
-    /// Whether it passed to somebody else, as far as was told.
-    pub(super) fn is_transferred_out(&self) -> bool {
-        self.transferred || (self.reaching && !self.left)
+    /// Whether it passed to somebody else, as far as was told; none where that and help of three look the same.
+    pub(super) fn transferred_out(&self) -> Option<bool> {
+        let out = self.transferred || (self.reaching && !self.left);
+        (out || !self.joined).then_some(out)
     }
 
     fn elapsed(&self, at: Timestamp) -> u64 {

@@ -223,20 +223,38 @@ fn a_call_that_is_passed_on_says_so_and_to_whom() {
     let result = |result: i64| ("AgentEvent_SuccTransResult", json!({"callId": "1-2", "result": result}));
     let conference = ("AgentEvent_Conference", json!({"callid": "1-2", "partner": "291,70093"}));
     let left = ("AgentEvent_Customer_Release", json!({"callid": "1-2"}));
-    for (course, transferred, to, conferenced) in [
-        (vec![talk.clone(), release.clone()], false, json!(null), false),
-        (vec![talk.clone(), third.clone(), release.clone()], true, json!("70093"), false),
-        (vec![talk.clone(), third.clone(), result(0), release.clone()], true, json!("70093"), false),
-        (vec![talk.clone(), third.clone(), result(1), release.clone()], false, json!(null), false),
-        (vec![talk.clone(), third.clone(), talk.clone(), release.clone()], false, json!(null), false),
-        (vec![talk.clone(), third.clone(), conference, release.clone()], false, json!(null), true),
-        (vec![talk.clone(), third.clone(), left, release.clone()], false, json!(null), false),
-        (vec![talk, third, ("AgentEvent_Consult_Fail", json!("1-2")), release], false, json!(null), false),
+    let yes = || (json!(true), json!("70093"), json!("agent"));
+    let no = || (json!(false), json!(null), json!(null));
+    // Help of three looks like a call that is passed on after a talk of three.
+    let not_told = || (json!(null), json!(null), json!(null));
+    for (course, (transferred, to, by), conferenced) in [
+        (vec![talk.clone(), release.clone()], no(), false),
+        (vec![talk.clone(), third.clone(), release.clone()], yes(), false),
+        (vec![talk.clone(), third.clone(), result(0), release.clone()], yes(), false),
+        (vec![talk.clone(), third.clone(), result(1), release.clone()], no(), false),
+        (vec![talk.clone(), third.clone(), talk.clone(), release.clone()], no(), false),
+        (vec![talk.clone(), third.clone(), conference.clone(), release.clone()], not_told(), true),
+        (
+            vec![talk.clone(), third.clone(), conference.clone(), left.clone(), release.clone()],
+            not_told(),
+            true,
+        ),
+        (vec![talk.clone(), third.clone(), conference.clone(), result(0), release.clone()], yes(), true),
+        (vec![talk.clone(), third.clone(), conference.clone(), result(1), release.clone()], no(), true),
+        (vec![talk.clone(), third.clone(), conference.clone(), talk.clone(), release.clone()], no(), true),
+        (vec![talk.clone(), conference, release.clone()], no(), true),
+        (
+            vec![talk.clone(), third.clone(), left, release.clone()],
+            (json!(false), json!(null), json!("otherParty")),
+            false,
+        ),
+        (vec![talk, third, ("AgentEvent_Consult_Fail", json!("1-2")), release], no(), false),
     ] {
         let ended = Desk::new(AgentState::Busy).play(0, &course);
         let summary = &ended[0]["summary"];
         assert_eq!(summary["transferredOut"], transferred, "{course:?}");
         assert_eq!(summary["transferredTo"], to, "{course:?}");
+        assert_eq!(summary["endedBy"], by, "{course:?}");
         assert_eq!(summary["conferenced"], conferenced, "{course:?}");
     }
 }

@@ -136,7 +136,8 @@ sections! {
         held_count: u32,
         /// Whether three or more took part.
         conferenced: bool,
-        /// Whether this agent passed it on: the gateway reported so, or another party's phone rang last.
+        /// Whether this agent passed it on: the gateway reported so, or another party's phone rang last. Left out where a
+        /// conversation of three followed that ringing: help and a call that is passed on look the same then.
         transferred_out: bool,
         /// The number it was passed on to.
         transferred_to: String,

@@ -47,7 +47,7 @@ fn summary(ended: &EndedCall) -> SummaryData {
     let lasted = at.millis().saturating_sub(call.began.millis());
     let rang_until = call.answered.or(seen.then_some(lasted));
     let rang = call.rang.zip(rang_until).map(|(from, to)| seconds(to.saturating_sub(from)));
-    let out = call.is_transferred_out();
+    let out = call.transferred_out();
     let answered = call.answered.is_some();
     SummaryData {
         outcome: Some(*outcome),
@@ -60,8 +60,8 @@ fn summary(ended: &EndedCall) -> SummaryData {
         held_seconds: answered.then(|| seconds(call.held)),
         held_count: answered.then_some(call.holds),
         conferenced: answered.then_some(call.conferenced),
-        transferred_out: answered.then_some(out),
-        transferred_to: call.third.clone().filter(|_| out),
+        transferred_out: out.filter(|_| answered),
+        transferred_to: call.third.clone().filter(|_| out == Some(true)),
         ended_by: *by,
     }
 }

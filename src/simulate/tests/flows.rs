@@ -92,6 +92,8 @@ fn in_words(data: &Value) -> String {
     for (member, word) in [("conferenced", "conferenced"), ("transferredOut", "passed on")] {
         words.extend((summary[member] == true).then(|| word.to_owned()));
     }
+    let not_told = summary["outcome"] == "answered" && summary["transferredOut"].is_null();
+    words.extend(not_told.then(|| "perhaps passed on".to_owned()));
     words.extend(summary["endedBy"].as_str().map(|by| format!("by {by}")));
     words.join(", ")
 }
@@ -131,10 +133,10 @@ flows! {
     a_success_transfer_passes_the_call_on: ["manual-answer", "transfer-success"] => Ready, open 0, ["answered, inbound, talked, passed on, by agent"];
     a_blind_transfer_passes_the_call_on: ["manual-answer", "transfer-blind"] => Ready, open 0, ["answered, inbound, talked, passed on, by agent"];
     a_transfer_to_an_ivr_passes_the_call_on: ["manual-answer", "transfer-suspend-ivr"] => Ready, open 0, ["answered, inbound, talked, passed on, by agent"];
-    a_talk_transfer_passes_the_call_on: ["manual-answer", "transfer-talk"] => Ready, open 0, ["answered, inbound, talked, passed on, by agent"];
-    a_three_party_transfer_passes_the_call_on: ["manual-answer", "transfer-three-party"] => Ready, open 0, ["answered, inbound, talked, passed on, by agent"];
+    a_talk_transfer_looks_like_help_of_three: ["manual-answer", "transfer-talk"] => Ready, open 0, ["answered, inbound, talked, conferenced, perhaps passed on"];
+    a_three_party_transfer_whose_conference_comes_late_passes_the_call_on: ["manual-answer", "transfer-three-party"] => Ready, open 0, ["answered, inbound, talked, passed on, by agent"];
     help_of_a_colleague_holds_the_call_and_does_not_pass_it_on: ["manual-answer", "internal-help-two-party", "release"] => Ready, open 0, ["answered, inbound, talked, held 1x 2.0 s"];
-    help_of_a_colleague_in_the_call_is_a_conference: ["manual-answer", "internal-help-three-party", "release"] => Ready, open 0, ["answered, inbound, talked, conferenced"];
+    help_of_a_colleague_in_the_call_is_a_conference: ["manual-answer", "internal-help-three-party", "release"] => Ready, open 0, ["answered, inbound, talked, conferenced, perhaps passed on"];
     a_three_party_call_is_a_conference_whoever_leaves_first: ["manual-answer", "three-party-call", "release"] => Ready, open 0, ["answered, inbound, talked, conferenced"];
     muting_is_not_seen: ["manual-answer", "mute-start", "mute-stop", "release"] => Ready, open 0, ["answered, inbound, talked"];
     an_inspector_who_inserts_is_busy_without_a_call: ["insert"] => Busy, open 0, [];
@@ -169,7 +171,7 @@ async fn no_flow_is_refused_and_only_a_conference_after_the_transfer_does_not_fi
     for flow in Simulator::flows() {
         let before: &[&str] = if flow.starts_with("transfer") { &["manual-answer"] } else { &[] };
         let (course, _) = played(true, &[], &[before, &[flow]].concat()).await;
-        let late = ["transfer-talk", "transfer-three-party"].contains(&flow);
+        let late = flow == "transfer-three-party";
         let without_a_call =
             ["hold", "three-party-call", "internal-help-two-party", "internal-help-three-party"];
         // These begin in a call; played without one, the first event that goes on with it does not fit.
