@@ -198,7 +198,7 @@ impl AgentSnapshot {
             // The success of what led to it may be told late: whoever is busy by now, in a call perhaps, stays so.
             Effect::Leaves(_) if self.state == AgentState::Busy => (None, call_before),
             Effect::Leaves(_) => (self.enter(AgentState::Ready, None, &mut heard), call_before),
-            Effect::Continues(state) if !continues => (None, Some(state)),
+            Effect::Continues(_) if !continues => (None, None),
             Effect::Call(state) | Effect::Continues(state) => {
                 (self.move_call(state, &mut heard), Some(state))
             }

@@ -192,6 +192,23 @@ fn flows_end_in_the_states_they_mean() {
     }
 }
 
+/// As these two are printed, the conference comes after the end of the call.
+#[test]
+fn a_call_that_has_been_summed_up_does_not_go_on() {
+    let flows: BTreeMap<String, Value> = serde_json::from_str(FLOWS).unwrap();
+    for name in ["transfer-talk", "transfer-three-party"] {
+        let event = |event_type: &Value| json!({"eventType": event_type, "content": flow_content(event_type.as_str().unwrap())});
+        let list: Vec<Value> = flows[name]["events"].as_array().unwrap().iter().map(event).collect();
+        let body = json!({"workNo": "291", "eventList": list}).to_string();
+        let made = events(&flow_start(AgentState::Busy), RecordKind::Push, body.as_bytes());
+        assert_eq!(made.iter().filter(|event| event.event_type == "ccrelay.call.ended").count(), 1, "{name}");
+        let last = made.last().unwrap();
+        let call = last.data.details.call.as_ref().unwrap();
+        assert_eq!((last.event_type, call.state), ("ccrelay.call.conferenced", None), "{name}");
+        assert!(last.data.agent.unexpected, "{name}");
+    }
+}
+
 /// Before the flow the agent is in a call when it is busy.
 fn flow_start(state: AgentState) -> AgentSnapshot {
     let call = CallSnapshot::new("1456401416-3", CallState::Connected, Timestamp(1_784_529_600_000));
