@@ -285,6 +285,27 @@ fn the_result_of_a_transfer_without_a_call_id_is_never_that_of_a_text_session() 
 }
 
 #[test]
+fn a_switch_of_media_has_one_name_in_its_event_and_in_the_summary() {
+    let switch = |reason: Value, media_type: i64| {
+        let mut desk = Desk::new(AgentState::Ready);
+        desk.event(0, "AgentEvent_Talking", inbound("1-2"));
+        let content = json!({"callid": "1-2", "reason": reason, "mediaType": media_type});
+        let made = desk.event(5, "AgentEvent_MediaSwith", content);
+        let ended = only_summary(&desk.event(9, "AgentEvent_Call_Release", json!("1-2")));
+        json!([data(&made[0])["call"]["media"], ended["call"]["media"]])
+    };
+    let voice = json!({"code": 1, "name": "voice"});
+    let video = |code: i64| json!({"code": code, "name": "video"});
+    // In a switch 3 is video, which has the code 2 everywhere else.
+    assert_eq!(switch(json!(0), 3), json!([video(3), video(2)]));
+    assert_eq!(switch(json!("0"), 1), json!([voice, voice]));
+    for failed in [json!(1), json!(null)] {
+        assert_eq!(switch(failed, 3), json!([null, voice]), "it stayed as it was");
+    }
+    assert_eq!(switch(json!(0), 5), json!([{"code": 5}, voice]), "5 is text, but not in a switch");
+}
+
+#[test]
 fn text_sessions_are_summed_up_while_their_agent_is_ready() {
     let mut desk = Desk::new(AgentState::Ready);
     desk.event(0, "AgentChat_Ring", json!({"callId": "5-1", "caller": "customer-7"}));

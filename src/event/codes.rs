@@ -77,8 +77,14 @@ pub(super) const MEDIA_TYPE: Table = &[
     (53, "socialChat"),
 ];
 
-/// `mediaType` of a switch between voice and video (cec_07_1371): not the table above.
+/// `mediaType` of a switch between voice and video (cec_07_1371): not the table above, nor that of `mediaAbility`.
 pub(super) const SWITCHED_MEDIA: Table = &[(1, "voice"), (3, "video")];
+
+/// The `mediaAbility` of what [`SWITCHED_MEDIA`] calls `code`.
+pub(super) fn media_of_switch(code: i64) -> Option<i64> {
+    let name = Code::of(SWITCHED_MEDIA, code).name?;
+    MEDIA.iter().find(|(_, known)| *known == name).map(|(code, _)| *code)
+}
 
 /// `reason` of `AgentState_SetNotReady_Success` (cec_07_1346).
 pub(super) const NOT_READY_REASON: Table = &[

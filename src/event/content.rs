@@ -126,10 +126,15 @@ fn call(body: &Body<'_>) -> CallData {
 /// Here `reason` is the result and `mediaType` has a table of its own (cec_07_1371).
 fn switched_call(body: &Body<'_>) -> CallData {
     CallData {
-        media: body.code("mediaType", codes::SWITCHED_MEDIA),
+        media: switched_media(body).map(|code| Code::of(codes::SWITCHED_MEDIA, code)),
         result: body.outcome("reason"),
         ..parties(body)
     }
+}
+
+/// The media that a call was switched to, unless that failed.
+pub(super) fn switched_media(body: &Body<'_>) -> Option<i64> {
+    body.integer("mediaType").filter(|_| body.integer("reason") == Some(0))
 }
 
 fn queue(body: &Body<'_>) -> QueueData {

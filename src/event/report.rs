@@ -4,7 +4,8 @@
 use std::borrow::Cow;
 
 use super::body::Body;
-use super::codes::TEXT;
+use super::codes::{self, TEXT};
+use super::content;
 use super::envelope::RawEvent;
 use super::vocabulary::{Content, Effect, Entry};
 
@@ -26,7 +27,7 @@ pub struct Report<'a> {
     pub(super) text: bool,
     /// `feature`.
     pub(super) feature: Option<i64>,
-    /// The media that the call has from now on.
+    /// The media that the call has from now on: `mediaAbility`, also after a switch.
     pub(super) media: Option<i64>,
     /// `mediaType`.
     pub(super) media_type: Option<i64>,
@@ -96,8 +97,8 @@ impl<'a> Report<'a> {
                 self.caller = word(body, "caller");
                 self.called = word(body, "called");
             }
-            Content::SwitchedCall if body.integer("reason") == Some(0) => {
-                self.media = body.integer("mediaType");
+            Content::SwitchedCall => {
+                self.media = content::switched_media(body).and_then(codes::media_of_switch);
             }
             _ => {}
         }
