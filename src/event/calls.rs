@@ -211,6 +211,7 @@ impl CallOutcome {
             "ccrelay.call.outgoing-failed"
             | "ccrelay.call.internal-failed"
             | "ccrelay.call.connection-failed"
+            | "ccrelay.call.consultation-failed"
             | "ccrelay.chat.failed" => CallOutcome::Failed,
             _ => return None,
         })

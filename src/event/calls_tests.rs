@@ -285,6 +285,37 @@ fn the_result_of_a_transfer_without_a_call_id_is_never_that_of_a_text_session() 
 }
 
 #[test]
+fn a_consultation_that_fails_under_a_call_id_of_its_own_has_failed() {
+    let mut desk = Desk::new(AgentState::Busy);
+    desk.event(0, "AgentEvent_Talking", inbound("1-2"));
+    desk.event(10, "AgentEvent_Hold", json!("1-2"));
+    desk.event(11, "AgentEvent_Customer_Alerting", json!({"callid": "1-3", "otherPhone": "70093"}));
+    let made = desk.event(31, "AgentEvent_Consult_Fail", json!("1-3"));
+    assert_eq!(data(&made[0])["call"]["state"], "ended");
+    let failed = only_summary(&made);
+    assert_eq!((&failed["call"]["id"], &failed["summary"]["outcome"]), (&json!("1-3"), &json!("failed")));
+    assert_eq!(failed["summary"]["ringingSeconds"], 20.0);
+    desk.event(32, "AgentEvent_Talking", inbound("1-2"));
+    let ended = only_summary(&desk.event(632, "AgentEvent_Call_Release", json!("1-2")));
+    assert_eq!((&ended["call"]["id"], &ended["summary"]["outcome"]), (&json!("1-2"), &json!("answered")));
+    assert_eq!(desk.event(633, "AgentState_Ready", json!(null)).len(), 1, "no call is open any more");
+}
+
+#[test]
+fn a_consultation_that_fails_under_the_id_of_the_call_does_not_end_it() {
+    let mut desk = Desk::new(AgentState::Busy);
+    desk.event(0, "AgentEvent_Talking", inbound("1-2"));
+    desk.event(10, "AgentEvent_Hold", json!("1-2"));
+    let made = desk.event(31, "AgentEvent_Consult_Fail", json!("1-2"));
+    assert_eq!((made.len(), &data(&made[0])["call"]["state"]), (1, &json!("held")));
+    // Of a call that is not known nobody can say whether it was answered.
+    let made = desk.event(32, "AgentEvent_Consult_Fail", json!("9-9"));
+    assert_eq!((made.len(), &data(&made[0])["call"]["state"]), (1, &json!(null)));
+    let ended = only_summary(&desk.event(60, "AgentEvent_Call_Release", json!("1-2")));
+    assert_eq!(ended["summary"]["outcome"], "answered");
+}
+
+#[test]
 fn a_switch_of_media_has_one_name_in_its_event_and_in_the_summary() {
     let switch = |reason: Value, media_type: i64| {
         let mut desk = Desk::new(AgentState::Ready);

@@ -208,7 +208,7 @@ impl AgentSnapshot {
                 (self.move_call(CallState::Initiated, &mut heard), Some(CallState::Initiated))
             }
             Effect::Reaches => (None, call_before),
-            Effect::Fails if call.is_some_and(|index| self.calls[index].answered.is_some()) => {
+            Effect::Fails if call.is_none_or(|index| self.calls[index].answered.is_some()) => {
                 (None, call_before)
             }
             Effect::Fails => (self.move_call(CallState::Ended, &mut heard), Some(CallState::Ended)),

@@ -96,7 +96,7 @@ pub enum Effect {
     Offers,
     /// A phone rings for a call that the agent has, or, when an agent who is busy or at work has none of this id, is making.
     Reaches,
-    /// A call comes to nothing, unless it was answered before: then only what was tried with it failed.
+    /// A call that the agent has comes to nothing, unless it was answered before: then only what was tried with it failed.
     Fails,
     /// Something is said of a call that the agent has; it stands where it stood.
     Notes,
@@ -254,7 +254,7 @@ const ENTRIES: &[Entry] = &[
     row("OUTBOUND_DETECT_EVENT",         "ccrelay.call.outgoing-failure-detected", CALL, Call,        Nil,                     "cec_07_1360"),
     row("AgentEvent_Inside_Call_Fail",   "ccrelay.call.internal-failed",          CALL, Call,         Effect::Call(Ended),     "cec_07_1361"),
     row("AgentEvent_Connect_Fail",       "ccrelay.call.connection-failed",        CALL, Call,         Fails,                   "cec_07_1367"),
-    row("AgentEvent_Consult_Fail",       "ccrelay.call.consultation-failed",      CALL, Call,         Notes,                   "cec_07_1368"),
+    row("AgentEvent_Consult_Fail",       "ccrelay.call.consultation-failed",      CALL, Call,         Fails,                   "cec_07_1368"),
 
     // Outbound calls.
     row("AgentEvent_Agent_Occupyed",     "ccrelay.outbound.agent-reserved",        OUTBOUND, Nothing, Enters(Busy), "cec_07_1376"),
