@@ -220,6 +220,16 @@ async fn consumers_written_from_the_contract_rebuild_states_and_calls_and_a_wall
         );
         let rest = json!([told["open"], told["missing"], told["repeated"], told["late"], told["differing"]]);
         assert_eq!(rest, json!([0, 0, 0, 0, []]), "{topic}");
+
+        let older = copy_of_consumer(&folder.path().join("older"), "ccrelay.agent.ready");
+        let told_by_older = python::run(&older, &arguments, b"").await;
+        let told_by_older: Value = serde_json::from_str(&told_by_older).expect("JSON");
+        for part in ["agents", "missing", "differing"] {
+            assert_eq!(
+                told_by_older[part], told[part],
+                "{topic}: types may come that a copy of the contract lacks"
+            );
+        }
     }
 
     let board = python::run(
@@ -240,6 +250,22 @@ async fn consumers_written_from_the_contract_rebuild_states_and_calls_and_a_wall
     relay.stop().await;
 }
 
+/// The example consumer beside a contract that lacks a type.
+fn copy_of_consumer(folder: &Path, lacking: &str) -> String {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    let contract = std::fs::read_to_string(deploy.join("contract/asyncapi.json")).expect("the contract");
+    let mut contract: Value = serde_json::from_str(&contract).expect("JSON");
+    let messages = contract["channels"]["kafka-events"]["messages"].as_object_mut().expect("messages");
+    messages.remove(lacking).expect("the type");
+    for part in ["contract", "examples"] {
+        std::fs::create_dir_all(folder.join(part)).expect("a folder");
+    }
+    std::fs::write(folder.join("contract/asyncapi.json"), contract.to_string()).expect("written");
+    let script = folder.join("examples/consumer.py");
+    std::fs::copy(deploy.join("examples/consumer.py"), &script).expect("copied");
+    script.to_str().expect("a plain path").to_owned()
+}
+
 /// An event of the spool `k3v9` as the example consumer takes it: of the agent 1001, and of its call where that has a state.
 fn taken(sequence: u64, at: u64, kind: &str, (before, secs): (&str, f64), state: &str, call: &str) -> Value {
     let time = ccrelay::clock::Timestamp(1000 * at).to_string();
@@ -251,7 +277,7 @@ fn taken(sequence: u64, at: u64, kind: &str, (before, secs): (&str, f64), state:
         data["call"] = json!({ "id": "1700000001-1", "state": call });
     }
     if kind == "ccrelay.call.ended" {
-        data["summary"] = json!({ "outcome": "answered", "talkedSeconds": 60.0 });
+        data["summary"] = json!({ "outcome": "answered", "endedAt": time, "talkedSeconds": 60.0 });
     }
     let attributes = json!({
         "id": format!("k3v9-{}-0", sequence + 1), "source": "/ccrelay/main/agents/1001", "type": kind,
@@ -290,6 +316,20 @@ async fn the_example_consumer_does_not_go_back_when_what_was_set_aside_is_delive
     );
     let rest = [&told["open"], &told["missing"], &told["repeated"], &told["late"], &told["differing"]];
     assert_eq!(json!(rest), json!([0, 0, 0, 2, []]));
+}
+
+#[tokio::test]
+async fn the_example_consumer_follows_a_call_to_its_end_also_where_the_event_that_ends_it_does_not_name_it() {
+    let events = [
+        taken(0, 20, "ccrelay.call.established", ("ready", 5.0), "busy", "connected"),
+        // As in an interception.
+        taken(1, 80, "ccrelay.agent.ready", ("busy", 60.0), "ready", ""),
+        taken(2, 80, "ccrelay.call.ended", ("ready", 0.0), "ready", "ended"),
+        taken(3, 81, "ccrelay.call.released", ("ready", 0.0), "ready", "ended"),
+    ];
+    let told = told_of(&events).await;
+    assert_eq!(told["calls"].as_array().map(Vec::len), Some(1));
+    assert_eq!((&told["open"], &told["differing"]), (&json!(0), &json!([])));
 }
 
 #[tokio::test]
