@@ -27,14 +27,15 @@ pub fn breaking_changes(old: &Value, new: &Value) -> Vec<String> {
                 None => found.push(format!("{place}: is gone")),
                 Some(new) if what == "schema" => compare(&place, old, new, &mut found),
                 Some(new) if what == "message" => {
-                    for part in ["payload", "headers", "contentType"] {
+                    for part in ["headers", "contentType"] {
                         same(&place, part, old, new, &mut found);
                     }
-                    inline(&place, old, new, &mut found);
+                    payload(&place, old, new, &mut found);
                 }
                 Some(new) => {
                     same(&place, "address", old, new, &mut found);
                     gone(&format!("{place}: message"), old.get("messages"), new.get("messages"), &mut found);
+                    parameters(&place, old, new, &mut found);
                 }
             }
         }
@@ -56,10 +57,24 @@ fn without_words(value: &mut Value) {
     }
 }
 
-/// A payload that is no reference.
-fn inline(place: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
-    if let (Some(old), Some(new)) = (old.get("payload"), new.get("payload")) {
-        compare(&format!("{place}: payload"), old, new, found);
+/// The payload of a message, a reference or a schema.
+fn payload(place: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
+    let place = format!("{place}: payload");
+    match (old.get("payload"), new.get("payload")) {
+        (Some(old), Some(new)) => compare(&place, old, new, found),
+        (Some(_), None) => found.push(format!("{place}: is gone")),
+        (None, _) => {}
+    }
+}
+
+/// The parameters of a channel's address: those who subscribe name their words.
+fn parameters(place: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
+    for (name, old) in members(old.get("parameters")) {
+        let place = format!("{place}: parameter {name}");
+        match new.get("parameters").and_then(|all| all.get(name)) {
+            None => found.push(format!("{place}: is gone")),
+            Some(new) => compare(&place, old, new, found),
+        }
     }
 }
 
@@ -103,10 +118,6 @@ fn compare(place: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
 
 /// A part that must stay the same where the older contract has it.
 fn same(place: &str, key: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
-    // A payload without a reference is compared as a schema.
-    if key == "payload" && old.get(key).is_some_and(|payload| payload.get("$ref").is_none()) {
-        return;
-    }
     if let Some(before) = old.get(key)
         && new.get(key) != Some(before)
     {

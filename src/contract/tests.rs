@@ -359,6 +359,26 @@ fn each_kind_of_breaking_change_is_found() {
             "channel kafka-events: message ccrelay.agent.ready is gone",
             remove("/channels/kafka-events/messages".into(), "ccrelay.agent.ready"),
         ),
+        ("message status: payload: is gone", remove("/components/messages/status".into(), "payload")),
+        (
+            "message agent-state: payload: $ref was \"#/components/schemas/agent-state\" and is nothing",
+            set("/components/messages/agent-state/payload".into(), json!({ "type": "object" })),
+        ),
+        (
+            "message kafka.ccrelay.agent.ready: payload: is gone",
+            remove("/components/messages/kafka.ccrelay.agent.ready".into(), "payload"),
+        ),
+        (
+            "channel mqtt-events: parameter category: the word \"call\" is gone",
+            Box::new(|new| {
+                let words = new.pointer_mut("/channels/mqtt-events/parameters/category/enum").unwrap();
+                words.as_array_mut().unwrap().retain(|word| word != "call");
+            }),
+        ),
+        (
+            "channel mqtt-events: parameter agent: is gone",
+            remove("/channels/mqtt-events/parameters".into(), "agent"),
+        ),
     ];
     for (expected, change) in changes {
         let mut new = old.clone();
@@ -379,6 +399,8 @@ fn what_is_added_or_said_in_other_words_breaks_nobody() {
     schemas["AgentState"]["oneOf"].as_array_mut().unwrap().push(json!({ "const": "training" }));
     schemas["cloudevent"]["properties"]["type"]["enum"].as_array_mut().unwrap().push("ccrelay.new".into());
     schemas["ccrelay.new"] = json!({ "type": "object" });
+    let categories = &mut new["channels"]["mqtt-events"]["parameters"]["category"]["enum"];
+    categories.as_array_mut().unwrap().push("new".into());
     new["channels"]["more"] = json!({ "address": "x" });
     assert_eq!(breaking_changes(&old, &new), Vec::<String>::new());
 }
