@@ -53,13 +53,13 @@ const NUMBER_FIELDS: &[&str] = &[
     "summary.transferredTo",
 ];
 
-/// How a text is hidden.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a text is hidden, the weakest way first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
-    /// By a keyed hash: `hmac:` and 32 hexadecimal digits.
-    Hash,
     /// All but its last four characters: `***6789`.
     Last4,
+    /// By a keyed hash: `hmac:` and 32 hexadecimal digits.
+    Hash,
     /// All of it: `***`.
     Hide,
 }
@@ -163,9 +163,12 @@ impl Mask {
         self.drop_raw = true;
     }
 
-    /// Hides all that `other` hides too; where both hide a text, as this one does.
+    /// Hides all that `other` hides too; where both hide a text, in the stronger way.
     #[must_use]
     pub fn and(mut self, other: &Mask) -> Mask {
+        for (path, kind) in &mut self.fields {
+            *kind = other.kind_of(path).map_or(*kind, |theirs| theirs.max(*kind));
+        }
         self.fields.extend(other.fields.iter().cloned());
         self.drop_raw |= other.drop_raw;
         self.key = self.key.or_else(|| other.key.clone());
@@ -198,6 +201,11 @@ impl Mask {
         fields
     }
 
+    /// How the text at this path is hidden: what was said of it first counts.
+    fn kind_of(&self, path: &str) -> Option<Kind> {
+        self.fields.iter().find(|(field, _)| field == path).map(|(_, kind)| *kind)
+    }
+
     /// Whether the gateway's own words are left out.
     #[must_use]
     pub fn drops_raw(&self) -> bool {
@@ -214,15 +222,15 @@ impl Mask {
         let details = &mut event.data.details;
         let mut hidden: Vec<(String, String)> = Vec::new();
         details.visit("", &mut |path, text| {
-            if let Some((_, kind)) = self.fields.iter().find(|(field, _)| field == path) {
-                let mask = self.mask(*kind, text);
+            if let Some(kind) = self.kind_of(path) {
+                let mask = self.mask(kind, text);
                 hidden.push((std::mem::replace(text, mask.clone()), mask));
             }
         });
         // The longest first: one may be a part of another.
         hidden.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
         details.visit("", &mut |path, text| {
-            if !self.fields.iter().any(|(field, _)| field == path) {
+            if self.kind_of(path).is_none() {
                 hidden.iter().for_each(|(value, mask)| hide_same(path, text, value, mask));
             }
         });

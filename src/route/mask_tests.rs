@@ -138,7 +138,32 @@ fn what_a_sink_hides_is_hidden_by_every_rule() {
     let both = mask(&["call.called:hide"]).and(&mask(&["call.caller", "call.called"]));
     let call = published(&both, call()).0.data.details.call.unwrap();
     assert!(call.caller.unwrap().starts_with("hmac:"));
-    assert_eq!(call.called.as_deref(), Some("***"), "the rule's way of hiding counts");
+    assert_eq!(call.called.as_deref(), Some("***"), "the rule hides more");
+}
+
+#[test]
+fn no_rule_shows_more_of_a_text_than_its_sink() {
+    for (of_sink, of_rule, caller) in [
+        ("numbers:hide", "call.caller:last4", "***"),
+        ("numbers:hide", "call.caller:hash", "***"),
+        ("numbers:hash", "call.caller:last4", "hmac:"),
+        ("call.caller:last4", "numbers:hash", "hmac:"),
+        ("call.caller:last4", "numbers:hide", "***"),
+        ("call.*:last4", "call.caller:last4", "***3456"),
+    ] {
+        let both = mask(&[of_rule]).and(&mask(&[of_sink]));
+        let shown = published(&both, call()).0.data.details.call.unwrap().caller.unwrap();
+        assert!(
+            shown == caller || (caller == "hmac:" && shown.starts_with(caller)),
+            "{of_sink}, {of_rule}: {shown}"
+        );
+    }
+    // Of what one list says twice the first counts, also beside another.
+    let exception = mask(&["call.caller:last4", "numbers:hide"]);
+    for both in [exception.clone(), Mask::default().and(&exception), exception.and(&Mask::default())] {
+        let call = published(&both, call()).0.data.details.call.unwrap();
+        assert_eq!((call.caller.as_deref(), call.called.as_deref()), (Some("***3456"), Some("***")));
+    }
 }
 
 #[test]
