@@ -14,8 +14,11 @@ use crate::event::Event;
 const KAFKA_LONGEST: usize = 249;
 /// MQTT's limit of any string is 65535 bytes; topics are kept far below.
 const MQTT_LONGEST: usize = 1024;
-/// The most that the placeholders of one event can stand for: gateway 32, agent 10, category 16, type 64.
-const PLACEHOLDER_LONGEST: usize = 64;
+/// The longest names that placeholders stand for.
+const GATEWAY_LONGEST: usize = 32;
+const AGENT_LONGEST: usize = 10;
+const CATEGORY_LONGEST: usize = 16;
+const TYPE_LONGEST: usize = 64;
 
 /// Which rules a topic must keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +85,19 @@ const PLACEHOLDERS: [(&str, Part); 4] = [
     ("{type}", Part::Type),
 ];
 
+impl Part {
+    /// The most bytes that it can become.
+    fn longest(&self) -> usize {
+        match self {
+            Part::Text(text) => text.len(),
+            Part::Gateway => GATEWAY_LONGEST,
+            Part::Agent => AGENT_LONGEST,
+            Part::Category => CATEGORY_LONGEST,
+            Part::Type => TYPE_LONGEST,
+        }
+    }
+}
+
 impl TopicTemplate {
     /// Parses a template and checks it against the broker's rules.
     ///
@@ -97,10 +113,7 @@ impl TopicTemplate {
         if rules == TopicRules::Mqtt && text.starts_with('$') {
             return Err(TemplateError::Character { rules: "MQTT", character: '$' });
         }
-        let longest = parts
-            .iter()
-            .map(|p| if let Part::Text(t) = p { t.len() } else { PLACEHOLDER_LONGEST })
-            .sum::<usize>();
+        let longest = parts.iter().map(Part::longest).sum::<usize>();
         let limit = rules.longest();
         match (parts.is_empty(), longest > limit) {
             (true, _) => Err(TemplateError::Empty),
@@ -196,12 +209,15 @@ fn split(text: &str) -> Result<Vec<Part>, TemplateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{AgentId, GatewayName, vocabulary};
+    use crate::metrics::EVENT_CATEGORIES;
 
     #[test]
     fn templates_are_checked_against_the_brokers_rules() {
         let kafka = |text| TopicTemplate::parse(text, TopicRules::Kafka);
         assert!(kafka("ccrelay.events").is_ok());
         assert!(kafka("ccrelay.{gateway}.{category}").is_ok());
+        assert!(kafka("{gateway}.{agent}.{category}.{type}").is_ok());
         assert_eq!(kafka(""), Err(TemplateError::Empty));
         assert_eq!(kafka("a/b"), Err(TemplateError::Character { rules: "Kafka", character: '/' }));
         assert_eq!(kafka("a{agnet}"), Err(TemplateError::Placeholder { at: 2 }));
@@ -211,5 +227,20 @@ mod tests {
         assert!(mqtt("ccrelay/{gateway}/agents/{agent}/{type}").is_ok());
         assert_eq!(mqtt("ccrelay/+/x"), Err(TemplateError::Character { rules: "MQTT", character: '+' }));
         assert_eq!(mqtt("$SYS/x"), Err(TemplateError::Character { rules: "MQTT", character: '$' }));
+    }
+
+    #[test]
+    fn a_template_may_become_as_long_as_the_broker_allows_with_the_longest_names() {
+        let names = GATEWAY_LONGEST + AGENT_LONGEST + CATEGORY_LONGEST + TYPE_LONGEST;
+        let kafka = |more: usize| {
+            let text = format!("{{gateway}}{{agent}}{{category}}{{type}}{}", "x".repeat(more));
+            TopicTemplate::parse(&text, TopicRules::Kafka)
+        };
+        assert!(kafka(KAFKA_LONGEST - names).is_ok());
+        assert_eq!(kafka(KAFKA_LONGEST - names + 1), Err(TemplateError::TooLong { limit: 249 }));
+        assert!(GatewayName::parse(&"x".repeat(GATEWAY_LONGEST + 1)).is_err());
+        assert!(AgentId::parse(&"1".repeat(AGENT_LONGEST + 1)).is_err());
+        assert!(EVENT_CATEGORIES.iter().all(|category| category.len() <= CATEGORY_LONGEST));
+        assert!(vocabulary::event_types().iter().all(|event_type| event_type.len() <= TYPE_LONGEST));
     }
 }
