@@ -144,6 +144,8 @@ struct InFlight {
     replay: Option<ReplayOf>,
     /// The event was set aside, and what is in flight is its copy.
     copy: bool,
+    /// The client took it, so its ack is the far end's answer.
+    taken: bool,
     /// When it was handed over, where its trace is sampled and its span has not ended.
     began: Option<Instant>,
     ack: Ack,
@@ -331,6 +333,10 @@ impl Worker {
         if flow.in_flight.is_empty() {
             if stopping {
                 return Err(Ended::Stopped);
+            }
+            if self.reader.cursor() >= *end.borrow() {
+                // What failed before does not wait any more, whatever became of it.
+                self.recovered(self.reader.cursor());
             }
             tokio::select! {
                 // The spool's sender is gone only when the daemon is ending.
@@ -534,10 +540,14 @@ impl Worker {
             flow.published_to = flow.published_to.max(offset + 1);
         }
         let began = message.as_ref().and_then(|message| self.traces.begin(message));
+        let mut taken = false;
         let ack: Ack = match &message {
             None => Box::pin(std::future::ready(Ok(()))),
             Some(message) => match self.sink.publish(message).await {
-                Ok(ack) => ack,
+                Ok(ack) => {
+                    taken = true;
+                    ack
+                }
                 // Its place in the order is kept. Acks handed out before stay valid, so what this error leads to comes
                 // about when everything before it is settled: a message that never goes must not undo theirs.
                 Err(error) => {
@@ -552,7 +562,7 @@ impl Worker {
         flow.bytes += message.as_ref().map_or(0, weight);
         flow.in_record = !ends_record;
         let copy = false;
-        let event = InFlight { offset, ends_record, received_at, message, replay, copy, began, ack };
+        let event = InFlight { offset, ends_record, received_at, message, replay, copy, taken, began, ack };
         flow.in_flight.push_back(event);
         self.meter.in_flight(flow.in_flight.len());
         Ok(())
@@ -564,6 +574,7 @@ impl Worker {
         front.end_span(&self.traces, result.as_ref().err());
         let front = &*front;
         let (ends_record, offset, replay) = (front.ends_record, front.offset, front.replay);
+        let answered = front.taken;
         let mut again = None;
         match result {
             Ok(()) if front.copy => self.meter.copied(Copied::Confirmed),
@@ -593,6 +604,9 @@ impl Worker {
             }
             Err(error) => return Err(error.into()),
         }
+        if answered {
+            self.recovered(offset);
+        }
         match replay {
             Some(replay) if ends_record => self.settle_replay(replay.letter, again).await?,
             None if ends_record => self.reader.confirm(offset + 1),
@@ -617,16 +631,17 @@ impl Worker {
         }
     }
 
-    fn count_success(&mut self, event: &InFlight) {
-        if event.message.is_none() {
-            return;
-        }
+    /// The far end has answered what was in flight, if only with a refusal for good, or nothing waits for it any more.
+    fn recovered(&mut self, spool_offset: u64) {
         if self.backoff.tries() > 0 {
             self.backoff.reset();
             self.meter.state(State::Delivering);
-            tracing::info!(sink = %self.config.sink, spool_offset = event.offset, "delivering again");
+            tracing::info!(sink = %self.config.sink, spool_offset, "delivering again");
         }
-        if event.is_state() {
+    }
+
+    fn count_success(&self, event: &InFlight) {
+        if event.message.is_none() || event.is_state() {
             return;
         }
         let live = event.replay.is_none();
@@ -658,7 +673,7 @@ impl Worker {
         let published = self.sink.publish(&copy).await;
         flow.blocked |= published.as_ref().is_err_and(|error| error.disposition != Disposition::DeadLetter);
         if let Some(front) = flow.in_flight.front_mut() {
-            front.copy = true;
+            (front.copy, front.taken) = (true, published.is_ok());
             front.ack = published.unwrap_or_else(|error| Box::pin(std::future::ready(Err(error))));
         }
         flow.last_progress = Instant::now();

@@ -403,6 +403,40 @@ async fn what_can_never_go_is_set_aside_and_the_rest_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_far_end_that_answers_again_is_delivered_to_though_it_refuses_for_good() {
+    let refusal = || DeliveryError::dead_letter("too_large", "");
+    for (copies, by_the_client, behind, state) in [
+        // Of what the far end says the state follows at once, of what the client says it does not.
+        (false, false, true, 1),
+        (true, false, true, 1),
+        (false, true, true, 0),
+        // With nothing behind it nothing waits any more.
+        (false, false, false, 1),
+        (false, true, false, 1),
+    ] {
+        let mut bench = Bench::open();
+        bench.copies = copies;
+        let first = bench.push_singles(if behind { 2 } else { 1 }).await.remove(0);
+        let running = bench.start("one", move |seen, before| match (seen.id == first, before, &seen.copy) {
+            (false, ..) => Verdict::Hold,
+            (true, 0, _) => Verdict::Fail(DeliveryError::retry("batch_too_large", "")),
+            (true, _, Some(_)) => Verdict::Confirm,
+            (true, ..) if by_the_client => Verdict::Refuse(refusal()),
+            (true, ..) => Verdict::Fail(refusal()),
+        });
+        bench.cursor_at("one", 2).await;
+        assert_eq!(bench.counted(&bench.metrics.sink_retries, "batch_too_large"), 1);
+        if behind {
+            assert_eq!(bench.state("one"), state, "copies: {copies}, by the client: {by_the_client}");
+        } else {
+            until("it delivers", || bench.state("one") == state).await;
+        }
+        bench.close().await;
+        drop(running);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_cursor_waits_for_the_copy_of_a_dead_letter_and_the_copy_is_tried_like_an_event() {
     let mut bench = Bench::open();
     bench.copies = true;
@@ -1014,6 +1048,7 @@ mod replays {
             bench.start("one", |seen, _| if seen.sequence < 2 { too_large() } else { Verdict::Confirm });
         let waited = || bench.counted(&bench.metrics.sink_retries, "dead_letter_storage") > 0;
         until("the sink waits", waited).await;
+        assert_eq!(bench.state("one"), 0);
         assert_eq!(bench.spool.dead_letters().unwrap().len(), 1);
         assert_eq!(
             bench.spool.reader("one").unwrap().cursor(),
