@@ -271,8 +271,12 @@ impl Worker {
         self.meter.in_flight(0);
         let wait = self.backoff.next_wait();
         tracing::warn!(%sink, reason = error.reason, %error, attempt = self.backoff.tries(), wait_secs = wait.as_secs_f64(), spool_offset = self.reader.cursor(), "delivery failed; trying again from the cursor");
-        if let Err(error) = self.sink.reset().await {
-            tracing::warn!(%sink, reason = error.reason, %error, "the client cannot be made anew yet");
+        match or_stopped(&self.stop, &sink, self.sink.reset()).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                tracing::warn!(%sink, reason = error.reason, %error, "the client cannot be made anew yet");
+            }
+            None => return false,
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => true,
@@ -543,7 +547,7 @@ impl Worker {
         let mut taken = false;
         let ack: Ack = match &message {
             None => Box::pin(std::future::ready(Ok(()))),
-            Some(message) => match self.sink.publish(message).await {
+            Some(message) => match self.hand_over(message).await? {
                 Ok(ack) => {
                     taken = true;
                     ack
@@ -566,6 +570,12 @@ impl Worker {
         flow.in_flight.push_back(event);
         self.meter.in_flight(flow.in_flight.len());
         Ok(())
+    }
+
+    /// Hands a message to the sink, unless the daemon stops and it has no room for it.
+    async fn hand_over(&mut self, message: &Message) -> Result<Result<Ack, DeliveryError>, Ended> {
+        let published = or_stopped(&self.stop, &self.config.sink, self.sink.publish(message)).await;
+        published.ok_or(Ended::Stopped)
     }
 
     /// The first event in flight has its result.
@@ -670,7 +680,7 @@ impl Worker {
 
     /// Publishes the copy of the event in front, which keeps its place: the cursor waits for both.
     async fn publish_copy(&mut self, flow: &mut Flow, copy: Message) -> Result<(), Ended> {
-        let published = self.sink.publish(&copy).await;
+        let published = self.hand_over(&copy).await?;
         flow.blocked |= published.as_ref().is_err_and(|error| error.disposition != Disposition::DeadLetter);
         if let Some(front) = flow.in_flight.front_mut() {
             (front.copy, front.taken) = (true, published.is_ok());
@@ -742,6 +752,23 @@ impl Flow {
             tokio::time::sleep(PACE).await;
         }
         self.last_look = Instant::now();
+    }
+}
+
+/// Waits for a sink, and while the daemon stops no longer than for a confirmation. None when it is not done then: what was asked
+/// of it is dropped, so it can only be closed.
+async fn or_stopped<T>(stop: &CancellationToken, sink: &str, work: impl Future<Output = T>) -> Option<T> {
+    let given_up = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_PATIENCE).await;
+    };
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = given_up => {
+            tracing::warn!(sink, "the client does not go on while stopping: what is not confirmed stays in the spool");
+            None
+        }
     }
 }
 

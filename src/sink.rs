@@ -169,7 +169,7 @@ pub trait Sink: Send {
     /// nothing overtakes what failed.
     ///
     /// # Cancel safety
-    /// Must not be dropped before it is done: the message may or may not have been taken.
+    /// Must not be dropped before it is done, as the message may or may not have been taken, but to close the sink next.
     fn publish<'a>(&'a mut self, message: &'a Message) -> BoxFuture<'a, Result<Ack, DeliveryError>>;
 
     /// Where the state to which this event led its agent is retained; nowhere by most sinks. Where the event itself does not
@@ -189,6 +189,9 @@ pub trait Sink: Send {
     ///
     /// # Errors
     /// When no client can be made.
+    ///
+    /// # Cancel safety
+    /// Must not be dropped before it is done, but to close the sink next.
     fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>>;
 
     /// Ends the client in good order (MQTT DISCONNECT, file flushed), within a few seconds at most.

@@ -26,6 +26,8 @@ enum Verdict {
     Fail(DeliveryError),
     /// Not taken.
     Refuse(DeliveryError),
+    /// There is never room for it.
+    Hang,
 }
 
 /// One publish as the sink saw it.
@@ -60,6 +62,8 @@ struct FakeSink {
     book: Arc<Mutex<Book>>,
     script: Script,
     retains_states: bool,
+    /// A reset has no end.
+    hangs: bool,
 }
 
 impl Sink for FakeSink {
@@ -82,6 +86,7 @@ impl Sink for FakeSink {
             Verdict::Confirm => Ok(Box::pin(std::future::ready(Ok(())))),
             Verdict::Fail(error) => Ok(Box::pin(std::future::ready(Err(error)))),
             Verdict::Refuse(error) => Err(error),
+            Verdict::Hang => return Box::pin(std::future::pending()),
             Verdict::Hold => {
                 let (sender, receiver) = oneshot::channel();
                 book.held.push(Some(sender));
@@ -100,6 +105,9 @@ impl Sink for FakeSink {
         let mut book = self.book.lock().unwrap();
         book.resets += 1;
         book.held.clear();
+        if self.hangs {
+            return Box::pin(std::future::pending());
+        }
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -122,6 +130,8 @@ struct Bench {
     /// Another way than all events to one topic of their agent.
     router: Option<Router>,
     retains_states: bool,
+    /// A reset of the sink has no end.
+    hangs: bool,
     traces: Traces,
 }
 
@@ -202,6 +212,7 @@ impl Bench {
             repeats: Repeats::Publish,
             router: None,
             retains_states: false,
+            hangs: false,
             traces: Traces::default(),
         }
     }
@@ -245,7 +256,7 @@ impl Bench {
         };
         let book = Arc::<Mutex<Book>>::default();
         let (script, retains_states) = (Box::new(script), self.retains_states);
-        let fake = FakeSink { book: book.clone(), script, retains_states };
+        let fake = FakeSink { book: book.clone(), script, retains_states, hangs: self.hangs };
         let reader = self.spool.reader(sink).unwrap();
         let (spool, metrics, stop) = (self.spool.clone(), self.metrics.clone(), self.stop.clone());
         let worker = Worker::new(config, Box::new(fake), spool, reader, metrics, Clock::system(), stop);
@@ -672,6 +683,37 @@ async fn a_stop_gives_up_on_a_far_end_that_confirms_nothing() {
     let book = running.ended().await;
     assert!(book.lock().unwrap().closed);
     assert_eq!(bench.cursor("one"), 1, "what was not confirmed stays in the spool");
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_gives_up_on_a_client_that_takes_nothing() {
+    for copies in [false, true] {
+        let mut bench = Bench::open();
+        bench.copies = copies;
+        bench.push_singles(1).await;
+        let running = bench.start("one", move |seen, _| match seen.copy.is_some() == copies {
+            true => Verdict::Hang,
+            false => Verdict::Fail(DeliveryError::dead_letter("too_large", "")),
+        });
+        running.published(1 + usize::from(copies)).await;
+        bench.stop.cancel();
+        let book = running.ended().await;
+        assert!(book.lock().unwrap().closed);
+        assert_eq!(bench.cursor("one"), 1, "what was not taken stays in the spool");
+        bench.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_gives_up_on_a_client_that_cannot_be_made_anew() {
+    let mut bench = Bench::open();
+    bench.hangs = true;
+    bench.push_singles(1).await;
+    let running = bench.start("one", |_, _| Verdict::Fail(DeliveryError::retry("connection", "lost")));
+    until("a reset", || running.book().resets == 1).await;
+    bench.stop.cancel();
+    assert!(running.ended().await.lock().unwrap().closed);
     bench.close().await;
 }
 

@@ -26,7 +26,7 @@ struct Table {
     /// `None` is an entry that was resolved before an older one.
     entries: VecDeque<Option<oneshot::Sender<Outcome>>>,
     unresolved: usize,
-    /// How many were resolved or forgotten, ever.
+    /// How many were resolved, ever.
     resolved: u64,
     /// Set once: the client is spent.
     failure: Option<DeliveryError>,
@@ -96,27 +96,22 @@ impl Acks {
         Ok((table.first + table.entries.len() - 1, outcome))
     }
 
-    /// The record was not taken after all.
+    /// The record was not taken after all. That is no movement: while a queue is full it comes about again and again.
     pub(super) fn forget(&self, number: usize) {
-        drop(self.take(number));
-    }
-
-    fn take(&self, number: usize) -> Option<oneshot::Sender<Outcome>> {
-        let mut table = self.lock();
-        let index = number.checked_sub(table.first)?;
-        let taken = table.entries.get_mut(index)?.take()?;
-        table.unresolved -= 1;
-        table.resolved += 1;
-        table.still_since = Some(Instant::now());
-        while let Some(None) = table.entries.front() {
-            table.entries.pop_front();
-            table.first += 1;
-        }
-        Some(taken)
+        drop(self.lock().take(number));
     }
 
     pub(super) fn resolve(&self, number: usize, outcome: Outcome) {
-        if let Some(resolve) = self.take(number) {
+        let resolved = {
+            let mut table = self.lock();
+            let taken = table.take(number);
+            if taken.is_some() {
+                table.resolved += 1;
+                table.still_since = Some(Instant::now());
+            }
+            taken
+        };
+        if let Some(resolve) = resolved {
             // The worker may have dropped its ack.
             drop(resolve.send(outcome));
             self.progress.notify_waiters();
@@ -157,6 +152,19 @@ impl Acks {
     pub(super) fn stalled(&self, timeout: Duration) -> bool {
         let table = self.lock();
         table.unresolved > 0 && table.still_since.is_some_and(|since| since.elapsed() > timeout)
+    }
+}
+
+impl Table {
+    fn take(&mut self, number: usize) -> Option<oneshot::Sender<Outcome>> {
+        let index = number.checked_sub(self.first)?;
+        let taken = self.entries.get_mut(index)?.take()?;
+        self.unresolved -= 1;
+        while let Some(None) = self.entries.front() {
+            self.entries.pop_front();
+            self.first += 1;
+        }
+        Some(taken)
     }
 }
 
@@ -214,5 +222,19 @@ mod tests {
         assert!(acks.stalled(Duration::ZERO) && !acks.stalled(Duration::from_secs(60)));
         acks.resolve(number, Ok(()));
         assert!(!acks.stalled(Duration::ZERO));
+    }
+
+    #[test]
+    fn records_that_find_the_queue_full_do_not_hide_that_nothing_moves() {
+        let acks = Acks::new(false);
+        let (_, _waiting) = acks.expect().unwrap();
+        let timeout = Duration::from_millis(50);
+        std::thread::sleep(timeout * 2);
+        for _ in 0..3 {
+            let (number, _) = acks.expect().unwrap();
+            acks.forget(number);
+        }
+        assert!(acks.stalled(timeout));
+        assert_eq!(acks.resolved(), 0);
     }
 }

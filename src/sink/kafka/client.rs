@@ -134,10 +134,11 @@ impl Client {
     }
 
     /// Gives up: every ack that waits resolves to an error. Blocks for a moment; what blocks for longer (the end of
-    /// connections, of librdkafka's threads) is left to the poll thread.
+    /// connections, of librdkafka's threads) is left to the poll thread. Nor does it wait until those threads have purged what
+    /// they hold: one that looks up a broker's name does not for as long as the resolver is silent.
     pub(super) fn abandon(self) {
         self.acks.fail(DeliveryError::retry("reset", "the client was reset before the broker confirmed"));
-        self.producer.purge(PurgeConfig::default().queue().inflight());
+        self.producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
     }
 }
 
