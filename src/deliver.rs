@@ -247,6 +247,7 @@ impl Worker {
                 Ended::Broken(error) => {
                     self.failed(&error);
                     self.meter.state(State::Stopped);
+                    self.meter.in_flight(0);
                     tracing::error!(sink = %self.config.sink, reason = error.reason, %error, "this sink has stopped and waits for a person; the others go on");
                     self.stop.cancelled().await;
                     break;

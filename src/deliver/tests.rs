@@ -602,6 +602,20 @@ async fn a_sink_that_needs_a_person_stops_alone_and_ends_with_the_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_has_stopped_has_nothing_in_flight() {
+    let bench = Bench::open();
+    let in_flight = bench.metrics.sink_in_flight.with_label_values(&["one"]);
+    let broken = bench.start("one", |_, _| Verdict::Hold);
+    bench.push_singles(3).await;
+    until("three in flight", || in_flight.get() == 3).await;
+    let ack = broken.book().held[0].take().expect("it is held");
+    ack.send(Err(DeliveryError::stop("authentication", "wrong password"))).expect("the worker waits");
+    until("state of one", || bench.state("one") == -1).await;
+    until("nothing in flight", || in_flight.get() == 0).await;
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sink_whose_far_end_is_dead_slows_no_other() {
     let bench = Bench::open();
     let dead = bench.start_with("one", 10, Duration::from_millis(200), |_, _| Verdict::Hold);
