@@ -12,8 +12,11 @@
 //!   unless a person asked for the reload. A token secret that is taken away is good for checking for one overlap more.
 //! - **What cannot change** is named: those keys need a restart, and nothing follows from them before. So agents that stand in the
 //!   configuration take what they leave out from the defaults in force, and those of a gateway whose name is gone stay as they are.
+//!   Sinks are those of the start, and while others are written the routes wait with them: events that lead to a sink that does not
+//!   run would be kept from those that do.
 
 use std::collections::{BTreeMap, HashMap};
+use std::mem::Discriminant;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::token_keys;
 use crate::authenticate::Authenticator;
-use crate::config::{self, Config, ConfigError, Outline, Problem};
+use crate::config::{self, Config, ConfigError, Outline, Problem, SinkKind};
 use crate::deliver::Ways;
 use crate::event::GatewayName;
 use crate::listen::Entry;
@@ -86,6 +89,8 @@ const CHANGEABLE: &[(&str, &[&str])] = &[
 ];
 
 const ALLOW_FROM: &str = "allow_from";
+/// The key of a file that decides what is hidden.
+const MASK_SECRET: &str = "masking.secret_file";
 
 /// What files look like.
 type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
@@ -185,10 +190,15 @@ struct InForce {
     outline: Outline,
     /// What agents take from their gateway where they leave it out, as at the start.
     agent_defaults: HashMap<GatewayName, AgentDefaults>,
+    /// The sinks that run, which are those of the start.
+    sinks: Kinds,
     level: String,
     /// What files looked like when they were read.
     stamps: Stamps,
 }
+
+/// Names of sinks, each with what kind it is of.
+type Kinds = BTreeMap<String, Discriminant<SinkKind>>;
 
 /// Watches files and reloads.
 #[derive(Debug)]
@@ -223,6 +233,7 @@ impl Reloader {
             in_force: InForce {
                 outline,
                 agent_defaults: config.sessions.agent_defaults(),
+                sinks: kinds(config),
                 level: config.log.level.clone(),
                 stamps: stamps.clone(),
             },
@@ -368,7 +379,9 @@ impl Reloader {
                 Err(error) => tracing::error!(error, "the log level cannot be changed"),
             }
         }
-        if changes.of_routes() || changes.any_file(&config.mask_secret_file) {
+        let routes_wait = kinds(&config) != self.in_force.sinks;
+        let new_mask_secret = changes.any_file(&config.mask_secret_file);
+        if !routes_wait && (changes.of_routes() || new_mask_secret) {
             self.targets.ways.replace(config.sinks.clone());
             changed.push("routes".to_owned());
         }
@@ -380,13 +393,24 @@ impl Reloader {
             ));
             self.targets.roll.send_modify(|roll| roll.inline = inline);
         }
-        let needs_restart = changes.needing_restart(self.targets.operations.tls.is_some());
+        let mut needs_restart = changes.needing_restart(self.targets.operations.tls.is_some(), routes_wait);
+        if routes_wait && new_mask_secret && !needs_restart.iter().any(|key| key == MASK_SECRET) {
+            needs_restart.push(MASK_SECRET.to_owned());
+        }
         expiry::show(&config, &self.metrics);
         self.in_force.level = config.log.level;
-        self.in_force.stamps = now.clone();
-        (self.seen, self.tried) = (now.clone(), now);
+        (self.seen, self.tried) = (now.clone(), now.clone());
+        let stamps = std::mem::replace(&mut self.in_force.stamps, now);
+        if routes_wait
+            && let Some(file) = config.mask_secret_file
+            && let Some(look) = stamps.get(&file)
+        {
+            // The secret in force is the one that was read then.
+            self.in_force.stamps.insert(file, *look);
+        }
         // What needs a restart is compared with what the daemon was started with, every time.
-        self.in_force.outline = std::mem::take(&mut self.in_force.outline).with(outline, is_changeable);
+        let is_taken = |key: &str| is_changeable(key) && !(routes_wait && is_of_routes(key));
+        self.in_force.outline = std::mem::take(&mut self.in_force.outline).with(outline, is_taken);
         Ok(Outcome::Done { changed, needs_restart })
     }
 
@@ -489,8 +513,11 @@ impl Changes<'_> {
         files.into_iter().any(|file| self.before.get(file) != self.now.get(file))
     }
 
-    fn needing_restart(&self, operations_tls: bool) -> Vec<String> {
-        let stays = |key: &&String| !is_changeable(key) || (!operations_tls && is_of_operations_tls(key));
+    fn needing_restart(&self, operations_tls: bool, routes_wait: bool) -> Vec<String> {
+        let stays = |key: &&String| {
+            let waits = (!operations_tls && is_of_operations_tls(key)) || (routes_wait && is_of_routes(key));
+            waits || !is_changeable(key)
+        };
         self.outline.iter().filter(stays).cloned().collect()
     }
 }
@@ -546,6 +573,11 @@ fn read_looking_before(
             None => known = stamps(&files),
         }
     }
+}
+
+/// The sinks of this configuration.
+fn kinds(config: &Config) -> Kinds {
+    config.sinks.iter().map(|sink| (sink.name.clone(), std::mem::discriminant(&sink.kind))).collect()
 }
 
 /// Every file that is read anew.
@@ -626,6 +658,14 @@ mod tests {
         ] {
             assert!(!is_changeable(key), "{key}");
         }
+    }
+
+    #[test]
+    fn routes_that_wait_are_named_among_the_keys_that_need_a_restart() {
+        let outline = ["log.level", "routes[0].to.bus2", "sinks.bus2.jsonl.path"].map(str::to_owned).to_vec();
+        let changes = Changes { outline, before: &Stamps::new(), now: &Stamps::new() };
+        assert_eq!(changes.needing_restart(true, true), changes.outline[1..]);
+        assert_eq!(changes.needing_restart(true, false), changes.outline[2..]);
     }
 
     #[tokio::test]

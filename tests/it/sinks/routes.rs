@@ -269,6 +269,75 @@ async fn routes_and_masks_change_while_the_relay_runs_and_a_mistake_leaves_them_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn routes_wait_with_sinks_that_need_a_restart_and_no_event_is_lost_between_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    Certificates::create(folder);
+    std::fs::write(folder.join("secret"), "0123456789abcdef0123456789abcdef")
+        .expect("the folder can be written");
+    const FILE: &str = "[sinks.file]\nmask = ['numbers']\n[sinks.file.jsonl]\npath = 'FOLDER/file'\n\
+                        [masking]\nsecret_file = 'FOLDER/secret'\n";
+    const OTHER: &str = "[sinks.other]\ntopic = 'x'\n[sinks.other.jsonl]\npath = 'FOLDER/other'\n\
+                         [[routes]]\nname = 'moved'\nto = { other = 'y' }\nnot_to = ['file']\n";
+    let lines = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default().lines().count();
+    let relay = Running::start(folder, FILE).await;
+    let file = folder.join("config.toml");
+    let begun = std::fs::read_to_string(&file).expect("it was written");
+    let reloaded = async |write: &dyn Fn(), restart_needed: i64| {
+        let reloads = relay.metrics.reloads.with_label_values(&["ok"]);
+        let before = reloads.get();
+        write();
+        eventually("a reload", DEADLINE, || async { (reloads.get() > before).then_some(()) }).await;
+        assert_eq!(relay.metrics.restart_needed.get(), restart_needed);
+    };
+    let both = format!("{begun}{}", OTHER.replace("FOLDER", &folder.display().to_string()));
+    // One of another kind is another sink.
+    let kind = begun.replace("jsonl]\npath = ", "mqtt]\nurl = 'mqtt://127.0.0.1:1'\nclient_id = ");
+    let kind = format!("{kind}[[routes]]\nname = 'none'\nnot_to = ['file']\n");
+    let save = |text: &str| std::fs::write(&file, text).expect("the folder can be written");
+    for (agent, text) in [("1000", kind), ("1001", both.clone())] {
+        reloaded(&|| save(&text), 1).await;
+        relay.store_push(agent, ringing(agent)).await;
+        relay.delivered().await;
+    }
+    assert_eq!((lines("file"), lines("other")), (2, 0), "the only sink that runs has them");
+
+    // Without the new sink all is as before; so it is with a secret that came meanwhile, which then counts.
+    let secret = || std::fs::write(folder.join("secret"), "f".repeat(40)).expect("the folder can be written");
+    reloaded(&secret, 1).await;
+    relay.store_push("1002", ringing("1002")).await;
+    relay.delivered().await;
+    reloaded(&|| save(&begun), 0).await;
+    relay.store_push("1003", ringing("1003")).await;
+    relay.delivered().await;
+    let written = std::fs::read_to_string(folder.join("file")).expect("the sink wrote it");
+    let callers: Vec<Value> = written
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["data"]["call"]["caller"].take())
+        .collect();
+    assert_eq!(callers[1], callers[2], "the secret waits with the routes");
+    assert_ne!(callers[2], callers[3]);
+
+    reloaded(&|| save(&both), 1).await;
+    relay.stop().await;
+    let relay = Running::start(folder, &format!("{FILE}{OTHER}")).await;
+    relay.store_push("1004", ringing("1004")).await;
+    relay.delivered().await;
+    assert_eq!((lines("file"), lines("other")), (4, 1), "the restart has put the route in force");
+    // A sink that is to go is still led to.
+    let reloads = relay.metrics.reloads.with_label_values(&["ok"]).get();
+    save(&begun);
+    eventually("a reload", DEADLINE, || async {
+        (relay.metrics.reloads.with_label_values(&["ok"]).get() > reloads).then_some(())
+    })
+    .await;
+    relay.store_push("1005", ringing("1005")).await;
+    relay.delivered().await;
+    assert_eq!((lines("file"), lines("other")), (4, 2));
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_retained_of_an_agent_is_right_though_only_calls_are_routed_there() {
     let mosquitto = Mosquitto::start().await;
     let subscriber = Subscriber::start(mosquitto.port(), "#").await;
