@@ -242,7 +242,9 @@ fn add_unknown_sink(key: &str, sink: &str, sinks: &BTreeMap<String, OwnWay>, pro
 fn pattern(subject: Subject, text: &str, known: Option<&[&str]>) -> Result<Pattern, String> {
     let read = if subject == Subject::Agents { Pattern::agents(text) } else { Pattern::text(text) };
     let pattern = read.map_err(|error: PatternError| error.to_string())?;
-    let code = subject == Subject::Media && text.parse::<i64>().is_ok();
+    // As events have it: "05" fits none.
+    let is_code = || text.parse::<i64>().is_ok_and(|code| code.to_string() == text);
+    let code = subject == Subject::Media && is_code();
     match known {
         Some(known) if !code && !known.iter().any(|value| pattern.fits(value)) => {
             let all = if subject == Subject::Types {

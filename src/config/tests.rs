@@ -442,7 +442,7 @@ fn all_mistakes_of_routes_are_reported_at_once_with_their_keys() {
         "{CALLBACK}{GATEWAY}{ROUTED_SINKS}\
          [sinks.quiet]\nunrouted = 'drop'\nmask = ['call.callr']\n[sinks.quiet.jsonl]\npath = '-'\n\
          [[routes]]\nname = 'one'\ngateways = ['maine']\nagents = ['1999-1000', 'anna', '1001']\ncategories = ['calls']\n\
-         types = ['ccrelay.cal.*']\nmedia = ['voices', '5']\nskills = []\n\
+         types = ['ccrelay.cal.*']\nmedia = ['voices', '5', '05']\nskills = []\n\
          to = {{ bus = 'a/b', wall = 'a/+', gone = 'x', file = 'x' }}\n\
          [[routes]]\nname = 'one'\nto = {{ bus = '{{agnet}}', wall = '$x' }}\nnot_to = ['wall', 'far']\nmask = ['message.text:md5']\n\
          [[routes]]\nname = 'Ä'\n\
@@ -460,6 +460,7 @@ fn all_mistakes_of_routes_are_reported_at_once_with_their_keys() {
             "routes[0].categories[0]: \"calls\" fits nothing; there are: agent-state, call",
             "routes[0].types[0]: \"ccrelay.cal.*\" fits nothing",
             "routes[0].media[0]: \"voices\" fits nothing; there are: voice",
+            "routes[0].media[2]: \"05\" fits nothing; there are: voice",
             "routes[0].skills: an empty list fits no event",
             "routes[0].to.bus: a Kafka topic must not contain '/'",
             "routes[0].to.wall: a MQTT topic must not contain '+'",

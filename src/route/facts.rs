@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::rule::Subject;
-use crate::event::codes::Code;
 use crate::event::{Event, vocabulary};
 
 /// Names and kinds of one event. Borrowed from it: they are looked at once.
@@ -19,8 +18,10 @@ pub struct Facts<'a> {
     pub category: &'a str,
     /// The type.
     pub event_type: &'a str,
-    /// The media of its call: the name where the code has one, else the code.
-    pub media: Option<Cow<'a, str>>,
+    /// The gateway's code of the media of its call.
+    pub media_code: Option<Cow<'a, str>>,
+    /// The name of that code, where it has one.
+    pub media_name: Option<Cow<'a, str>>,
     /// The number of the skill queue.
     pub skill_id: Option<Cow<'a, str>>,
     /// The name of the skill queue.
@@ -36,7 +37,8 @@ impl<'a> Facts<'a> {
             agent: event.agent_id.as_str(),
             category: event.category,
             event_type: event.event_type,
-            media: None,
+            media_code: None,
+            media_name: None,
             skill_id: None,
             skill_name: None,
         }
@@ -47,8 +49,10 @@ impl<'a> Facts<'a> {
     pub fn of(event: &'a Event) -> Facts<'a> {
         let details = &event.data.details;
         let queue = details.queue.as_ref();
+        let media = details.call.as_ref().and_then(|call| call.media);
         Facts {
-            media: details.call.as_ref().and_then(|call| call.media).map(word),
+            media_code: media.map(|media| Cow::Owned(media.code.to_string())),
+            media_name: media.and_then(|media| media.name).map(Cow::Borrowed),
             skill_id: queue.and_then(|queue| queue.id).map(|id| Cow::Owned(id.to_string())),
             skill_name: queue.and_then(|queue| queue.name.as_deref()).map(Cow::Borrowed),
             ..Facts::names(event)
@@ -63,17 +67,14 @@ impl<'a> Facts<'a> {
         let (gateway, agent) = source.split_once("/agents/")?;
         let event_type = text("type")?;
         let media = event.pointer("/data/call/media");
-        let code = |code: &'a Value| match code.get("name").and_then(Value::as_str) {
-            Some(name) => Some(Cow::Borrowed(name)),
-            None => code.get("code").and_then(Value::as_i64).map(|code| Cow::Owned(code.to_string())),
-        };
         let queue = event.pointer("/data/queue");
         Some(Facts {
             gateway,
             agent,
             category: vocabulary::category(event_type),
             event_type,
-            media: media.and_then(code),
+            media_code: media.and_then(|m| m.get("code")?.as_i64()).map(|code| Cow::Owned(code.to_string())),
+            media_name: media.and_then(|m| m.get("name")?.as_str()).map(Cow::Borrowed),
             skill_id: queue.and_then(|q| q.get("id")?.as_i64()).map(|id| Cow::Owned(id.to_string())),
             skill_name: queue.and_then(|q| q.get("name")?.as_str()).map(Cow::Borrowed),
         })
@@ -86,12 +87,8 @@ impl<'a> Facts<'a> {
             Subject::Agents => [Some(self.agent), None],
             Subject::Categories => [Some(self.category), None],
             Subject::Types => [Some(self.event_type), None],
-            Subject::Media => [self.media.as_deref(), None],
+            Subject::Media => [self.media_code.as_deref(), self.media_name.as_deref()],
             Subject::Skills => [self.skill_id.as_deref(), self.skill_name.as_deref()],
         }
     }
-}
-
-fn word<'a>(code: Code) -> Cow<'a, str> {
-    code.name.map_or_else(|| Cow::Owned(code.code.to_string()), Cow::Borrowed)
 }

@@ -67,6 +67,8 @@ fn each_condition_holds_for_what_it_names() {
         (Media, &["voice"], ready(), false),
         (Media, &["voice"], call(1, None), true),
         (Media, &["text"], call(1, None), false),
+        (Media, &["1"], call(1, None), true),
+        (Media, &["5"], call(1, None), false),
         (Media, &["99"], call(99, None), true),
         (Skills, &["12"], call(1, Some((12, "Sales"))), true),
         (Skills, &["Sal*"], call(1, Some((12, "Sales"))), true),
@@ -138,7 +140,7 @@ fn an_explanation_names_the_rule_and_what_failed_in_those_before() {
                 rule: "texts".into(),
                 misses: vec![
                     miss("gateways", &["north"], &["main"]),
-                    miss("media", &["text", "video"], &["voice"]),
+                    miss("media", &["text", "video"], &["1", "voice"]),
                 ],
             },
             Tried { rule: "calls".into(), misses: vec![] },

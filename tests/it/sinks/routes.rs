@@ -197,7 +197,7 @@ async fn route_test_says_why_and_its_exit_code_tells_what_it_found() {
     let expected = [
         "ccrelay.call.ringing (call) of agent 1001 at main\n  file: calls (route calls)\n    hidden: call.called, call.caller,",
         "    left out: raw.content, raw.event\n",
-        "    not route north: agents is 1001, not 2000-2999\n    not route north: media is voice, not text\n",
+        "    not route north: agents is 1001, not 2000-2999\n    not route north: media is 1, voice, not text\n",
     ];
     for part in expected {
         assert!(words(&told).contains(part), "{part} is missing:\n{}", words(&told));
