@@ -473,6 +473,9 @@ async fn a_broker_is_reached_by_its_ipv6_address() {
          cafile {{folder}}/ca.pem\ncertfile {{folder}}/cert.pem\nkeyfile {{folder}}/key.pem\n"
     ))
     .await;
+    // The broker opens them after the one that is waited for.
+    let listens = || async { tokio::net::TcpStream::connect(("::1", tls_port)).await.ok() };
+    eventually("the IPv6 listeners", DEADLINE, listens).await;
     let ca = format!("ca_file = '{}'", broker.certificates().ca.display());
     for (url, lines) in [
         (format!("mqtt://[::1]:{port}"), "version = 5"),
