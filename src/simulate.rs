@@ -27,6 +27,7 @@ mod latency;
 mod ledger;
 mod listen;
 mod login;
+mod lose;
 mod operation;
 mod play;
 mod poll;
@@ -237,7 +238,8 @@ impl Simulator {
         Catalogue::shared().event_types()
     }
 
-    /// Loses the answers of the agent's next `times` pushes: they are repeated though received.
+    /// Loses the answers of the agent's next `times` pushes: they are repeated though received and answered. The receiver sees
+    /// its connection reset.
     ///
     /// # Errors
     /// When there is no such agent.

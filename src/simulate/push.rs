@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 use super::agent::{Agent, Slot, Target};
 use super::gateway::Gateway;
 use super::ledger::SignOut;
+use super::lose::{self, LoseError};
 use super::settings::{PushShape, Settings};
 use super::trust;
 
@@ -32,9 +33,9 @@ type HttpsClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 /// Sends pushes.
 #[derive(Debug)]
 pub(super) struct Pusher {
-    kept: HttpsClient,
-    /// Closes its connection after each answer.
-    single: HttpsClient,
+    client: HttpsClient,
+    /// For pushes whose answer is lost: the same TLS.
+    tls: Arc<rustls::ClientConfig>,
     spellings: Extensions,
     shape: PushShape,
     timeout: Duration,
@@ -59,8 +60,8 @@ enum PushError {
     Untrusted,
     #[error("no answer in time")]
     Timeout,
-    #[error("answer lost, as told")]
-    Lost,
+    #[error("answer to be lost")]
+    Lost(#[source] LoseError),
     #[error("not sent or not answered")]
     Transport(#[source] hyper_util::client::legacy::Error),
     #[error("not a request")]
@@ -88,37 +89,38 @@ impl Pusher {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
+        let config = trust::client_config(settings)?;
+        let tls = Arc::new(config.clone());
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(trust::client_config(settings)?)
+            .with_tls_config(config)
             .https_or_http()
             .enable_http1()
             .wrap_connector(http);
-        let client = |idle| {
-            Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_max_idle_per_host(idle)
-                .http1_preserve_header_case(true)
-                .build(connector.clone())
-        };
-        let kept = client(if settings.push_new_connection { 0 } else { IDLE_CONNECTIONS });
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(if settings.push_new_connection { 0 } else { IDLE_CONNECTIONS })
+            .http1_preserve_header_case(true)
+            .build(connector);
         let timeout = Duration::from_millis(settings.push_timeout_ms);
-        Ok(Pusher { kept, single: client(0), spellings, shape: settings.push_shape, timeout })
+        Ok(Pusher { client, tls, spellings, shape: settings.push_shape, timeout })
     }
 
-    /// Makes one push. An answer that is lost is lost with its connection, as a receiver might notice.
+    /// Makes one push. An answer is lost by a reset of its connection, which is of its own.
     async fn push(&self, target: &Target, body: String, lose_answer: bool) -> Result<(), PushError> {
         if !target.trusted {
             return Err(PushError::Untrusted);
         }
-        let client = if lose_answer { &self.single } else { &self.kept };
-        match tokio::time::timeout(self.timeout, self.exchange(client, target, body)).await {
-            Ok(Ok(())) if lose_answer => Err(PushError::Lost),
-            Ok(outcome) => outcome,
-            Err(_) => Err(PushError::Timeout),
-        }
+        let request = self.request(target, body)?;
+        let exchange = async {
+            match lose_answer {
+                true => Err(PushError::Lost(lose::push_and_lose(self.tls.clone(), request).await)),
+                false => self.exchange(request).await,
+            }
+        };
+        tokio::time::timeout(self.timeout, exchange).await.unwrap_or(Err(PushError::Timeout))
     }
 
-    async fn exchange(&self, client: &HttpsClient, target: &Target, body: String) -> Result<(), PushError> {
+    fn request(&self, target: &Target, body: String) -> Result<Request<Full<Bytes>>, PushError> {
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(target.uri.clone())
@@ -131,7 +133,11 @@ impl Pusher {
             request.headers_mut().insert("service_token", secret_value(token)?);
         }
         *request.extensions_mut() = self.spellings.clone();
-        let response = client.request(request).await.map_err(PushError::Transport)?;
+        Ok(request)
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(), PushError> {
+        let response = self.client.request(request).await.map_err(PushError::Transport)?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
         let body = body.map_err(|_| PushError::Body)?.to_bytes();

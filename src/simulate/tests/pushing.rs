@@ -117,20 +117,31 @@ async fn an_answer_that_is_late_is_a_failure() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_makes_a_repeat_of_what_was_received_on_a_new_connection() {
-    let simulator = start(settings()).await;
-    let receiver = Receiver::start().await;
-    let _client = signed_in(&simulator, &receiver, 1001).await;
-    simulator.lose_answers(&agent(1001), 2).unwrap();
-    emit(&simulator, 1001, "AgentState_Busy");
-    let pushes = receiver.wait(4).await;
-    assert!(simulator.drained(LIMIT).await);
-    assert_eq!(pushes[1].text, pushes[2].text);
-    assert_eq!(pushes[1].text, pushes[3].text);
-    let connections: Vec<usize> = pushes.iter().map(|push| push.connection).collect();
-    assert_eq!(connections, [0, 1, 2, 0]);
-    assert_eq!(simulator.ledger_of(&agent(1001))[2].attempts, 3);
+async fn a_lost_answer_makes_a_repeat_of_what_was_received_on_a_new_connection_and_is_lost_by_a_reset() {
+    let (secure, ca) = https_receiver("localhost").await;
+    let mut trusting = settings();
+    trusting.eventpush.ssl.cert.pem = Some(ca);
+    for (settings, receiver) in [(settings(), Receiver::start().await), (trusting, secure)] {
+        let simulator = start(settings).await;
+        let _client = signed_in(&simulator, &receiver, 1001).await;
+        simulator.lose_answers(&agent(1001), 2).unwrap();
+        emit(&simulator, 1001, "AgentState_Busy");
+        let pushes = receiver.wait(4).await;
+        assert!(simulator.drained(LIMIT).await);
+        assert_eq!(pushes[1].text, pushes[2].text);
+        assert_eq!(pushes[1].text, pushes[3].text);
+        let connections: Vec<usize> = pushes.iter().map(|push| push.connection).collect();
+        assert_eq!(connections, [0, 1, 2, 0]);
+        assert_eq!(pushes[1].header("host"), pushes[0].header("host"));
+        assert_eq!(pushes[1].path, pushes[0].path);
+        receiver.wait_until(|_| receiver.resets() == 2).await;
+        assert_eq!(simulator.ledger_of(&agent(1001))[2].attempts, 3);
+    }
+}
 
+#[tokio::test]
+async fn an_agent_whose_answers_are_all_lost_is_forced_out() {
+    let receiver = Receiver::start().await;
     let always = Settings { push_answer_lost: 1.0, push_fail_total_ms: 100, ..settings() };
     let simulator = start(always).await;
     Client::new(&simulator, 1001).login_to(&receiver).await;

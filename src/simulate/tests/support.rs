@@ -2,9 +2,12 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::client::legacy::{Client as HttpClient, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
@@ -234,6 +237,8 @@ struct Shared {
     answers: Mutex<VecDeque<Answer>>,
     always: Mutex<Option<Answer>>,
     connections: AtomicUsize,
+    /// Connections that ended by RST.
+    resets: AtomicUsize,
     came: Notify,
 }
 
@@ -282,6 +287,11 @@ impl Receiver {
         *self.shared.always.lock().unwrap() = answer;
     }
 
+    /// How many connections have ended by RST.
+    pub(super) fn resets(&self) -> usize {
+        self.shared.resets.load(Ordering::SeqCst)
+    }
+
     pub(super) fn pushes(&self) -> Vec<Push> {
         self.shared.pushes.lock().unwrap().clone()
     }
@@ -314,8 +324,45 @@ async fn requests(
     connection: usize,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) {
-    let service = service_fn(move |request| receive(shared.clone(), connection, request));
-    let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let own = shared.clone();
+    let service = service_fn(move |request| receive(own.clone(), connection, request));
+    let stream = TokioIo::new(Observed { stream, shared });
+    let _ended = http1::Builder::new().serve_connection(stream, service).await;
+}
+
+/// A stream that notes a reset, of which hyper says nothing when it has answered.
+struct Observed<S> {
+    stream: S,
+    shared: Arc<Shared>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if matches!(&read, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset) {
+            self.shared.resets.fetch_add(1, Ordering::SeqCst);
+            self.shared.came.notify_waiters();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 async fn receive(
