@@ -373,7 +373,7 @@ impl Simulator {
         let session = agent.session.as_ref()?;
         Some(SessionView {
             push: session.is_push(),
-            agent_state: session.activity.number(),
+            agent_state: session.doing().number(),
             skills: session.skills.clone(),
             waiting: agent.queue.len(),
             silent_for: session.last_contact.elapsed(),

@@ -115,7 +115,10 @@ pub(super) struct Session {
     pub(super) last_contact: Instant,
     /// The stickiness cookies, `name=value`.
     pub(super) cookies: Vec<SecretString>,
+    /// What its events say. [`Session::doing`] knows of the call too.
     pub(super) activity: Activity,
+    /// Asked for in a call, and told when the call is over: the reason for being busy.
+    pub(super) busy_after_call: Option<String>,
     /// Its voice call and what else is done with its phone.
     pub(super) line: Line,
     /// Effective skills; none before the first resetskill.
@@ -271,6 +274,16 @@ impl Agent {
 }
 
 impl Session {
+    /// What the agent does: one who is in a call talks, whatever else was said meanwhile.
+    pub(super) fn doing(&self) -> Activity {
+        if self.line.in_call() { Activity::Talking } else { self.activity }
+    }
+
+    /// The reason for being busy that was held back for the end of a call, once the call is over.
+    pub(super) fn take_held_back(&mut self) -> Option<String> {
+        if self.line.in_call() { None } else { self.busy_after_call.take() }
+    }
+
     /// Whether events are pushed.
     pub(super) fn is_push(&self) -> bool {
         self.delivery.is_push()

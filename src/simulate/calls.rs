@@ -100,8 +100,8 @@ pub(super) fn agent_skills(slot: &Slot) -> Answer {
 
 /// `agentstatus`.
 pub(super) fn agent_status(session: &Session) -> Answer {
-    let working = session.activity == Activity::Talking;
-    Answer::result(&json!({ "agentState": session.activity.number(), "isWorking": working }))
+    let doing = session.doing();
+    Answer::result(&json!({ "agentState": doing.number(), "isWorking": doing == Activity::Talking }))
 }
 
 /// The operations that ask for another state. Success means accepted; events tell the rest.
@@ -118,7 +118,14 @@ pub(super) fn change_state(
         Operation::SayFree if free => vec![ready],
         Operation::SayBusy => {
             let reason = busy_reason(call, now)?;
-            vec![Draft::parts("AgentState_SetNotReady_Success", json!({ "reason": reason }))]
+            if let Some(session) = &mut slot.lock().session
+                && session.line.in_call()
+            {
+                // In a call it is accepted, and comes true when the call is over.
+                session.busy_after_call = Some(reason);
+                return Ok(Answer::success());
+            }
+            vec![Draft::busy(&reason)]
         }
         Operation::CancelBusy if now == Activity::Busy => {
             vec![event("AgentState_CancelNotReady_Success"), ready]

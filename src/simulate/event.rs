@@ -64,4 +64,9 @@ impl Draft {
     pub(super) fn parts(event_type: &str, content: Value) -> Draft {
         Draft::Parts { event_type: event_type.to_owned(), content, options: EmitOptions::default() }
     }
+
+    /// The agent is busy, for a reason.
+    pub(super) fn busy(reason: &str) -> Draft {
+        Draft::parts("AgentState_SetNotReady_Success", serde_json::json!({ "reason": reason }))
+    }
 }

@@ -138,7 +138,7 @@ impl Gateway {
         farewell: Option<&Arc<Target>>,
     ) -> Vec<u64> {
         let (now, settings) = (self.clock.now(), &self.settings);
-        let one = |draft: &Draft| {
+        let mut one = |draft: &Draft| {
             if let Some(event_type) = draft.event_type() {
                 agent.observe(event_type);
             }
@@ -146,7 +146,11 @@ impl Gateway {
                 draft.render(id.as_str(), now, settings.mark_events.then_some(serial))
             })
         };
-        drafts.iter().map(one).collect()
+        let serials = drafts.iter().map(&mut one).collect();
+        if let Some(reason) = agent.session.as_mut().and_then(Session::take_held_back) {
+            self.enqueue(id, agent, &[Draft::busy(&reason)], None);
+        }
+        serials
     }
 
     /// Starts the agent's push task if events wait for one, and tells whoever polls.

@@ -312,6 +312,7 @@ mod tests {
             last_contact: Instant::now(),
             cookies: Vec::new(),
             activity: Activity::Idle,
+            busy_after_call: None,
             line: super::super::voice::Line::default(),
             skills: None,
             login_time: Timestamp(0),

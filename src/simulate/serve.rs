@@ -159,7 +159,7 @@ fn perform_now(
         Operation::AgentStatus => Ok(calls::agent_status(session)),
         Operation::AutoAnswer | Operation::AutoEnterIdle => calls::set_flag(call),
         _ => {
-            let now = session.activity;
+            let now = session.doing();
             drop(agent);
             calls::change_state(gateway, slot, now, call)
         }

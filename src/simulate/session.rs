@@ -73,7 +73,7 @@ pub(super) fn sign_out(
     polite: bool,
     farewell: bool,
 ) -> Result<Answer, Refusal> {
-    let talking = slot.lock().session.as_ref().is_some_and(|s| s.activity == Activity::Talking);
+    let talking = slot.lock().session.as_ref().is_some_and(|s| s.doing() == Activity::Talking);
     if polite && talking {
         return Err(Refusal::SIGN_OUT_STATE);
     }
@@ -138,6 +138,7 @@ fn begin(gateway: &Gateway, slot: &Slot, login: &Login) -> (Answer, u64) {
         last_contact: now,
         cookies: cookies.iter().map(|c| c.clone().into()).collect(),
         activity: login.activity,
+        busy_after_call: None,
         line: Line::default(),
         skills: None,
         login_time,
@@ -160,9 +161,7 @@ fn first_events(activity: Activity) -> Vec<Draft> {
         Draft::parts("AgentState_Ready", Value::Null),
     ];
     match activity {
-        Activity::Busy => {
-            drafts.push(Draft::parts("AgentState_SetNotReady_Success", json!({ "reason": "1" })))
-        }
+        Activity::Busy => drafts.push(Draft::busy("1")),
         Activity::Work => drafts.push(Draft::parts("AgentState_Work", Value::Null)),
         Activity::Idle | Activity::Talking | Activity::Rest => {}
     }

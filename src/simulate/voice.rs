@@ -54,9 +54,9 @@ impl Line {
     pub(super) fn observe(&mut self, event_type: &str) {
         match event_type {
             "AgentEvent_Ringing" => self.call = Some(Stage::Ringing),
-            "AgentEvent_Auto_Answer" | "AgentEvent_Talking" | "AgentEvent_Conference" => {
-                self.call = Some(Stage::Talking);
-            }
+            "AgentEvent_Auto_Answer" | "AgentEvent_Talking" => self.call = Some(Stage::Talking),
+            // One that begins when the agent has left the call is that of the others.
+            "AgentEvent_Conference" => self.call = self.call.map(|_| Stage::Talking),
             "AgentEvent_Hold" => self.call = Some(Stage::Held),
             "AgentEvent_Call_Release" | "AgentEvent_No_Answer" | "AgentEvent_Call_Out_Fail" => {
                 self.call = None;
@@ -70,6 +70,11 @@ impl Line {
             "AgentMediaEvent_StopPlayDone" | "AgentMediaEvent_Play_Fail" => self.playing = None,
             _ => {}
         }
+    }
+
+    /// Whether there is a call, be it one that only rings.
+    pub(super) fn in_call(&self) -> bool {
+        self.call.is_some()
     }
 
     fn pause(&mut self, paused: bool) {

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use http::Method;
 use serde_json::json;
 
@@ -72,6 +74,22 @@ async fn state_operations_make_their_events_and_are_refused_in_the_wrong_state()
             assert_eq!(next_event(&mut client).await, event);
         }
     }
+}
+
+#[tokio::test]
+async fn who_says_busy_in_a_call_is_busy_when_it_is_over() {
+    let (simulator, mut client) = signed_in().await;
+    simulator.play_flow(&agent(1001), "auto-answer", Duration::ZERO).await.unwrap();
+    assert_eq!(post(&client, "saybusy?reason=201").await, "0");
+    assert_eq!(simulator.session(&agent(1001)).unwrap().agent_state, 7);
+    simulator.play_flow(&agent(1001), "release", Duration::ZERO).await.unwrap();
+    let mut events = Vec::new();
+    while simulator.session(&agent(1001)).unwrap().waiting > 0 {
+        events.push(next_event(&mut client).await);
+    }
+    assert_eq!(events.iter().filter(|event| event.contains("SetNotReady")).count(), 1, "{events:?}");
+    assert_eq!(events.last().unwrap(), "AgentState_SetNotReady_Success", "{events:?}");
+    assert_eq!(simulator.session(&agent(1001)).unwrap().agent_state, 3);
 }
 
 #[tokio::test]

@@ -136,7 +136,15 @@ async fn a_talking_agent_signs_out_by_force_only() {
     assert!(simulator.wait_for(LIMIT, |s| s.waiting == 2).await);
     let content = json!({"callid": "1-1"});
     simulator.emit(&agent(1001), "AgentEvent_Talking", content, EmitOptions::default()).unwrap();
-    assert_eq!(client.call(Method::DELETE, "logout").await.retcode(), "100-010");
+    // To be busy after the call is no end of the call.
+    for before in [None, Some("saybusy?reason=201")] {
+        if let Some(before) = before {
+            assert_eq!(client.call(Method::POST, before).await.retcode(), "0");
+        }
+        assert_eq!(client.call(Method::DELETE, "logout").await.retcode(), "100-010");
+        let status = client.call(Method::GET, "agentstatus").await;
+        assert_eq!(status.body["result"], json!({"agentState": 7, "isWorking": true}));
+    }
     assert_eq!(client.call(Method::DELETE, "forcelogout").await.retcode(), "0");
 }
 
