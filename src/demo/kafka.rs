@@ -114,7 +114,7 @@ pub(super) struct Seen {
     pub(super) unreadable: u64,
     /// Errors of the consumer.
     pub(super) errors: u64,
-    /// By agent: the last sequence number, and events of the gateway.
+    /// By agent: the next sequence number, from 0 as the spool is new, and events of the gateway.
     agents: BTreeMap<String, (u64, u64)>,
 }
 
@@ -142,17 +142,16 @@ impl Seen {
     }
 
     fn count(&mut self, record: &Record) {
-        let known = self.agents.get(&record.agent).copied();
-        let (last, events) = known.unwrap_or((record.sequence.saturating_sub(1), 0));
-        if known.is_some() && record.sequence <= last {
+        let (next, events) = self.agents.get(&record.agent).copied().unwrap_or_default();
+        if record.sequence < next {
             self.again += 1;
             return;
         }
         let own = record.is_own();
-        self.missing += record.sequence - last - u64::from(record.sequence > last);
+        self.missing += record.sequence - next;
         self.own += u64::from(own);
         self.events += u64::from(!own);
-        self.agents.insert(record.agent.clone(), (record.sequence, events + u64::from(!own)));
+        self.agents.insert(record.agent.clone(), (record.sequence + 1, events + u64::from(!own)));
     }
 
     /// Events of the gateway for one agent.
@@ -167,8 +166,15 @@ impl Seen {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// What the consumer has seen of one event of the gateway for each of these numbers of an agent.
+    pub(crate) fn seen(agent: &str, sequences: &[u64]) -> Seen {
+        let mut seen = Seen::default();
+        sequences.iter().for_each(|number| seen.count(&record(agent, *number, "AgentEvent_Ringing")));
+        seen
+    }
 
     fn record(agent: &str, sequence: u64, name: &str) -> Record {
         Record {
@@ -184,11 +190,11 @@ mod tests {
     #[test]
     fn repeats_and_gaps_are_told_apart_and_agents_are_counted_for_themselves() {
         let mut seen = Seen::default();
-        for (agent, sequence) in [("1", 0), ("1", 1), ("2", 7), ("1", 1), ("1", 4)] {
+        for (agent, sequence) in [("1", 0), ("1", 1), ("2", 1), ("1", 1), ("1", 4)] {
             seen.count(&record(agent, sequence, "AgentEvent_Ringing"));
         }
-        seen.count(&record("2", 8, "session.started"));
-        assert_eq!((seen.events, seen.own, seen.again, seen.missing), (4, 1, 1, 2));
+        seen.count(&record("2", 2, "session.started"));
+        assert_eq!((seen.events, seen.own, seen.again, seen.missing), (4, 1, 1, 3));
         assert_eq!((seen.events_of("1"), seen.events_of("2"), seen.total()), (3, 1, 5));
     }
 }

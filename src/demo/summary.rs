@@ -107,7 +107,7 @@ impl Figures<'_> {
         lines
     }
 
-    /// What was lost, if anything was.
+    /// What was lost, if anything was, and what there is too much of: one event that came as two would make up for a lost one.
     pub(super) fn losses(&self) -> Vec<String> {
         let (total, seen) = (&self.gateway.total, self.seen);
         let mut losses = Vec::new();
@@ -119,8 +119,11 @@ impl Figures<'_> {
         note(self.gateway.waiting as u64, "events were never taken from the gateway");
         note(total.discarded, "events were discarded by the gateway, whose agents were signed out");
         for (agent, counts) in &self.gateway.agents {
-            let missing = counts.delivered.saturating_sub(seen.events_of(agent.as_str()));
+            let reached = seen.events_of(agent.as_str());
+            let missing = counts.delivered.saturating_sub(reached);
             note(missing, &format!("acknowledged events of agent {agent} did not reach the consumer"));
+            let doubled = reached.saturating_sub(counts.events);
+            note(doubled, &format!("events of agent {agent} reached it beyond those that the gateway made"));
         }
         note(seen.missing, "numbers are missing in the sequences of events");
         note(seen.unreadable, "records are not events");
@@ -180,6 +183,7 @@ fn millis(seconds: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::kafka::tests::seen;
     use prometheus::HistogramOpts;
 
     #[test]
@@ -209,5 +213,21 @@ mod tests {
         assert!(!figures.settled());
         let losses = figures.losses();
         assert_eq!(losses, ["2 acknowledged events of agent 1001 did not reach the consumer"]);
+    }
+
+    #[test]
+    fn what_came_twice_under_two_numbers_and_what_lacks_at_the_begin_is_not_passed_over() {
+        let metrics = Metrics::new([GATEWAY], [(KAFKA, &[][..])]).unwrap();
+        let mut gateway = Statistics::default();
+        (gateway.total.events, gateway.total.delivered) = (2, 2);
+        gateway.agents.insert(crate::event::AgentId::parse("1001").unwrap(), gateway.total.clone());
+        let losses = |sequences: &[u64]| {
+            let (seen, gateway) = (seen("1001", sequences), gateway.clone());
+            Figures { took: Duration::ZERO, gateway, metrics: &metrics, seen: &seen, mqtt: false }.losses()
+        };
+        assert_eq!(losses(&[0, 1]), [""; 0]);
+        let doubled = "1 events of agent 1001 reached it beyond those that the gateway made";
+        assert_eq!(losses(&[0, 1, 2]), [doubled]);
+        assert_eq!(losses(&[1, 2]), ["1 numbers are missing in the sequences of events"]);
     }
 }
