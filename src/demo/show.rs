@@ -80,7 +80,7 @@ impl Show {
         lines.push((
             "timers",
             format!(
-                "shortened: heartbeats with a token every {heartbeat} s (usual 30), GUIDs live {guid} s (60)"
+                "shortened: heartbeats with a token every {heartbeat} s (usual 30), GUIDs change every {guid} s (60)"
             ),
         ));
         self.screen.line(&title);
