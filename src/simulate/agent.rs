@@ -51,6 +51,8 @@ pub(super) struct Agent {
     pub(super) queue: VecDeque<Queued>,
     /// How many events the failed push had that is to be repeated.
     pub(super) repeating: usize,
+    /// With what it was sent.
+    pub(super) failed: Option<Target>,
     /// When the first of an unbroken row of failed pushes began.
     pub(super) failing_since: Option<Instant>,
     /// Number of the newest session, so that late work for an old one is recognised.
@@ -164,6 +166,7 @@ impl Agent {
             }
         }
         self.repeating = 0;
+        self.failed = None;
         self.failing_since = None;
         Some(session)
     }

@@ -177,10 +177,13 @@ fn next_batch(agent: &mut Agent, work_no: &str, settings: &Settings) -> Option<B
             session.target().map(|target| (target, Some(session.epoch)))
         }),
     });
-    let Some((target, epoch)) = head else {
+    let Some((mut target, epoch)) = head else {
         agent.pushing = false;
         return None;
     };
+    if let Some(failed) = agent.failed.as_ref().filter(|_| settings.repeat_keeps_headers && epoch.is_some()) {
+        (target.guid, target.token) = (failed.guid.clone(), failed.token.clone());
+    }
     let count = batch_length(agent, epoch.is_none(), settings);
     agent.counts.pushes_attempted += 1;
     if agent.repeating > 0 {
@@ -223,6 +226,7 @@ fn body(shape: PushShape, work_no: &str, events: &[Arc<str>]) -> String {
 /// Books a push and says what comes next.
 fn settle(agent: &mut Agent, batch: &Batch, success: bool, started: Instant, settings: &Settings) -> Next {
     if success {
+        agent.failed = None;
         agent.acknowledge(&batch.serials, batch.attempts);
         return Next::Continue;
     }
@@ -235,6 +239,7 @@ fn settle(agent: &mut Agent, batch: &Batch, success: bool, started: Instant, set
         return Next::Continue;
     }
     agent.repeating = batch.serials.len();
+    agent.failed.get_or_insert_with(|| batch.target.clone());
     let failing = agent.failing_since.get_or_insert(started).elapsed();
     let total = Duration::from_millis(settings.push_fail_total_ms);
     match total.checked_sub(failing) {
@@ -375,6 +380,24 @@ mod tests {
                 push(&mut agent, true, &settings).0,
                 [next, next + 1, next + 2, next + 3][..(7 - repeated.len()).min(4)]
             );
+        }
+    }
+
+    #[test]
+    fn a_repeat_has_the_newest_token_or_with_the_setting_that_of_its_first_push() {
+        for (repeat_keeps_headers, repeated) in [(false, "new"), (true, "t")] {
+            let settings = Settings { repeat_keeps_headers, ..Settings::default() };
+            let mut agent = agent(1);
+            push(&mut agent, false, &settings);
+            agent.session.as_mut().unwrap().token = "new".to_owned().into();
+            for success in [false, true] {
+                let batch = next_batch(&mut agent, "1001", &settings).unwrap();
+                assert_eq!(batch.target.token.expose_secret(), repeated);
+                settle(&mut agent, &batch, success, Instant::now(), &settings);
+            }
+            add(&mut agent, 1);
+            let batch = next_batch(&mut agent, "1001", &settings).unwrap();
+            assert_eq!(batch.target.token.expose_secret(), "new", "the batch after it");
         }
     }
 

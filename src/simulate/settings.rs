@@ -131,6 +131,8 @@ pub struct Settings {
     pub push_batch_limit: usize,
     /// Whether a repeated batch may have new events at its end.
     pub repeat_grows: bool,
+    /// A repeated batch has the `Guid` and `service_token` of its first push, rather than the newest.
+    pub repeat_keeps_headers: bool,
     /// A new connection for every push, rather than a kept one.
     pub push_new_connection: bool,
     /// The chance that the answer of a push is lost on its way, so that the batch is repeated though received.
@@ -214,6 +216,7 @@ impl Default for Settings {
             push_timeout_ms: 10_000,
             push_batch_limit: 20,
             repeat_grows: true,
+            repeat_keeps_headers: false,
             push_new_connection: false,
             push_answer_lost: 0.0,
             push_shape: PushShape::EventList,
