@@ -5,6 +5,8 @@
 //!   and `seats` says who of those that are in has to make room.
 //! - Handshake: a task of its own under a time-out, so that a slow one holds up nobody.
 //! - Head: the time from its first byte to its last, and its size, are limited; so is the time between requests.
+//! - End: `exchange` is told when the peer ends in order. Where the end is ours, because a request asked for it, that of the peer is
+//!   waited for, a moment.
 //! - A stop ends accepting at once, lets the requests in hand finish, and closes idle connections.
 
 use std::convert::Infallible;
@@ -23,7 +25,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -83,6 +85,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that the kernel keeps for us, where it may: a gateway that comes back opens all of its own at once, and what does not
 /// fit is forgotten, not refused.
 const BACKLOG: u32 = 4096;
+/// How long a peer that asked for the end of its connection may take to end its side of it.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 /// How long it takes to look again for somebody who makes room.
 const ROOM_PAUSE: Duration = Duration::from_millis(50);
 
@@ -286,12 +290,12 @@ async fn connection<H: Handler>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
-    let turns = Connection::new();
+    let accepted = Instant::now();
     let taken = shared.seats.take();
     let seat = &taken.seat;
     let gauge = shared.limits.counted.then(|| OpenConnection::new(&shared.metrics));
     match &shared.entry.tls {
-        None => serve(&shared, stream, peer, &turns, seat).await,
+        None => serve(&shared, stream, peer, accepted, seat).await,
         Some(tls) => {
             let acceptor = TlsAcceptor::from(tls.load_full());
             let handshake = shake_hands(&acceptor, stream);
@@ -305,7 +309,7 @@ async fn connection<H: Handler>(
                 Some(Ok(Ok(Some(stream)))) => {
                     shared.met(peer, stream.get_ref().1);
                     seat.phase.enter(PHASE_IDLE);
-                    serve(&shared, stream, peer, &turns, seat).await;
+                    serve(&shared, stream, peer, accepted, seat).await;
                 }
                 Some(Ok(Err(error))) => shared.fault(fault::reason(&error), &error),
                 Some(Err(_)) => shared.fault("tls_handshake_timeout", &"the TLS handshake took too long"),
@@ -345,9 +349,32 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
     shared: &Arc<Shared<H>>,
     stream: S,
     peer: SocketAddr,
-    turns: &Arc<Connection>,
+    accepted: Instant,
     seat: &Arc<Seat>,
 ) {
+    let turns = Connection::accepted_at(accepted);
+    let mut watched = Watched { stream, phase: seat.phase.clone(), turns: turns.clone(), ended: false };
+    let in_order = converse(shared, &mut watched, peer, &turns, seat).await;
+    if !in_order || watched.ended || !turns.is_answered() {
+        return;
+    }
+    // It was ours to end: the peer's end shows whether the last answer arrived.
+    tokio::select! {
+        () = watched.end() => {}
+        () = shared.stop.cancelled() => {}
+        () = seat.leave.cancelled() => {}
+        () = tokio::time::sleep(END_PATIENCE) => {}
+    }
+}
+
+/// Takes requests until the connection is over. Says whether it came to an end in order.
+async fn converse<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
+    shared: &Arc<Shared<H>>,
+    watched: &mut Watched<S>,
+    peer: SocketAddr,
+    turns: &Arc<Connection>,
+    seat: &Arc<Seat>,
+) -> bool {
     let phase = seat.phase.clone();
     let service = service_fn(|request: Request<Incoming>| {
         phase.enter(PHASE_REQUEST);
@@ -365,13 +392,12 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
             Ok::<_, Infallible>(answer.map(|body| Answering::new(body, phase)))
         }
     });
-    let io = TokioIo::new(Watched { stream, phase: phase.clone() });
     // The watch below keeps the deadlines, hyper's single one cannot tell a slow head from an idle connection.
     let connection = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
         .max_headers(MAX_HEADERS)
         .max_buf_size(shared.limits.max_head_bytes)
-        .serve_connection(io, service);
+        .serve_connection(TokioIo::new(&mut *watched), service);
     let mut connection = pin!(connection);
     // What may end it besides is looked at only when it says so itself, not with each request and answer: one that waits in
     // here wakes nobody else, and is not asked when somebody else is woken.
@@ -384,12 +410,12 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
                 if let Some(error) = ended.as_ref().err().filter(|_| !phase.is_live()) {
                     shared.fault(reason_of(error), error);
                 }
-                return;
+                return ended.is_ok();
             }
             Some(disturbance) = watch.next() => match disturbance {
                 Disturbance::Leave if !phase.is_busy() => {
                     shared.made_room();
-                    return;
+                    return false;
                 }
                 // Where it has to leave, something came in this very moment: it is answered, and then the connection ends.
                 Disturbance::Stop | Disturbance::Leave => {
@@ -401,7 +427,7 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
                     if reason != "idle_timeout" {
                         shared.fault(reason, &"the head of a request took too long");
                     }
-                    return;
+                    return false;
                 }
             }
         }
@@ -549,10 +575,24 @@ impl<B> Drop for Answering<B> {
     }
 }
 
-/// A stream that notes when the first bytes of a head arrive.
+/// A stream that notes when the first bytes of a head arrive, when an answer was written, and the peer's end.
 struct Watched<S> {
     stream: S,
     phase: Arc<Phase>,
+    turns: Arc<Connection>,
+    /// Nothing more comes.
+    ended: bool,
+}
+
+impl<S: AsyncRead + Unpin> Watched<S> {
+    /// Reads what nobody wants any more, until the peer has ended.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    async fn end(&mut self) {
+        let mut unwanted = [0; 256];
+        while matches!(self.read(&mut unwanted).await, Ok(1..)) {}
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -561,10 +601,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        let before = buf.filled().len();
+        let (before, room) = (buf.filled().len(), buf.remaining());
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.phase.bytes_came();
+        } else if room > 0 && matches!(result, Poll::Ready(Ok(()))) && !self.ended {
+            self.ended = true;
+            self.turns.ended();
         }
         result
     }
@@ -580,7 +623,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.turns.flushed();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {

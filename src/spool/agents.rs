@@ -6,15 +6,18 @@
 //! - it begins with all events of the agent's last batch, byte for byte, and
 //! - it comes within the window after that, and
 //! - either every one of those events has an `eventGenTime` (two different events never have all bytes equal then), or
-//!   nothing shows that our answer to the last batch arrived (no later request on that connection) and the gateway's
-//!   retry interval has passed, or the gateway had begun it before that answer left: it sends an agent's pushes one by
-//!   one, so it had given up waiting.
+//!   nothing shows that our answer to the last batch arrived (see [`crate::exchange`]) and the gateway's retry interval has
+//!   passed, or the gateway had begun it before that answer left: it sends an agent's pushes one by one, so it had given up
+//!   waiting.
 //!
 //! In the last case both wait here at the same time, as after a machine that stood still, and the repeat may even be read
 //! first; the batch that is then read last is the beginning of the one before.
 //!
-//! Two equal chat messages in a row on one connection are therefore two events: the second request shows that the
-//! first answer arrived.
+//! Two equal chat messages in a row on one connection are therefore two events, and so are two on connections of their own
+//! that the gateway ends when it is answered: the second request, or the end, shows that the first answer arrived. What is
+//! known of that is stored with the batch, so that a restart forgets none of it but what the last second before a crash told.
+//! Where nothing shows it, two equal batches are one: of an agent's pushes on several kept connections, each may be the last
+//! on its own.
 //!
 //! Only a push can repeat, and only a push. What answers a poll has left the gateway's queue, so an equal answer brings
 //! events that are new, and nothing after a poll is taken for a repeat of what came before it.
@@ -67,9 +70,19 @@ pub(super) struct LastBatch {
     /// The number of the first event, in rows of early releases, where the others count on.
     #[serde(rename = "sequence", default, skip_serializing)]
     counts_from: Option<u64>,
-    /// Not stored: after a restart nothing shows that an answer arrived.
-    #[serde(skip)]
-    answer: Option<Exchange>,
+    #[serde(rename = "arrived", default, skip_serializing_if = "Reply::may_be_lost")]
+    reply: Reply,
+}
+
+/// Our answer to it, as far as is known whether it arrived. Stored as what is known then.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(from = "bool", into = "bool")]
+enum Reply {
+    #[default]
+    Unknown,
+    /// The exchange goes on to tell.
+    Sent(Exchange),
+    Arrived,
 }
 
 /// One event of it: a digest of its bytes, whether it has an `eventGenTime`, its first delivery and its number.
@@ -298,6 +311,21 @@ impl AgentBook {
         self.round.sort_unstable_by(|one, other| slots[*other].agent.cmp(&slots[*one].agent));
     }
 
+    /// Rows that say less than is known by now of whether the last answer arrived become old.
+    pub(super) fn note_arrivals(&mut self) {
+        for (place, slot) in self.slots.iter_mut().enumerate() {
+            if !slot.dirty && slot.row.last.as_ref().is_some_and(|last| last.reply.has_told()) {
+                slot.dirty = true;
+                self.dirty.push(place);
+            }
+        }
+    }
+
+    /// Whether no stored row is old, but for those of the round.
+    pub(super) fn is_clean(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
     /// Whether the round has stored all its rows.
     pub(super) fn round_is_over(&self) -> bool {
         self.round.is_empty()
@@ -363,8 +391,8 @@ impl AgentRow {
             tally.add(&transition);
         }
         self.next_sequence = self.next_sequence.max(next);
-        let (received_at, answer) = (batch.received_at, batch.answer);
-        let last = LastBatch { received_at, events, counts_from: None, answer };
+        let (received_at, reply) = (batch.received_at, batch.answer.map_or(Reply::Unknown, Reply::Sent));
+        let last = LastBatch { received_at, events, counts_from: None, reply };
         self.last = (batch.kind == RecordKind::Push).then(|| Arc::new(last));
     }
 }
@@ -389,10 +417,9 @@ impl LastBatch {
         let gap = batch.received_at.since(self.received_at);
         let timed = self.events.iter().all(|event| event.timed);
         let whole = self.events.len() <= events.len();
-        let unanswered =
-            whole && !self.answer.as_ref().is_some_and(Exchange::arrived) && gap >= rules.soonest;
-        let overlaps = match (&self.answer, &batch.answer) {
-            (Some(last), Some(new)) => last.overlaps(new),
+        let unanswered = whole && self.reply.may_be_lost() && gap >= rules.soonest;
+        let overlaps = match (&self.reply, &batch.answer) {
+            (Reply::Sent(last), Some(new)) => last.overlaps(new),
             _ => false,
         };
         let pushed = batch.kind == RecordKind::Push;
@@ -409,6 +436,33 @@ impl LastBatch {
         // The first delivery that is read after its repeat: what is known of the repeat stays known.
         events.extend(self.events.iter().skip(events.len()).cloned());
         (Placement { repeats, ..row.placed_again() }, renumbered(events))
+    }
+}
+
+impl Reply {
+    /// An exchange has told that it arrived, perhaps since the row was stored.
+    fn has_told(&self) -> bool {
+        matches!(self, Reply::Sent(exchange) if exchange.arrived())
+    }
+
+    fn may_be_lost(&self) -> bool {
+        match self {
+            Reply::Unknown => true,
+            Reply::Sent(exchange) => !exchange.arrived(),
+            Reply::Arrived => false,
+        }
+    }
+}
+
+impl From<bool> for Reply {
+    fn from(arrived: bool) -> Reply {
+        if arrived { Reply::Arrived } else { Reply::Unknown }
+    }
+}
+
+impl From<Reply> for bool {
+    fn from(reply: Reply) -> bool {
+        !reply.may_be_lost()
     }
 }
 

@@ -486,6 +486,57 @@ mod repeats {
         close(spool, threads).await;
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_equal_messages_on_connections_of_their_own_are_two_events_where_the_gateway_ended_the_first()
+    {
+        for (ended, repeated) in [(true, 0), (false, 1)] {
+            let folder = TempDir::new().unwrap();
+            let (spool, threads) = open(config(folder.path()), &["kafka"]);
+            let connection = Connection::new();
+            let exchange = connection.begin();
+            let first = NewRecord { answer: Some(exchange.clone()), ..push("1001", &["hello"], 0) };
+            spool.append(first).await.unwrap();
+            exchange.answered();
+            connection.flushed();
+            if ended {
+                connection.ended();
+            }
+            let second =
+                NewRecord { answer: Some(Connection::new().begin()), ..push("1001", &["hello"], 15) };
+            assert_eq!(spool.append(second).await.unwrap().repeated, repeated, "ended: {ended}");
+            close(spool, threads).await;
+        }
+    }
+
+    fn rows_are_stored_before(directory: &Path, offset: u64) -> bool {
+        let database = rusqlite::Connection::open(directory.join("spool.db")).unwrap();
+        let query = "SELECT value FROM meta WHERE key = 'agents_as_of'";
+        database.query_row(query, [], |row| row.get::<_, u64>(0)).unwrap() == offset
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_restart_does_not_forget_that_an_answer_arrived() {
+        for (arrived, repeated) in [(true, 0), (false, 1)] {
+            let folder = TempDir::new().unwrap();
+            let (spool, threads) = open(config(folder.path()), &["kafka"]);
+            let connection = Connection::new();
+            let exchange = connection.begin();
+            let first = NewRecord { answer: Some(exchange.clone()), ..push("1001", &["hello"], 0) };
+            spool.append(first).await.unwrap();
+            exchange.answered();
+            // Only now it shows, and the row was stored before.
+            until(async || rows_are_stored_before(folder.path(), 2)).await;
+            if arrived {
+                drop(connection.begin());
+            }
+            close(spool, threads).await;
+            let (spool, threads) = open(config(folder.path()), &["kafka"]);
+            let second = push("1001", &["hello"], 15);
+            assert_eq!(spool.append(second).await.unwrap().repeated, repeated, "arrived: {arrived}");
+            close(spool, threads).await;
+        }
+    }
+
     /// As after a machine that stood still: the gateway gave the first delivery up, and both wait to be read.
     #[tokio::test(flavor = "multi_thread")]
     async fn deliveries_that_wait_at_the_same_time_are_the_same_whichever_is_read_first() {

@@ -5,6 +5,7 @@ mod conservation;
 mod judge;
 mod poll;
 mod push;
+mod repeats;
 mod sessions;
 mod sinks;
 mod support;

@@ -6,6 +6,7 @@ mod floods;
 mod heads;
 mod idle;
 mod operations;
+mod repeats;
 mod scan;
 mod tls;
 mod tokens;

@@ -73,6 +73,12 @@ impl TestRelay {
         TestRelay::with_all(|folder| text(folder, callback, token)).await
     }
 
+    /// With further keys of `[spool]`.
+    pub(crate) async fn with_spool(keys: &str) -> TestRelay {
+        TestRelay::with_all(|folder| text(folder, "", "").replace("[spool]\n", &format!("[spool]\n{keys}")))
+            .await
+    }
+
     /// With further keys of `[operations]`, and tables after them; they are told where files are.
     pub(crate) async fn with_operations(keys: impl FnOnce(&Path) -> String) -> TestRelay {
         TestRelay::with_all(|folder| {
