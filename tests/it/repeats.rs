@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ccrelay::event::AgentId;
 use ccrelay::simulate::settings::Agents;
-use ccrelay::simulate::{EmitOptions, Settings, Simulator};
+use ccrelay::simulate::{EmitOptions, Settings, SignOut, Simulator};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::relay::{Relay, Wiring};
@@ -105,4 +106,59 @@ async fn a_line_that_is_written_twice_is_two_events_and_one_whose_answer_was_los
     assert_eq!(scene.simulator.counts(&scene.agent).pushes_repeated, 1);
     scene.relay.stop().await;
     scene.simulator.stop().await;
+}
+
+/// The gateway may repeat a batch with the token that it had at first, and the secret of that may have gone meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_that_keeps_its_token_is_taken_for_one_overlap_after_the_secret_was_replaced() {
+    for overlap in [60, 0] {
+        let unkind = |settings: &mut Settings| {
+            settings.repeat_keeps_headers = true;
+            settings.push_fail_interval_ms = 2_000;
+            settings.push_fail_total_ms = 6_000;
+        };
+        let secret = |relay: &Relay, letter: &str| {
+            std::fs::write(relay.folder().join("secret"), letter.repeat(40))
+                .expect("the folder can be written");
+        };
+        let prepare = |relay: &Relay| {
+            secret(relay, "a");
+            let file = relay.folder().join("secret").display().to_string();
+            let keys = format!("period_secs = 1\noverlap_secs = {overlap}\nsecret_file = \"{file}\"\n");
+            relay.edit("period_secs = 1\n", &keys);
+        };
+        let mut scene = Scene::start(unkind, prepare).await;
+        scene.simulator.lose_answers(&scene.agent, 1).expect("an agent");
+        let emitted = scene.simulator.emit(
+            &scene.agent,
+            "AgentEvent_MessageData",
+            json!({ "message": "ok" }),
+            EmitOptions::default(),
+        );
+        emitted.expect("the agent is signed in");
+        assert!(scene.simulator.wait_for(DEADLINE, |s| s.total.pushes_failed == 1).await);
+        const RELOADED: &str = "ccrelay_reloads_total{outcome=\"ok\"}";
+        let before = scene.relay.metric(RELOADED).await;
+        secret(&scene.relay, "b");
+        scene.relay.running().signal(Signal::SIGHUP);
+        eventually("the new secret", DEADLINE, || async {
+            (scene.relay.metric(RELOADED).await > before).then_some(())
+        })
+        .await;
+        assert_eq!(scene.simulator.counts(&scene.agent).pushes_failed, 1, "the repeat comes only now");
+        if overlap > 0 {
+            assert!(scene.simulator.drained(DEADLINE).await);
+            assert_eq!(scene.lines(2).await[1].1, scene.lines(1).await[0].1);
+            assert_eq!(scene.simulator.counts(&scene.agent).pushes_failed, 1);
+        } else {
+            let out = |s: &ccrelay::simulate::Statistics| s.total.signed_out(SignOut::PushFailure) == 1;
+            assert!(
+                scene.simulator.wait_for(DEADLINE, out).await,
+                "{:?}",
+                scene.simulator.statistics().total
+            );
+        }
+        scene.relay.stop().await;
+        scene.simulator.stop().await;
+    }
 }
