@@ -92,6 +92,12 @@ fn the_judge_finds_each_crime() {
     assert_eq!((lost.lost.len(), lost.gaps.len()), (1, 1), "{lost:?}");
     let lost_at_the_end = crime(&|_, lines| drop(lines.pop()));
     assert_eq!(lost_at_the_end.lost.len(), 1, "{lost_at_the_end:?}");
+    let polled_and_lost = crime(&|ledger, lines| {
+        ledger.iter_mut().for_each(|entry| entry.fate = Fate::Polled);
+        lines.pop();
+    });
+    let counts = (polled_and_lost.acknowledged, polled_and_lost.polled, polled_and_lost.lost_polled.len());
+    assert_eq!(counts, (0, 6, 1), "{polled_and_lost:?}");
     let never_made = crime(&|ledger, _| drop(ledger.remove(3)));
     assert_eq!(never_made.unknown.len(), 1, "{never_made:?}");
     let never_sent = crime(&|ledger, _| (ledger[3].attempts, ledger[3].fate) = (0, Fate::Waiting));

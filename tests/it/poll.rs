@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::support::certificates::Certificates;
+use super::support::judge::{Arrival, Verdict, judge};
 use super::support::relay::{Relay as Binary, Wiring};
 use super::support::{DEADLINE, eventually};
 
@@ -35,7 +36,7 @@ impl Running {
 }
 
 async fn gateway(folder: &Path) -> Simulator {
-    let settings = "listen = '127.0.0.1:0'\nAGENT_POLL_WAIT_TIMES = 5\n\
+    let settings = "listen = '127.0.0.1:0'\nAGENT_POLL_WAIT_TIMES = 5\nmark_events = true\n\
         [[agents]]\nfirst = 1001\nlast = 1002\npassword = 'hush'\n";
     let settings: Settings = toml::from_str(settings).expect("settings");
     let simulator = Simulator::start(settings).await.expect("the simulator starts");
@@ -60,12 +61,22 @@ fn configuration(folder: &Path, simulator: &Simulator) -> PathBuf {
     folder.join("config.toml")
 }
 
+/// What was published so far, without a line that is being written and not whole yet.
+fn lines(folder: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(folder.join("events.jsonl")).unwrap_or_default();
+    text.rfind('\n').map_or("", |end| &text[..end]).lines().map(str::to_owned).collect()
+}
+
+/// What the gateway has given to polls, against what was published.
+fn verdict(simulator: &Simulator, folder: &Path) -> Verdict {
+    let arrivals: Vec<_> = lines(folder).iter().map(|line| Arrival::from_json_line(line)).collect();
+    judge(&simulator.ledger(), &arrivals)
+}
+
 /// The numbers of our own events of this agent that were published, in their order.
 fn published(folder: &Path, agent: &str) -> Vec<u64> {
-    let text = std::fs::read_to_string(folder.join("events.jsonl")).unwrap_or_default();
-    // A line that is being written is not whole yet.
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let events = whole.lines().map(|line| serde_json::from_str(line).expect("a line is JSON"));
+    let lines = lines(folder);
+    let events = lines.iter().map(|line| serde_json::from_str(line).expect("a line is JSON"));
     let events = events.filter(|event: &serde_json::Value| event["subject"] == agent);
     events.filter_map(|event| event["data"]["raw"]["content"]["n"].as_u64()).collect()
 }
@@ -113,6 +124,9 @@ async fn events_of_polled_agents_are_published_in_order_over_a_restart_and_the_r
     };
     eventually("all events are published", DEADLINE, all).await;
     assert_eq!(published(path, "1001"), (0..15).collect::<Vec<_>>());
+    let flawless = verdict(&simulator, path);
+    flawless.assert_flawless("the file");
+    assert!(flawless.polled >= 16, "{flawless:?}");
     assert_eq!(simulator.counts(&one).sign_ins, 1, "the restart signs nobody in anew");
 
     // An agent that leaves the file is signed out.
@@ -162,13 +176,13 @@ async fn kills_of_the_binary_cost_a_polled_agent_no_session_and_at_most_the_answ
     emit(&simulator, &one, n);
     let last = || async { published(&folder, "1001").contains(&n).then_some(()) };
     eventually("the last event is published", DEADLINE, last).await;
-    let mut numbers = published(&folder, "1001");
-    // What was published and not yet noted as such comes again, with the id that it had.
-    numbers.sort_unstable();
-    numbers.dedup();
-    let missing = n + 1 - numbers.len() as u64;
+    // What was published and not yet noted as such comes again, with the id that it had; all else would be a fault.
+    let mut verdict = verdict(&simulator, &folder);
     // The gateway hands out an event once and asks for no receipt: one that is on its way at a kill is gone.
-    assert!(missing <= KILLS, "{missing} of {n} are missing: {numbers:?}");
+    let missing = std::mem::take(&mut verdict.lost_polled);
+    assert!(missing.len() as u64 <= KILLS, "of {n} are missing: {missing:?}");
+    verdict.assert_flawless("the file");
+    assert!(verdict.polled as u64 > n, "{verdict:?}");
     assert_eq!(simulator.counts(&one).sign_ins, 1, "{}", binary.log());
     binary.stop().await;
     simulator.stop().await;

@@ -87,12 +87,16 @@ impl Arrival {
     }
 }
 
-/// What the judge found; all but the first two must be nothing.
+/// What the judge found; all but the numbers must be nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) acknowledged: usize,
+    /// Given to a poll, which asks for no receipt.
+    pub(crate) polled: usize,
     pub(crate) duplicates_same_id: usize,
     pub(crate) lost: Vec<String>,
+    /// Those of a poll. One whose answer is on its way when the relay is killed is nobody's.
+    pub(crate) lost_polled: Vec<String>,
     pub(crate) unknown: Vec<String>,
     pub(crate) out_of_order: Vec<String>,
     pub(crate) duplicates_other_id: Vec<String>,
@@ -108,6 +112,7 @@ impl Verdict {
         );
         let expected = Verdict {
             acknowledged: self.acknowledged,
+            polled: self.polled,
             duplicates_same_id: self.duplicates_same_id,
             ..Verdict::default()
         };
@@ -166,11 +171,14 @@ impl Judge {
         for entry in ledger {
             let agent = entry.agent.as_str();
             made.insert((agent, entry.serial), entry);
-            if entry.fate == Fate::Acknowledged {
-                verdict.acknowledged += 1;
-                if !self.agents.get(agent).is_some_and(|heard| heard.events.contains_key(&entry.serial)) {
-                    verdict.lost.push(format!("agent {agent}: event {} {}", entry.serial, entry.json));
-                }
+            let (number, lost) = match entry.fate {
+                Fate::Acknowledged => (&mut verdict.acknowledged, &mut verdict.lost),
+                Fate::Polled => (&mut verdict.polled, &mut verdict.lost_polled),
+                Fate::Waiting | Fate::Discarded => continue,
+            };
+            *number += 1;
+            if !self.agents.get(agent).is_some_and(|heard| heard.events.contains_key(&entry.serial)) {
+                lost.push(format!("agent {agent}: event {} {}", entry.serial, entry.json));
             }
         }
         for (agent, heard) in &self.agents {
