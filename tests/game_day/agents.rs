@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ccrelay::simulate::{Fault, FaultKind, Operation};
+use ccrelay::simulate::{Fault, FaultKind, Operation, SignOut};
 use nix::sys::signal::Signal;
 
 use crate::MACHINE;
@@ -98,7 +98,11 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
         (scene.relay.metric(failing).await == 0.0).then_some(())
     })
     .await;
-    assert_eq!(scene.simulator.statistics().signed_in, SIGNED_IN, "nobody was signed out");
+    let statistics = scene.simulator.statistics();
+    assert_eq!(statistics.signed_in, SIGNED_IN, "nobody was signed out");
+    // An agent who was, and has signed in again, does not show in that.
+    let total = &statistics.total;
+    assert_eq!(total.signed_out(SignOut::HeartbeatSilence), 0, "{:?}", total.sign_outs);
 
     scene.relay.running().signal(Signal::SIGSTOP);
     tokio::time::sleep(FROZEN).await;
