@@ -20,7 +20,7 @@ use crate::support::proxy::Proxy;
 use crate::support::relay::Relay;
 
 /// What all agents may take to be well again.
-const RECOVERY_LIMIT: Duration = Duration::from_secs(45);
+pub(crate) const RECOVERY_LIMIT: Duration = Duration::from_secs(45);
 
 /// What was done, by lane and kind, and what the gateway noticed between the relay's faults.
 #[derive(Debug, Default)]
@@ -40,6 +40,8 @@ pub(crate) struct Times {
     pub(crate) count: u32,
     /// From the end of the fault until all agents were well again; not for brokers.
     pub(crate) slowest_recovery: Duration,
+    /// How often they were not well within [`RECOVERY_LIMIT`].
+    pub(crate) not_recovered: u32,
 }
 
 /// What the lanes share.
@@ -51,6 +53,14 @@ struct Run<'a> {
     unwell: AtomicUsize,
 }
 
+/// The faults of the lanes of relay, Kafka and Mosquitto whose name in the table has `only` in it.
+pub(crate) fn chosen(only: &str) -> [Vec<Fault>; 3] {
+    [("relay", of_the_relay()), ("kafka", of_a_broker()), ("mqtt", of_a_broker())].map(|(lane, mut kinds)| {
+        kinds.retain(|fault| format!("{lane}: {}", fault.name()).contains(only));
+        kinds
+    })
+}
+
 /// Lets the faults go on for the length of the run.
 pub(crate) async fn run(scene: &mut Scene, options: &Options) -> Faults {
     let Scene { shared, relay, kafka, mosquitto, .. } = scene;
@@ -60,14 +70,12 @@ pub(crate) async fn run(scene: &mut Scene, options: &Options) -> Faults {
         faults: Mutex::default(),
         unwell: AtomicUsize::new(0),
     };
-    let schedule = |name: &str, mut kinds: Vec<Fault>, lane| {
-        kinds.retain(|fault| format!("{name}: {}", fault.name()).contains(&options.only));
-        Schedule::new(kinds, options.seed.wrapping_mul(1000) + lane)
-    };
+    let schedule = |kinds, lane| Schedule::new(kinds, options.seed.wrapping_mul(1000) + lane);
+    let [of_relay, of_kafka, of_mqtt] = chosen(&options.only);
     tokio::join!(
-        run.relay_lane(relay, schedule("relay", of_the_relay(), 0)),
-        run.kafka_lane(kafka, schedule("kafka", of_a_broker(), 1)),
-        run.mqtt_lane(mosquitto, schedule("mqtt", of_a_broker(), 2)),
+        run.relay_lane(relay, schedule(of_relay, 0)),
+        run.kafka_lane(kafka, schedule(of_kafka, 1)),
+        run.mqtt_lane(mosquitto, schedule(of_mqtt, 2)),
     );
     run.faults.into_inner().expect("no lane panicked")
 }
@@ -77,11 +85,13 @@ impl Run<'_> {
         Instant::now() >= self.until
     }
 
-    fn book(&self, lane: &'static str, fault: Fault, recovery: Duration) {
+    /// Books a fault, and how long all took to be well again: none where they were not in time.
+    fn book(&self, lane: &'static str, fault: Fault, recovery: Option<Duration>) {
         let mut faults = self.faults.lock().expect("no lane panicked");
         let times = faults.kinds.entry((lane, fault)).or_default();
         times.count += 1;
-        times.slowest_recovery = times.slowest_recovery.max(recovery);
+        times.slowest_recovery = times.slowest_recovery.max(recovery.unwrap_or(RECOVERY_LIMIT));
+        times.not_recovered += u32::from(recovery.is_none());
     }
 
     async fn relay_lane(&self, relay: &mut Relay, mut schedule: Schedule) {
@@ -175,8 +185,9 @@ impl Run<'_> {
         simulator.inject(Misanswer { times: None, chance: 0.7, ..mostly });
     }
 
-    /// Waits until each agent had a push answered and two heartbeats from now on. Says how long that took.
-    async fn recovered(&self) -> Duration {
+    /// Waits until each agent had a push answered and two heartbeats from now on. Says how long that took, if it came to that
+    /// in time.
+    async fn recovered(&self) -> Option<Duration> {
         let Shared { simulator, agents, .. } = self.shared;
         let begin = Instant::now();
         let counts = || agents.iter().map(|agent| simulator.counts(agent));
@@ -187,10 +198,13 @@ impl Run<'_> {
                     && now.heartbeats >= before.heartbeats + 2
             })
         };
-        while !well() && begin.elapsed() < RECOVERY_LIMIT {
+        while !well() {
+            if begin.elapsed() >= RECOVERY_LIMIT {
+                return None;
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        begin.elapsed().saturating_sub(2 * HEARTBEAT)
+        Some(begin.elapsed().saturating_sub(2 * HEARTBEAT))
     }
 
     async fn kafka_lane(&self, kafka: &mut Kafka, mut schedule: Schedule) {
@@ -216,7 +230,7 @@ impl Run<'_> {
                 other => panic!("{other:?} is no fault of a broker"),
             }
             self.unwell.fetch_sub(1, Ordering::Relaxed);
-            self.book("kafka", fault, Duration::ZERO);
+            self.book("kafka", fault, Some(Duration::ZERO));
         }
     }
 
@@ -236,7 +250,7 @@ impl Run<'_> {
                 other => panic!("{other:?} is no fault of a broker"),
             }
             self.unwell.fetch_sub(1, Ordering::Relaxed);
-            self.book("mqtt", fault, Duration::ZERO);
+            self.book("mqtt", fault, Some(Duration::ZERO));
         }
     }
 

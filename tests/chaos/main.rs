@@ -26,9 +26,10 @@ static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 async fn nothing_is_lost_unknown_or_out_of_order_and_nobody_signed_out_under_faults_of_all_kinds() {
     let _alone = ALONE.lock().await;
     let options = Options::of_environment(50, 40, 4.0);
+    options.check_faults();
     let mut scene = Scene::start(&options).await;
     let faults = lanes::run(&mut scene, &options).await;
-    let report = scene.finish(faults).await;
+    let report = scene.finish(Some(faults)).await;
     report.print(&options);
     scene.assert_flawless(&report);
 }
@@ -39,7 +40,7 @@ async fn no_push_fails_and_mqtt_does_not_wait_while_kafka_is_away_under_load() {
     let options = Options::of_environment(8, 40, 4.0);
     let mut scene = Scene::start(&options).await;
     let outage = outage::run(&mut scene, &options).await;
-    let report = scene.finish(Default::default()).await;
+    let report = scene.finish(None).await;
     report.print(&options);
     outage.print();
     scene.assert_flawless(&report);
@@ -52,7 +53,7 @@ async fn memory_files_and_spool_stay_level_under_steady_load() {
     let options = Options::of_environment(15, 40, 4.0);
     let mut scene = Scene::start(&options).await;
     let soak = soak::run(&mut scene, &options).await;
-    let report = scene.finish(Default::default()).await;
+    let report = scene.finish(None).await;
     report.print(&options);
     soak.print();
     scene.assert_flawless(&report);

@@ -146,7 +146,7 @@ impl Scene {
     }
 
     /// With all faults over: lets fresh events through, waits until everything is delivered, and judges.
-    pub(crate) async fn finish(&self, faults: Faults) -> Report {
+    pub(crate) async fn finish(&self, faults: Option<Faults>) -> Report {
         let simulator = &self.shared.simulator;
         self.play_on(2 * self.shared.agents.len() as u64).await;
         let length = self.begun.elapsed();
