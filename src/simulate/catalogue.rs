@@ -21,6 +21,7 @@ pub(super) struct Catalogue {
     flows: Vec<Flow>,
     by_id: HashMap<String, usize>,
     contents: BTreeMap<String, Value>,
+    other_contents: BTreeMap<String, Vec<Value>>,
 }
 
 /// One flow: what one interface call or call situation triggers.
@@ -86,6 +87,9 @@ pub(super) struct Fill<'a> {
 struct File {
     flows: Vec<Flow>,
     contents: BTreeMap<String, Value>,
+    /// Other spellings of the same, of other editions of the manuals or as clients expect them.
+    #[serde(rename = "otherContents")]
+    other_contents: BTreeMap<String, Vec<Value>>,
 }
 
 impl Catalogue {
@@ -98,7 +102,8 @@ impl Catalogue {
         let file: File = serde_json::from_str(include_str!("flows.json"))
             .expect("flows.json is part of the program, and a test reads it");
         let by_id = file.flows.iter().enumerate().map(|(i, flow)| (flow.id.clone(), i)).collect();
-        Catalogue { flows: file.flows, by_id, contents: file.contents }
+        let File { flows, contents, other_contents } = file;
+        Catalogue { flows, by_id, contents, other_contents }
     }
 
     /// The flow of that name.
@@ -127,6 +132,26 @@ impl Catalogue {
     }
 }
 
+impl Catalogue {
+    /// The types of events whose content is spelt in more than one way.
+    #[cfg(test)]
+    pub(super) fn other_spellings(&self) -> impl Iterator<Item = &str> {
+        self.other_contents.keys().map(String::as_str)
+    }
+
+    /// Another spelling of the content, where one is known of.
+    pub(super) fn other_content(
+        &self,
+        event_type: &str,
+        fill: &Fill<'_>,
+        random: &mut Random,
+    ) -> Option<Value> {
+        let templates = self.other_contents.get(event_type)?;
+        let template = random.pick(templates);
+        Some(fill.value(template, random))
+    }
+}
+
 impl Call {
     /// A new call at `second`, the `number`-th of this run.
     pub(super) fn new(second: u64, number: u64, random: &mut Random) -> Call {
@@ -152,9 +177,10 @@ impl Fill<'_> {
             "$callid" => self.call.id.clone(),
             "$caller" => self.call.caller.clone(),
             "$called" => self.call.called.clone(),
-            "$agent" => self.agent.to_owned(),
             "$peer" => self.peer.to_owned(),
-            "$agent,$caller" => format!("{},{}", self.agent, self.call.caller),
+            parties if parties.starts_with("$agent") => {
+                parties.replace("$agent", self.agent).replace("$caller", &self.call.caller)
+            }
             "$loginTime" => self.login_time.to_string(),
             "$text" if self.wide_text => (*random.pick(&WIDE_TEXTS)).to_owned(),
             "$text" => (*random.pick(&TEXTS)).to_owned(),

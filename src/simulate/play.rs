@@ -236,7 +236,9 @@ fn play_step_with(
 fn draft(event_type: &str, fill: &mut Fill<'_>, gateway: &Gateway, random: &mut Random) -> Draft {
     let variety = gateway.settings.variety;
     fill.wide_text = random.chance(variety.non_ascii);
-    let mut content = Catalogue::shared().content(event_type, fill, random);
+    let other = random.chance(variety.other_content);
+    let other = other.then(|| Catalogue::shared().other_content(event_type, fill, random)).flatten();
+    let mut content = other.unwrap_or_else(|| Catalogue::shared().content(event_type, fill, random));
     if content.is_null() && random.chance(variety.empty_content) {
         content = Value::String(String::new());
     }

@@ -154,11 +154,19 @@ pub struct Variety {
     pub non_ascii: f64,
     /// `""` stands where null was.
     pub empty_content: f64,
+    /// Its content is spelt as another edition of the manuals has it, where one has it otherwise.
+    pub other_content: f64,
 }
 
 impl Default for Variety {
     fn default() -> Variety {
-        Variety { event_gen_time: 0.3, json_key: 0.05, non_ascii: 0.1, empty_content: 0.2 }
+        Variety {
+            event_gen_time: 0.3,
+            json_key: 0.05,
+            non_ascii: 0.1,
+            empty_content: 0.2,
+            other_content: 0.2,
+        }
     }
 }
 

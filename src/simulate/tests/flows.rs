@@ -28,7 +28,13 @@ struct Course {
 async fn played(must_pick_up: bool, others: &[&str], flows: &[&str]) -> (Course, Course) {
     let receiver = Receiver::start().await;
     // No times of their own: what happens when is for the test to say.
-    let variety = Variety { event_gen_time: 0.0, json_key: 0.5, non_ascii: 0.5, empty_content: 0.5 };
+    let variety = Variety {
+        event_gen_time: 0.0,
+        json_key: 0.5,
+        non_ascii: 0.5,
+        empty_content: 0.5,
+        other_content: 0.5,
+    };
     let simulator = start(Settings { must_pick_up, variety, ..settings() }).await;
     for id in [1001, 1002] {
         let mut client = Client::new(&simulator, id);

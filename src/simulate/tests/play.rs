@@ -35,6 +35,7 @@ fn every_event_of_every_flow_has_an_example_content() {
     let catalogue = Catalogue::shared();
     let known: HashSet<&str> = Simulator::event_types().collect();
     assert_eq!(Simulator::flows().count(), 35);
+    assert!(catalogue.other_spellings().all(|event_type| known.contains(event_type)));
     for id in Simulator::flows() {
         for step in &catalogue.flow(id).unwrap().steps {
             for event in &step.events {
@@ -42,6 +43,25 @@ fn every_event_of_every_flow_has_an_example_content() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn contents_are_spelt_as_other_editions_have_them_too() {
+    let receiver = Receiver::start().await;
+    let variety = Variety { other_content: 1.0, non_ascii: 0.0, empty_content: 0.0, ..Variety::default() };
+    let simulator = signed_in(Settings { variety, ..settings() }, &receiver, &[1001]).await;
+    for flow in ["auto-answer", "three-party-call", "release"] {
+        simulator.play_flow(&agent(1001), flow, Duration::ZERO).await.unwrap();
+    }
+    assert!(simulator.drained(LIMIT).await);
+    let events = events(&simulator, 1001);
+    let content =
+        |event_type: &str| &events.iter().find(|event| event["eventType"] == event_type).unwrap()["content"];
+    let released = content("AgentEvent_Call_Release");
+    let call = released.get("callid").or(released.get("callId")).expect("an object");
+    assert_eq!(*call, content("AgentEvent_Talking")["callid"]);
+    let partner = content("AgentEvent_Conference")["partner"].as_str().unwrap();
+    assert!(partner.starts_with("1001, ") || partner.starts_with("1001，"), "{partner}");
 }
 
 #[tokio::test]
@@ -93,7 +113,13 @@ async fn an_unknown_flow_or_agent_is_named() {
 
 #[tokio::test]
 async fn continuous_play_keeps_its_rate_stops_when_told_and_varies_its_events() {
-    let variety = Variety { event_gen_time: 0.5, json_key: 0.5, non_ascii: 1.0, empty_content: 0.5 };
+    let variety = Variety {
+        event_gen_time: 0.5,
+        json_key: 0.5,
+        non_ascii: 1.0,
+        empty_content: 0.5,
+        other_content: 0.0,
+    };
     let receiver = Receiver::start().await;
     let simulator = signed_in(Settings { variety, ..settings() }, &receiver, &[1001, 1002, 1003]).await;
     simulator.play(200.0);
