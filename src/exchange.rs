@@ -1,8 +1,8 @@
 //! Requests and answers of one connection, as far as they tell whether an answer of ours arrived. The gateway sends an
 //! agent's next push only when it has the answer to the one before, or has given it up; so
 //! - a later request on the same connection shows that the answer arrived;
-//! - so does a peer that ends the connection in order, with the answer written whole, sooner than anybody gives an answer
-//!   up: it has opened the connection for the one request. A reset, an end by whoever stands between (under TLS no
+//! - so does a peer that ends the connection in order after its only request, with the answer written whole, sooner than anybody
+//!   gives an answer up: it has opened the connection for the one request. A reset, an end by whoever stands between (under TLS no
 //!   `close_notify`), and an end after a while, which may be that of a wait, show nothing;
 //! - a push that was begun before the answer to the one before it had left cannot be its successor: the gateway had
 //!   given that one up, as happens when this machine stood still and finds both pushes waiting.
@@ -33,7 +33,7 @@ pub struct Connection {
     answered: AtomicU64,
     /// Its answer was written whole.
     written: AtomicBool,
-    /// The peer ended the connection as one does who has the answer to the newest request.
+    /// The peer ended the connection as one does who has the answer to its only request.
     ended: AtomicBool,
 }
 
@@ -71,13 +71,20 @@ impl Connection {
     /// The next request begins.
     #[must_use]
     pub fn begin(self: &Arc<Connection>) -> Exchange {
+        self.begin_when(false)
+    }
+
+    /// The same, where it is known whether this machine stood still of late: what came at once may look late then.
+    #[must_use]
+    pub fn begin_when(self: &Arc<Connection>, stood_still: bool) -> Exchange {
         // First the number: a request that is over must never look as if it were still unanswered.
         let number = self.requests.fetch_add(1, Ordering::AcqRel) + 1;
         self.answered.store(0, Ordering::Release);
         self.written.store(false, Ordering::Release);
         let now = Instant::now();
         self.begun.store(self.micros(now), Ordering::Release);
-        let opened_for_it = number == 1 && now.saturating_duration_since(self.ready) <= AT_ONCE;
+        let at_once = stood_still || now.saturating_duration_since(self.ready) <= AT_ONCE;
+        let opened_for_it = number == 1 && at_once;
         Exchange { connection: self.clone(), number, begun: if opened_for_it { self.accepted } else { now } }
     }
 
@@ -94,10 +101,12 @@ impl Connection {
         self.written.load(Ordering::Acquire)
     }
 
-    /// The peer has ended the connection in order.
+    /// The peer has ended the connection in order, and this machine has not stood still of late: a request may have waited for
+    /// us then, and been given up while we answered it.
     pub fn ended(&self) {
-        let since = self.micros(Instant::now()) - self.begun.load(Ordering::Acquire);
-        if self.is_answered() && u128::from(since) <= NOBODY_GIVES_UP.as_micros() {
+        let since = self.micros(Instant::now()).saturating_sub(self.begun.load(Ordering::Acquire));
+        let only = self.requests.load(Ordering::Acquire) == 1;
+        if only && self.is_answered() && u128::from(since) <= NOBODY_GIVES_UP.as_micros() {
             self.ended.store(true, Ordering::Release);
         }
     }
@@ -187,10 +196,12 @@ mod tests {
     async fn a_connection_that_a_pool_had_ready_says_nothing_of_an_answer_that_left_meanwhile() {
         let first = Connection::new().begin();
         let ready = Connection::new();
+        let late = Connection::new();
         tokio::time::advance(Duration::from_millis(5)).await;
         first.answered();
         tokio::time::advance(AT_ONCE).await;
         assert!(!first.overlaps(&ready.begin()));
+        assert!(first.overlaps(&late.begin_when(true)), "it stood still meanwhile");
     }
 
     /// What a connection tells on which one request was begun, answered and written after 5 ms, and which then ended so.
@@ -236,6 +247,16 @@ mod tests {
             connection.ended();
         };
         assert!(!told_by_an_end(late_answer).await, "this machine stood still, and the end may be older");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_kept_connection_says_nothing_of_its_last_request() {
+        let connection = Connection::new();
+        let exchanges = [connection.begin(), connection.begin()];
+        exchanges[1].answered();
+        connection.flushed();
+        connection.ended();
+        assert!(exchanges[0].arrived() && !exchanges[1].arrived());
     }
 
     #[tokio::test(start_paused = true)]

@@ -42,9 +42,11 @@ use crate::request::{RequestId, RequestIds};
 
 pub mod allow;
 mod seats;
+mod standstill;
 
 use allow::SharedAllowList;
 use seats::{Seat, Seats};
+use standstill::Standstill;
 
 /// TLS settings that can be replaced while the listener runs.
 pub type SharedTls = Arc<ArcSwap<rustls::ServerConfig>>;
@@ -129,6 +131,7 @@ struct Shared<H> {
     ids: RequestIds,
     stop: CancellationToken,
     seats: Seats,
+    standstill: Arc<Standstill>,
 }
 
 impl<H> std::fmt::Debug for Listener<H> {
@@ -163,6 +166,7 @@ impl<H: Handler> Listener<H> {
             ids: RequestIds::default(),
             stop,
             seats: Seats::default(),
+            standstill: Arc::new(Standstill::new()),
         };
         Ok(Listener { listener, shared: Arc::new(shared) })
     }
@@ -179,6 +183,8 @@ impl<H: Handler> Listener<H> {
     pub async fn run(self) {
         let permits = Arc::new(Semaphore::new(self.shared.limits.max_connections));
         let tracker = TaskTracker::new();
+        let shared = self.shared.clone();
+        tracker.spawn(async move { shared.stop.run_until_cancelled(shared.standstill.watch()).await });
         loop {
             tokio::select! {
                 () = self.shared.stop.cancelled() => break,
@@ -353,7 +359,8 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
     seat: &Arc<Seat>,
 ) {
     let turns = Connection::accepted_at(accepted);
-    let mut watched = Watched { stream, phase: seat.phase.clone(), turns: turns.clone(), ended: false };
+    let (phase, standstill) = (seat.phase.clone(), shared.standstill.clone());
+    let mut watched = Watched { stream, phase, turns: turns.clone(), standstill, ended: false };
     let in_order = converse(shared, &mut watched, peer, &turns, seat).await;
     if !in_order || watched.ended || !turns.is_answered() {
         return;
@@ -378,7 +385,7 @@ async fn converse<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
     let phase = seat.phase.clone();
     let service = service_fn(|request: Request<Incoming>| {
         phase.enter(PHASE_REQUEST);
-        let exchange = turns.begin();
+        let exchange = turns.begin_when(shared.standstill.is_recent());
         let answer = shared
             .handler
             .handle(request, Incomer { peer, exchange: exchange.clone(), id: shared.ids.next() });
@@ -580,6 +587,7 @@ struct Watched<S> {
     stream: S,
     phase: Arc<Phase>,
     turns: Arc<Connection>,
+    standstill: Arc<Standstill>,
     /// Nothing more comes.
     ended: bool,
 }
@@ -607,7 +615,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             self.phase.bytes_came();
         } else if room > 0 && matches!(result, Poll::Ready(Ok(()))) && !self.ended {
             self.ended = true;
-            self.turns.ended();
+            if !self.standstill.is_recent() {
+                self.turns.ended();
+            }
         }
         result
     }
