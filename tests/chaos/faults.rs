@@ -134,7 +134,7 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     pub(crate) fn new(kinds: Vec<Fault>, seed: u64) -> Schedule {
-        Schedule { kinds, deck: Vec::new(), random: Random(seed) }
+        Schedule { kinds, deck: Vec::new(), random: Random::new(seed) }
     }
 
     /// The pause before the next fault, the fault, and how long it lasts; none when there are no kinds.
@@ -154,9 +154,13 @@ impl Schedule {
 
 /// SplitMix64.
 #[derive(Debug)]
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -165,7 +169,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() % limit as u64).expect("it is below a usize")
     }
 

@@ -9,9 +9,10 @@
 use std::time::Duration;
 
 use ccrelay::event::AgentId;
-use ccrelay::simulate::settings::Agents;
+use ccrelay::simulate::settings::{Agents, Inspection};
 use ccrelay::simulate::{Settings, Simulator};
 
+use crate::faults::Random;
 use crate::lanes::Faults;
 use crate::options::Options;
 use crate::report::Report;
@@ -75,7 +76,32 @@ fn gateway(options: &Options, callback_ca: String) -> Settings {
     settings.events_before_answer = true;
     settings.mark_events = true;
     settings.seed = options.seed;
+    be_unkind(&mut settings, options.seed);
     settings
+}
+
+/// Where no manual says what a gateway does, the seed says it. Answers that are lost are a fault of the schedule.
+fn be_unkind(settings: &mut Settings, seed: u64) {
+    let mut random = Random::new(seed);
+    let mut either = || random.below(2) == 1;
+    settings.push_new_connection = either();
+    settings.guid_runs_ahead = either();
+    settings.repeat_grows = either();
+    settings.repeat_keeps_headers = either();
+    settings.inspection = if either() { Inspection::Same } else { Inspection::Other };
+    settings.push_batch_limit = if either() { 3 } else { settings.push_batch_limit };
+    settings.login_delay_ms = if either() { 300 } else { 0 };
+    println!(
+        "the gateway: push_new_connection {}, guid_runs_ahead {}, repeat_grows {}, repeat_keeps_headers {}, \
+         inspection {:?}, push_batch_limit {}, login_delay_ms {}",
+        settings.push_new_connection,
+        settings.guid_runs_ahead,
+        settings.repeat_grows,
+        settings.repeat_keeps_headers,
+        settings.inspection,
+        settings.push_batch_limit,
+        settings.login_delay_ms
+    );
 }
 
 impl Scene {

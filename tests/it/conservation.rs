@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ccrelay::event::AgentId;
-use ccrelay::simulate::settings::Agents;
+use ccrelay::simulate::settings::{Agents, Inspection, OutsideTrustList};
 use ccrelay::simulate::{Settings, SignOut, Simulator};
 
 use crate::support::judge::{Arrival, Verdict, judge};
@@ -47,14 +47,23 @@ fn gateway(agents: &std::ops::RangeInclusive<u32>, callback_ca: String) -> Setti
 
 impl Scene {
     async fn start(agents: std::ops::RangeInclusive<u32>) -> Scene {
+        Scene::start_with(agents, |_, _| "").await
+    }
+
+    /// With a gateway that has further settings; gives what the relay is told of it.
+    async fn start_with(
+        agents: std::ops::RangeInclusive<u32>,
+        further: impl FnOnce(&mut Settings, &Relay) -> &'static str,
+    ) -> Scene {
         let (kafka, mosquitto) = tokio::join!(Kafka::start(), Mosquitto::start());
         kafka.create_topic(TOPIC, 4, &[]).await;
         let subscriber = Subscriber::start(mosquitto.port(), "ccrelay/#").await;
         let mut relay = Relay::prepare();
-        let simulator =
-            Simulator::start(gateway(&agents, relay.ca_pem())).await.expect("the simulator starts");
+        let mut settings = gateway(&agents, relay.ca_pem());
+        let keys = further(&mut settings, &relay);
+        let simulator = Simulator::start(settings).await.expect("the simulator starts");
         let tables = format!(
-            "[sinks.bus]\ntopic = \"{TOPIC}\"\n[sinks.bus.kafka]\nbootstrap_servers = \"{}\"\n\
+            "{keys}[sinks.bus]\ntopic = \"{TOPIC}\"\n[sinks.bus.kafka]\nbootstrap_servers = \"{}\"\n\
              [sinks.wall]\n[sinks.wall.mqtt]\nurl = \"{}\"\n",
             kafka.address(),
             mosquitto.url()
@@ -205,6 +214,40 @@ async fn nothing_is_lost_when_the_relay_is_killed_and_each_broker_is_away_for_a_
     scene.assert_nobody_was_signed_out();
     scene.assert_no_secret_was_logged();
     scene.relay.stop().await;
+}
+
+/// Where no manual says what a gateway does, it does here what is hardest for us.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_with_a_gateway_that_is_as_unkind_as_it_may_be() {
+    let unkind = |settings: &mut Settings, relay: &Relay| {
+        settings.login_delay_ms = 300;
+        settings.callback_trust_list = relay.callback_uri();
+        settings.callback_outside_trust_list = OutsideTrustList::RefuseLogin;
+        // A relay that is away for longer than a GUID's age loses the session then, whatever it does: that is not wanted here.
+        settings.guid_runs_ahead = true;
+        (settings.guid_interval_ms, settings.guid_timeout_ms) = (20_000, 60_000);
+        settings.push_new_connection = true;
+        settings.push_answer_lost = 0.02;
+        settings.push_batch_limit = 3;
+        settings.repeat_grows = false;
+        settings.repeat_keeps_headers = true;
+        settings.inspection = Inspection::Same;
+        "guid_interval_secs = 20\n"
+    };
+    let mut scene = Scene::start_with(1001..=1010, unkind).await;
+    scene.play(8.0, 800).await;
+    scene.relay.kill9().await;
+    scene.relay.start().await;
+    scene.play(8.0, 800).await;
+    assert_eq!(scene.relay.stop().await, 0);
+    scene.relay.start().await;
+    scene.play(8.0, 400).await;
+    let verdict = scene.judge().await;
+    assert!(verdict.acknowledged >= 2_000, "{verdict:?}");
+    let total = scene.simulator.statistics().total;
+    assert!(total.pushes_repeated > 10, "answers were lost: {total:?}");
+    scene.assert_nobody_was_signed_out();
+    scene.assert_no_secret_was_logged();
 }
 
 fn agent(id: u32) -> AgentId {
