@@ -43,7 +43,7 @@ pub use api::{Api, Parts};
 pub use live::Page;
 
 /// Limits of the operations listener: scrapers, people and callers of the API, who are never answered on more than a part of the
-/// connections ([`places`]).
+/// connections (`places`).
 #[must_use]
 pub fn limits() -> Limits {
     Limits {
