@@ -74,7 +74,7 @@ mod tests {
             seed: 1,
             agents: 1,
             rate: 1.0,
-            only: "relay: forzen".to_owned(),
+            only: "relay: thawed".to_owned(),
         };
         none.check_faults();
     }
