@@ -59,10 +59,12 @@ fn of_runbook(relay: &TestRelay, beginning: &str) -> String {
     let mut found = code.filter(|code| code.starts_with(beginning));
     let mut command = found.next().unwrap_or_else(|| panic!("no command begins with {beginning}")).to_owned();
     let config = relay.folder().join("config.toml").display().to_string();
+    let header = relay.folder().join("header");
+    std::fs::write(&header, format!("Authorization: Bearer {ADMIN}\n")).expect("the folder can be written");
     for (name, value) in [
         ("127.0.0.1:9464", relay.operations.to_string()),
         ("/etc/ccrelay/config.toml", config),
-        ("TOKEN", ADMIN.to_owned()),
+        ("HEADER", header.display().to_string()),
         ("SINK", "file".to_owned()),
     ] {
         command = command.replace(name, &value);
