@@ -403,56 +403,46 @@ async fn an_adopted_session_of_an_agent_in_the_roster_survives_a_restart() {
     scene.gateway.check();
 }
 
+/// A session that was signed in as configured, a start with a changed configuration while the agent is in a call, and what must come of it.
+async fn changed_over_a_restart(scene: &mut Scene, change: impl FnOnce(&mut Scene), case: &str) {
+    let sessions = scene.start();
+    scene.pass(100).await;
+    sessions.shutdown(false).await;
+    change(scene);
+    scene.gateway.always(Logout, Script::Code("100-010"));
+    let sessions = scene.start();
+    scene.pass(300).await;
+    assert_eq!(view(&sessions).state, "signing_out", "{case}");
+    assert!(scene.gateway.is_signed_in("291"), "thrown out in mid-call: {case}");
+    assert_eq!(scene.gateway.count(Login), 1);
+    scene.gateway.heal();
+    scene.pass(20).await;
+    assert_eq!((view(&sessions).state, view(&sessions).reason), ("active", None), "{case}");
+    assert_eq!(scene.reasons(), ["signed_in", "resumed", "signed_out", "signed_in"]);
+    // Once is enough.
+    sessions.shutdown(false).await;
+    let sessions = scene.start();
+    scene.pass(100).await;
+    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("active", 2), "{case}");
+    scene.gateway.check();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_start_with_another_mode_signs_agents_out_after_their_calls_and_in_again() {
     use Mode::{LegacyPush, Push};
     for (before, after) in [(Push, Mode::Poll), (Mode::Poll, Push), (Push, LegacyPush), (LegacyPush, Push)] {
         let mut scene = Scene::with(&["291"], |_, agent| agent.mode = before);
-        let sessions = scene.start();
-        scene.pass(100).await;
-        sessions.shutdown(false).await;
-        Arc::make_mut(&mut scene.config.agents[0]).mode = after;
-        scene.gateway.always(Logout, Script::Code("100-010"));
-        let sessions = scene.start();
-        scene.pass(300).await;
-        assert_eq!(view(&sessions).state, "signing_out", "{before:?} {after:?}");
-        assert!(scene.gateway.is_signed_in("291"), "thrown out in mid-call: {before:?} {after:?}");
-        assert_eq!(scene.gateway.count(Login), 1);
-        scene.gateway.heal();
-        scene.pass(20).await;
-        assert_eq!((view(&sessions).state, view(&sessions).reason), ("active", None), "{before:?} {after:?}");
-        assert_eq!(scene.reasons(), ["signed_in", "resumed", "signed_out", "signed_in"]);
-        // Once is enough.
-        sessions.shutdown(false).await;
-        let sessions = scene.start();
-        scene.pass(100).await;
-        assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("active", 2));
-        scene.gateway.check();
+        let change = |scene: &mut Scene| Arc::make_mut(&mut scene.config.agents[0]).mode = after;
+        changed_over_a_restart(&mut scene, change, &format!("{before:?} {after:?}")).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_start_with_another_callback_address_tells_it_to_the_gateway_by_signing_agents_out_and_in() {
-    let mut scene = Scene::new();
-    let sessions = scene.start();
-    scene.pass(100).await;
-    sessions.shutdown(false).await;
-    scene.config.gateways[0].callback_uri = "https://relay.example/push/mended".into();
-    scene.gateway.always(Logout, Script::Code("100-010"));
-    let sessions = scene.start();
-    scene.pass(300).await;
-    assert!(scene.gateway.is_signed_in("291"), "thrown out in mid-call");
-    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("signing_out", 1));
-    scene.gateway.heal();
-    scene.pass(20).await;
-    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("active", 2));
-    assert_eq!(scene.reasons(), ["signed_in", "resumed", "signed_out", "signed_in"]);
-    // It is known now.
-    sessions.shutdown(false).await;
-    let sessions = scene.start();
-    scene.pass(100).await;
-    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("active", 2));
-    scene.gateway.check();
+    let change = |scene: &mut Scene| {
+        scene.config.gateways[0].callback_uri = "https://relay.example/push/mended".into();
+    };
+    changed_over_a_restart(&mut Scene::new(), change, "callback_uri").await;
 }
 
 #[tokio::test(start_paused = true)]
