@@ -119,6 +119,10 @@ pub(super) struct Pulse {
     samples: VecDeque<Sample>,
 }
 
+fn by_name(names: &[String], count: &dyn Fn(&str) -> u64) -> BTreeMap<String, u64> {
+    names.iter().map(|name| (name.clone(), count(name))).collect()
+}
+
 impl Pulse {
     pub(super) fn new(gateways: Vec<String>, sinks: Vec<String>) -> Pulse {
         Pulse { gateways, sinks, samples: VecDeque::new() }
@@ -129,9 +133,8 @@ impl Pulse {
         if self.samples.len() >= SAMPLES {
             self.samples.pop_front();
         }
-        let by_sink = |count: &dyn Fn(&str) -> u64| {
-            self.sinks.iter().map(|sink| (sink.clone(), count(sink))).collect::<BTreeMap<_, _>>()
-        };
+        let by_gateway = |count: &dyn Fn(&str) -> u64| by_name(&self.gateways, count);
+        let by_sink = |count: &dyn Fn(&str) -> u64| by_name(&self.sinks, count);
         let sample = Sample {
             at: Instant::now(),
             received: EVENT_CATEGORIES.iter().map(|c| metrics.events.with_label_values(&[*c]).get()).sum(),
@@ -139,24 +142,16 @@ impl Pulse {
                 .iter()
                 .map(|reason| (*reason, metrics.push_failures.with_label_values(&[*reason]).get()))
                 .collect(),
-            session_losses: self
-                .gateways
-                .iter()
-                .map(|g| {
-                    let of = |reason: &&str| {
-                        metrics.session_losses.with_label_values(&[g.as_str(), *reason]).get()
-                    };
-                    SESSION_LOSS_REASONS.iter().map(of).sum::<u64>()
-                })
-                .sum(),
-            sign_in_failures: self
-                .gateways
-                .iter()
-                .map(|g| {
-                    let of = |outcome: &str| metrics.sign_ins.with_label_values(&[g.as_str(), outcome]).get();
-                    (g.clone(), ["refused", "timeout", "transport"].into_iter().map(of).sum())
-                })
-                .collect(),
+            session_losses: by_gateway(&|name| {
+                let of = |reason: &&str| metrics.session_losses.with_label_values(&[name, *reason]).get();
+                SESSION_LOSS_REASONS.iter().map(of).sum()
+            })
+            .values()
+            .sum(),
+            sign_in_failures: by_gateway(&|name| {
+                let of = |outcome: &str| metrics.sign_ins.with_label_values(&[name, outcome]).get();
+                ["refused", "timeout", "transport"].into_iter().map(of).sum()
+            }),
             shed: by_sink(&|sink| metrics.sink_shed_events.with_label_values(&[sink]).get()),
             delivered: by_sink(&|sink| metrics.sink_delivered.with_label_values(&[sink]).get()),
             behind: by_sink(&|sink| {
