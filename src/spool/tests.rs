@@ -486,17 +486,23 @@ mod repeats {
         close(spool, threads).await;
     }
 
+    /// The connection on which a push came that is stored and answered.
+    async fn hello_that_is_answered(spool: &Spool) -> Arc<Connection> {
+        let connection = Connection::new();
+        let exchange = connection.begin();
+        let first = NewRecord { answer: Some(exchange.clone()), ..push("1001", &["hello"], 0) };
+        spool.append(first).await.unwrap();
+        exchange.answered();
+        connection
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn two_equal_messages_on_connections_of_their_own_are_two_events_where_the_gateway_ended_the_first()
     {
         for (ended, repeated) in [(true, 0), (false, 1)] {
             let folder = TempDir::new().unwrap();
             let (spool, threads) = open(config(folder.path()), &["kafka"]);
-            let connection = Connection::new();
-            let exchange = connection.begin();
-            let first = NewRecord { answer: Some(exchange.clone()), ..push("1001", &["hello"], 0) };
-            spool.append(first).await.unwrap();
-            exchange.answered();
+            let connection = hello_that_is_answered(&spool).await;
             connection.flushed();
             if ended {
                 connection.ended();
@@ -519,11 +525,7 @@ mod repeats {
         for (arrived, repeated) in [(true, 0), (false, 1)] {
             let folder = TempDir::new().unwrap();
             let (spool, threads) = open(config(folder.path()), &["kafka"]);
-            let connection = Connection::new();
-            let exchange = connection.begin();
-            let first = NewRecord { answer: Some(exchange.clone()), ..push("1001", &["hello"], 0) };
-            spool.append(first).await.unwrap();
-            exchange.answered();
+            let connection = hello_that_is_answered(&spool).await;
             // Only now it shows, and the row was stored before.
             until(async || rows_are_stored_before(folder.path(), 2)).await;
             if arrived {
