@@ -284,19 +284,23 @@ async fn what_cannot_be_a_session_is_not_adopted() {
     scene.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn agents_of_a_roster_file_are_the_configurations_as_long_as_they_stand_there() {
-    let scene = Scene::with(|relay| {
+/// A scene with the roster file `agents.csv` that holds this, beside the configuration's agents.
+async fn with_a_roster(rows: &str) -> Scene {
+    Scene::with(|relay| {
         let folder = relay.folder().display().to_string();
-        std::fs::write(relay.folder().join("agents.csv"), "id,phone_number\n1005,71005\n")
-            .expect("the folder can be written");
+        std::fs::write(relay.folder().join("agents.csv"), rows).expect("the folder can be written");
         let rosters = format!(
             "[[rosters]]\nfile = \"{folder}/agents.csv\"\ngateway = \"main\"\nallow_empty = true\n\
              [rosters.defaults]\npassword_file = \"{folder}/password\"\n[[agents]]\n"
         );
         relay.edit_first("[[agents]]\n", &rosters);
     })
-    .await;
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_of_a_roster_file_are_the_configurations_as_long_as_they_stand_there() {
+    let scene = with_a_roster("id,phone_number\n1005,71005\n").await;
     let client = scene.admin();
     scene.agent_in("1005", "active").await;
     let (first, second) = ("/api/v1/agents/main/1005", "/api/v1/agents/main/1006");
@@ -321,16 +325,7 @@ async fn agents_of_a_roster_file_are_the_configurations_as_long_as_they_stand_th
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_was_put_and_leaves_a_roster_is_the_callers_again() {
-    let mut scene = Scene::with(|relay| {
-        let folder = relay.folder().display().to_string();
-        std::fs::write(relay.folder().join("agents.csv"), "id,phone_number\n").expect("it can be written");
-        let rosters = format!(
-            "[[rosters]]\nfile = \"{folder}/agents.csv\"\ngateway = \"main\"\nallow_empty = true\n\
-             [rosters.defaults]\npassword_file = \"{folder}/password\"\n[[agents]]\n"
-        );
-        relay.edit_first("[[agents]]\n", &rosters);
-    })
-    .await;
+    let mut scene = with_a_roster("id,phone_number\n").await;
     let client = scene.admin();
     assert_eq!(client.call("PUT", AGENT, &settings(&scene).to_string()).await.status, 201);
     scene.agent_in("1004", "active").await;
