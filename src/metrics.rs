@@ -96,7 +96,7 @@ pub const SIGN_IN_OUTCOMES: &[&str] = &[
 ];
 /// Why a session was lost: label `reason` of `ccrelay_session_losses_total`.
 pub const SESSION_LOSS_REASONS: &[&str] =
-    &["guid_refused", "not_signed_in", "switched_over", "shut_down", "timed_out"];
+    &["guid_refused", "not_signed_in", "switched_over", "shut_down", "timed_out", "other_address"];
 /// What can be wrong with a session that lives: label `reason` of `ccrelay_sessions_degraded`.
 pub const SESSION_DEGRADATIONS: &[&str] =
     &["heartbeats_failing", "skills_refused", "settings_refused", "sign_out_refused", "no_pushes"];

@@ -21,7 +21,7 @@ use crate::session::forward::ForwardError;
 use crate::session::mail::{Adoption, Waiting};
 use crate::session::pace::Pace;
 use crate::session::password::PasswordReader;
-use crate::session::retcode::{Meaning, Operation, Retcode, Suspension, doubts_session, meaning};
+use crate::session::retcode::{Loss, Meaning, Operation, Retcode, Suspension, doubts_session, meaning};
 use crate::session::state::{
     Degradation, Effect, Entry, Forwarded, Input, Machine, Next, Outcome, Resume, Rules, State,
 };
@@ -495,7 +495,7 @@ impl Agent {
             // Boxed, so that it takes no room in the tasks of agents that are not polled.
             Box::pin(self.store_polled(event)).await;
         }
-        let outcome = self.outcome(operation, &answer.verdict, answer.guid.is_some());
+        let outcome = self.outcome(operation, &answer);
         self.count(operation, &answer.verdict, outcome, sent);
         if is_no_renewal(operation, outcome) {
             self.gateway.note_no_renewals();
@@ -535,8 +535,8 @@ impl Agent {
         }
     }
 
-    fn outcome(&self, operation: Operation, verdict: &Result<Reply, CallError>, has_guid: bool) -> Outcome {
-        let reply = match verdict {
+    fn outcome(&self, operation: Operation, answer: &Answer) -> Outcome {
+        let reply = match &answer.verdict {
             Ok(reply) => reply,
             // Gateways that do not know the call say so in one of these ways.
             Err(CallError::Status(404 | 405 | 501)) if operation == Operation::UpdateGuid => {
@@ -546,23 +546,33 @@ impl Agent {
         };
         match meaning(operation, &reply.retcode) {
             // Without a GUID there is nothing to keep the session with.
-            Meaning::Ok if operation.signs_in() && !has_guid => {
+            Meaning::Ok if operation.signs_in() && answer.guid.is_none() => {
                 tracing::error!(gateway = %self.gateway(), agent_id = %self.agent_id(), "sign-in without Set-GUID");
                 Outcome::Answered(Meaning::Doubtful)
             }
             Meaning::Ok if operation.signs_in() && reply.result.password_change_required => {
                 Outcome::PasswordChangeRequired
             }
+            // It never had the session: of what became of that where it was signed in, this says nothing.
+            Meaning::Lost(Loss::NotSignedIn | Loss::GuidRefused) if self.is_elsewhere(answer.address) => {
+                Outcome::Answered(Meaning::Lost(Loss::OtherAddress))
+            }
             meaning => Outcome::Answered(meaning),
         }
     }
 
+    /// Whether the session was signed in, or heard of last, at another address of the gateway.
+    fn is_elsewhere(&self, address: Option<u8>) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| ticket.is_from_elsewhere(address))
+    }
+
     /// Takes over GUID and cookies; says whether a GUID was renewed.
     fn take_ticket(&mut self, operation: Operation, answer: Answer, outcome: Outcome) -> bool {
-        let signed_in = matches!(outcome, Outcome::Answered(Meaning::Ok) | Outcome::PasswordChangeRequired);
+        let ok = matches!(outcome, Outcome::Answered(Meaning::Ok) | Outcome::PasswordChangeRequired);
         match answer.guid {
-            Some(guid) if operation.signs_in() && signed_in => {
-                self.ticket = Some(Arc::new(Ticket::new(guid, answer.cookies)));
+            Some(guid) if operation.signs_in() && ok => {
+                let ticket = Ticket::new(guid, answer.cookies);
+                self.ticket = Some(Arc::new(Ticket { address: answer.address, ..ticket }));
                 self.adopted = None;
                 self.addressed = true;
                 if let Some(token) = self.fixed.as_ref().filter(|_| self.offered) {
@@ -572,7 +582,14 @@ impl Agent {
                 false
             }
             _ if operation.signs_in() => false,
-            guid => self.renew_ticket(guid, answer.cookies),
+            guid => {
+                if let Some(ticket) =
+                    self.ticket.as_mut().filter(|ticket| ok && ticket.address != answer.address)
+                {
+                    Arc::make_mut(ticket).address = answer.address;
+                }
+                self.renew_ticket(guid, answer.cookies)
+            }
         }
     }
 

@@ -104,13 +104,15 @@ pub struct Answer {
     pub verdict: Result<Reply, CallError>,
     /// The whole body as it came, where it is a poll's and brings an event.
     pub event: Option<Bytes>,
+    /// Which of the gateway's addresses the call was sent to, where there may be others.
+    pub address: Option<u8>,
 }
 
 impl Answer {
     /// An answer with nothing but an error.
     #[must_use]
     pub fn failed(error: CallError) -> Answer {
-        Answer { guid: None, cookies: Vec::new(), verdict: Err(error), event: None }
+        Answer { guid: None, cookies: Vec::new(), verdict: Err(error), event: None, address: None }
     }
 }
 
@@ -215,15 +217,24 @@ pub struct Ticket {
     /// The cookies, each name once.
     #[serde(default)]
     pub cookies: Vec<Cookie>,
+    /// Which of the gateway's addresses has taken it last. A run does not know it of one that the run before left.
+    #[serde(skip)]
+    pub address: Option<u8>,
 }
 
 impl Ticket {
     /// The ticket of a fresh sign-in.
     #[must_use]
     pub fn new(guid: SecretString, cookies: Vec<Cookie>) -> Ticket {
-        let mut ticket = Ticket { guid, cookies: Vec::new() };
+        let mut ticket = Ticket { guid, cookies: Vec::new(), address: None };
         ticket.set_cookies(cookies);
         ticket
+    }
+
+    /// Whether the gateway took it last at another address than this one.
+    #[must_use]
+    pub fn is_from_elsewhere(&self, address: Option<u8>) -> bool {
+        self.address.zip(address).is_some_and(|(home, address)| home != address)
     }
 
     /// Takes over a new GUID and says whether it differs from the one held.

@@ -23,10 +23,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::event::AgentId;
 use crate::metrics::Metrics;
-use crate::session::call::{Answer, Call, CallError, Forwarded, GatewayCalls, Permit, PutInForce, Ticket};
+use crate::session::call::{
+    Answer, Call, CallError, Forwarded, GatewayCalls, Permit, PutInForce, Reply, Ticket,
+};
 use crate::session::config::GatewayConfig;
 use crate::session::forward::{ForwardAnswer, ForwardRequest};
-use crate::session::retcode::Operation;
+use crate::session::retcode::{Class, Operation};
 use crate::sink::BoxFuture;
 
 mod addresses;
@@ -240,9 +242,13 @@ impl GatewayCalls for GatewayClient {
             self.probe_when_due(call.agent_id());
             let (address, sent) = (self.addresses.active(), Sent::default());
             let ended = timeout(deadline, self.exchange(call, address.base, &sent)).await;
-            let (answer, presence) =
+            let (mut answer, presence) =
                 ended.unwrap_or_else(|_elapsed| (Answer::failed(sent.timed_out()), Presence::Absent));
             self.addresses.note(address, presence, Instant::now());
+            answer.address = self.addresses.number(address);
+            if call.ticket.is_some_and(|ticket| ticket.is_from_elsewhere(answer.address)) {
+                self.addresses.note_moved(address, answer.verdict.as_ref().ok().and_then(knows_session));
+            }
             answer
         })
     }
@@ -260,6 +266,15 @@ impl GatewayCalls for GatewayClient {
             self.addresses.note(address, presence_of(&forwarded), Instant::now());
             forwarded
         })
+    }
+}
+
+/// Whether the gateway knows the session of a call that it has answered so; nothing where the answer does not say.
+fn knows_session(reply: &Reply) -> Option<bool> {
+    match reply.retcode.class() {
+        Some(Class::Ok) => Some(true),
+        Some(Class::AuthLost) => Some(false),
+        _ => None,
     }
 }
 

@@ -164,6 +164,8 @@ pub enum Loss {
     ShutDown,
     /// No heartbeat succeeded for as long as the gateway waits.
     TimedOut,
+    /// Calls go to another address of the gateway, which does not know the session. Where it was signed in it still stands.
+    OtherAddress,
 }
 
 impl Loss {
@@ -176,6 +178,7 @@ impl Loss {
             Loss::SwitchedOver => "switched_over",
             Loss::ShutDown => "shut_down",
             Loss::TimedOut => "timed_out",
+            Loss::OtherAddress => "other_address",
         }
     }
 }

@@ -10,12 +10,13 @@
 //!   to a heartbeat first.
 //!
 //! **100-002 may be our own doing.** The session that stands in our way can be one of ours that we do not know:
-//! - After a heartbeat without an answer, which may have changed the GUID, or a sign-in without one that was to restore a
-//!   session: waiting for the gateway to end it would cost the person two minutes. So within the sign-out limit (and a
-//!   margin) 100-002 leads to a forced sign-in even with `takeover = false`.
-//! - After a start that knows of no session, a first sign-in without an answer, or a silence of ours, it may as well be a person
-//!   who must not be thrown out. Ours ends by itself, since nobody keeps it alive: within the same time 100-002 is only a
-//!   reason to try again.
+//! - After a heartbeat without an answer, which may have changed the GUID, a sign-in without one that was to restore a
+//!   session, or a change to an address of the gateway that does not know ours: waiting for the gateway to end it would cost
+//!   the person two minutes. So within the sign-out limit (and a margin) 100-002 leads to a forced sign-in even with
+//!   `takeover = false`.
+//! - After a start that knows of no session, a first sign-in without an answer, a silence of ours, or heartbeats that failed before
+//!   one was refused (the gateway has started anew, and its platform has not), it may as well be a person who must not be
+//!   thrown out. Ours ends by itself, since nobody keeps it alive: within the same time 100-002 is only a reason to try again.
 //!
 //! Later it cannot be ours any more, and a person is needed.
 
@@ -769,7 +770,7 @@ impl Machine {
                 held.next_heartbeat = now;
             }
             Outcome::Answered(Meaning::SwitchingOver) => {
-                held.next_heartbeat = now + switch_over_wait();
+                held.heartbeat_waits(now + switch_over_wait());
                 self.check_silence(outcome, now);
             }
             _ => {
@@ -961,12 +962,18 @@ impl Machine {
     }
 
     fn lose(&mut self, loss: Loss, now: Instant) {
-        let announced = self.held.take().is_some_and(|held| held.end_was_announced());
-        let confirmed = matches!(loss, Loss::NotSignedIn | Loss::GuidRefused);
+        let held = self.held.take();
+        let announced = held.as_ref().is_some_and(Held::end_was_announced);
+        let confirmed = matches!(loss, Loss::NotSignedIn | Loss::GuidRefused | Loss::OtherAddress);
         let loss = if announced && confirmed { Loss::ShutDown } else { loss };
-        // The gateway looks for silent agents in its own time, and another site may know the session.
-        let stands = matches!(loss, Loss::TimedOut | Loss::SwitchedOver) || self.may_be_ours(now);
-        if stands && !self.is_ours(now) {
+        // The gateway looks for silent agents in its own time, another site may know the session, and a gateway that was away may
+        // have forgotten what its platform keeps.
+        let stands = matches!(loss, Loss::TimedOut | Loss::SwitchedOver)
+            || held.is_some_and(|held| held.was_troubled())
+            || self.may_be_ours(now);
+        if loss == Loss::OtherAddress {
+            self.may_be_ours_from(now, Doubt::Great);
+        } else if stands && !self.is_ours(now) {
             self.may_be_ours_from(now, Doubt::Small);
         }
         self.effects.push(Effect::Lost(loss));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::retcode::Operation::{ForceLogin, Handshake, Login, Logout, ResetSkill, UpdateGuid};
 use super::*;
 
+mod addresses;
 mod fake;
 mod guids;
 mod legacy;

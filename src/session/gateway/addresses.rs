@@ -4,6 +4,10 @@
 //! whichever it is: a balancer, or a server on which the gateway's application did not start, answers everything and
 //! keeps no session. Invariants: a call that was sent to one address says nothing about another; one answer of the gateway
 //! ends a row of failures; there is always exactly one active address.
+//!
+//! **Some gateways share their sessions, others do not**, and no manual says which do. Where they do not, each change of address
+//! costs every agent the session. So calls return to a main address that is back only if the sessions that moved last were
+//! known where they came; else they stay where they are until that address fails, or the daemon starts anew.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,6 +66,8 @@ struct State {
     next_probe: Option<Instant>,
     /// Answers of the main address in a row.
     good_probes: u32,
+    /// Of the sessions that came with the last change of address, how many more were known here than not.
+    known: i64,
 }
 
 /// The address that one call is sent to.
@@ -83,7 +89,7 @@ impl Addresses {
     }
 
     pub(super) fn with_patience(gateway: GatewayName, bases: Vec<String>, patience: Patience) -> Addresses {
-        let state = State { active: 0, failing: None, next_probe: None, good_probes: 0 };
+        let state = State { active: 0, failing: None, next_probe: None, good_probes: 0, known: 0 };
         Addresses { gateway, bases, patience, gauges: Vec::new(), state: Mutex::new(state) }
     }
 
@@ -101,6 +107,11 @@ impl Addresses {
         Address { base: &self.bases[index], index }
     }
 
+    /// The number of an address, for whoever compares where a session is with where an answer came from.
+    pub(super) fn number(&self, address: Address<'_>) -> Option<u8> {
+        u8::try_from(address.index).ok()
+    }
+
     /// The main address, when it is time to ask it whether it is back; each time is given to one caller only.
     pub(super) fn probe(&self, now: Instant) -> Option<&str> {
         let mut state = self.lock();
@@ -114,9 +125,26 @@ impl Addresses {
     /// Notes whether the main address answered when asked.
     pub(super) fn probed(&self, answered: bool, now: Instant) {
         let mut state = self.lock();
-        state.good_probes = if answered { state.good_probes + 1 } else { 0 };
-        if state.active != 0 && state.good_probes >= PROBES {
+        state.good_probes = if answered { state.good_probes.saturating_add(1) } else { 0 };
+        if state.active == 0 || state.good_probes < PROBES {
+            return;
+        }
+        if state.known >= 0 {
             self.switch(&mut state, 0, "the main address answers again", now);
+        } else if state.good_probes == PROBES {
+            let in_use = which(state.active);
+            tracing::warn!(gateway = %self.gateway, in_use, "the main address answers again, but does not share its sessions \
+                with the one in use: calls stay there, so that agents keep theirs, until it fails or ccrelay is started anew");
+        }
+    }
+
+    /// Notes whether a session that was last heard of at another address is known at this one.
+    pub(super) fn note_moved(&self, address: Address<'_>, known: Option<bool>) {
+        let mut state = self.lock();
+        match known.filter(|_| address.index == state.active) {
+            Some(true) => state.known = state.known.saturating_add(1),
+            Some(false) => state.known = state.known.saturating_sub(1),
+            None => {}
         }
     }
 
@@ -148,7 +176,7 @@ impl Addresses {
         tracing::warn!(gateway = %self.gateway, from, to = to_name, reason,
             "calls go to another address of the gateway");
         let next_probe = (to != 0).then(|| now + self.patience.probe_interval);
-        *state = State { active: to, failing: None, next_probe, good_probes: 0 };
+        *state = State { active: to, failing: None, next_probe, good_probes: 0, known: 0 };
         self.publish(to);
     }
 
@@ -256,6 +284,30 @@ mod tests {
         }
         assert_eq!(addresses.active().base, "https://a");
         assert_eq!(addresses.probe(now + PROBE_INTERVAL), None);
+    }
+
+    #[test]
+    fn nobody_returns_to_a_main_address_that_shares_no_sessions_until_the_backup_fails() {
+        for (answers, returns) in [([false, false, true], false), ([true, false, true], true)] {
+            let (addresses, start) = (addresses(), Instant::now());
+            let old = addresses.active();
+            let mut now = fail_until_switched(&addresses, start);
+            // What is late from the other address, and what says nothing of a session, count for nothing.
+            addresses.note_moved(old, Some(!returns));
+            addresses.note_moved(addresses.active(), None);
+            for known in answers {
+                addresses.note_moved(addresses.active(), Some(known));
+            }
+            for _ in 0..10 {
+                now += PROBE_INTERVAL;
+                addresses.probed(true, now);
+            }
+            assert_eq!(addresses.active().base == "https://a", returns, "{answers:?}");
+            if !returns {
+                fail_until_switched(&addresses, now);
+                assert_eq!(addresses.active().base, "https://a");
+            }
+        }
     }
 
     #[test]

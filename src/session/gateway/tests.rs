@@ -102,8 +102,16 @@ impl Server {
 }
 
 async fn ask(client: &GatewayClient, agent: &AgentConfig, operation: Operation) -> Answer {
+    ask_with(client, agent, operation, Ticket::new("guid-secret".into(), Vec::new())).await
+}
+
+async fn ask_with(
+    client: &GatewayClient,
+    agent: &AgentConfig,
+    operation: Operation,
+    ticket: Ticket,
+) -> Answer {
     let (password, token) = ("pass-secret".into(), "TokenSecret".into());
-    let ticket = Ticket::new("guid-secret".into(), Vec::new());
     let call = Call {
         operation,
         agent,

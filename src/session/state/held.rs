@@ -99,6 +99,8 @@ pub(super) struct Held {
     refusal_shown: u8,
     /// The token was refused: the next heartbeat goes without.
     pub(super) omit_token: bool,
+    /// No heartbeat has succeeded since one failed, be it that the gateway could not be reached or is switching over.
+    troubled: bool,
     /// A consumer was told that the session is in danger.
     pub(super) degraded: bool,
     /// An event said that the session has ended; a heartbeat is to find out.
@@ -181,6 +183,7 @@ impl Held {
             renewals_rest: 0,
             refusal_shown: 0,
             omit_token: false,
+            troubled: false,
             degraded: false,
             shut_down: false,
             checking: false,
@@ -207,6 +210,7 @@ impl Held {
             self.newest = Newest::Missed;
         }
         self.omit_token = false;
+        self.troubled = false;
         self.degraded = false;
         if let Some(late) = now.checked_duration_since(self.slot) {
             let slots = late.as_nanos() / interval.as_nanos().max(1) + 1;
@@ -230,7 +234,19 @@ impl Held {
 
     /// A heartbeat failed: repeat it soon.
     pub(super) fn heartbeat_failed(&mut self, now: Instant) {
-        self.next_heartbeat = now + self.repeat.next_wait();
+        let wait = self.repeat.next_wait();
+        self.heartbeat_waits(now + wait);
+    }
+
+    /// A heartbeat failed and is to be repeated then.
+    pub(super) fn heartbeat_waits(&mut self, until: Instant) {
+        self.troubled = true;
+        self.next_heartbeat = until;
+    }
+
+    /// Whether the gateway was in trouble when it was last asked, so that it may have forgotten sessions that its platform keeps.
+    pub(super) fn was_troubled(&self) -> bool {
+        self.troubled
     }
 
     /// When a new GUID is to be asked for. Not where heartbeats fail: they matter more, and bring one too.

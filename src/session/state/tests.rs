@@ -8,6 +8,7 @@ use super::Operation::{
 use super::*;
 
 mod codes;
+mod doubts;
 mod settings;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -63,6 +63,8 @@ struct Desk {
     in_flight: bool,
     /// What was set since the last sign-in; nothing where it was not ours.
     set_up: Option<Vec<Operation>>,
+    /// The address at which it was signed in.
+    address: u8,
 }
 
 impl Desk {
@@ -101,6 +103,8 @@ struct State {
     guid_interval: Option<Duration>,
     /// How many more heartbeat answers that carry a new GUID are lost.
     guids_to_lose: u32,
+    /// Which of the gateway's addresses calls go to. They share the agents and no session.
+    address: u8,
     /// Calls wait in this one, and each takes so long.
     slow: Option<(Arc<Queue>, Duration)>,
 }
@@ -125,6 +129,19 @@ impl FakeGateway {
     /// The next call that is passed on does that.
     pub(super) fn forward_once(&self, script: Script) {
         self.state.lock().unwrap().forwards.push_back(script);
+    }
+
+    /// From now on calls go to this address of the gateway.
+    pub(super) fn move_to(&self, address: u8) {
+        self.state.lock().unwrap().address = address;
+    }
+
+    /// Forgets every session, and its platform does not.
+    pub(super) fn forget_tickets(&self) {
+        for desk in self.state.lock().unwrap().desks.values_mut() {
+            desk.guid = desk.guid.take().map(|guid| format!("{guid}, which nobody holds"));
+            desk.previous = None;
+        }
     }
 
     pub(super) fn keep_guids(&self) {
@@ -264,6 +281,7 @@ impl State {
             let guid = format!("guid-{}", self.guids);
             (desk.guid, desk.last_heard, desk.guid_since) = (Some(guid.clone()), Some(now), Some(now));
             desk.previous = None;
+            desk.address = self.address;
             desk.pushed = call.agent.mode.is_pushed();
             desk.set_up = Some(Vec::new());
             return answer("0", Some(guid));
@@ -273,6 +291,7 @@ impl State {
             desk.previous.as_ref().filter(|(_, until)| now < *until).map(|(guid, _)| guid.as_str());
         match &desk.guid {
             None => return answer("100-006", None),
+            Some(_) if desk.address != self.address => return answer("100-006", None),
             Some(guid) if held.is_none_or(|held| held != guid && previous != Some(held)) => {
                 return answer("000-003", None);
             }
@@ -326,7 +345,13 @@ fn took(script: Option<&Script>) -> Duration {
 fn answer(code: &str, guid: Option<String>) -> Answer {
     let result = SignInResult { media_type: Some("TTF".into()), ..SignInResult::default() };
     let reply = Reply { retcode: Retcode::new(code), message: String::new(), result };
-    Answer { guid: guid.map(SecretString::from), cookies: Vec::new(), verdict: Ok(reply), event: None }
+    Answer {
+        guid: guid.map(SecretString::from),
+        cookies: Vec::new(),
+        verdict: Ok(reply),
+        event: None,
+        address: None,
+    }
 }
 
 impl GatewayCalls for FakeGateway {
@@ -383,7 +408,7 @@ impl GatewayCalls for FakeGateway {
             if let Some(desk) = state.desks.get_mut(call.agent_id().as_str()) {
                 desk.in_flight = false;
             }
-            answer
+            Answer { address: Some(state.address), ..answer }
         })
     }
 

@@ -111,3 +111,32 @@ async fn an_answer_with_a_retcode_is_the_gateways_whatever_its_status_and_a_call
         assert_eq!(backup.requests(), "");
     }
 }
+
+const UNKNOWN_SESSION: &str = "HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n{\"retcode\":\"100-006\"}";
+
+#[tokio::test]
+async fn calls_stay_at_a_backup_that_did_not_know_the_sessions_until_it_fails() {
+    let main = Server::start(&["localhost"], OK).await;
+    let backup = Server::start(&["localhost"], UNKNOWN_SESSION).await;
+    let (client, agent) = client(&main, &backup);
+    let beat = async || {
+        let ticket = Ticket { address: Some(0), ..Ticket::new("guid-secret".into(), Vec::new()) };
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        ask_with(&client, &agent, Operation::Handshake, ticket).await.address
+    };
+    assert_eq!(beat().await, Some(0));
+    main.state.absent.store(true, Ordering::SeqCst);
+    let deadline = Instant::now() + DEADLINE;
+    while beat().await != Some(1) {
+        assert!(Instant::now() < deadline, "the calls do not reach the backup");
+    }
+    main.state.absent.store(false, Ordering::SeqCst);
+    while main.requests().matches("/agentstatus").count() < 6 {
+        assert!(Instant::now() < deadline, "the main address is not asked");
+        assert_eq!(beat().await, Some(1));
+    }
+    backup.state.absent.store(true, Ordering::SeqCst);
+    while beat().await != Some(0) {
+        assert!(Instant::now() < deadline, "the calls do not leave a backup that fails");
+    }
+}

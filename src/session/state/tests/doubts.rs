@@ -1,0 +1,60 @@
+//! Sessions of our own that stand in our way, and what shows that they may.
+
+use super::*;
+use crate::session::retcode::{Retcode, meaning};
+
+fn code(operation: Operation, code: &str) -> Meaning {
+    meaning(operation, &Retcode::new(code))
+}
+
+#[test]
+fn a_session_that_is_unknown_after_heartbeats_that_failed_may_still_stand_and_nobody_is_forced() {
+    let refused = Outcome::Answered(code(Handshake, "100-003"));
+    let switching = Outcome::Answered(code(Handshake, "000-004"));
+    for failure in [UNREACHABLE, refused, switching] {
+        for loss in [Loss::NotSignedIn, Loss::GuidRefused] {
+            let mut bench = Bench::active(false);
+            for _ in 0..3 {
+                bench.call(Handshake, failure);
+            }
+            bench.answer(Handshake, Meaning::Lost(loss));
+            let took = bench.waits_without_force();
+            assert!(took > LIMIT + SILENCE_MARGIN, "{failure:?}, {loss:?}: {took:?}");
+        }
+    }
+}
+
+#[test]
+fn a_session_that_another_address_does_not_know_is_our_own_in_its_way() {
+    let mut bench = Bench::active(false);
+    bench.answer(Handshake, Meaning::Lost(Loss::OtherAddress));
+    bench.answer(Login, Meaning::SignedIn);
+    assert_eq!(bench.answer(ForceLogin, Meaning::Ok), Duration::ZERO);
+    assert_eq!(bench.effects, [Effect::Lost(Loss::OtherAddress), Effect::Started(Entry::TakenOver)]);
+
+    // It may have ended since, and somebody have come.
+    let mut bench = Bench::active(false);
+    bench.answer(Handshake, Meaning::Lost(Loss::OtherAddress));
+    bench.now += LIMIT + SILENCE_MARGIN + SECOND;
+    bench.answer(Login, Meaning::SignedIn);
+    assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+}
+
+#[test]
+fn a_session_whose_end_was_announced_does_not_stand_at_the_other_address() {
+    let mut bench = Bench::active(false);
+    bench.input(Input::ForcedOut);
+    bench.answer(Handshake, Meaning::Lost(Loss::OtherAddress));
+    bench.answer(Login, Meaning::SignedIn);
+    assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+}
+
+#[test]
+fn heartbeats_that_succeed_again_end_that_doubt() {
+    let mut bench = Bench::active(false);
+    bench.call(Handshake, UNREACHABLE);
+    bench.answer(Handshake, Meaning::Ok);
+    bench.answer(Handshake, Meaning::Lost(Loss::NotSignedIn));
+    bench.answer(Login, Meaning::SignedIn);
+    assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+}
