@@ -652,7 +652,9 @@ impl Agent {
             Operation::Login | Operation::ForceLogin => match outcome {
                 Outcome::Answered(Meaning::SignedIn) => self.count_sign_in("signed_in_elsewhere"),
                 Outcome::Unanswered { .. } => self.count_sign_in(label),
-                Outcome::Answered(Meaning::Transient | Meaning::SwitchingOver | Meaning::Doubtful) => {
+                Outcome::Answered(
+                    Meaning::Transient | Meaning::SwitchingOver | Meaning::UnderWay | Meaning::Doubtful,
+                ) => {
                     self.count_sign_in("refused");
                 }
                 _ => {}

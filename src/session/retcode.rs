@@ -266,6 +266,8 @@ pub enum Meaning {
     Transient,
     /// The agent is being switched over: wait 1 to 5 s and repeat.
     SwitchingOver,
+    /// A sign-in of this agent is under way already, be it ours of which we did not wait for the end: repeat with back-off.
+    UnderWay,
     /// Somebody is signed in: force in, if that is allowed.
     SignedIn,
     /// The session is gone: sign in again.
@@ -315,6 +317,7 @@ fn at_sign_in(operation: Operation, class: Option<Class>, code: &str) -> Meaning
         (_, "100-002") if operation == Operation::Login => Meaning::SignedIn,
         // Forced, and still somebody is in: a race with another sign-in, or an endless one.
         (_, "100-002") => Meaning::Doubtful,
+        (_, "000-007" | "100-021") => Meaning::UnderWay,
         (_, "100-015") => Meaning::Suspend(Suspension::NotReplaceable),
         (_, "100-013" | "100-014") => Meaning::Suspend(Suspension::PhoneRefused),
         (_, "100-020") => Meaning::Suspend(Suspension::PasswordExpired),
@@ -445,8 +448,11 @@ mod tests {
         assert_eq!(means(Login, "100-015"), Meaning::Suspend(Suspension::NotReplaceable));
         assert_eq!(means(Login, "100-014"), Meaning::Suspend(Suspension::PhoneRefused));
         assert_eq!(means(Login, "100-001"), Meaning::Suspend(Suspension::RequestRefused));
-        for code in ["100-003", "100-007", "000-007", "100-021", "105-005"] {
+        for code in ["100-003", "100-007", "105-005"] {
             assert_eq!(means(Login, code), Meaning::Transient, "{code}");
+        }
+        for code in ["000-007", "100-021"] {
+            assert_eq!(means(Login, code), Meaning::UnderWay, "{code}");
         }
         assert_eq!(means(Handshake, "100-001"), Meaning::TokenRefused);
         assert_eq!(means(Handshake, "000-003"), Meaning::Lost(Loss::GuidRefused));

@@ -18,6 +18,9 @@
 //!   one was refused (the gateway has started anew, and its platform has not), it may as well be a person who must not be
 //!   thrown out. Ours ends by itself, since nobody keeps it alive: within the same time 100-002 is only a reason to try again.
 //!
+//! A sign-in without an answer may end long after we have given it up, and its session begins only then. So while the gateway says
+//! that one is under way, the time is not over, and begins anew with the first answer that says otherwise.
+//!
 //! Later it cannot be ours any more, and a person is needed.
 
 use std::sync::Arc;
@@ -360,6 +363,8 @@ pub struct Machine {
     ours_until: Option<Instant>,
     /// How likely it is then.
     doubt: Doubt,
+    /// The gateway is still at a sign-in that may be ours.
+    under_way: bool,
     /// What comes after the sign-out under way, if it is not the wish that asked for it.
     after_sign_out: Option<Suspension>,
     done: bool,
@@ -384,6 +389,7 @@ impl Machine {
             sign_out_tries: 0,
             ours_until: None,
             doubt: Doubt::Small,
+            under_way: false,
             after_sign_out: None,
             done: false,
             effects: Vec::new(),
@@ -575,6 +581,7 @@ impl Machine {
         self.held = Some(Held::adopted(now));
         self.state = State::Recovering;
         (self.due, self.after_sign_out, self.ours_until) = (None, None, None);
+        self.under_way = false;
         self.sign_in_backoff.reset();
     }
 
@@ -667,6 +674,7 @@ impl Machine {
             (wish, _) if self.held.is_none() => {
                 self.state = State::SignedOut;
                 self.due = None;
+                self.under_way = false;
                 self.done = wish.ends();
             }
             _ => self.begin_sign_out(now),
@@ -681,6 +689,9 @@ impl Machine {
 
     fn sign_in_ended(&mut self, operation: Operation, outcome: Outcome, sent: Instant, now: Instant) {
         self.force = false;
+        if std::mem::take(&mut self.under_way) {
+            self.may_be_ours_from(now, self.doubt);
+        }
         match outcome {
             Outcome::Answered(Meaning::Ok) => {
                 self.hold(sent, now);
@@ -704,6 +715,10 @@ impl Machine {
             Outcome::Answered(Meaning::Suspend(suspension)) => self.suspend(suspension),
             Outcome::NoPassword => self.suspend(Suspension::PasswordUnreadable),
             Outcome::Answered(Meaning::SwitchingOver) => self.due = Some(now + switch_over_wait()),
+            Outcome::Answered(Meaning::UnderWay) => {
+                self.under_way = self.may_be_ours(now);
+                self.sign_in_later(now);
+            }
             Outcome::Answered(Meaning::Transient) | Outcome::Unanswered { .. } => self.sign_in_later(now),
             Outcome::Answered(_) => {
                 self.doubtful = self.doubtful.saturating_add(1);

@@ -55,8 +55,9 @@ pub(super) async fn sign_in(
 ) -> Result<Answer, Refusal> {
     let settings = &gateway.settings;
     let login = Login::parse(&body, settings)?;
-    tokio::time::sleep(Duration::from_millis(settings.login_delay_ms)).await;
+    // A refusal is quick. Meanwhile nobody else can sign in, since a second call is refused.
     admit(&mut slot.lock(), &slot.profile, &login, force, settings)?;
+    tokio::time::sleep(Duration::from_millis(settings.login_delay_ms)).await;
     gateway.end_session(&slot, None, SignOut::TakenOver, false);
     let (answer, epoch) = begin(&gateway, &slot, &login);
     gateway.watch.add(&slot, epoch, settings);

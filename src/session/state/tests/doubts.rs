@@ -58,3 +58,40 @@ fn heartbeats_that_succeed_again_end_that_doubt() {
     bench.answer(Login, Meaning::SignedIn);
     assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
 }
+
+/// Answers that the agent's sign-in is under way, until a session that stood when it was sent would have ended.
+fn is_under_way_for_minutes(bench: &mut Bench) {
+    let sent = bench.now;
+    while bench.now - sent < LIMIT + SILENCE_MARGIN + 60 * SECOND {
+        bench.answer(Login, code(Login, "100-021"));
+        bench.answer(Login, code(Login, "000-007"));
+    }
+}
+
+#[test]
+fn a_sign_in_of_ours_that_is_still_under_way_begins_a_session_that_is_ours() {
+    let mut bench = Bench::new(false);
+    bench.input(Input::StartNew);
+    bench.call(Login, LOST_ANSWER);
+    is_under_way_for_minutes(&mut bench);
+    let took = bench.waits_without_force();
+    assert!(took > LIMIT, "{took:?}");
+
+    // One that was to restore a session is forced back as before.
+    let mut bench = Bench::active(false);
+    bench.call(Handshake, LOST_ANSWER);
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    bench.call(Login, LOST_ANSWER);
+    is_under_way_for_minutes(&mut bench);
+    bench.answer(Login, Meaning::SignedIn);
+    bench.answer(ForceLogin, Meaning::Ok);
+}
+
+#[test]
+fn a_sign_in_that_is_under_way_without_our_doing_is_somebody_elses() {
+    let mut bench = Bench::new(false);
+    bench.input(Input::StartNew);
+    bench.answer(Login, code(Login, "100-021"));
+    bench.answer(Login, Meaning::SignedIn);
+    assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+}
