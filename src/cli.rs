@@ -127,6 +127,7 @@ struct SimulateArgs {
     config: Option<PathBuf>,
 }
 
+const NO_LOG: &str = "cannot begin to log";
 /// How long the end of the process waits for work whose outcome nobody waits for.
 const LAST_WORK: Duration = Duration::from_secs(1);
 /// Files that are no connections of the callback listener: the spool, brokers, gateways, the operations listener.
@@ -189,7 +190,10 @@ fn with<T>(loaded: Result<T, ConfigError>, then: impl FnOnce(T) -> ExitCode) -> 
 
 fn run(mut config: Config, origin: Origin) -> ExitCode {
     let problems = Problems::default();
-    let logging = log::init(&config.log, problems.clone());
+    let logging = match log::init(&config.log, problems.clone()) {
+        Ok(logging) => logging,
+        Err(error) => return finish(Err(error).context(NO_LOG)),
+    };
     log::log_panics();
     let connections = &mut config.callback.limits.max_connections;
     *connections = raise_open_files(*connections);
@@ -199,19 +203,19 @@ fn run(mut config: Config, origin: Origin) -> ExitCode {
         let manager = Notifier::from_environment()?;
         let mut relay = Relay::start(config, lifecycle).await?;
         relay.show(problems);
-        relay.watch_files(origin, logging.set_level, &manager);
+        logging.count_in(&relay.metrics);
+        relay.watch_files(origin, logging.set_level.clone(), &manager);
         relay.report_to(manager);
         relay.run().await
     });
-    if let Err(error) = &result
-        && logging.json
-        && tracing::enabled!(tracing::Level::ERROR)
-    {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if logging.json && tracing::enabled!(tracing::Level::ERROR) {
         // Whoever reads JSON reads nothing else.
         tracing::error!(error = format!("{error:#}"), "ccrelay has failed");
-        return exit_code(error);
+    } else {
+        logging.say(&format!("ccrelay: {error:#}"));
     }
-    finish(result)
+    exit_code(&error)
 }
 
 /// Lets this process have as many files open as the system allows: every connection is one. Gives how many connections
@@ -249,8 +253,7 @@ fn simulate(path: Option<&Path>) -> ExitCode {
             return ExitCode::from(CONFIGURATION);
         }
     };
-    log::init(&LogConfig { level: "info".to_owned(), format: LogFormat::Auto }, Problems::default());
-    finish(block_on(async {
+    finish(logged("info", LogFormat::Auto, async {
         let lifecycle = Lifecycle::default();
         lifecycle.watch_signals().context("cannot watch signals")?;
         let simulator = simulate::Simulator::start(settings).await?;
@@ -258,6 +261,17 @@ fn simulate(path: Option<&Path>) -> ExitCode {
         simulator.stop().await;
         Ok(())
     }))
+}
+
+/// Runs what is no relay with its log, whose last lines are written before this returns.
+pub(crate) fn logged(
+    level: &str,
+    format: LogFormat,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let config = LogConfig { level: level.to_owned(), format };
+    let _logging = log::init(&config, Problems::default()).context(NO_LOG)?;
+    block_on(work)
 }
 
 fn simulator_settings(path: Option<&Path>) -> anyhow::Result<simulate::Settings> {

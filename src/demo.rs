@@ -16,10 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::app::Relay;
 use crate::cli;
 use crate::clock::Clock;
-use crate::config::{self, LogConfig, LogFormat};
+use crate::config::{self, LogFormat};
 use crate::lifecycle::Lifecycle;
-use crate::log;
-use crate::problems::Problems;
 use crate::simulate::settings::Agents;
 use crate::simulate::{Settings, Simulator};
 
@@ -79,9 +77,8 @@ fn rate(text: &str) -> Result<f64, String> {
 /// Runs the demo.
 #[must_use]
 pub fn main(args: DemoArgs) -> ExitCode {
-    log::init(&LogConfig { level: "warn".to_owned(), format: LogFormat::Text }, Problems::default());
     let screen = Screen::standard(args.plain);
-    cli::finish(cli::block_on(Box::pin(run(args, screen))))
+    cli::finish(cli::logged("warn", LogFormat::Text, Box::pin(run(args, screen))))
 }
 
 /// The stops that a user can ask for: the first ends the play, the second the waiting for what is under way.

@@ -140,8 +140,8 @@ impl Lifecycle {
                     _ = terminate.recv() => "SIGTERM",
                     _ = interrupt.recv() => "SIGINT",
                 };
-                tracing::info!(signal = name, "stopping");
                 stop.cancel();
+                tracing::info!(signal = name, "stopping");
             }
         });
         Ok(())

@@ -6,6 +6,7 @@
 //! - What is known to come in floods (refused pushes, broken connections) is calmed at its place already, by reason
 //!   ([`crate::calm`]); this here bounds whatever nobody thought of, lines of libraries included.
 //! - A panic is a line like any other.
+//! - **Nobody waits for whoever reads them** ([`lines`]).
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -20,8 +21,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 
 use crate::config::{LogConfig, LogFormat};
+use crate::metrics::Metrics;
 use crate::problems::Problems;
 use crate::reload::SetLogLevel;
+
+mod lines;
+
+use lines::{Lines, Queued};
 
 /// Lines of a kind in an interval.
 const LINES: u32 = 50;
@@ -35,18 +41,42 @@ pub(crate) const AUDIT_TARGET: &str = "ccrelay::audit";
 const OWN_TARGET: &str = "ccrelay::log";
 /// Characters that are kept of what a kind says.
 const MESSAGE_CHARS: usize = 200;
+/// How long the end of the process waits for its last lines to be taken.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Where lines go and how they look.
+/// Where lines go and how they look. When it is dropped, lines that wait are written first.
 pub(crate) struct Logging {
     /// Changes the level; none when the environment decides it.
     pub(crate) set_level: Option<SetLogLevel>,
     /// Lines are JSON.
     pub(crate) json: bool,
+    lines: Arc<Lines>,
+}
+
+impl Logging {
+    /// From now on lines that are dropped are counted in these metrics, with those before.
+    pub(crate) fn count_in(&self, metrics: &Metrics) {
+        self.lines.count_in(&metrics.log_lines_dropped);
+    }
+
+    /// Says something for people among the lines, after those before it.
+    pub(crate) fn say(&self, text: &str) {
+        self.lines.say(text);
+    }
+}
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.lines.flush(LAST_LINES);
+    }
 }
 
 /// Sets logging up, once in a process; a second time it does nothing. Warnings and errors that pass are noted among
 /// `problems` too.
-pub(crate) fn init(config: &LogConfig, problems: Problems) -> Logging {
+///
+/// # Errors
+/// When the thread that writes lines cannot be started.
+pub(crate) fn init(config: &LogConfig, problems: Problems) -> std::io::Result<Logging> {
     let json = match config.format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,
@@ -57,11 +87,12 @@ pub(crate) fn init(config: &LogConfig, problems: Problems) -> Logging {
     let filter = from_environment.unwrap_or_else(|| EnvFilter::new(&config.level));
     let (filter, handle) = reload::Layer::new(filter);
     let kinds = Arc::new(Kinds::default());
-    let lines = fmt::layer().with_writer(std::io::stderr);
-    let lines =
-        if json { lines.json().flatten_event(true).with_span_list(false).boxed() } else { lines.boxed() };
+    let lines = Lines::to_stderr()?;
+    let format = fmt::layer().with_writer(Queued(lines.clone()));
+    let format =
+        if json { format.json().flatten_event(true).with_span_list(false).boxed() } else { format.boxed() };
     let limit = Limit(kinds.clone());
-    let set = tracing_subscriber::registry().with(filter).with(limit).with(problems).with(lines).try_init();
+    let set = tracing_subscriber::registry().with(filter).with(limit).with(problems).with(format).try_init();
     match set {
         Ok(()) => tell_repetitions(&kinds),
         Err(_) => tracing::debug!("logging was set up before"),
@@ -70,7 +101,7 @@ pub(crate) fn init(config: &LogConfig, problems: Problems) -> Logging {
         let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
         handle.reload(filter).map_err(|error| error.to_string())
     });
-    Logging { set_level: (!fixed).then_some(set_level), json }
+    Ok(Logging { set_level: (!fixed).then_some(set_level), json, lines })
 }
 
 /// From now on a panic of any thread is a line of the log.

@@ -200,6 +200,8 @@ metrics! {
     certificate_expiry: GaugeVec = "ccrelay_certificate_expiry_timestamp_seconds" ["purpose", "gateway"];
     /// Spans of traces by outcome: exported, dropped (too many waited), failed (the collector has not taken them).
     trace_spans: IntCounterVec = "ccrelay_trace_spans_total" ["outcome"];
+    /// Log lines that were lost, since standard error took none or too few.
+    log_lines_dropped: IntCounter = "ccrelay_log_lines_dropped_total";
     /// Requests to the admin API by outcome (ok, refused, denied, failed).
     admin_requests: IntCounterVec = "ccrelay_admin_requests_total" ["outcome"];
 

@@ -218,6 +218,32 @@ async fn a_stop_does_not_wait_for_a_file_that_cannot_be_read() {
     scene.assert_nothing_is_lost().await;
 }
 
+// --- The log -----------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_neither_pushes_nor_the_stop() {
+    let mut scene = Scene::prepare("").await;
+    scene.reconfigure("[operations]\n", "[log]\nlevel = \"trace\"\n[operations]\n");
+    let pipe = scene.relay.folder().join("stderr").display().to_string();
+    run("mkfifo", &[&pipe]);
+    // It is open for reading, and full after some hundred lines.
+    let _unread = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).expect("a pipe");
+    scene.relay.wrapper = ["sh", "-c", "exec \"$@\" 2>\"$0\"", &pipe].map(str::to_owned).to_vec();
+    scene.start().await;
+    eventually("lines that are dropped", PATIENCE, || async {
+        (scene.relay.metric("ccrelay_log_lines_dropped_total").await > 0.0).then_some(())
+    })
+    .await;
+    scene.play_on(300).await;
+    assert_eq!(scene.failed_pushes(), 0);
+    let begin = Instant::now();
+    assert_eq!(scene.relay.stop().await, 0);
+    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    scene.relay.wrapper.clear();
+    scene.relay.start().await;
+    scene.assert_nothing_is_lost().await;
+}
+
 // --- The disk ----------------------------------------------------------------------------------------------------
 
 /// The tests of a full disk mount one of their own.
