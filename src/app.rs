@@ -39,9 +39,11 @@ use crate::spool::{AgentKey, SinkStart, Spool, SpoolThreads};
 use crate::trace::{Exporter, Traces};
 
 mod bridge;
+mod journal;
 mod sinks;
 
-use bridge::{EventBridge, JournalBridge, ObserverBridge, StoreBridge, TokenBridge};
+use bridge::{EventBridge, ObserverBridge, StoreBridge, TokenBridge};
+use journal::JournalBridge;
 use sinks::Surroundings;
 
 /// The secret's file where none is configured.

@@ -97,6 +97,8 @@ pub const SIGN_IN_OUTCOMES: &[&str] = &[
 /// Why a session was lost: label `reason` of `ccrelay_session_losses_total`.
 pub const SESSION_LOSS_REASONS: &[&str] =
     &["guid_refused", "not_signed_in", "switched_over", "shut_down", "timed_out", "other_address"];
+/// Why an event of a session's life was not stored: label `reason` of `ccrelay_session_events_lost_total`.
+pub const SESSION_EVENT_LOSS_REASONS: &[&str] = &["queue_full", "spool_full", "spool_failed", "stopping"];
 /// What can be wrong with a session that lives: label `reason` of `ccrelay_sessions_degraded`.
 pub const SESSION_DEGRADATIONS: &[&str] =
     &["heartbeats_failing", "skills_refused", "settings_refused", "sign_out_refused", "no_pushes"];
@@ -288,6 +290,8 @@ metrics! {
     sign_ins: IntCounterVec = "ccrelay_sign_ins_total" ["gateway", "outcome"];
     /// Sessions lost without our doing, by reason.
     session_losses: IntCounterVec = "ccrelay_session_losses_total" ["gateway", "reason"];
+    /// Events of sessions' lives (session.started, .degraded, .lost, .ended) that could not be stored, by reason.
+    session_events_lost: IntCounterVec = "ccrelay_session_events_lost_total" ["gateway", "reason"];
     /// Calls of others passed on with an agent's GUID, by outcome (answered, failed, refused).
     forwards: IntCounterVec = "ccrelay_forwarded_calls_total" ["gateway", "outcome"];
     /// Events of agents that are polled, fetched and lost, because they could not be stored until the daemon had to stop.
@@ -468,6 +472,9 @@ impl Inner {
         }
         for reason in SESSION_LOSS_REASONS {
             self.session_losses.with_label_values(&[gateway, *reason]);
+        }
+        for reason in SESSION_EVENT_LOSS_REASONS {
+            self.session_events_lost.with_label_values(&[gateway, *reason]);
         }
         for outcome in ["answered", "failed", "refused"] {
             self.forwards.with_label_values(&[gateway, outcome]);

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::clock::Timestamp;
 use crate::event::envelope::RawEvent;
@@ -71,6 +71,9 @@ use writer::Reply;
 
 /// How many appends may wait for the writer; more wait in their tasks, and the gateway waits for them.
 const QUEUE: usize = 4096;
+/// How many records may wait for the writer beside them that nobody can wait with ([`Spool::queue`]); more are refused. What
+/// happens to all sessions of a large centre at once fits in.
+const OWN_QUEUE: usize = 65_536;
 
 /// How many commits may wait for their answers to go out; more would only show that the runtime does not run.
 const COMMITS: usize = 16;
@@ -200,10 +203,27 @@ impl Record {
     }
 }
 
+/// A record that has its place in the order and will be stored.
+#[derive(Debug)]
+pub struct Queued(oneshot::Receiver<Result<Appended, AppendError>>);
+
+impl Queued {
+    /// Returns when the record is fsynced, or certainly not stored.
+    ///
+    /// # Errors
+    /// When it is not stored.
+    pub async fn stored(self) -> Result<Appended, AppendError> {
+        self.0.await.map_err(|_| AppendError::Failed)?
+    }
+}
+
 /// Handle to the spool; cloning is cheap.
 #[derive(Clone)]
 pub struct Spool {
     writer: mpsc::Sender<writer::Command>,
+    /// Room with the writer for appends, and for records that cannot wait: neither takes that of the other.
+    room: Arc<Semaphore>,
+    own_room: Arc<Semaphore>,
     keeper: mpsc::Sender<keeper::Command>,
     log: log::Log,
     end: watch::Receiver<u64>,
@@ -286,7 +306,7 @@ impl Spool {
         let config = Arc::new(config);
         let sinks: Arc<[SinkState]> = opened.sinks.clone().into();
         let log = opened.log.log().clone();
-        let (writer, to_writer) = mpsc::channel(QUEUE);
+        let (writer, to_writer) = mpsc::channel(QUEUE + OWN_QUEUE);
         let (keeper, to_keeper) = mpsc::channel(QUEUE);
         let (end_sender, end) = watch::channel(log.end());
         let (failure_sender, failure) = watch::channel(None);
@@ -305,7 +325,9 @@ impl Spool {
             clock,
         };
         let threads = start::start(opened, parts, to_writer, to_keeper)?;
-        let spool = Spool { writer, keeper, log, end, failure, id, config, sinks, watchers, ring };
+        let (room, own_room) = (Arc::new(Semaphore::new(QUEUE)), Arc::new(Semaphore::new(OWN_QUEUE)));
+        let spool =
+            Spool { writer, room, own_room, keeper, log, end, failure, id, config, sinks, watchers, ring };
         Ok((spool, threads))
     }
 
@@ -324,7 +346,7 @@ impl Spool {
     /// Dropping the future after it began does not tell whether the record was stored.
     pub async fn append(&self, record: NewRecord) -> Result<Appended, AppendError> {
         let events = agents::read_events(record.kind, &record.body);
-        ask(&self.writer, |reply| writer::Command::Append { record, events, reply }).await
+        self.append_events(record, events).await
     }
 
     /// Stores a record whose body was read before, with these events.
@@ -340,7 +362,32 @@ impl Spool {
         events: &[RawEvent<'_>],
     ) -> Result<Appended, AppendError> {
         let events = Some(agents::new_events(events));
-        ask(&self.writer, |reply| writer::Command::Append { record, events, reply }).await
+        self.append_events(record, events).await
+    }
+
+    async fn append_events(
+        &self,
+        record: NewRecord,
+        events: Option<Vec<agents::NewEvent>>,
+    ) -> Result<Appended, AppendError> {
+        let room = self.room.clone().acquire_owned().await.map_err(|_| AppendError::Closed)?;
+        ask(&self.writer, |reply| writer::Command::Append { record, events, room, reply }).await
+    }
+
+    /// Gives a record its place at once: behind all that were appended or queued before, and before all that will be. Nothing has
+    /// to be waited for, and a close stores it too.
+    ///
+    /// # Errors
+    /// When it will not be stored: too many wait, or the spool is closed.
+    pub fn queue(&self, record: NewRecord) -> Result<Queued, AppendError> {
+        let events = agents::read_events(record.kind, &record.body);
+        let room = self.own_room.clone().try_acquire_owned().map_err(|_| AppendError::Full)?;
+        let (reply, answer) = oneshot::channel();
+        let queued = self.writer.try_send(writer::Command::Append { record, events, room, reply });
+        queued.map(|()| Queued(answer)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => AppendError::Full,
+            mpsc::error::TrySendError::Closed(_) => AppendError::Closed,
+        })
     }
 
     /// The offset after the newest durable record; notified of every commit of records and of replays.

@@ -1,33 +1,26 @@
-//! The few places where parts that do not know each other meet: tokens and store for sessions, their life-cycle events
-//! into the spool, pushes back to their sessions.
+//! The few places where parts that do not know each other meet: tokens, store and events for sessions, pushes back to their
+//! sessions. What happens to sessions themselves goes into the spool by `journal`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use secrecy::SecretString;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use crate::authenticate::Authenticator;
 use crate::clock::Clock;
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName, vocabulary};
-use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::receive::{PushObserver, count_events};
-use crate::session::{
-    EventStore, Journal, LifecycleEvent, SessionStore, Sessions, StoreError, Stored, TokenSource,
-};
+use crate::session::{EventStore, SessionStore, Sessions, StoreError, Stored, TokenSource};
 use crate::sink::BoxFuture;
 use crate::spool::{AgentKey, NewRecord, OpenError, Spool};
 use crate::trace::Traces;
 
 /// Events that say that an agent was signed out (events.json: cec_07_1404; `Force_Logout` is seen in clients only).
 const SIGNED_OUT: [&str; 2] = ["AgentOther_ShutdownService", "Force_Logout"];
-/// Life-cycle events that wait for the spool. A start of all agents of a large centre fits in.
-const JOURNAL_QUEUE: usize = 65_536;
 
 /// Tokens of the authenticator for sessions.
 pub(super) struct TokenBridge(pub(super) Arc<Authenticator>);
@@ -96,74 +89,6 @@ impl SessionStore for StoreBridge {
             let stored = stored.map_err(|error| StoreError(error.to_string()))?;
             self.spool.save_session(agent, stored).await.map_err(|error| StoreError(error.to_string()))
         })
-    }
-}
-
-/// Life-cycle events into the spool, in order, without making a session wait.
-pub(super) struct JournalBridge {
-    queue: mpsc::Sender<NewRecord>,
-    clock: Clock,
-}
-
-impl JournalBridge {
-    /// Starts the task that stores them; at the stop it stores what still waits and ends.
-    pub(super) fn start(
-        lifecycle: &Lifecycle,
-        spool: Spool,
-        metrics: Metrics,
-        clock: Clock,
-        traces: Traces,
-        stop: CancellationToken,
-    ) -> JournalBridge {
-        let (queue, mut records) = mpsc::channel::<NewRecord>(JOURNAL_QUEUE);
-        lifecycle.spawn("journal", async move {
-            loop {
-                let next = tokio::select! {
-                    biased;
-                    record = records.recv() => record,
-                    () = stop.cancelled() => None,
-                };
-                match next {
-                    Some(record) => store(&spool, &metrics, &traces, record).await,
-                    None => break,
-                }
-            }
-        });
-        JournalBridge { queue, clock }
-    }
-}
-
-async fn store(spool: &Spool, metrics: &Metrics, traces: &Traces, record: NewRecord) {
-    let (agent, queued) = (record.agent.clone(), traces.begin());
-    match spool.append(record).await {
-        Ok(appended) => {
-            traces.recorded("session event", &agent.gateway, appended.offset, queued);
-            metrics.events.with_label_values(&["session"]).inc();
-        }
-        Err(error) => {
-            tracing::error!(gateway = %agent.gateway, agent_id = %agent.agent_id, %error, "an event of a session's life was not stored")
-        }
-    }
-}
-
-impl Journal for JournalBridge {
-    fn record(&self, gateway: &GatewayName, agent_id: &AgentId, event: LifecycleEvent) {
-        let body = serde_json::json!({
-            "type": event.kind.as_str(),
-            "reason": event.reason,
-            "retcode": event.retcode.as_ref().map(|retcode| retcode.as_str().to_owned()),
-            "time": event.time.to_string(),
-        });
-        let record = NewRecord {
-            kind: RecordKind::Lifecycle,
-            received_at: self.clock.now(),
-            agent: AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() },
-            body: Bytes::from(body.to_string()),
-            answer: None,
-        };
-        if self.queue.try_send(record).is_err() {
-            tracing::error!(%gateway, %agent_id, kind = event.kind.as_str(), "an event of a session's life was not stored: too many wait");
-        }
     }
 }
 

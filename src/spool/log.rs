@@ -503,6 +503,8 @@ impl LogWriter {
         self.staged.resize(usize::try_from(whole).unwrap_or(usize::MAX), 0);
         self.unsure = true;
         self.file.write_all_at(&self.staged, self.position).map_err(WriteError::of)?;
+        #[cfg(test)]
+        super::testing::wait_for_disk(&self.log.0.folder);
         // After a sync that failed another one that succeeds proves nothing.
         self.file.sync_data().map_err(WriteError::Failed)?;
         self.unsure = false;

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::log;
 use super::segment::PAGE;
@@ -91,4 +91,34 @@ pub(crate) fn fail_on_lost_pages(file: &File, length: usize, position: u64) -> i
         .iter()
         .any(|(device, inode, page)| (*device, *inode) == (file.dev(), file.ino()) && pages.contains(page));
     if fails { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
+}
+
+/// Folders of logs whose disk does not get on.
+static HELD: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+static RELEASED: Condvar = Condvar::new();
+
+/// A disk that finishes no commit for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct HeldDisk(PathBuf);
+
+/// Has the commits of the spool in this folder wait.
+pub(crate) fn hold_disk(directory: &Path) -> HeldDisk {
+    let folder = log::folder(directory);
+    HELD.lock().unwrap_or_else(PoisonError::into_inner).push(folder.clone());
+    HeldDisk(folder)
+}
+
+impl Drop for HeldDisk {
+    fn drop(&mut self) {
+        HELD.lock().unwrap_or_else(PoisonError::into_inner).retain(|folder| *folder != self.0);
+        RELEASED.notify_all();
+    }
+}
+
+/// Returns when nobody holds this disk.
+pub(super) fn wait_for_disk(folder: &Path) {
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    while held.iter().any(|one| one == folder) {
+        held = RELEASED.wait(held).unwrap_or_else(PoisonError::into_inner);
+    }
 }

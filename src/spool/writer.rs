@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::agents::{AgentBook, Batch, NewEvent, Placement, Rules, Tally};
 use super::keeper::{self, Rows};
@@ -41,8 +41,15 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, AppendError>>;
 /// What the writer is asked.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Store a record; its events, where it has an envelope that can be read.
-    Append { record: NewRecord, events: Option<Vec<NewEvent>>, reply: Reply<Appended> },
+    /// Store a record.
+    Append {
+        record: NewRecord,
+        /// Its events, where it has an envelope that can be read.
+        events: Option<Vec<NewEvent>>,
+        /// The room that it takes while it waits.
+        room: OwnedSemaphorePermit,
+        reply: Reply<Appended>,
+    },
     /// Answer when all that was asked before is done.
     Pulse { reply: Reply<()> },
     /// The keeper's beat, with what it has measured.
@@ -217,7 +224,8 @@ impl Writer {
         let mut next = end;
         for command in batch.drain(..) {
             match command {
-                Command::Append { record, events, reply } => {
+                Command::Append { record, events, room, reply } => {
+                    drop(room);
                     self.append(record, events.as_deref(), reply, end, &mut next, &mut waiting);
                 }
                 Command::Pulse { reply } => waiting.pulses.push(reply),
