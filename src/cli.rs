@@ -148,6 +148,7 @@ pub fn main() -> ExitCode {
         Command::Run(file) => with(reload::load(&file.config), |(config, origin)| run(config, origin)),
         Command::Check(file) => with(config::load(&file.config), |config| {
             callback_doubts(&config)
+                .chain(relative_doubt(&config))
                 .for_each(|doubt| eprintln!("{}: warning: {doubt}", file.config.display()));
             say!("{}: no mistakes found", file.config.display());
             ExitCode::SUCCESS
@@ -168,6 +169,16 @@ pub fn main() -> ExitCode {
         Command::Man(args) => inspected(manual::man(&args, Cli::command())),
         Command::Reload(api) => inspected(status::reload(&api)),
     }
+}
+
+/// That what this process found is not what another one finds. A service and a person are seldom in the same folder.
+fn relative_doubt(config: &Config) -> Option<String> {
+    let keys = config.relative_paths.join(", ");
+    (!keys.is_empty()).then(|| {
+        format!(
+            "relative paths are looked for below the folder that a command is started in, now here: {keys}"
+        )
+    })
 }
 
 fn inspected(result: anyhow::Result<ExitCode>) -> ExitCode {

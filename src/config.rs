@@ -140,14 +140,18 @@ fn read(
     agent_defaults: &HashMap<GatewayName, AgentDefaults>,
 ) -> Result<Config, ConfigError> {
     let mut problems = Problems::default();
+    let relative_paths = layers::relative_paths(&layers);
     let mut raw = layers::read_layers(layers, &mut problems);
     if let Some(raw) = &mut raw {
         raw.keep_agent_defaults(agent_defaults);
     }
     let config = raw.and_then(|raw| sections::validate(raw, &mut problems));
     match (config, problems.found.is_empty()) {
-        (Some(config), true) => Ok(config),
-        _ => Err(ConfigError::Mistakes { path: path.into(), problems: with_variables(problems.found) }),
+        (Some(config), true) => Ok(Config { relative_paths, ..config }),
+        _ => {
+            let problems = with_variables(with_places(problems.found, &relative_paths));
+            Err(ConfigError::Mistakes { path: path.into(), problems })
+        }
     }
 }
 
@@ -174,6 +178,18 @@ impl Outline {
         self.0.extend(newer.0.into_iter().filter(|(key, _)| takes(key)));
         self
     }
+}
+
+/// Says of a path that is relative where it was looked for: a person who reads it may be elsewhere.
+fn with_places(mut problems: Vec<Problem>, relative: &[String]) -> Vec<Problem> {
+    let Ok(here) = std::env::current_dir() else { return problems };
+    for problem in problems.iter_mut().filter(|problem| relative.contains(&problem.key)) {
+        let here = here.display();
+        problem
+            .message
+            .push_str(&format!(" (a relative path, looked for below {here}, where this was started)"));
+    }
+    problems
 }
 
 /// Names the environment variable wherever the value came from one.

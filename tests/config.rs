@@ -13,7 +13,8 @@ fn folder(more: &str) -> TempDir {
     let certificate = params.self_signed(&key).expect("a certificate");
     let at = folder.path().display();
     let text = format!(
-        "[callback]\ncertificate_file = '{at}/cert.pem'\nkey_file = '{at}/key.pem'\n\
+        "spool.directory = '{at}/spool'\n\
+         [callback]\ncertificate_file = '{at}/cert.pem'\nkey_file = '{at}/key.pem'\n\
          [[gateways]]\nname = 'main'\nbase_url = 'https://127.0.0.1:1/x'\nca_file = '{at}/cert.pem'\n\
          callback_uri = 'https://127.0.0.1:8443/push/main'\n{more}\n"
     );
@@ -79,6 +80,15 @@ fn a_callback_uri_that_leads_elsewhere_is_a_warning_and_no_mistake() {
             }
         }
     }
+}
+
+#[test]
+fn relative_paths_are_a_warning_that_names_their_keys() {
+    let folder = folder("[sinks.file.jsonl]\npath = 'events.jsonl'");
+    let output = check(folder.path(), &[("CCRELAY_SPOOL__DIRECTORY", "spool")]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.ends_with(" is started in, now here: sinks.file.jsonl.path, spool.directory\n"), "{said}");
 }
 
 #[test]

@@ -327,6 +327,13 @@ fn variables_ports_and_versions_of_images_and_chart_are_those_of_the_program() {
     for variable in variables {
         assert!(is_a_key(&variable), "{variable} sets nothing");
     }
+    // Where the chart mounts it, also for commands that a person runs in the pod.
+    for line in [
+        "{name: CCRELAY_CONFIG_FILE, value: /etc/ccrelay/config/config.toml}",
+        "{name: config, mountPath: /etc/ccrelay/config, readOnly: true}",
+    ] {
+        assert!(RENDERED.contains(line), "{line}");
+    }
     assert!(!is_a_key("CCRELAY_SPOOL__DIRECTORIES") && !is_a_key("CCRELAY_OPERATIONS__DIRECTORY"));
 
     assert!(CONFIG.contains("listen = \"0.0.0.0:8443\"") && CONFIG.contains("listen = \"127.0.0.1:9464\""));

@@ -334,6 +334,74 @@ fn a_folder_without_a_spool_is_said_to_have_none_and_none_is_made() {
     assert!(!nowhere.exists());
 }
 
+// --- The spool that the configuration names -------------------------------------------------------------------------
+
+const CONFIG: &str = include_str!("../config.toml");
+const RUNBOOK: &str = include_str!("../docs/runbook.md");
+
+/// What is installed as `/etc/ccrelay/config.toml`, with certificates and a gateway, as a file in `folder` that stands for
+/// both that folder and `/var/lib/ccrelay`.
+fn installed(folder: &Path) -> PathBuf {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let names = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let certificate = names.self_signed(&key).expect("a certificate").pem();
+    let gateway = "\n[[gateways]]\nname = \"main\"\nbase_url = \"https://127.0.0.1:1/x\"\n\
+                   ca_file = \"/etc/ccrelay/certificate.pem\"\ncallback_uri = \"https://127.0.0.1:8443/push/main\"\n";
+    let text = format!("{CONFIG}{gateway}");
+    let at = folder.display().to_string();
+    let text = text.replace("/etc/ccrelay", &at).replace("/var/lib/ccrelay", &at);
+    for (name, text) in
+        [("certificate.pem", certificate), ("key.pem", key.serialize_pem()), ("config.toml", text)]
+    {
+        fs::write(folder.join(name), text).expect("the folder can be written");
+    }
+    folder.join("config.toml")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_of_the_runbook_find_the_spool_of_the_installed_configuration_from_anywhere() {
+    let folder = TempDir::new().expect("a folder");
+    let file = installed(folder.path()).display().to_string();
+    let (spool, threads) = filled(&folder.path().join("spool")).await;
+    close(spool, threads).await;
+    let commands = RUNBOOK.split('`').filter(|code| code.contains("--config /etc/ccrelay/config.toml"));
+    let commands: Vec<_> = commands.collect();
+    assert!(commands.len() > 3, "{commands:?}");
+    for command in commands {
+        let command = command.replace("/etc/ccrelay/config.toml", &file).replace("SINK", "bus");
+        let output = Command::new(env!("CARGO_BIN_EXE_ccrelay"))
+            .args(command.split_whitespace().skip(1))
+            .current_dir("/")
+            .env_clear()
+            .output()
+            .expect("the program starts");
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), said.as_str()), (Some(0), ""), "{command}");
+    }
+}
+
+#[test]
+fn a_spool_that_is_not_where_this_was_started_is_looked_for_by_its_keys_name() {
+    let folder = TempDir::new().expect("a folder");
+    let file = installed(folder.path());
+    let whole = format!("directory = \"{}/spool\"", folder.path().display());
+    let changed = fs::read_to_string(&file).expect("a file").replace(&whole, "directory = \"no-such-spool\"");
+    fs::write(&file, changed).expect("it can be written");
+    let output = Command::new(env!("CARGO_BIN_EXE_ccrelay"))
+        .args(["spool", "repair", "--config"])
+        .arg(&file)
+        .current_dir("/")
+        .env_clear()
+        .output()
+        .expect("the program starts");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("ccrelay: there is no spool at /no-such-spool: spool.directory of "), "{said}");
+    assert!(said.contains(" is a relative path") && said.contains("--directory"), "{said}");
+}
+
+// --- Rights ---------------------------------------------------------------------------------------------------------
+
 /// Runs the program as somebody who is not root: what is forbidden is not forbidden to root.
 fn as_other(directory: &Path, program: &Path, user: Option<u32>) -> Output {
     let mut command = Command::new(program);

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -82,10 +83,20 @@ impl SpoolPlace {
     }
 
     pub(super) fn directory(&self) -> anyhow::Result<PathBuf> {
-        match &self.directory {
-            Some(directory) => Ok(directory.clone()),
-            None => Ok(config::load(&self.config)?.spool.directory),
+        if let Some(directory) = &self.directory {
+            return Ok(directory.clone());
         }
+        let config = config::load(&self.config)?;
+        let directory = config.spool.directory;
+        if !directory.exists() && config.relative_paths.iter().any(|key| key == "spool.directory") {
+            bail!(
+                "there is no spool at {}: spool.directory of {} is a relative path, and the daemon may have been started in \
+                 another folder than this; name the spool with --directory",
+                directory.display(),
+                self.config.display()
+            );
+        }
+        Ok(directory)
     }
 }
 

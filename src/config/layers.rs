@@ -12,12 +12,14 @@ use figment::value::{Dict, Value};
 use figment::{Figment, Profile, Provider};
 use serde::Deserialize;
 
-use super::sections::RawConfig;
+use super::sections::{RELATIVE_BY_DEFAULT, RawConfig};
 use super::{ConfigError, Problems};
 
 /// Variables with this prefix and two underscores between section and key are configuration. Others with the prefix
 /// are not: the log filter, the file's own name, or what a test sets.
 const PREFIX: &str = "CCRELAY_";
+/// What stands in the place of a path where a sink writes to standard output.
+const STANDARD_OUTPUT: &str = "-";
 
 /// The file with the environment over it.
 pub(super) fn merged(path: &Path) -> Result<Dict, ConfigError> {
@@ -61,6 +63,45 @@ fn add_to_outline(keys: &mut BTreeMap<String, u64>, key: String, value: &Value) 
         Value::Empty(..) => {}
     }
     keys.insert(key, hasher.finish());
+}
+
+/// Keys of paths that are looked for below the folder that the process was started in. By their names, which say whose values
+/// are paths; those that are left out are relative where the default is.
+pub(super) fn relative_paths(dict: &Dict) -> Vec<String> {
+    let mut relative = Vec::new();
+    add_relative_paths(&mut relative, "", dict);
+    for key in RELATIVE_BY_DEFAULT {
+        let (table, name) = key.split_once('.').unwrap_or(("", key));
+        let given = dict.get(table).is_some_and(|value| has(value, name));
+        if !given {
+            relative.push(key.to_owned());
+        }
+    }
+    relative.sort_unstable();
+    relative
+}
+
+fn add_relative_paths(relative: &mut Vec<String>, above: &str, dict: &Dict) {
+    for (name, value) in dict {
+        let key = format!("{above}{name}");
+        match value {
+            Value::Dict(_, inner) => add_relative_paths(relative, &format!("{key}."), inner),
+            Value::Array(_, list) => {
+                let tables = list.iter().enumerate().filter_map(|(at, value)| Some((at, value.as_dict()?)));
+                tables.for_each(|(at, inner)| add_relative_paths(relative, &format!("{key}[{at}]."), inner));
+            }
+            Value::String(_, text) if holds_path(name) && leads_from_here(text) => relative.push(key),
+            _ => {}
+        }
+    }
+}
+
+fn leads_from_here(path: &str) -> bool {
+    path != STANDARD_OUTPUT && Path::new(path).is_relative()
+}
+
+fn holds_path(key: &str) -> bool {
+    key.ends_with("_file") || ["directory", "file", "path"].contains(&key)
 }
 
 /// TOML's own report quotes the line, which may hold a secret.

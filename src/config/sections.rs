@@ -303,9 +303,15 @@ impl Default for RawShutdown {
 /// Long enough for brokers to confirm what is in flight, short enough for an init system.
 const SHUTDOWN_GRACE_SECS: u64 = 20;
 
+/// Keys whose defaults are relative paths.
+pub(super) const RELATIVE_BY_DEFAULT: [&str; 3] =
+    ["callback.certificate_file", "callback.key_file", "spool.directory"];
+
 /// The configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Keys of paths that another process, started in another folder, would look for elsewhere.
+    pub relative_paths: Vec<String>,
     /// The callback listener.
     pub callback: CallbackConfig,
     /// Callback tokens.
@@ -466,6 +472,7 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
     raw.token.check(problems);
     within(problems, "shutdown.grace_secs", raw.shutdown.grace_secs, 0, LONGEST_SECS);
     Some(Config {
+        relative_paths: Vec::new(),
         callback: callback?,
         token: TokenConfig {
             secret_file: raw.token.secret_file,
@@ -477,7 +484,8 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
             },
         },
         spool: SpoolConfig {
-            directory: raw.spool.directory,
+            // Whole, so that whatever is said of it says where it is. As it stands where there is no such folder to start in.
+            directory: std::path::absolute(&raw.spool.directory).unwrap_or(raw.spool.directory),
             limits: SpoolLimits {
                 max_bytes: raw.spool.max_bytes,
                 low_water_percent: raw.spool.low_water_percent,

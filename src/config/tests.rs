@@ -282,9 +282,47 @@ fn raw(text: &str) -> (Option<RawConfig>, Vec<Problem>) {
 
 #[test]
 fn the_reference_configuration_says_what_the_defaults_are() {
-    let (raw, problems) = raw(REFERENCE);
+    // What is installed has whole paths, so that it means the same from wherever it is read.
+    let mut defaults = REFERENCE.to_owned();
+    for (installed, default) in [
+        ("certificate_file = \"/etc/ccrelay/certificate.pem\"", "certificate_file = \"certificate.pem\""),
+        ("key_file = \"/etc/ccrelay/key.pem\"", "key_file = \"key.pem\""),
+        ("directory = \"/var/lib/ccrelay/spool\"", "directory = \"spool\""),
+    ] {
+        assert_eq!(defaults.matches(&format!("\n{installed}\n")).count(), 1, "{installed}");
+        defaults = defaults.replace(&format!("\n{installed}\n"), &format!("\n{default}\n"));
+    }
+    let (raw, problems) = raw(&defaults);
     assert_eq!(problems, []);
     assert_eq!(format!("{:#?}", raw.unwrap()), format!("{:#?}", RawConfig::default()));
+}
+
+#[test]
+fn all_paths_of_the_reference_configuration_are_whole_and_every_relative_one_is_named() {
+    let paths = |text: &str| {
+        let dict = Toml::string(text).data().unwrap().remove(&figment::Profile::Default).unwrap();
+        layers::relative_paths(&dict)
+    };
+    assert_eq!(paths(&with_examples()), [] as [&str; 0]);
+    let bare = |text: &str| text.replace("\"/etc/ccrelay/", "\"").replace("\"/var/lib/ccrelay/", "\"");
+    let relative = paths(&bare(&with_examples()));
+    let whole = with_examples().lines().filter(|line| *line != bare(line)).count();
+    assert!(whole > 20 && relative.len() == whole, "{whole} paths, named are {relative:?}");
+    for key in ["spool.directory", "gateways[0].ca_file", "rosters[0].file", "sinks.file.jsonl.path"] {
+        assert!(relative.iter().any(|named| named == key), "{key}: {relative:?}");
+    }
+    assert_eq!(paths(""), ["callback.certificate_file", "callback.key_file", "spool.directory"]);
+    let piped = "spool.directory = '/spool'\ncallback = { certificate_file = '/c', key_file = '/k' }\n\
+                 sinks.out.jsonl.path = '-'";
+    assert_eq!(paths(piped), [] as [&str; 0], "standard output is nowhere");
+}
+
+#[test]
+fn a_relative_path_that_leads_nowhere_is_reported_with_where_it_was_looked_for() {
+    let found = mistakes(&format!("{CALLBACK}{GATEWAY}").replace("'FOLDER/key.pem'", "'no-such-key.pem'"));
+    let here = std::env::current_dir().unwrap();
+    let note = format!("(a relative path, looked for below {}, where this was started)", here.display());
+    assert!(found.len() == 1 && found[0].starts_with("callback.") && found[0].contains(&note), "{found:?}");
 }
 
 #[test]
@@ -293,10 +331,10 @@ fn the_examples_of_the_reference_configuration_have_known_keys_only() {
     assert_eq!(problems, []);
     let mut problems = Problems::default();
     sections::validate(raw.unwrap(), &mut problems);
-    // Nothing but the example's files is missing, and of two ways to a password one is too many.
+    // Nothing but the example's files and folders is missing, and of two ways to a password one is too many.
     for problem in problems.found() {
-        let file = problem.key.ends_with("file") || problem.message.contains("password_env");
-        assert!(file, "{}: {}", problem.key, problem.message);
+        let file = problem.key.ends_with("file") || problem.message.ends_with("is not a directory");
+        assert!(file || problem.message.contains("password_env"), "{}: {}", problem.key, problem.message);
     }
 }
 
