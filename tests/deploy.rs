@@ -351,6 +351,15 @@ fn variables_ports_and_versions_of_images_and_chart_are_those_of_the_program() {
 }
 
 #[test]
+fn the_image_has_the_library_and_the_authorities_that_the_program_takes_from_the_system() {
+    assert!(CONFIG.contains("PEM file of the authorities to trust; the system's when left out.\n#ca_file = "));
+    let last = DOCKERFILE.rsplit("\nFROM ").next().expect("a stage");
+    let installed = last.split("--no-install-recommends ").nth(1).and_then(|rest| rest.lines().next());
+    let installed: Vec<_> = installed.expect("packages").trim_end_matches('\\').split_whitespace().collect();
+    assert!(installed.contains(&"ca-certificates") && installed.contains(&"libssl3"), "{installed:?}");
+}
+
+#[test]
 fn whatever_stops_it_waits_longer_than_it_takes() {
     let secs = |text: &str, key: &str| {
         let value = text.split(&format!("\n{key}")).nth(1).and_then(|rest| rest.lines().next());
