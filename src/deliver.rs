@@ -4,7 +4,8 @@
 //! - A window of unconfirmed events, bounded in number and in bytes; a sink that is behind reads on from disk.
 //! - Whatever goes wrong in passing ends the same way: the client is made anew and everything from the cursor on is
 //!   published again, in order, with the same ids. So order holds and nothing is skipped; a consumer may see an
-//!   event again, never for the first time after a later one of the same agent.
+//!   event again, never for the first time after a later one of the same agent. Only what this process knows to be settled of
+//!   the record that the cursor stands at is not published again: one event of it that fails must not repeat the others.
 //! - Silence counts as failure: confirmations that do not come within the stall time-out mean a new client.
 //! - What can never be delivered is set aside durably before the cursor passes it. Where a topic for copies is configured
 //!   the cursor also waits for the copy, unless that can never go either.
@@ -105,6 +106,9 @@ pub struct Worker {
     stop: CancellationToken,
     backoff: Backoff,
     tries: Tries,
+    /// The newest event that is settled and has others of its record behind it. So whatever is settled is progress, also over
+    /// lives of the client.
+    settled: Option<String>,
     traces: SinkTraces,
 }
 
@@ -224,7 +228,7 @@ impl Worker {
         let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let meter = Meter::new(&config.sink, metrics);
         let (tries, traces) = (Tries::default(), SinkTraces::default());
-        Worker { config, sink, spool, reader, meter, clock, stop, backoff, tries, traces }
+        Worker { config, sink, spool, reader, meter, clock, stop, backoff, tries, settled: None, traces }
     }
 
     /// The same worker, which takes down what it does.
@@ -319,7 +323,7 @@ impl Worker {
             self.settle(flow, result).await?;
         }
         let stopping = self.stop.is_cancelled();
-        // A record is confirmed as a whole: one that was begun goes to its end also in a stop, or all of it came again after it.
+        // The cursor knows whole records only: one that was begun goes to its end also in a stop, or all of it came again after it.
         let room = flow.has_room(self.config.window) && (!stopping || flow.in_record);
         if room && !stopping && flow.waiting.is_empty() {
             let more = *end.borrow_and_update() > flow.next;
@@ -429,6 +433,7 @@ impl Worker {
                 return self.set_aside_record(flow, offset, received_at, &error.to_string()).await;
             }
         };
+        self.leave_out_settled(&mut events);
         if self.config.repeats == Repeats::Drop {
             let all = events.len();
             events.retain(|event| !event.repeat);
@@ -438,6 +443,14 @@ impl Worker {
             flow.waiting.push_back(Waiting::nothing(offset, received_at));
         }
         Ok(())
+    }
+
+    /// Of the events of a whole record those are left out that were settled before one behind them failed.
+    fn leave_out_settled(&self, events: &mut Vec<Arc<Event>>) {
+        let Some(settled) = &self.settled else { return };
+        if let Some(last) = events.iter().position(|event| event.id == *settled) {
+            events.drain(..=last);
+        }
     }
 
     /// Gives how many messages wait now: there is none for events that no route sends to this sink.
@@ -503,7 +516,10 @@ impl Worker {
             match letter.events(self.spool.id()) {
                 Ok(events) => {
                     let (offset, at) = (stored.letter.spool_offset, stored.letter.at);
-                    let events = events.into_iter().map(Arc::new).collect();
+                    let mut events = events.into_iter().map(Arc::new).collect();
+                    if replay.whole {
+                        self.leave_out_settled(&mut events);
+                    }
                     if self.queue(flow, offset, at, events, Some(replay)) == 0 {
                         let detail = "no route sends the event to this sink any more";
                         let error = DeliveryError::dead_letter("not_routed", detail);
@@ -615,16 +631,22 @@ impl Worker {
             }
             Err(error) => return Err(error.into()),
         }
+        if let Some(replay) = replay.filter(|_| ends_record) {
+            self.settle_replay(replay.letter, again).await?;
+        }
+        // Not before: a replay of which that cannot be stored comes again.
         if answered {
             self.recovered(offset);
         }
-        match replay {
-            Some(replay) if ends_record => self.settle_replay(replay.letter, again).await?,
-            None if ends_record => self.reader.confirm(offset + 1),
-            _ => {}
+        if replay.is_none() && ends_record {
+            self.reader.confirm(offset + 1);
         }
         let settled = flow.in_flight.pop_front().and_then(|front| front.message);
         flow.bytes = flow.bytes.saturating_sub(settled.as_ref().map_or(0, weight));
+        if replay.is_none_or(|replay| replay.whole) {
+            let settled = settled.filter(|_| !ends_record);
+            self.settled = settled.map(|message| message.event.id.clone());
+        }
         flow.last_progress = Instant::now();
         self.meter.in_flight(flow.in_flight.len());
         Ok(())
@@ -642,7 +664,8 @@ impl Worker {
         }
     }
 
-    /// The far end has answered what was in flight, if only with a refusal for good, or nothing waits for it any more.
+    /// The far end has answered what was in flight, if only with a refusal for good, and that is settled; or nothing waits for it
+    /// any more.
     fn recovered(&mut self, spool_offset: u64) {
         if self.backoff.tries() > 0 {
             self.backoff.reset();

@@ -448,6 +448,38 @@ async fn a_far_end_that_answers_again_is_delivered_to_though_it_refuses_for_good
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_settled_of_a_record_neither_comes_again_nor_ends_the_trouble_with_the_rest_of_it() {
+    let lost = || DeliveryError::retry("connection", "");
+    for set_aside in [false, true] {
+        let bench = Bench::open();
+        let ids = bench.push("1001", 2).await;
+        let first = ids[0].clone();
+        let state = bench.metrics.sink_state.with_label_values(&["one"]);
+        let states = Arc::new(Mutex::new(Vec::new()));
+        let running = bench.start("one", {
+            let states = states.clone();
+            move |seen, before| {
+                states.lock().unwrap().push(state.get());
+                match seen.id == first {
+                    true if set_aside => Verdict::Fail(DeliveryError::dead_letter("too_large", "")),
+                    false if before < 4 => Verdict::Fail(lost()),
+                    _ => Verdict::Confirm,
+                }
+            }
+        });
+        bench.cursor_at("one", 2).await;
+        assert_eq!(running.ids(), [0, 1, 1, 1, 1, 1].map(|index| ids[index].clone()));
+        assert_eq!(*states.lock().unwrap(), [1, 1, 0, 0, 0, 0]);
+        until("it delivers", || bench.state("one") == 1).await;
+        let letters = bench.spool.dead_letters().unwrap();
+        assert_eq!(letters.len(), usize::from(set_aside));
+        assert_eq!(bench.counted(&bench.metrics.sink_dead_letters, "too_large"), letters.len() as u64);
+        bench.close().await;
+        running.ended().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_cursor_waits_for_the_copy_of_a_dead_letter_and_the_copy_is_tried_like_an_event() {
     let mut bench = Bench::open();
     bench.copies = true;
