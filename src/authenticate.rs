@@ -60,8 +60,8 @@ pub struct TokenRules {
     pub max_age: Duration,
 }
 
-/// Why a token is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Why a token is refused. Where its MAC is right the agent is known all the same: a refused push counts against it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenFault {
     /// Not of the shape above.
     #[error("token is malformed")]
@@ -71,25 +71,36 @@ pub enum TokenFault {
     Forged,
     /// Older than the greatest age.
     #[error("token has expired")]
-    Expired,
+    Expired(AgentId),
     /// Newer ones have been in use for longer than the overlap.
     #[error("token has been superseded")]
-    Superseded,
+    Superseded(AgentId),
     /// Minted in the future.
     #[error("token is from the future")]
-    FromFuture,
+    FromFuture(AgentId),
 }
 
 impl TokenFault {
     /// The label of `ccrelay_push_failures_total`.
     #[must_use]
-    pub fn reason(self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         match self {
             TokenFault::Malformed => "token_malformed",
             TokenFault::Forged => "token_forged",
-            TokenFault::Expired => "token_expired",
-            TokenFault::Superseded => "token_superseded",
-            TokenFault::FromFuture => "token_from_future",
+            TokenFault::Expired(_) => "token_expired",
+            TokenFault::Superseded(_) => "token_superseded",
+            TokenFault::FromFuture(_) => "token_from_future",
+        }
+    }
+
+    /// Whose token it is beyond doubt, although it is not good.
+    #[must_use]
+    pub fn agent(&self) -> Option<&AgentId> {
+        match self {
+            TokenFault::Malformed | TokenFault::Forged => None,
+            TokenFault::Expired(agent) | TokenFault::Superseded(agent) | TokenFault::FromFuture(agent) => {
+                Some(agent)
+            }
         }
     }
 }
@@ -339,10 +350,10 @@ impl Authenticator {
             return Err(TokenFault::Forged);
         }
         if parts.minted > now.plus(CLOCK_SKEW) {
-            return Err(TokenFault::FromFuture);
+            return Err(TokenFault::FromFuture(parts.agent));
         }
         if now.since(parts.minted) > self.rules.max_age {
-            return Err(TokenFault::Expired);
+            return Err(TokenFault::Expired(parts.agent));
         }
         self.note(gateway, &parts, now)?;
         Ok(parts.agent)
@@ -387,7 +398,7 @@ impl Authenticator {
         let seen = self.shard(&agent).lock().unwrap_or_else(PoisonError::into_inner);
         let newer = seen.get(&(gateway.clone(), agent.clone())).and_then(|seen| seen.superseded_at(since));
         if newer.is_some_and(|at| self.clock.now().since(at) > self.rules.overlap) {
-            return Err(TokenFault::Superseded);
+            return Err(TokenFault::Superseded(agent));
         }
         Ok(Some(agent))
     }
@@ -436,7 +447,7 @@ impl Authenticator {
         let mut seen = self.shard(&parts.agent).lock().unwrap_or_else(PoisonError::into_inner);
         let seen = seen.entry((gateway.clone(), parts.agent.clone())).or_default();
         if seen.superseded_at(parts.minted).is_some_and(|at| now.since(at) > self.rules.overlap) {
-            return Err(TokenFault::Superseded);
+            return Err(TokenFault::Superseded(parts.agent.clone()));
         }
         seen.note(parts.minted, now, self.rules.overlap);
         Ok(())
@@ -646,7 +657,10 @@ mod tests {
         clock.advance(RULES.overlap);
         assert!(authenticator.check(&gateway(), first.expose_secret()).is_ok(), "within the overlap");
         clock.advance(Duration::from_secs(1));
-        assert_eq!(authenticator.check(&gateway(), first.expose_secret()), Err(TokenFault::Superseded));
+        assert_eq!(
+            authenticator.check(&gateway(), first.expose_secret()),
+            Err(TokenFault::Superseded(agent("1001")))
+        );
         assert!(authenticator.check(&gateway(), second.expose_secret()).is_ok());
         let other = authenticator.mint(&gateway(), &agent("1002"));
         assert!(
@@ -666,7 +680,7 @@ mod tests {
             let token = authenticator.mint(&gateway(), &agent("1001"));
             assert!(authenticator.check(&gateway(), token.expose_secret()).is_ok());
             let old = authenticator.check(&gateway(), first.expose_secret());
-            if old == Err(TokenFault::Superseded) {
+            if old == Err(TokenFault::Superseded(agent("1001"))) {
                 refused_after.get_or_insert(minute);
             }
         }
@@ -678,7 +692,10 @@ mod tests {
         let (authenticator, clock) = fixture();
         let token = authenticator.mint(&gateway(), &agent("1001"));
         clock.advance(RULES.max_age + Duration::from_secs(61));
-        assert_eq!(authenticator.check(&gateway(), token.expose_secret()), Err(TokenFault::Expired));
+        assert_eq!(
+            authenticator.check(&gateway(), token.expose_secret()),
+            Err(TokenFault::Expired(agent("1001")))
+        );
         let ahead = Authenticator::new(
             key(1),
             None,
@@ -686,7 +703,10 @@ mod tests {
             Clock::manual(clock.now().plus(Duration::from_secs(600))),
         );
         let token = ahead.mint(&gateway(), &agent("1001"));
-        assert_eq!(authenticator.check(&gateway(), token.expose_secret()), Err(TokenFault::FromFuture));
+        assert_eq!(
+            authenticator.check(&gateway(), token.expose_secret()),
+            Err(TokenFault::FromFuture(agent("1001")))
+        );
     }
 
     #[test]
@@ -749,7 +769,7 @@ mod tests {
         clock.advance(RULES.overlap);
         assert_eq!(admit(), Ok(Some(agent("1001"))), "within the overlap");
         clock.advance(Duration::from_secs(1));
-        assert_eq!(admit(), Err(TokenFault::Superseded));
+        assert_eq!(admit(), Err(TokenFault::Superseded(agent("1001"))));
     }
 
     #[test]

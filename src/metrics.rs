@@ -219,7 +219,7 @@ metrics! {
     token_guesses: IntCounterVec = "ccrelay_token_guesses_total" ["listener", "answer"];
     /// Time from the receipt of a push's head to its answer, by outcome (stored, refused).
     push_duration: HistogramVec = "ccrelay_push_duration_seconds" ["outcome"] buckets PUSH_SECONDS;
-    /// Pushes that were not answered with success, by reason. Each counts against an agent's sign-out budget.
+    /// Pushes that were not answered with success, by reason. Each whose agent its token shows counts against that agent's sign-out budget.
     push_failures: IntCounterVec = "ccrelay_push_failures_total" ["reason"];
     /// Events received and stored, by category.
     events: IntCounterVec = "ccrelay_events_total" ["category"];

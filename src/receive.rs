@@ -1,7 +1,8 @@
 //! The callback endpoint: takes pushes of the gateway, and answers each only after it is stored.
 //!
 //! Checks come in this order, each before the next costs anything: connection limits and time-outs, path, method,
-//! declared length, **token, then body**. Whatever is well-formed JSON with the right `workNo` is stored and answered
+//! **token**, declared length, encoding, **then body**. The token comes as early as that because it says whose push it is:
+//! whatever a push of an agent is refused for, the gateway counts it against the agent, and so do we. Whatever is well-formed JSON with the right `workNo` is stored and answered
 //! with success: what it means is for the normaliser to say later, so that no event however odd can cost an agent the
 //! session. The brokers have no part in an answer.
 
@@ -20,10 +21,9 @@ use tokio::time::Instant;
 use crate::authenticate::{Authenticator, Bearer, TokenFault};
 use crate::calm::Calm;
 use crate::clock::{Clock, Timestamp};
-use crate::event::GatewayName;
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::RecordKind;
-use crate::event::vocabulary;
+use crate::event::{AgentId, GatewayName, vocabulary};
 use crate::exchange::Exchange;
 use crate::guesses::Guesses;
 use crate::listen::{Handler, Incomer};
@@ -48,7 +48,7 @@ pub const PUSH_PATH: &str = "/push/";
 pub trait PushObserver: Send + Sync {
     /// These events of this agent were stored.
     fn stored(&self, agent: &AgentKey, events: &[RawEvent<'_>]);
-    /// A push that carried a good token of this agent was refused: it counts against the sign-out budget.
+    /// A push that was this agent's beyond doubt, by a token of ours, was refused: it counts against the sign-out budget.
     fn refused(&self, agent: &AgentKey);
 }
 
@@ -102,7 +102,7 @@ impl Handler for PushHandler {
             let Incomer { peer, exchange, id: request_id } = from;
             let result = match admitted {
                 Ok(admitted) => self.push(admitted, exchange, received_at).await,
-                Err(refusal) => Err(refusal),
+                Err(refused) => Err(refused),
             };
             let outcome = if result.is_ok() { "stored" } else { "refused" };
             self.metrics.push_duration.with_label_values(&[outcome]).observe(began.elapsed().as_secs_f64());
@@ -112,7 +112,7 @@ impl Handler for PushHandler {
                     tracing::debug!(%request_id, %peer, spool_offset = offset, events, repeated, "push stored");
                     reply::success()
                 }
-                Err(refusal) => self.refuse(&refusal, peer, request_id).await,
+                Err(refused) => self.refuse(refused, peer, request_id).await,
             }
         }
     }
@@ -123,6 +123,32 @@ struct Admitted<'a> {
     gateway: &'a GatewayName,
     bearer: Bearer,
     body: Incoming,
+}
+
+/// A push that is not stored, and whose it was where that is known.
+struct Refused {
+    refusal: Refusal,
+    agent: Option<AgentKey>,
+}
+
+impl Refused {
+    /// `agent` is whose push it was as far as was found; what the refusal itself knows is added.
+    fn of(gateway: &GatewayName, refusal: Refusal, agent: Option<AgentKey>) -> Refused {
+        let named = || refusal.agent().map(|agent_id| key(gateway, agent_id));
+        Refused { agent: agent.or_else(named), refusal }
+    }
+}
+
+fn key(gateway: &GatewayName, agent_id: &AgentId) -> AgentKey {
+    AgentKey { gateway: gateway.clone(), agent_id: agent_id.clone() }
+}
+
+/// Whose push it is, where the token alone says so.
+fn named_by(bearer: &Bearer, gateway: &GatewayName) -> Option<AgentKey> {
+    match bearer {
+        Bearer::Agent(agent_id) => Some(key(gateway, agent_id)),
+        Bearer::Fixed(_) => None,
+    }
 }
 
 /// Counts events that are stored by their category, and names a type that is unknown.
@@ -137,13 +163,16 @@ pub fn count_events(metrics: &Metrics, gateway: &GatewayName, events: &[RawEvent
 }
 
 impl PushHandler {
-    /// Path, method, declared length, encoding and token: all that the head alone tells.
-    fn admit(&self, request: Request<Incoming>, from: &Incomer) -> Result<Admitted<'_>, Refusal> {
-        let gateway = self.expected(&request)?;
-        let bearer = self.authenticate(gateway, &request)?;
+    /// Path, method, token, declared length and encoding: all that the head alone tells.
+    fn admit(&self, request: Request<Incoming>, from: &Incomer) -> Result<Admitted<'_>, Refused> {
+        let gateway = self.expected(&request).map_err(|refusal| Refused { refusal, agent: None })?;
+        let bearer =
+            self.authenticate(gateway, &request).map_err(|refusal| Refused::of(gateway, refusal, None))?;
         if from.exchange.is_first() {
             self.guesses.right(from.peer);
         }
+        self.readable(&request)
+            .map_err(|refusal| Refused::of(gateway, refusal, named_by(&bearer, gateway)))?;
         Ok(Admitted { gateway, bearer, body: request.into_body() })
     }
 
@@ -151,9 +180,11 @@ impl PushHandler {
         let name = request.uri().path().strip_prefix(PUSH_PATH).ok_or(Refusal::NotFound)?;
         let name = name.strip_suffix('/').unwrap_or(name);
         let gateway = self.gateways.iter().find(|g| g.as_str() == name).ok_or(Refusal::NotFound)?;
-        if request.method() != Method::POST {
-            return Err(Refusal::MethodNotAllowed);
-        }
+        if request.method() == Method::POST { Ok(gateway) } else { Err(Refusal::MethodNotAllowed) }
+    }
+
+    /// Whether the body, as the head announces it, is one that is read at all.
+    fn readable(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
         if request.body().size_hint().lower() > self.limits.max_body_bytes as u64 {
             return Err(Refusal::TooLarge { limit: self.limits.max_body_bytes });
         }
@@ -161,7 +192,7 @@ impl PushHandler {
             Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
                 Err(Refusal::EncodingUnsupported)
             }
-            _ => Ok(gateway),
+            _ => Ok(()),
         }
     }
 
@@ -184,18 +215,11 @@ impl PushHandler {
         admitted: Admitted<'_>,
         exchange: Exchange,
         received_at: Timestamp,
-    ) -> Result<Appended, Refusal> {
-        let mut agent = match &admitted.bearer {
-            Bearer::Agent(agent_id) => {
-                Some(AgentKey { gateway: admitted.gateway.clone(), agent_id: agent_id.clone() })
-            }
-            Bearer::Fixed(_) => None,
-        };
+    ) -> Result<Appended, Refused> {
+        let gateway = admitted.gateway;
+        let mut agent = named_by(&admitted.bearer, gateway);
         let stored = self.store(admitted, exchange, received_at, &mut agent).await;
-        if let (Err(_), Some(agent)) = (&stored, &agent) {
-            self.observer.refused(agent);
-        }
-        stored
+        stored.map_err(|refusal| Refused::of(gateway, refusal, agent))
     }
 
     /// Stores the push; `agent` is filled in where only the body says whose it is.
@@ -212,7 +236,7 @@ impl PushHandler {
         let agent_id =
             self.authenticator.admit(gateway, &bearer, &envelope.work_no).map_err(Refusal::Token)?;
         let agent_id = agent_id.ok_or(Refusal::OtherAgent)?;
-        let agent = &*agent.insert(AgentKey { gateway: gateway.clone(), agent_id });
+        let agent = &*agent.insert(key(gateway, &agent_id));
         let record = NewRecord {
             kind: RecordKind::Push,
             received_at,
@@ -250,10 +274,13 @@ impl PushHandler {
 
     async fn refuse(
         &self,
-        refusal: &Refusal,
+        Refused { refusal, agent }: Refused,
         peer: SocketAddr,
         request_id: RequestId,
     ) -> Response<Full<Bytes>> {
+        if let Some(agent) = &agent {
+            self.observer.refused(agent);
+        }
         let reason = refusal.reason();
         if let Refusal::Token(TokenFault::Malformed | TokenFault::Forged) = refusal {
             self.guesses.wrong(peer).await;
@@ -262,6 +289,6 @@ impl PushHandler {
         if let Some(left_out) = self.calm.due(reason) {
             tracing::warn!(%request_id, reason, %peer, left_out, error = %refusal, "push refused");
         }
-        reply::refusal(refusal, request_id)
+        reply::refusal(&refusal, request_id)
     }
 }

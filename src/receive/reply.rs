@@ -11,6 +11,7 @@ use hyper::Response;
 use thiserror::Error;
 
 use crate::authenticate::TokenFault;
+use crate::event::AgentId;
 use crate::event::envelope::EnvelopeError;
 use crate::request::{self, RequestId};
 
@@ -80,6 +81,15 @@ impl Refusal {
             Refusal::SpoolFull => "spool_full",
             Refusal::SpoolFailed => "spool_failed",
             Refusal::Stopping => "stopping",
+        }
+    }
+
+    /// The agent that the refusal itself names.
+    #[must_use]
+    pub fn agent(&self) -> Option<&AgentId> {
+        match self {
+            Refusal::Token(fault) => fault.agent(),
+            _ => None,
         }
     }
 

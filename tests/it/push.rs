@@ -1,6 +1,7 @@
 //! What the callback endpoint makes of good pushes and of everything else that can arrive at a port.
 
 mod bodies;
+mod budget;
 mod clients;
 mod floods;
 mod heads;

@@ -9,12 +9,12 @@ use crate::support::{DEADLINE, eventually};
 
 const REFUSED: (u16, &str) = (401, "000-003");
 
-fn earlier(by: Duration) -> Clock {
+pub(super) fn earlier(by: Duration) -> Clock {
     let millis = u64::try_from(by.as_millis()).expect("a short time");
     Clock::manual(Timestamp(Clock::system().now().millis() - millis))
 }
 
-fn later(by: Duration) -> Clock {
+pub(super) fn later(by: Duration) -> Clock {
     Clock::manual(Clock::system().now().plus(by))
 }
 
