@@ -45,6 +45,9 @@ pub const PUSH_SILENCE_LIMIT_SECS: u64 = 60;
 pub const CALL_DEADLINE_SECS: u64 = 8;
 /// A sign-in goes through telephony and media servers; cutting it short leaves a session nobody knows of.
 pub const SIGN_IN_DEADLINE_SECS: u64 = 30;
+/// An empty poll is answered after 10 s by default, and after more where switching over takes more, which that time must exceed. What
+/// is cut short may be an event, so with 30 s there is room, and time for three more polls within the limit.
+pub const POLL_DEADLINE_SECS: u64 = 30;
 /// Connections are made in the same data centre; five seconds survive one lost SYN and its repetition.
 pub const CONNECT_DEADLINE_SECS: u64 = 5;
 /// Fast enough for a thousand agents in 50 s, slow enough not to look like an attack.
@@ -77,6 +80,7 @@ pub struct GatewayConfig {
     pub push_silence_limit: Duration,
     pub call_deadline: Duration,
     pub sign_in_deadline: Duration,
+    pub poll_deadline: Duration,
     pub connect_deadline: Duration,
     pub sign_in_rate_per_sec: u32,
     pub dangerously_trust_all: bool,

@@ -48,8 +48,6 @@ const BODY_LIMIT_BYTES: usize = 64 * 1024;
 const FORWARDED_LIMIT_BYTES: usize = 256 * 1024;
 /// As for pushes: an answer that is not taken is an event that is lost.
 const POLLED_LIMIT_BYTES: usize = 1 << 20;
-/// A poll is answered after 10 s when there is no event; the guide's client waits twice as long.
-const POLL_DEADLINE: Duration = Duration::from_secs(20);
 /// Connections are dropped before the gateway drops them: its servers do so after 20 s and more.
 const POOL_IDLE: Duration = Duration::from_secs(15);
 /// Idle connections kept: with heartbeats spread, a few dozen carry thousands of agents, but each agent that is polled
@@ -138,6 +136,7 @@ pub struct GatewayClient {
     addresses: Arc<Addresses>,
     call_deadline: Duration,
     sign_in_deadline: Duration,
+    poll_deadline: Duration,
     queue: Queue,
 }
 
@@ -158,6 +157,7 @@ impl GatewayClient {
             addresses: Arc::new(addresses),
             call_deadline: config.call_deadline,
             sign_in_deadline: config.sign_in_deadline,
+            poll_deadline: config.poll_deadline,
             queue: Queue::new(config),
         })
     }
@@ -235,7 +235,7 @@ impl GatewayCalls for GatewayClient {
     fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Answer> {
         let deadline = match call.operation {
             Operation::Login | Operation::ForceLogin => self.sign_in_deadline,
-            Operation::Poll => POLL_DEADLINE,
+            Operation::Poll => self.poll_deadline,
             _ => self.call_deadline,
         };
         Box::pin(async move {

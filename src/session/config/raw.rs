@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{
     AgentDefaults, CALL_DEADLINE_SECS, CONNECT_DEADLINE_SECS, CallPattern, GUID_INTERVAL_SECS,
-    GUID_RENEWAL_PART, GatewayConfig, HEARTBEAT_INTERVAL_SECS, PUSH_SILENCE_LIMIT_SECS,
+    GUID_RENEWAL_PART, GatewayConfig, HEARTBEAT_INTERVAL_SECS, POLL_DEADLINE_SECS, PUSH_SILENCE_LIMIT_SECS,
     SIGN_IN_DEADLINE_SECS, SIGN_IN_RATE_PER_SEC, SIGN_OUT_LIMIT_SECS,
 };
 use crate::config::Problems;
@@ -67,6 +67,8 @@ pub struct RawGateway {
     /// Seconds a sign-in may take.
     #[serde(default = "sign_in_deadline_secs")]
     pub sign_in_deadline_secs: u64,
+    /// Seconds a poll may take; 30, and less than `sign_out_limit_secs`, when left out.
+    pub poll_deadline_secs: Option<u64>,
     /// Seconds to make a connection.
     #[serde(default = "connect_deadline_secs")]
     pub connect_deadline_secs: u64,
@@ -135,6 +137,7 @@ impl RawGateway {
         }
         let call_through = self.check_call_through(key, problems);
         let guid_renewal = self.guid_renewal();
+        let poll_deadline = Duration::from_secs(self.poll_deadline_secs());
         let config = GatewayConfig {
             name: name?,
             base_url: base_url?,
@@ -152,6 +155,7 @@ impl RawGateway {
             push_silence_limit: Duration::from_secs(self.push_silence_limit_secs),
             call_deadline: Duration::from_secs(self.call_deadline_secs),
             sign_in_deadline: Duration::from_secs(self.sign_in_deadline_secs),
+            poll_deadline,
             connect_deadline: Duration::from_secs(self.connect_deadline_secs),
             sign_in_rate_per_sec: self.sign_in_rate_per_sec,
             dangerously_trust_all: self.dangerously_trust_all,
@@ -235,6 +239,11 @@ impl RawGateway {
         }
     }
 
+    fn poll_deadline_secs(&self) -> u64 {
+        let shorter_than_limit = self.sign_out_limit_secs.saturating_sub(1).max(1);
+        self.poll_deadline_secs.unwrap_or(POLL_DEADLINE_SECS.min(shorter_than_limit))
+    }
+
     fn check_times(&self, key: &str, problems: &mut Problems) {
         let seconds = [
             ("heartbeat_interval_secs", self.heartbeat_interval_secs),
@@ -243,6 +252,7 @@ impl RawGateway {
             ("push_silence_limit_secs", self.push_silence_limit_secs),
             ("call_deadline_secs", self.call_deadline_secs),
             ("sign_in_deadline_secs", self.sign_in_deadline_secs),
+            ("poll_deadline_secs", self.poll_deadline_secs()),
             ("connect_deadline_secs", self.connect_deadline_secs),
         ];
         for (name, value) in seconds {
@@ -254,6 +264,12 @@ impl RawGateway {
             problems.add(
                 format!("{key}.guid_renewal_secs"),
                 "must be less than guid_interval_secs, at which the gateway renews a GUID by itself",
+            );
+        }
+        if self.poll_deadline_secs.is_some_and(|secs| secs >= self.sign_out_limit_secs) {
+            problems.add(
+                format!("{key}.poll_deadline_secs"),
+                "must be less than sign_out_limit_secs, or one lost poll costs the session",
             );
         }
         let related = ["heartbeat_interval_secs", "sign_out_limit_secs", "call_deadline_secs"];

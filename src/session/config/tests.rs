@@ -60,6 +60,8 @@ fn each_mistake_of_a_gateway_is_found_under_its_key() {
         ("heartbeat_interval_secs = 0", "gateways[0].heartbeat_interval_secs"),
         ("heartbeat_interval_secs = 61", "gateways[0].heartbeat_interval_secs"),
         ("call_deadline_secs = 50", "gateways[0].call_deadline_secs"),
+        ("poll_deadline_secs = 0", "gateways[0].poll_deadline_secs"),
+        ("poll_deadline_secs = 120", "gateways[0].poll_deadline_secs"),
         ("sign_in_rate_per_sec = 0", "gateways[0].sign_in_rate_per_sec"),
     ] {
         assert_eq!(keys(vec![gateway(toml).unwrap()], Vec::new()), [key], "{toml}");

@@ -209,6 +209,22 @@ async fn a_server_that_does_not_answer_meets_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_poll_has_a_deadline_of_its_own_since_the_gateway_waits_for_events() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"retcode\":\"0\"}";
+    let server = Server::start(&["localhost"], answer).await;
+    server.state.slowness.store(1500, Ordering::SeqCst);
+    let ask = async |operation, secs| {
+        let change = |gateway: &mut RawGateway| {
+            (gateway.call_deadline_secs, gateway.poll_deadline_secs) = (1, Some(secs));
+        };
+        server.ask(operation, change).await.verdict.map(|reply| reply.retcode.as_str().to_owned())
+    };
+    assert_eq!(ask(Operation::Poll, 10).await.as_deref(), Ok("0"));
+    assert_eq!(ask(Operation::Poll, 1).await, Err(CallError::TimedOut));
+    assert_eq!(ask(Operation::Handshake, 10).await, Err(CallError::TimedOut));
+}
+
+#[tokio::test]
 async fn a_call_that_no_connection_was_there_for_in_time_was_certainly_not_made() {
     // Connections are made, and the server never says a word: the TLS handshake does not end.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
