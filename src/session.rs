@@ -170,6 +170,9 @@ pub struct StoredSession {
     /// Whether the agent was to be signed out, and has not been yet since it is in a call.
     #[serde(default)]
     pub leaving: bool,
+    /// Whether a person wants the agent signed out, and it has not been yet since the gateway does not answer.
+    #[serde(default)]
+    pub wanted_out: bool,
 }
 
 impl StoredSession {

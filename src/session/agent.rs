@@ -218,12 +218,16 @@ impl Agent {
                 self.save().await;
             }
             None => {
+                let mut wanted_out = false;
                 let input = match start.stored.map(|stored| *stored) {
-                    Some(Stored::Session(session)) => match self.resume(session, start.delay) {
-                        // It was to end, and has done so by itself.
-                        None if self.shared.leaving.load(Ordering::Acquire) => Input::StartSignedOut,
-                        resume => Input::Start(resume),
-                    },
+                    Some(Stored::Session(session)) => {
+                        wanted_out = session.wanted_out;
+                        match self.resume(session, start.delay) {
+                            // It was to end, and has done so by itself.
+                            None if self.shared.leaving.load(Ordering::Acquire) => Input::StartSignedOut,
+                            resume => Input::Start(resume),
+                        }
+                    }
                     _ if start.new => Input::StartNew,
                     Some(Stored::SignedOut { .. }) => {
                         tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(),
@@ -236,6 +240,9 @@ impl Agent {
                     None => Input::Start(None),
                 };
                 self.step(input).await;
+                if wanted_out {
+                    self.step(Input::SignOut).await;
+                }
                 if let Input::StartSuspended(suspension) = input {
                     self.tell_still_suspended(suspension);
                     self.save().await;
@@ -710,7 +717,7 @@ impl Agent {
     async fn step(&mut self, input: Input) -> bool {
         // What ends the task takes back no word of a person.
         let ends = matches!(input, Input::Leave | Input::Stop { .. });
-        let stayed_signed_out = self.machine.stays_signed_out();
+        let was_wanted_out = self.machine.is_wanted_out();
         let effects = self.machine.step(input, Instant::now());
         let times = Times { last_ok: self.machine.last_ok(), guid_since: self.machine.guid_since() };
         self.shared.publish(self.machine.state(), times, self.gateway.deps.clock.now());
@@ -718,8 +725,11 @@ impl Agent {
             self.ticket = None;
         }
         self.shared.publish_ticket(self.ticket.as_ref());
+        if !ends {
+            self.shared.wanted_out.store(self.machine.is_wanted_out(), Ordering::Release);
+        }
         let save = !effects.is_empty()
-            || (!ends && self.machine.stays_signed_out() != stayed_signed_out)
+            || (!ends && self.machine.is_wanted_out() != was_wanted_out)
             // Else the next run would miss a push that has come since, and an agent may be quiet for hours.
             || (ends && self.saved_awaiting && !self.shared.awaits_push());
         for effect in effects {
@@ -821,7 +831,7 @@ impl Agent {
                 suspended: suspension.as_str().to_owned(),
                 at: self.gateway.deps.clock.now(),
             }),
-            _ => self.machine.stays_signed_out().then_some(Stored::SIGNED_OUT),
+            _ => self.machine.is_wanted_out().then_some(Stored::SIGNED_OUT),
         }
     }
 
@@ -855,6 +865,7 @@ impl Agent {
             callback: self.addressed.then_some(self.gateway.callback),
             push_awaited: self.shared.awaits_push(),
             leaving: self.machine.leaves(),
+            wanted_out: self.machine.is_wanted_out(),
         })
     }
 

@@ -23,7 +23,6 @@ use crate::session::config::{AgentConfig, GatewayConfig, Mode, SessionsConfig};
 use crate::session::forward::{ForwardAnswer, ForwardError, ForwardRequest};
 use crate::session::gateway::{self, GatewayError};
 use crate::session::mail::{Adoption, Waiting};
-use crate::session::state::State;
 use crate::session::status::{Ring, SessionView, Shared};
 use crate::session::{Deps, Stored};
 
@@ -221,7 +220,7 @@ impl Sessions {
             Some(slot) if slot.config == config => Ok(Change::Unchanged),
             // A session is signed in for one way to its events: the agent leaves and comes back.
             Some(slot) if slot.config.mode != config.mode => {
-                let signed_out = slot.shared.state() == State::SignedOut;
+                let signed_out = slot.shared.wanted_out.load(Ordering::Acquire);
                 slot.next = Some(Box::new(Next { config, adoption: None, signed_out }));
                 slot.shared.leaving.store(true, Ordering::Release);
                 slot.shared.bell.ring(Ring::Leave);
@@ -574,7 +573,8 @@ fn beginning(config: Arc<AgentConfig>, start: &Start, callback: u64) -> Beginnin
     } else {
         Arc::new(AgentConfig { mode, ..AgentConfig::clone(&config) })
     };
-    let next = (leaves && config.is_listed()).then(|| Next { config, adoption: None, signed_out: false });
+    let signed_out = session.wanted_out;
+    let next = (leaves && config.is_listed()).then(|| Next { config, adoption: None, signed_out });
     Beginning { config: before, leaves, next: next.map(Box::new) }
 }
 

@@ -48,10 +48,11 @@ const SWITCH_OVER_LEAST: Duration = Duration::from_secs(1);
 const SWITCH_OVER_SPREAD: Duration = Duration::from_secs(4);
 /// The gateway looks for silent agents now and then, not to the second.
 const SILENCE_MARGIN: Duration = Duration::from_secs(30);
-/// How often an agent who is to leave is asked again to be signed out, when its state forbids it, since most calls take minutes,
-/// or the gateway stays away.
+/// How often an agent is asked again to be signed out, when it is to leave and its state forbids it, since most calls take
+/// minutes, or when the gateway stays away.
 const LEAVE_PAUSE: Duration = Duration::from_secs(10);
-/// A sign-out is tried this often, this far apart, before the session is left as it is, or kept until an agent who leaves is out.
+/// A sign-out is tried this often, this far apart, before a stop leaves the session as it is, or one that is asked for until the agent
+/// is out becomes calmer.
 const SIGN_OUT_TRIES: u8 = 3;
 const SIGN_OUT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -307,6 +308,8 @@ enum Wish {
         sign_out: bool,
         /// It was to leave before.
         left: bool,
+        /// A person had wanted it signed out before.
+        signed_out: bool,
     },
 }
 
@@ -319,6 +322,16 @@ impl Wish {
     /// Whether the agent is to be signed out for good, be it by the next run.
     fn leaves(self) -> bool {
         matches!(self, Wish::Left | Wish::Stopped { left: true, .. })
+    }
+
+    /// Whether a person wants the agent signed out, be it by the next run.
+    fn is_out(self) -> bool {
+        matches!(self, Wish::SignedOut | Wish::Stopped { signed_out: true, .. })
+    }
+
+    /// Whether a sign-out is asked for until it is done, with heartbeats between, however long the gateway is away.
+    fn waits(self) -> bool {
+        matches!(self, Wish::Left | Wish::SignedOut)
     }
 }
 
@@ -426,10 +439,10 @@ impl Machine {
         self.held.as_ref().is_some_and(|held| held.setting(&self.rules).is_some())
     }
 
-    /// Whether the agent is signed out because a person wants that.
+    /// Whether a person wants the agent signed out. It may not be so yet: that can take as long as the gateway is away.
     #[must_use]
-    pub fn stays_signed_out(&self) -> bool {
-        (self.state, self.wish) == (State::SignedOut, Wish::SignedOut)
+    pub fn is_wanted_out(&self) -> bool {
+        self.wish.is_out()
     }
 
     /// Whether the agent leaves the roster and is still to be signed out.
@@ -467,7 +480,7 @@ impl Machine {
         }
         match (self.state, &self.held, self.due) {
             (State::SignedOut | State::Suspended(_), _, _) => Next::Rest,
-            (State::SigningOut, Some(held), Some(due)) if self.waits_to_leave(held, due) => {
+            (State::SigningOut, Some(held), Some(due)) if self.waits_to_be_out(held, due) => {
                 self.heartbeat(held)
             }
             (State::SigningOut, _, Some(due)) => Next::Call(Operation::Logout, due),
@@ -488,16 +501,16 @@ impl Machine {
         Next::Call(operation, held.next_heartbeat)
     }
 
-    /// Whether a heartbeat comes before the next try to sign an agent out who leaves and is in a call.
-    fn waits_to_leave(&self, held: &Held, due: Instant) -> bool {
-        self.wish == Wish::Left && held.next_heartbeat < due
+    /// Whether a heartbeat comes before the next try to sign the agent out.
+    fn waits_to_be_out(&self, held: &Held, due: Instant) -> bool {
+        self.wish.waits() && held.next_heartbeat < due
     }
 
     /// Whether a call of somebody else may be passed on now: there is a session, and none of its own calls is due.
     #[must_use]
     pub fn may_forward(&self, now: Instant) -> bool {
         let idle = matches!(self.next(), Next::Call(_, due) if due > now);
-        let lives = self.state == State::Active || self.wish == Wish::Left;
+        let lives = self.state == State::Active || self.wish.waits();
         idle && lives && self.held.is_some()
     }
 
@@ -537,7 +550,8 @@ impl Machine {
             Input::Leave if !self.wish.ends() => self.wish = Wish::Left,
             Input::Leave => {}
             Input::Stop { sign_out } => {
-                self.wish = Wish::Stopped { sign_out, left: self.wish.leaves() };
+                let (left, signed_out) = (self.wish.leaves(), self.wish.is_out());
+                self.wish = Wish::Stopped { sign_out, left, signed_out };
                 self.due = self.due.map(|due| due.min(now));
             }
         }
@@ -778,6 +792,10 @@ impl Machine {
         let Some(held) = &mut self.held else { return };
         match outcome {
             Outcome::Answered(Meaning::Ok) => self.heartbeat_succeeded(sent, now),
+            // Out already, by a sign-out whose answer was lost or by somebody else: that was what was wanted.
+            Outcome::Answered(Meaning::Lost(_)) if self.state == State::SigningOut && self.wish.waits() => {
+                self.is_out();
+            }
             Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
             Outcome::Answered(Meaning::Suspend(suspension)) => self.suspend(suspension),
             Outcome::Answered(Meaning::TokenRefused) if !held.omit_token => {
@@ -916,11 +934,7 @@ impl Machine {
     fn sign_out_ended(&mut self, outcome: Outcome, now: Instant) {
         self.sign_out_tries = self.sign_out_tries.saturating_add(1);
         match outcome {
-            Outcome::Answered(Meaning::Ok) => {
-                self.held = None;
-                self.ours_until = None;
-                self.signed_out();
-            }
+            Outcome::Answered(Meaning::Ok) => self.is_out(),
             // In a call, which would end with the session: it is kept until then.
             Outcome::Answered(Meaning::NotNow) if self.wish == Wish::Left => {
                 self.sign_out_tries = 0;
@@ -929,9 +943,10 @@ impl Machine {
             Outcome::Answered(Meaning::NotNow) if !self.wish.ends() => self.sign_out_refused(now),
             Outcome::Answered(Meaning::Refused) => self.sign_out_refused(now),
             _ if self.sign_out_tries < SIGN_OUT_TRIES => self.due = Some(now + SIGN_OUT_PAUSE),
-            // A gateway that is away for a while cuts no call either: whether the session lives is for heartbeats to find out.
+            // A gateway that is away for a while cuts no call and takes back no word: whether the session lives is for heartbeats
+            // to find out.
             Outcome::Answered(Meaning::Transient | Meaning::SwitchingOver) | Outcome::Unanswered { .. }
-                if self.wish == Wish::Left =>
+                if self.wish.waits() =>
             {
                 self.due = Some(now + LEAVE_PAUSE);
             }
@@ -939,7 +954,10 @@ impl Machine {
         }
     }
 
-    fn signed_out(&mut self) {
+    /// There is no session any more, as was wanted.
+    fn is_out(&mut self) {
+        self.held = None;
+        self.ours_until = None;
         match self.after_sign_out.take() {
             Some(suspension) => self.suspend(suspension),
             None => {

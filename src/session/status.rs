@@ -131,6 +131,8 @@ pub(super) struct Shared {
     pub(super) mail: Mailbox,
     /// The agent was taken out of the roster: its task ends, and that is no failure.
     pub(super) leaving: AtomicBool,
+    /// A person wants the agent signed out, which it may not be yet.
+    pub(super) wanted_out: AtomicBool,
     /// When the gateway last heard of the session.
     last_ok: AtomicU64,
     /// When its GUID came.
@@ -193,6 +195,7 @@ impl Shared {
             bell: Bell::default(),
             mail: Mailbox::default(),
             leaving: AtomicBool::new(false),
+            wanted_out: AtomicBool::new(false),
             last_ok: AtomicU64::new(0),
             guid_since: AtomicU64::new(0),
             push_awaited_since: AtomicU64::new(0),

@@ -14,6 +14,7 @@ mod passing_on;
 mod polling;
 mod roster;
 mod settings;
+mod signing_out;
 mod size;
 mod slow;
 
@@ -479,6 +480,7 @@ async fn resumed_sessions_are_checked_in_the_order_of_their_guids_ages() {
             callback: None,
             push_awaited: false,
             leaving: false,
+            wanted_out: false,
         };
         scene.world.stored.lock().unwrap().insert(id.into(), Stored::Session(stored));
     }

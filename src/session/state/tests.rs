@@ -10,6 +10,7 @@ use super::*;
 mod codes;
 mod doubts;
 mod settings;
+mod sign_out;
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(120);
