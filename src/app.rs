@@ -54,6 +54,11 @@ const LAST_SPANS: Duration = Duration::from_secs(5);
 /// And answers of the operations listener, which nobody's session depends on.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
+/// Somebody wanted a stop before the start was over. Nothing has begun that has not ended.
+#[derive(Debug, thiserror::Error)]
+#[error("it was stopped before it had started")]
+pub struct Stopped;
+
 /// A running relay.
 pub struct Relay {
     /// Where pushes are taken.
@@ -87,10 +92,33 @@ impl std::fmt::Debug for Relay {
 }
 
 impl Relay {
+    /// As [`Relay::start`], for no longer than a stop may take: `None` when there was one before anything had begun.
+    ///
+    /// # Errors
+    /// As [`Relay::start`], and when the start is not over by the end of the stop: what it had begun ends with the runtime.
+    pub async fn start_unless_stopped(
+        config: Config,
+        lifecycle: &Lifecycle,
+    ) -> anyhow::Result<Option<Relay>> {
+        let cut_off = lifecycle.stopped_for(config.shutdown_grace);
+        // On a task of its own: a disk that hangs holds a thread.
+        let start = tokio::spawn(Relay::start(config, lifecycle.clone()));
+        let started = tokio::select! {
+            biased;
+            started = start => started.context("the start panicked")?,
+            () = cut_off => return Err(anyhow!("the start was not over when the stop had to be")),
+        };
+        match started {
+            Err(error) if error.is::<Stopped>() => Ok(None),
+            started => started.map(Some),
+        }
+    }
+
     /// Starts everything: when this returns, pushes are taken and agents are being signed in.
     ///
     /// # Errors
-    /// When a file, an address or the spool cannot be used; the message says which.
+    /// When a file, an address or the spool cannot be used; the message says which. [`Stopped`] when somebody wants a stop while the
+    /// disk is read, which may take long.
     pub async fn start(mut config: Config, lifecycle: Lifecycle) -> anyhow::Result<Relay> {
         let reloads = lifecycle.reloads();
         let clock = Clock::system();
@@ -101,6 +129,11 @@ impl Relay {
         reload::show_expiry(&config, &metrics);
         let (spool, threads) = open_spool(&config, &metrics, &clock).await?;
         let authenticator = Arc::new(authenticator(&config.token, &config.spool.directory, &clock)?);
+        let (kept, stored) = (KeptAgents::load(&config.spool.directory)?, StoreBridge::load(&spool)?);
+        if lifecycle.stopping().is_cancelled() {
+            close_spool(&spool, threads).await?;
+            return Err(Stopped.into());
+        }
         let (traces, exporter) = match &config.traces {
             Some(config) => {
                 let (traces, exporter) = Traces::start(config, spool.id(), &metrics, clock.clone())?;
@@ -159,7 +192,7 @@ impl Relay {
         );
         let deps = Deps {
             tokens: Arc::new(TokenBridge(authenticator.clone())),
-            store: Arc::new(StoreBridge::load(&spool)?),
+            store: Arc::new(stored),
             journal: Arc::new(journal),
             events: Arc::new(EventBridge {
                 spool: spool.clone(),
@@ -172,7 +205,7 @@ impl Relay {
             clock,
         };
         // Events may come before the answer to a sign-in, so sign-ins begin when pushes are taken.
-        let kept = Arc::new(KeptAgents::load(&config.spool.directory)?);
+        let kept = Arc::new(kept);
         // The roster is large: the sessions keep it, and nobody a second one.
         let mut agents = std::mem::take(&mut config.sessions.agents);
         let configured = Arc::new(ArcSwap::from_pointee(agents.iter().map(|agent| key(agent)).collect()));
@@ -280,16 +313,16 @@ impl Relay {
         let cut_off = self.lifecycle.cut_off();
         // Signing out, where it is configured, still brings pushes; so the listener ends after the sessions. A part of
         // the grace period is left for it and the sinks.
-        let sessions = tokio::time::timeout(grace * 3 / 4, self.sessions.shutdown(false));
+        // They hear of it here, also when there is no time to wait for them.
+        let ended = self.sessions.shutdown(false);
+        let sessions = tokio::time::timeout(grace * 3 / 4, ended);
         if !matches!(cut_off.run_until_cancelled(sessions).await, Some(Ok(()))) {
             tracing::warn!(grace_secs = grace.as_secs(), "not all sessions ended in time");
         }
         self.receiving.cancel();
         self.delivering.cancel();
         let clean = self.lifecycle.drained(grace.saturating_sub(began.elapsed())).await;
-        self.spool.close().await;
-        let threads = self.threads;
-        tokio::task::spawn_blocking(move || threads.join()).await.context("closing the spool")?;
+        close_spool(&self.spool, self.threads).await?;
         if let Some(exporter) = self.exporter {
             exporter.stop(grace.saturating_sub(began.elapsed()).min(LAST_SPANS)).await;
         }
@@ -333,6 +366,11 @@ async fn open_spool(
     let (spool, metrics, clock) = (config.spool.clone(), metrics.clone(), clock.clone());
     let opened = tokio::task::spawn_blocking(move || Spool::open(spool, &sinks, metrics, clock)).await?;
     opened.context("cannot open the spool")
+}
+
+async fn close_spool(spool: &Spool, threads: SpoolThreads) -> anyhow::Result<()> {
+    spool.close().await;
+    tokio::task::spawn_blocking(move || threads.join()).await.context("closing the spool")
 }
 
 fn authenticator(config: &TokenConfig, directory: &Path, clock: &Clock) -> anyhow::Result<Authenticator> {

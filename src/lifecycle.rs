@@ -98,6 +98,17 @@ impl Lifecycle {
         });
     }
 
+    /// Resolves when a stop has had `grace`, or must come to an end before.
+    pub async fn stopped_for(&self, grace: Duration) {
+        tokio::select! {
+            () = self.hard.cancelled() => {}
+            () = async {
+                self.soft.cancelled().await;
+                tokio::time::sleep(grace).await;
+            } => tracing::warn!(grace_secs = grace.as_secs(), "the stop took too long"),
+        }
+    }
+
     /// Waits until all tasks have ended after a stop, at most for `grace` or until a second signal; then the hard stop.
     /// False when tasks had to be cut off.
     pub async fn drained(&self, grace: Duration) -> bool {
@@ -167,6 +178,21 @@ mod tests {
         lifecycle.spawn("writer", async { panic!("on purpose") });
         lifecycle.stopping().cancelled().await;
         assert!(lifecycle.failure().unwrap().contains("the task writer failed"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_stop_waits_for_has_the_grace_period_or_until_the_second_signal() {
+        let grace = Duration::from_secs(20);
+        let begun = tokio::time::Instant::now();
+        let lifecycle = Lifecycle::default();
+        let waiting = tokio::time::timeout(3 * grace, lifecycle.stopped_for(grace));
+        assert!(waiting.await.is_err(), "nobody has asked for a stop");
+        lifecycle.stop();
+        lifecycle.stopped_for(grace).await;
+        assert_eq!(begun.elapsed(), 4 * grace);
+        lifecycle.hard.cancel();
+        lifecycle.stopped_for(grace).await;
+        assert_eq!(begun.elapsed(), 4 * grace);
     }
 
     #[tokio::test(start_paused = true)]

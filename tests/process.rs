@@ -218,6 +218,39 @@ async fn a_stop_does_not_wait_for_a_file_that_cannot_be_read() {
     scene.assert_nothing_is_lost().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_during_a_start_that_hangs_takes_its_time_and_no_more_and_signs_nobody_in() {
+    let mut scene = Scene::prepare("").await;
+    // A pipe is as a disk that hangs.
+    let spool = scene.relay.folder().join("spool");
+    std::fs::create_dir(&spool).expect("the folder can be written");
+    let secret = spool.join("token.secret");
+    run("mkfifo", &[&secret.display().to_string()]);
+    for signals in [2, 1] {
+        std::fs::write(scene.relay.folder().join("log"), "").expect("the folder can be written");
+        scene.relay.launch();
+        let mut pipe = std::fs::OpenOptions::new();
+        pipe.write(true).custom_flags(nix::libc::O_NONBLOCK);
+        let mut pipe = eventually("a start that reads", PATIENCE, || async { pipe.open(&secret).ok() }).await;
+        scene.relay.running().signal(Signal::SIGTERM);
+        let seen = || async { scene.relay.log().contains("stopping").then_some(()) };
+        eventually("a signal that is seen", PATIENCE, seen).await;
+        scene.relay.running().assert_alive();
+        if signals == 2 {
+            scene.relay.running().signal(Signal::SIGTERM);
+        } else {
+            std::fs::remove_file(&secret).expect("it is there");
+            std::io::Write::write_all(&mut pipe, &[b'x'; 32]).expect("somebody reads");
+            drop(pipe);
+        }
+        let code = scene.relay.ended(Duration::from_secs(5)).await;
+        assert_eq!(code, if signals == 2 { 1 } else { 0 }, "{}", scene.relay.log());
+        assert_eq!(scene.simulator.statistics().total.sign_ins, 0);
+    }
+    scene.start().await;
+    scene.assert_nothing_is_lost().await;
+}
+
 // --- The log -----------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread")]

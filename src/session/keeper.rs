@@ -390,10 +390,10 @@ impl Sessions {
         self.inner.failed.clone()
     }
 
-    /// Ends all sessions' tasks and waits for them: each finishes the call it is in, and tries once more to store an event that
+    /// Ends all sessions' tasks: each finishes the call it is in, and tries once more to store an event that
     /// it has fetched. With `sign_out`, or where the gateway's `sign_out_on_stop` says so, agents are signed out; else their
-    /// sessions are left open and saved.
-    pub async fn shutdown(&self, sign_out: bool) {
+    /// sessions are left open and saved. They hear of it at once, whatever becomes of the future, which waits for their ends.
+    pub fn shutdown(&self, sign_out: bool) -> impl Future<Output = ()> + use<> {
         self.inner.stop.cancel();
         for kept in self.inner.gateways.values() {
             kept.gateway.stopping.store(true, Ordering::Release);
@@ -404,7 +404,8 @@ impl Sessions {
             }
         }
         self.inner.tasks.close();
-        self.inner.tasks.wait().await;
+        let tasks = self.inner.tasks.clone();
+        async move { tasks.wait().await }
     }
 
     fn leave(&self, gateway: &GatewayName, agent_id: &AgentId, ring: Ring) -> bool {

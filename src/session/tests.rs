@@ -430,6 +430,16 @@ async fn stopping_signs_out_where_the_gateway_is_configured_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_that_nobody_waits_for_is_heard_all_the_same() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    drop(sessions.shutdown(false));
+    scene.pass(300).await;
+    assert_eq!(scene.gateway.operations(), [], "nobody was signed in");
+    assert!(!sessions.failed().is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_agent_without_skill_queues_enters_none() {
     let scene = Scene::with(&["291"], |_, agent| agent.skills = config::Skills::Ids(Vec::new()));
     let _sessions = scene.start();
