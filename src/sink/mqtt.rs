@@ -23,6 +23,7 @@ mod failure;
 mod in_flight;
 mod packet;
 mod protocol;
+mod reach;
 mod stream;
 mod v4;
 mod v5;
@@ -51,7 +52,7 @@ pub const REASONS: &[&str] = &[
     "topic_invalid",
 ];
 
-/// From the name's lookup to CONNACK.
+/// Each step of a broker towards a connection: TCP, TLS, CONNACK.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a clean end may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);

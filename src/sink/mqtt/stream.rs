@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures_util::TryFutureExt;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -13,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use super::CONNECT_TIMEOUT;
 use super::config::MqttConfig;
 use super::failure::{chain, classify_io};
+use super::reach::reach;
 use crate::sink::DeliveryError;
 
 /// Either of them.
@@ -25,26 +27,26 @@ pub(super) async fn open(config: &MqttConfig) -> Result<Box<dyn Stream>, Deliver
     let tls = |error: &dyn std::error::Error| DeliveryError::retry("tls", chain(error));
     let files = config.tls.as_ref().map(|files| files.load()).transpose();
     let files = files.map_err(|error| DeliveryError::retry("tls", error))?;
-    let tcp = TcpStream::connect((config.host.as_str(), config.port)).await;
-    let tcp = tcp.map_err(|error| classify_io(&error))?;
+    let tcp = reach(&config.host, config.port).await?;
     // Messages that wait go together as it is; waiting for more would cost 40 ms.
     tcp.set_nodelay(true).map_err(|error| classify_io(&error))?;
     let tcp = Prompt(tcp);
     let Some(files) = files else { return Ok(Box::new(tcp)) };
     let name = ServerName::try_from(config.host.clone()).map_err(|error| tls(&error))?;
-    let stream = TlsConnector::from(files).connect(name, tcp).await.map_err(|error| tls(&error))?;
-    Ok(Box::new(stream))
+    let connecting = TlsConnector::from(files).connect(name, tcp).map_err(|error| tls(&error));
+    Ok(Box::new(in_time("to TLS", connecting).await?))
 }
 
-/// The same within the time that a connection may take to come about.
+/// One step towards a connection, within the time that a broker has for it.
 pub(super) async fn in_time<T>(
-    connecting: impl Future<Output = Result<T, DeliveryError>>,
+    what: &str,
+    step: impl Future<Output = Result<T, DeliveryError>>,
 ) -> Result<T, DeliveryError> {
     let late = |_| {
         let secs = CONNECT_TIMEOUT.as_secs();
-        Err(DeliveryError::retry("connection", format!("no connection within {secs} s")))
+        Err(DeliveryError::retry("connection", format!("the broker had no answer {what} within {secs} s")))
     };
-    tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(late)
+    tokio::time::timeout(CONNECT_TIMEOUT, step).await.unwrap_or_else(late)
 }
 
 /// TCP whose segments are acknowledged as soon as they are read. A broker sends each answer by itself, and most hold the next

@@ -15,6 +15,7 @@ use super::encode::{LARGEST_PACKET, OFFLINE};
 use super::failure::classify_v4;
 use super::packet::Publish;
 use super::protocol::{Broken, Client, Limits, Notice, Protocol};
+use super::reach::LOOKUP_TIMEOUT;
 use crate::sink::DeliveryError;
 
 /// What comes from a broker to one that subscribes to nothing is small.
@@ -95,11 +96,12 @@ impl Client for AsyncClient {
     }
 }
 
-/// How the library makes its connections: every publish is a write of its own, and waiting for company would cost 40 ms.
+/// How the library makes its connections: every publish is a write of its own, and waiting for company would cost 40 ms. It has
+/// one limit for lookup, TCP, TLS and CONNACK together, and tries the addresses of a name one after another.
 fn network() -> NetworkOptions {
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
-    network.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
+    network.set_connection_timeout((LOOKUP_TIMEOUT + CONNECT_TIMEOUT).as_secs());
     network
 }
 

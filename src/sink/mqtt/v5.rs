@@ -99,8 +99,7 @@ impl Protocol for V5 {
     }
 
     async fn connect(&mut self, config: &MqttConfig) -> Result<Limits, DeliveryError> {
-        let connected = stream::in_time(self.introduce()).await;
-        let answer = connected.map_err(|error| config.on_error.of_connection(error))?;
+        let answer = self.introduce().await.map_err(|error| config.on_error.of_connection(error))?;
         let properties = answer.properties.as_ref();
         if let Some(offered) = properties.and_then(|properties| properties.max_qos)
             && offered < config.qos.level()
@@ -136,30 +135,13 @@ impl Protocol for V5 {
 }
 
 impl V5 {
-    /// Connects and reads the broker's answer.
+    /// Connects, and begins the connection as the broker's answer says.
     async fn introduce(&mut self) -> Result<ConnAck, DeliveryError> {
         let mut stream = stream::open(&self.config).await?;
         let (mut incoming, mut outgoing) = (BytesMut::new(), BytesMut::new());
         self.connect_packet().write(&mut outgoing, None).map_err(|error| classify_wire(&error))?;
-        stream.write_all_buf(&mut outgoing).await.map_err(|error| classify_io(&error))?;
-        stream.flush().await.map_err(|error| classify_io(&error))?;
-        let answer = loop {
-            match Packet::read(&mut incoming, Some(LARGEST_INCOMING)) {
-                Ok(Packet::ConnAck(answer)) if answer.code == ConnectReturnCode::Success => break answer,
-                Ok(Packet::ConnAck(answer)) => return Err(classify_refusal(answer.code)),
-                Ok(packet) => {
-                    return Err(DeliveryError::retry("protocol", format!("{packet:?} in place of CONNACK")));
-                }
-                Err(WireError::InsufficientBytes(_)) => {
-                    incoming.reserve(READ_BYTES);
-                    let read = stream.read_buf(&mut incoming).await.map_err(|error| classify_io(&error))?;
-                    if read == 0 {
-                        return Err(closed());
-                    }
-                }
-                Err(error) => return Err(classify_wire(&error)),
-            }
-        };
+        let answer = greet(&mut stream, &mut outgoing, &mut incoming);
+        let answer = stream::in_time("to CONNECT", answer).await?;
         // A broker that wants no pings (0) can well have some: they tell us that it lives.
         let theirs = answer.properties.as_ref().and_then(|properties| properties.server_keep_alive);
         if let Some(secs) = theirs.filter(|secs| *secs > 0) {
@@ -303,6 +285,33 @@ impl V5 {
             self.unanswered =
                 self.unanswered.saturating_sub(usize::from(matches!(notice, Notice::Answered { .. })));
             self.notices.push_back(notice);
+        }
+    }
+}
+
+/// Sends CONNECT and reads the broker's answer.
+async fn greet(
+    stream: &mut Box<dyn Stream>,
+    outgoing: &mut BytesMut,
+    incoming: &mut BytesMut,
+) -> Result<ConnAck, DeliveryError> {
+    stream.write_all_buf(outgoing).await.map_err(|error| classify_io(&error))?;
+    stream.flush().await.map_err(|error| classify_io(&error))?;
+    loop {
+        match Packet::read(incoming, Some(LARGEST_INCOMING)) {
+            Ok(Packet::ConnAck(answer)) if answer.code == ConnectReturnCode::Success => return Ok(answer),
+            Ok(Packet::ConnAck(answer)) => return Err(classify_refusal(answer.code)),
+            Ok(packet) => {
+                return Err(DeliveryError::retry("protocol", format!("{packet:?} in place of CONNACK")));
+            }
+            Err(WireError::InsufficientBytes(_)) => {
+                incoming.reserve(READ_BYTES);
+                let read = stream.read_buf(incoming).await.map_err(|error| classify_io(&error))?;
+                if read == 0 {
+                    return Err(closed());
+                }
+            }
+            Err(error) => return Err(classify_wire(&error)),
         }
     }
 }
