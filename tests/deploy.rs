@@ -266,6 +266,42 @@ fn systemd_takes_the_unit_and_finds_it_as_exposed_as_unit_and_pages_say() {
 }
 
 #[test]
+fn pages_that_speak_of_a_spool_elsewhere_name_what_the_sandbox_wants_and_systemd_takes_it() {
+    assert!(UNIT.contains("\nProtectSystem=strict\n") && UNIT.contains("\nStateDirectory=ccrelay\n"));
+    for (page, begin, end) in [
+        (RUNBOOK, "\n## CcrelayDown\n", "\n## "),
+        (RUNBOOK, "\n## CcrelaySpoolSlow\n", "\n## "),
+        (OPERATION, "\n**After the loss of the disk**", "\n\n"),
+        (README, "\n## Install\n", "\n## "),
+        (CONFIG, "\n[spool]\n", "\ndirectory = "),
+    ] {
+        let text = page.split(begin).nth(1).and_then(|rest| rest.split(end).next());
+        let named = text.is_some_and(|text| text.contains("ReadWritePaths="));
+        assert!(named, "{begin} does not say that another folder needs ReadWritePaths=");
+    }
+    let section =
+        OPERATION.split("\n## The spool elsewhere\n").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let drop_ins = section.expect("a section").split("```ini\n").skip(1);
+    let drop_ins: Vec<_> = drop_ins.filter_map(|rest| rest.split("```").next()).collect();
+    assert!(drop_ins.len() == 2 && drop_ins[0].contains("\nReadWritePaths="), "{drop_ins:?}");
+    for (drop_in, well) in drop_ins
+        .iter()
+        .map(|text| ((*text).to_owned(), true))
+        .chain([(drop_ins[0].replace("Paths=", "Path="), false)])
+    {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let unit = UNIT.replace("/usr/local/bin/ccrelay", env!("CARGO_BIN_EXE_ccrelay"));
+        std::fs::write(folder.path().join("ccrelay.service"), unit).expect("it can be written");
+        std::fs::create_dir(folder.path().join("ccrelay.service.d")).expect("a folder");
+        std::fs::write(folder.path().join("ccrelay.service.d/override.conf"), &drop_in)
+            .expect("it can be written");
+        let verified = tool("systemd-analyze", &["verify", "./ccrelay.service"], folder.path());
+        let said = String::from_utf8_lossy(&verified.stderr);
+        assert_eq!(!said.contains("ccrelay"), well, "{drop_in}\n{said}");
+    }
+}
+
+#[test]
 fn a_mistake_in_the_unit_is_noticed() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let unit = UNIT.replace("/usr/local/bin/ccrelay", env!("CARGO_BIN_EXE_ccrelay"));
@@ -352,7 +388,9 @@ fn variables_ports_and_versions_of_images_and_chart_are_those_of_the_program() {
 
 #[test]
 fn the_image_has_the_library_and_the_authorities_that_the_program_takes_from_the_system() {
-    assert!(CONFIG.contains("PEM file of the authorities to trust; the system's when left out.\n#ca_file = "));
+    assert!(
+        CONFIG.contains("PEM file of the authorities to trust; the system's when left out.\n#ca_file = ")
+    );
     let last = DOCKERFILE.rsplit("\nFROM ").next().expect("a stage");
     let installed = last.split("--no-install-recommends ").nth(1).and_then(|rest| rest.lines().next());
     let installed: Vec<_> = installed.expect("packages").trim_end_matches('\\').split_whitespace().collect();

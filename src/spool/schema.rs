@@ -64,7 +64,7 @@ const TABLES: &str = "
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// The folder or a file in it.
-    #[error("cannot use {path}")]
+    #[error("cannot use {path}{}", sandboxed(source))]
     Io {
         /// Which file.
         path: PathBuf,
@@ -264,6 +264,16 @@ pub(super) fn version(connection: &Connection, directory: &Path) -> Result<i64, 
             Err(OpenError::Version { path: database(directory), found })
         }
         _ => Err(damaged(directory, vec![Damage::Foreign { application_id }])),
+    }
+}
+
+/// What a read-only file system mostly is where a service has a sandbox: not the disk.
+fn sandboxed(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::ReadOnlyFilesystem => {
+            " (a service that is to write outside of /var/lib/ccrelay needs ReadWritePaths= in its unit: docs/operation.md)"
+        }
+        _ => "",
     }
 }
 
@@ -492,6 +502,14 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
+
+    #[test]
+    fn a_folder_that_the_sandbox_of_the_service_keeps_read_only_is_said_to_be_one() {
+        let said =
+            |errno: Errno| OpenError::Io { path: "/srv/spool".into(), source: errno.into() }.to_string();
+        assert!(said(Errno::ROFS).contains("needs ReadWritePaths= in its unit"), "{}", said(Errno::ROFS));
+        assert_eq!(said(Errno::ACCESS), "cannot use /srv/spool");
+    }
 
     #[test]
     fn a_used_up_quota_is_a_full_disk_and_a_failed_write_or_sync_is_none() {
