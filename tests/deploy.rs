@@ -496,6 +496,9 @@ fn the_rendered_chart_is_of_this_chart_and_as_strict_as_it_says() {
         "kind: NetworkPolicy",
         "accessModes: [ReadWriteOncePod]",
         "{targetLabel: job, replacement: ccrelay}",
+        // The name of a pod of a StatefulSet is always the same; see the cases of CcrelaySessionsLost.
+        "sourceLabels: [__meta_kubernetes_namespace, __meta_kubernetes_pod_name]\n          separator: /\n          \
+         targetLabel: instance\n",
         "defaultMode: 288",
         "terminationGracePeriodSeconds: 30",
     ] {
