@@ -569,6 +569,30 @@ fn the_package_holds_what_the_unit_and_its_scripts_rely_on() {
 
 // --- Pages for operators -----------------------------------------------------------------------------------------
 
+#[test]
+fn the_pod_that_repairs_a_spool_has_the_image_the_user_and_the_volume_of_the_chart() {
+    let section = OPERATION.split("\n## The spool of the chart\n").nth(1).expect("a section");
+    let pod = section.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a pod");
+    // What it has in common with the StatefulSet, whatever the depth at which it stands there.
+    let rendered: BTreeSet<_> = RENDERED.lines().map(str::trim).collect();
+    for line in pod.lines().map(str::trim) {
+        let its_own =
+            ["apiVersion: v1", "kind: Pod", "name: ccrelay-repair", "restartPolicy: Never", "volumes:"];
+        let its_own =
+            its_own.contains(&line) || line.starts_with("args: ") || line.contains("persistentVolumeClaim");
+        assert!(its_own || rendered.contains(line), "{line} is not in the chart");
+    }
+    // A claim of a StatefulSet has the template's name, the set's and the pod's number.
+    assert!(pod.contains("claimName: spool-ccrelay-0}") && RENDERED.contains("\n        name: spool\n"));
+    let arguments = pod.split("args: [").nth(1).and_then(|rest| rest.split(']').next()).expect("arguments");
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let there = folder.path().display().to_string();
+    let arguments = arguments.replace("/var/lib/ccrelay/spool", &there);
+    let output = Command::new(env!("CARGO_BIN_EXE_ccrelay")).args(arguments.split(", ")).output();
+    let said = String::from_utf8(output.expect("the program starts").stderr).expect("text");
+    assert!(said.contains(&format!("cannot use {there}/spool.db")), "it looks for another spool: {said}");
+}
+
 /// What a page says of keys, tables, metrics, alerts, attributes of spans and files that is not so.
 fn lies(page: &str) -> Vec<String> {
     let plain = |text: &str| text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
