@@ -86,15 +86,12 @@ fn look_once(directory: &Path, spool_id: &str, first: u64, acknowledged: u64) ->
     while segments.get(1).is_some_and(|next| next.header.first_offset <= first) {
         unused.extend(segments.pop_front().map(|segment| segment.path));
     }
+    let (replaced, segments) = without_replaced(segments);
+    unused.extend(replaced);
     let oldest = segments.front().map_or(u64::MAX, |segment| segment.header.number);
     faults.retain(|(number, _)| *number >= oldest);
-    let mut faults: Vec<_> = faults.into_iter().map(|(_, fault)| fault).collect();
-    for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
-        if next.header.previous != segment.header.number {
-            let file = file_name(next.header.previous);
-            faults.push(Faulty { file, fault: "is missing" });
-        }
-    }
+    let broken = broken_links(&segments, |number| faults.iter().any(|(faulty, _)| *faulty == number));
+    let faults = faults.into_iter().map(|(_, fault)| fault).chain(broken).collect();
     let (mut end, mut newest, mut last_begins, mut last_ends) = (first, None, first, HEADER);
     if let Some(last) = segments.back() {
         let mut bytes = vec![0; usize::try_from(last.size).unwrap_or(usize::MAX)];
@@ -110,6 +107,43 @@ fn look_once(directory: &Path, spool_id: &str, first: u64, acknowledged: u64) ->
     let segments = segments.into_iter().map(Arc::new).collect();
     let log = Log::new(folder, spool_id, segments, first, end, next_number);
     Ok(Look { log, newest, faults, needed, last_begins, last_ends, unused })
+}
+
+/// Takes out the files that never had a record and that a start has put another one in the place of ([`Look::go_on`]): that one is
+/// durable before the empty one goes, so a kill or a power cut between the two leaves both.
+fn without_replaced(segments: VecDeque<Segment>) -> (Vec<PathBuf>, VecDeque<Segment>) {
+    let place = |segment: &Segment| {
+        let Header { first_offset, previous, previous_end, .. } = segment.header;
+        (first_offset, previous, previous_end)
+    };
+    let places: Vec<_> = segments.iter().map(place).skip(1).map(Some).chain([None]).collect();
+    let (mut replaced, mut others) = (Vec::new(), VecDeque::new());
+    for (segment, next) in segments.into_iter().zip(places) {
+        if next == Some(place(&segment)) {
+            replaced.push(segment.path);
+        } else {
+            others.push_back(segment);
+        }
+    }
+    (replaced, others)
+}
+
+/// Files of which the one behind says that they belong before it and that are not there, and such as have come between two that
+/// belong together. What a faulty header says of others counts for nothing.
+fn broken_links(segments: &VecDeque<Segment>, is_faulty: impl Fn(u64) -> bool) -> Vec<Faulty> {
+    let mut broken = Vec::new();
+    for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
+        let (number, previous) = (segment.header.number, next.header.previous);
+        if is_faulty(next.header.number) || previous == number {
+            continue;
+        }
+        if !segments.iter().any(|segment| segment.header.number == previous) {
+            broken.push(Faulty { file: file_name(previous), fault: "is missing" });
+        } else if !is_faulty(number) {
+            broken.push(Faulty { file: file_name(number), fault: "does not belong between its neighbours" });
+        }
+    }
+    broken
 }
 
 /// Whether there is any file of a log.
@@ -172,15 +206,10 @@ fn what_is(file: &File, size: u64, number: u64, spool_id: &str) -> io::Result<Fo
     }
 }
 
-/// A file whose header cannot be read: its records tell where it begins.
+/// A file whose header cannot be read: its records tell where it begins. What was before it nobody can tell.
 fn damaged(number: u64, first_offset: u64) -> Found {
-    let header = Header {
-        number,
-        first_offset,
-        previous: number.saturating_sub(1),
-        previous_end: first_offset,
-        spool_id: String::new(),
-    };
+    let header =
+        Header { number, first_offset, previous: 0, previous_end: first_offset, spool_id: String::new() };
     Found::Segment(header, Some("has a header that cannot be read"))
 }
 

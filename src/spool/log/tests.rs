@@ -316,3 +316,55 @@ fn records_of_another_spool_are_told() {
     let look = look(folder.path(), "other", 1, 3).unwrap();
     assert_eq!(look.faults[0].fault, "belongs to another spool");
 }
+
+#[test]
+fn an_empty_file_that_a_kill_left_beside_the_one_in_its_place_is_no_fault() {
+    let folder = TempDir::new().unwrap();
+    write(&mut open(folder.path(), 1, 1), 1..4, 10);
+    let (empty, kept) = (open(folder.path(), 1, 4).segment.path.clone(), folder.path().join("kept"));
+    std::fs::copy(&empty, &kept).unwrap();
+    let mut log = open(folder.path(), 1, 4);
+    assert!(!empty.exists());
+    write(&mut log, 4..6, 10);
+    drop(log);
+    // As often as it comes about.
+    for _ in 0..2 {
+        std::fs::copy(&kept, &empty).unwrap();
+        let log = open(folder.path(), 1, 6);
+        assert_eq!(offsets(log.log(), 0), [1, 2, 3, 4, 5]);
+        assert!(!empty.exists());
+    }
+}
+
+#[test]
+fn a_header_that_cannot_be_read_makes_no_file_missing_that_never_was() {
+    let folder = TempDir::new().unwrap();
+    write(&mut open(folder.path(), 1, 1), 1..4, 10);
+    // Numbers have gaps where an empty file was replaced.
+    drop(open(folder.path(), 1, 4));
+    let mut log = open(folder.path(), 1, 4);
+    write(&mut log, 4..6, 10);
+    let path = log.segment.path.clone();
+    drop(log);
+    File::options().write(true).open(&path).unwrap().write_all_at(b"??", 20).unwrap();
+    let look = look(folder.path(), ID, 1, 6).unwrap();
+    let faults: Vec<_> = look.faults.iter().map(|faulty| (Path::new(&faulty.file), faulty.fault)).collect();
+    assert_eq!(faults, [(Path::new(path.file_name().unwrap()), "has a header that cannot be read")]);
+}
+
+#[test]
+fn a_file_that_does_not_belong_where_it_is_is_told() {
+    let folder = TempDir::new().unwrap();
+    let mut log = open(folder.path(), 1, 1);
+    write(&mut log, 1..4, 10);
+    let (from, between) = (log.segment.path.clone(), super::folder(folder.path()).join(file_name(2)));
+    drop(log);
+    drop(open(folder.path(), 1, 4));
+    write(&mut open(folder.path(), 1, 4), 4..6, 10);
+    let mut page = std::fs::read(from).unwrap();
+    let header = Header { number: 2, first_offset: 2, previous: 1, ..Header::decode(&page).unwrap() };
+    page[..HEADER as usize].copy_from_slice(&header.encode());
+    std::fs::write(between, page).unwrap();
+    let look = look(folder.path(), ID, 1, 6).unwrap();
+    assert_eq!(look.faults[0].fault, "does not belong between its neighbours");
+}
