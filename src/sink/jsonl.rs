@@ -3,9 +3,12 @@
 //! [`Sink::publish`] fills a buffer; [`Sink::flush`] writes and syncs it and then resolves the acks. A write that failed
 //! half-way leaves a torn line: after [`Sink::reset`] a fresh line is begun, so that readers lose that one line only,
 //! and the worker publishes its event again.
+//!
+//! A named pipe is refused: what is written to it is gone when nobody reads it, and nothing tells.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +25,8 @@ pub const REASONS: &[&str] = &["reset", "write"];
 const BUFFER_BYTES: usize = 1 << 20;
 /// The path that means standard output.
 const STDOUT: &str = "-";
+/// Events hold what callers said, so a file that is made here is its owner's alone, as the spool's files are.
+const MODE: u32 = 0o600;
 
 /// The section as it is written.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -52,6 +57,11 @@ impl JsonlOptions {
             format!("{} is a directory", path.display())
         } else if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
             format!("{} is not a directory", folder.display())
+        } else if is_pipe(&path) {
+            format!(
+                "{} is a pipe: what nobody reads from it would count as delivered; name a file, or - for standard output",
+                path.display()
+            )
         } else {
             return Some(JsonlConfig { path: Some(path) });
         };
@@ -70,7 +80,7 @@ pub struct JsonlSink {
 
 enum Output {
     Stdout,
-    /// A regular file is synced; a pipe or a terminal cannot be.
+    /// A regular file is synced; a device cannot be.
     File {
         file: File,
         regular: bool,
@@ -133,11 +143,15 @@ impl JsonlSink {
 impl Output {
     fn open(config: &JsonlConfig) -> io::Result<Output> {
         let Some(path) = &config.path else { return Ok(Output::Stdout) };
+        if is_pipe(path) {
+            return Err(io::Error::other("it has become a pipe"));
+        }
         let created = !path.exists();
-        let mut file = File::options().read(true).append(true).create(true).open(path).or_else(|_| {
-            // A pipe or a terminal may be writable only.
-            File::options().append(true).open(path)
-        })?;
+        let mut file =
+            File::options().read(true).append(true).create(true).mode(MODE).open(path).or_else(|_| {
+                // A device may be writable only.
+                File::options().append(true).open(path)
+            })?;
         let regular = file.metadata()?.is_file();
         if regular && ends_torn(&mut file)? {
             file.write_all(b"\n")?;
@@ -162,6 +176,11 @@ impl Output {
             }
         }
     }
+}
+
+/// Whether there is something of which nobody can tell that what was written to it was read.
+fn is_pipe(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| found.file_type().is_fifo() || found.file_type().is_socket())
 }
 
 fn ends_torn(file: &mut File) -> io::Result<bool> {

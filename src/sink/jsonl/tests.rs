@@ -80,6 +80,34 @@ async fn a_reset_drops_what_was_not_written_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_pipe_is_refused_also_where_it_comes_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events");
+    let mut sink = sink(&path);
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let mut problems = Problems::default();
+    let options = JsonlOptions { path: path.display().to_string() };
+    assert!(options.validate("sinks.file", &mut problems).is_none());
+    assert_eq!(problems.found()[0].key, "sinks.file.path");
+    let ack = sink.publish(&message("101", 1)).await.unwrap();
+    let error = sink.flush().await.unwrap_err();
+    assert_eq!((error.disposition, error.reason), (Disposition::Retry, "write"));
+    assert_eq!(ack.await.unwrap_err().reason, "write");
+}
+
+#[tokio::test]
+async fn a_file_that_is_made_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events");
+    let mut sink = sink(&path);
+    let ack = sink.publish(&message("101", 1)).await.unwrap();
+    sink.flush().await.unwrap();
+    ack.await.unwrap();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
 async fn a_full_device_is_a_retry() {
     let mut sink = sink(Path::new("/dev/full"));
     let ack = sink.publish(&message("101", 1)).await.unwrap();
