@@ -337,7 +337,7 @@ impl Worker {
         if room && let Some(waiting) = flow.waiting.pop_front() {
             return self.publish(flow, waiting).await;
         }
-        self.sink.flush().await?;
+        self.flush().await?;
         flow.pace(self.config.window).await;
         if flow.in_flight.is_empty() {
             if stopping {
@@ -593,6 +593,18 @@ impl Worker {
     async fn hand_over(&mut self, message: &Message) -> Result<Result<Ack, DeliveryError>, Ended> {
         let published = or_stopped(&self.stop, &self.config.sink, self.sink.publish(message)).await;
         published.ok_or(Ended::Stopped)
+    }
+
+    /// Has the sink write out what it holds, for which it has as long as for a confirmation.
+    async fn flush(&mut self) -> Result<(), Ended> {
+        let limit = self.config.stall_timeout;
+        let late = |_| {
+            let detail = format!("what was to be written was not taken for {} s", limit.as_secs());
+            Err(DeliveryError::retry("stalled", detail))
+        };
+        let flushed = tokio::time::timeout(limit, self.sink.flush());
+        let flushed = or_stopped(&self.stop, &self.config.sink, flushed).await.ok_or(Ended::Stopped)?;
+        Ok(flushed.unwrap_or_else(late)?)
     }
 
     /// The first event in flight has its result.

@@ -179,6 +179,12 @@ pub trait Sink: Send {
     }
 
     /// Pushes out what a sink may have buffered, before the worker waits for something else. Most need nothing.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    ///
+    /// # Cancel safety
+    /// Must not be dropped before it is done, but to reset or close the sink next.
     fn flush(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
         Box::pin(std::future::ready(Ok(())))
     }

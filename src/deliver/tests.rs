@@ -64,6 +64,8 @@ struct FakeSink {
     retains_states: bool,
     /// A reset has no end.
     hangs: bool,
+    /// Nor has a flush.
+    keeps: bool,
 }
 
 impl Sink for FakeSink {
@@ -101,6 +103,13 @@ impl Sink for FakeSink {
         self.retains_states.then(|| format!("state.{}", event.agent_id).into())
     }
 
+    fn flush(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
+        if self.keeps {
+            return Box::pin(std::future::pending());
+        }
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
         let mut book = self.book.lock().unwrap();
         book.resets += 1;
@@ -132,6 +141,8 @@ struct Bench {
     retains_states: bool,
     /// A reset of the sink has no end.
     hangs: bool,
+    /// A flush of the sink has no end.
+    keeps: bool,
     traces: Traces,
 }
 
@@ -213,6 +224,7 @@ impl Bench {
             router: None,
             retains_states: false,
             hangs: false,
+            keeps: false,
             traces: Traces::default(),
         }
     }
@@ -256,7 +268,8 @@ impl Bench {
         };
         let book = Arc::<Mutex<Book>>::default();
         let (script, retains_states) = (Box::new(script), self.retains_states);
-        let fake = FakeSink { book: book.clone(), script, retains_states, hangs: self.hangs };
+        let (book_of, hangs, keeps) = (book.clone(), self.hangs, self.keeps);
+        let fake = FakeSink { book: book_of, script, retains_states, hangs, keeps };
         let reader = self.spool.reader(sink).unwrap();
         let (spool, metrics, stop) = (self.spool.clone(), self.metrics.clone(), self.stop.clone());
         let worker = Worker::new(config, Box::new(fake), spool, reader, metrics, Clock::system(), stop);
@@ -749,6 +762,27 @@ async fn a_stop_gives_up_on_a_client_that_takes_nothing() {
         assert_eq!(bench.cursor("one"), 1, "what was not taken stays in the spool");
         bench.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_written_out_counts_as_a_failure_and_does_not_hold_a_stop() {
+    let mut bench = Bench::open();
+    bench.keeps = true;
+    bench.push_singles(1).await;
+    let stalls = || bench.counted(&bench.metrics.sink_retries, "stalled");
+    let running = bench.start_with("one", 100, Duration::from_millis(100), |_, _| Verdict::Hold);
+    until("a stall", || stalls() >= 1 && bench.state("one") == 0).await;
+    bench.stop.cancel();
+    assert!(running.ended().await.lock().unwrap().closed);
+    let stalled = stalls();
+    // Far more than a stop may take.
+    bench.stop = CancellationToken::new();
+    let running = bench.start_with("one", 100, Duration::from_secs(3600), |_, _| Verdict::Hold);
+    running.published(1).await;
+    bench.stop.cancel();
+    assert!(running.ended().await.lock().unwrap().closed);
+    assert_eq!((bench.counted(&bench.metrics.sink_retries, "stalled"), bench.cursor("one")), (stalled, 1));
+    bench.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,15 +5,21 @@
 //! and the worker publishes its event again.
 //!
 //! A named pipe is refused: what is written to it is gone when nobody reads it, and nothing tells.
+//!
+//! A pipe that nobody reads, or a file system that is away, holds a write for as long as it likes, and no system takes a write
+//! back. So one that the worker has given up goes on, and the next one waits for it: two would tear each other's lines.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::FutureExt;
 use serde::Deserialize;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::config::Problems;
 use crate::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
@@ -21,8 +27,10 @@ use crate::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
 /// Every reason of this sink's [`DeliveryError`]s.
 pub const REASONS: &[&str] = &["reset", "write"];
 
-/// Bounds the memory of a worker that never flushes.
+/// What is worth a write before there is a flush.
 const BUFFER_BYTES: usize = 1 << 20;
+/// What a clean end may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The path that means standard output.
 const STDOUT: &str = "-";
 /// Events hold what callers said, so a file that is made here is its owner's alone, as the spool's files are.
@@ -76,6 +84,14 @@ pub struct JsonlSink {
     output: Option<Arc<Output>>,
     buffer: Vec<u8>,
     waiting: Vec<oneshot::Sender<Result<(), DeliveryError>>>,
+    /// A write under way.
+    writing: Option<Writing>,
+}
+
+/// A write under way, which gives back what it needed, and who waits for it.
+struct Writing {
+    written: JoinHandle<io::Result<(Arc<Output>, Vec<u8>)>>,
+    waiting: Vec<oneshot::Sender<Result<(), DeliveryError>>>,
 }
 
 enum Output {
@@ -91,12 +107,16 @@ impl JsonlSink {
     /// A sink that opens its file at the first flush.
     #[must_use]
     pub fn new(config: JsonlConfig) -> JsonlSink {
-        JsonlSink { config, output: None, buffer: Vec::new(), waiting: Vec::new() }
+        JsonlSink { config, output: None, buffer: Vec::new(), waiting: Vec::new(), writing: None }
     }
 
     async fn add(&mut self, message: &Message) -> Result<Ack, DeliveryError> {
-        if self.buffer.len() >= BUFFER_BYTES {
-            self.write_out().await?;
+        // Nobody waits here: what is in flight is bounded by the worker, who knows how long a flush may take.
+        if self.buffer.len() >= BUFFER_BYTES
+            && let Some(written) = self.written().now_or_never()
+        {
+            written?;
+            self.begin_write();
         }
         // What the gateway said is verbatim, and it may have written it on several lines: blanks are all they mean in JSON.
         let event = message.structured();
@@ -112,27 +132,43 @@ impl JsonlSink {
     }
 
     async fn write_out(&mut self) -> Result<(), DeliveryError> {
+        self.written().await?;
         if self.buffer.is_empty() {
             return Ok(());
         }
+        self.begin_write();
+        self.written().await
+    }
+
+    /// Begins to write what is in the buffer. There is no write under way.
+    fn begin_write(&mut self) {
         let lines = std::mem::take(&mut self.buffer);
         let waiting = std::mem::take(&mut self.waiting);
         let (output, config) = (self.output.take(), self.config.clone());
         let written = tokio::task::spawn_blocking(move || {
             let output = output.map_or_else(|| Output::open(&config).map(Arc::new), Ok)?;
             output.write(&lines)?;
-            Ok::<_, io::Error>((output, lines))
+            Ok((output, lines))
         });
-        let outcome = match written.await {
+        self.writing = Some(Writing { written, waiting });
+    }
+
+    /// Waits for the write under way, if there is one.
+    async fn written(&mut self) -> Result<(), DeliveryError> {
+        let Some(writing) = &mut self.writing else { return Ok(()) };
+        let outcome = match (&mut writing.written).await {
             Ok(Ok((output, mut lines))) => {
-                lines.clear();
-                (self.output, self.buffer) = (Some(output), lines);
+                self.output = Some(output);
+                if self.buffer.is_empty() {
+                    lines.clear();
+                    self.buffer = lines;
+                }
                 Ok(())
             }
             Ok(Err(error)) => Err(DeliveryError::retry("write", error.to_string())),
             Err(error) => Err(DeliveryError::retry("write", error.to_string())),
         };
-        for resolve in waiting {
+        for resolve in self.writing.take().into_iter().flat_map(|writing| writing.waiting) {
             // The worker may have dropped its ack.
             drop(resolve.send(outcome.clone()));
         }
@@ -212,12 +248,17 @@ impl Sink for JsonlSink {
         self.buffer.clear();
         self.waiting.clear();
         self.output = None;
+        if let Some(writing) = &mut self.writing {
+            writing.waiting.clear();
+        }
         Box::pin(std::future::ready(Ok(())))
     }
 
     fn close(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            if let Err(error) = self.write_out().await {
+            let late = |_| Err(DeliveryError::retry("stalled", "the output takes nothing"));
+            let written = tokio::time::timeout(CLOSE_TIMEOUT, self.write_out()).await.unwrap_or_else(late);
+            if let Err(error) = written {
                 tracing::warn!(%error, "the last lines were not written; they stay in the spool");
             }
             self.output = None;

@@ -1,3 +1,6 @@
+use std::io::BufRead;
+use std::os::fd::AsRawFd;
+
 use super::*;
 use crate::sink::Disposition;
 use crate::sink::testing::message;
@@ -114,6 +117,46 @@ async fn a_full_device_is_a_retry() {
     let error = sink.flush().await.unwrap_err();
     assert_eq!((error.disposition, error.reason), (Disposition::Retry, "write"));
     assert_eq!(ack.await.unwrap_err().reason, "write");
+}
+
+#[tokio::test]
+async fn a_write_that_was_given_up_goes_on_and_no_other_tears_its_lines() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut sink = sink(Path::new(&format!("/proc/self/fd/{}", writer.as_raw_fd())));
+    // More than a pipe holds.
+    let mut large = message("101", 1);
+    let content = serde_json::Value::String("x".repeat(200_000));
+    let content = serde_json::value::to_raw_value(&content).unwrap();
+    Arc::make_mut(&mut large.event).data.raw.content = Some(crate::event::data::Verbatim::of(&content));
+    for _ in 0..2 {
+        let ack = sink.publish(&large).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(100), sink.flush()).await.is_err());
+        sink.reset().await.unwrap();
+        assert_eq!(ack.await.unwrap_err().reason, "reset");
+    }
+    let ack = sink.publish(&message("101", 2)).await.unwrap();
+    let lines = std::thread::spawn(|| {
+        let lines = io::BufReader::new(reader).lines().take(2);
+        lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect::<Vec<serde_json::Value>>()
+    });
+    sink.flush().await.unwrap();
+    ack.await.unwrap();
+    let ids: Vec<_> = lines.join().unwrap().iter().map(|event| event["id"].clone()).collect();
+    assert_eq!(ids, ["101-1", "101-2"]);
+}
+
+#[tokio::test]
+async fn an_output_that_takes_nothing_does_not_hold_the_end() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut sink = sink(Path::new(&format!("/proc/self/fd/{}", writer.as_raw_fd())));
+    for sequence in 0..2000 {
+        drop(sink.publish(&message("101", sequence)).await.unwrap());
+    }
+    let began = std::time::Instant::now();
+    sink.close().await;
+    assert!((CLOSE_TIMEOUT..Duration::from_secs(10)).contains(&began.elapsed()), "{:?}", began.elapsed());
+    // The runtime waits for the write.
+    std::thread::spawn(move || io::copy(&mut reader, &mut io::sink()));
 }
 
 #[test]
