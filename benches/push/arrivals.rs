@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::{Buf, BytesMut};
-use rdkafka::Message;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::{Message, Offset};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Connect, Filter, Packet, Subscribe};
 
 use crate::load::now_millis;
+use crate::support::kafka::assign;
 
 /// The member of `data.raw` that carries the time of sending.
 const TIME: &[u8] = b"\"eventGenTime\":";
@@ -38,6 +39,11 @@ impl Arrivals {
         }
     }
 
+    /// How many there are so far.
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Those so far, sorted; from now on they are counted anew.
     pub(crate) fn take(&self) -> Vec<u64> {
         let mut taken = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
@@ -46,16 +52,17 @@ impl Arrivals {
     }
 }
 
-/// Reads a topic of Kafka on a thread of its own until it is told to stop.
+/// Reads a topic of Kafka, from its begin so that nothing is missed, on a thread of its own until it is told to stop.
 pub(crate) fn of_kafka(
     config: &ClientConfig,
     topic: &str,
+    partitions: i32,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<(Arrivals, JoinHandle<()>)> {
     let mut config = config.clone();
-    config.set("group.id", "bench").set("auto.offset.reset", "latest").set("fetch.wait.max.ms", "5");
+    config.set("group.id", "bench").set("fetch.wait.max.ms", "5");
     let consumer: BaseConsumer = config.create()?;
-    consumer.subscribe(&[topic]).context("cannot subscribe")?;
+    assign(&consumer, topic, (0..partitions).map(|partition| (partition, Offset::Beginning)));
     let (arrivals, stop) = (Arrivals::default(), stop.clone());
     let noted = arrivals.clone();
     let thread = std::thread::spawn(move || {

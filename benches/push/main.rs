@@ -40,6 +40,7 @@ mod support;
 
 mod against;
 mod arrivals;
+mod end_to_end;
 mod floor;
 #[path = "../common/load.rs"]
 mod load;
@@ -50,6 +51,7 @@ mod relay;
 #[path = "../common/talking.rs"]
 mod talking;
 
+use end_to_end::end_to_end;
 use load::{Connection, Pace, Push, Times};
 use output::Output;
 use relay::{PARTITIONS, TOPIC};
@@ -65,6 +67,10 @@ const FLOOR_TOKEN: &str = "K0000000000000000000000000000000000000";
 const STEADY: usize = 64;
 /// Not counted: connections, caches and the first growth of files.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// How long the events of a run may take, far longer than any that a target lets pass.
+const ARRIVAL: Duration = Duration::from_secs(30);
+/// When nothing has come for so long, nothing more does.
+const QUIET: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -214,7 +220,7 @@ async fn relay_rows(name: &'static str, options: &Options, rows: &mut Vec<Value>
     let stop = Arc::new(AtomicBool::new(false));
     let consumers = match (&kafka, &mosquitto) {
         (Some(kafka), Some(mosquitto)) => {
-            let (of_kafka, thread) = arrivals::of_kafka(&kafka.client_config(), TOPIC, &stop)?;
+            let (of_kafka, thread) = arrivals::of_kafka(&kafka.client_config(), TOPIC, PARTITIONS, &stop)?;
             let of_mqtt = arrivals::of_mqtt(mosquitto.port(), "ccrelay/#")?;
             Some(([("kafka", of_kafka), ("mqtt", of_mqtt)], thread))
         }
@@ -250,11 +256,11 @@ async fn measure(
     let mut greatest: f64 = 0.0;
     for connections in &options.connections {
         let run = Run { connections: *connections, pace: Pace::Flat, threads };
-        let row = one(server, run, length)?;
+        let (row, _) = one(server, run, length)?;
         greatest = greatest.max(per_second(&row));
         rows.push(row);
     }
-    rows.push(one(server, Run { connections: STEADY, pace: Pace::Flat, threads: 2 * threads }, length)?);
+    rows.push(one(server, Run { connections: STEADY, pace: Pace::Flat, threads: 2 * threads }, length)?.0);
 
     let mut rates = [0.1, 0.5, 0.9].map(|share| (greatest * share, share.to_string())).to_vec();
     if server.name == "stopped" {
@@ -265,11 +271,13 @@ async fn measure(
         if let Some(consumers) = consumers {
             drained(consumers).await;
         }
-        let mut row = one(server, Run { connections: STEADY, pace: Pace::PerSecond(rate), threads }, length)?;
+        let run = Run { connections: STEADY, pace: Pace::PerSecond(rate), threads };
+        let (mut row, pushes) = one(server, run, length)?;
         row["share"] = json!(share);
         for (broker, arrivals) in consumers.into_iter().flatten() {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            row[*broker] = end_to_end(broker, &arrivals.take());
+            arrived(arrivals, pushes).await;
+            row[*broker] = end_to_end(pushes, &arrivals.take());
+            println!("{broker:>15} end to end: {}", row[*broker]);
         }
         rows.push(row);
     }
@@ -288,33 +296,31 @@ fn asked(rows: &[Value], server: &str, share: &str) -> Option<f64> {
 /// Waits until nothing more arrives: what came of a run as fast as can be must not stand before the next run's events.
 async fn drained(consumers: Consumers<'_>) {
     for (_, arrivals) in consumers {
-        while !arrivals.take().is_empty() {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+        loop {
+            tokio::time::sleep(QUIET).await;
+            if arrivals.take().is_empty() {
+                break;
+            }
         }
     }
 }
 
-fn end_to_end(broker: &str, took: &[u64]) -> Value {
-    let at =
-        |q: f64| took.get(((took.len().max(1) - 1) as f64 * q).round() as usize).copied().unwrap_or_default();
-    println!(
-        "{:>15} end to end: {:>9} events, p50 {} ms, p99 {} ms, p99.9 {} ms",
-        broker,
-        took.len(),
-        at(0.5),
-        at(0.99),
-        at(0.999)
-    );
-    json!({ "events": took.len(), "p50_ms": at(0.5), "p99_ms": at(0.99), "p999_ms": at(0.999) })
+/// Waits until the events of so many pushes are there, for as long as they may take.
+async fn arrived(arrivals: &arrivals::Arrivals, pushes: usize) {
+    let begin = Instant::now();
+    while arrivals.count() < pushes && begin.elapsed() < ARRIVAL {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
-fn one(server: &Server, run: Run, length: Duration) -> anyhow::Result<Value> {
+/// One run as a row, and how many pushes it was with those that are not counted.
+fn one(server: &Server, run: Run, length: Duration) -> anyhow::Result<(Value, usize)> {
     // The load has threads of its own and this one waits for them; consumers go on beside it.
     tokio::task::block_in_place(|| {
         let mut connections = load::connect(server.address, &server.ca, run.connections, &server.pushes)?;
-        load::run(&mut connections, run.pace, WARM_UP.min(length), run.threads)?;
+        let warm_up = load::run(&mut connections, run.pace, WARM_UP.min(length), run.threads)?;
         let (times, used) = run_on(server.pid, &mut connections, run, length)?;
-        Ok(print(server, run, &times, used))
+        Ok((print(server, run, &times, used), warm_up.took.len() + times.took.len()))
     })
 }
 

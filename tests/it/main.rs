@@ -1,6 +1,7 @@
 //! Tests against real brokers, in one binary so that they can share them. `make setup` fetches what they need.
 
 mod admin;
+mod benches;
 mod conservation;
 mod judge;
 mod poll;
