@@ -9,7 +9,8 @@
 //! The spool is filled first. Then the real binary is started with it, Kafka there and Mosquitto away: that is *ready* and
 //! *Kafka*. When Kafka has all, Mosquitto comes: that is *MQTT*, quality of service 1. Rates are those of confirmed events,
 //! from the first second in which any was confirmed to the second in which the backlog was gone. Beside them stands what each
-//! broker takes from its own tool on the same machine: `kafka-producer-perf-test` and `mosquitto_pub`.
+//! broker takes from its own tool on the same machine: `kafka-producer-perf-test`, with events as the sink writes them and after a
+//! run that warms the broker up, and `mosquitto_pub`.
 
 use std::io::Write;
 use std::path::Path;
@@ -19,6 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use ccrelay::event::normalise::{RecordView, normalise};
+use ccrelay::event::state::AgentSnapshot;
+use ccrelay::sink::{Message, Purpose};
+use ccrelay::spool::NewRecord;
 use clap::Parser;
 use serde_json::json;
 
@@ -43,8 +48,10 @@ use support::mosquitto::Mosquitto;
 use support::relay::Relay;
 use support::usage::Usage;
 
-/// Bytes of the messages of the brokers' own tools, about as many as an event has.
+/// Bytes of the messages of Mosquitto's own tool, about as many as an event has.
 const TOOL_BYTES: usize = 900;
+/// Events among which Kafka's own tool chooses, so many that none is twice in a batch.
+const TOOL_EVENTS: u64 = 10_000;
 const AGENTS: std::ops::RangeInclusive<u32> = 5001..=5064;
 const CONNECTIONS: usize = 16;
 /// How often counters and memory are looked at.
@@ -61,8 +68,8 @@ struct Options {
     /// Give a drain up after so many seconds; its rate is then that of what went out.
     #[arg(long, default_value_t = 120)]
     patience: u64,
-    /// Messages of the brokers' own tools.
-    #[arg(long, default_value_t = 200_000)]
+    /// Messages of Kafka's own tool; Mosquitto's, which is fast from its begin, has a fifth of them.
+    #[arg(long, default_value_t = 1_000_000)]
     tool_messages: usize,
     #[command(flatten)]
     output: Output,
@@ -75,7 +82,7 @@ async fn main() -> anyhow::Result<()> {
     kafka.create_topic(TOPIC, PARTITIONS, &[]).await;
     kafka.create_topic("tool", PARTITIONS, &[]).await;
     let limits =
-        [kafka_limit(&kafka, options.tool_messages)?, mqtt_limit(&mosquitto, options.tool_messages)?];
+        [kafka_limit(&kafka, options.tool_messages)?, mqtt_limit(&mosquitto, options.tool_messages / 5)?];
     mosquitto.stop().await;
 
     let sinks = relay::sinks(&kafka.address(), &mosquitto.url());
@@ -190,29 +197,51 @@ async fn drain(relay: &Relay, sink: &str, options: &Options) -> anyhow::Result<D
     Ok(Drained { events, per_second: events / secs, processor_us, most_mib })
 }
 
-/// Records a second that Kafka takes from its own tool, with the properties of the sink.
+/// Records a second that Kafka takes from its own tool, with the properties of the sink and events as it writes them. The broker
+/// is warm, as the drain finds it.
 fn kafka_limit(kafka: &Kafka, messages: usize) -> anyhow::Result<f64> {
+    let mut events = tempfile::NamedTempFile::new()?;
+    for number in 0..TOOL_EVENTS {
+        events.write_all(&event(number)?)?;
+        events.write_all(b"\n")?;
+    }
+    kafka_tool(kafka, messages.div_ceil(4), events.path())?;
+    kafka_tool(kafka, messages, events.path())
+}
+
+/// A whole event in one line: what the sink says in headers stands in it, since the tool has none.
+fn event(number: u64) -> anyhow::Result<Vec<u8>> {
+    let NewRecord { kind, received_at, agent, body, .. } = spool::record(number);
+    let record = RecordView {
+        spool_id: "k3v9",
+        offset: number,
+        kind,
+        received_at,
+        gateway: &agent.gateway,
+        agent_id: &agent.agent_id,
+        sequence: number,
+        repeats: &[],
+        before: &AgentSnapshot::default(),
+        body: &body,
+    };
+    let event = normalise(&record)?.into_iter().next().context("no event")?;
+    let (topic, purpose) = (TOPIC.into(), Purpose::default());
+    Ok(Message { event: Arc::new(event), topic, purpose, trace: None }.structured())
+}
+
+fn kafka_tool(kafka: &Kafka, messages: usize, events: &Path) -> anyhow::Result<f64> {
     let servers = format!("bootstrap.servers={}", kafka.address());
-    let (messages, bytes) = (messages.to_string(), TOOL_BYTES.to_string());
-    let said =
-        kafka.tool(
-            "org.apache.kafka.tools.ProducerPerformance",
-            &[
-                &[
-                    "--topic",
-                    "tool",
-                    "--num-records",
-                    &messages,
-                    "--record-size",
-                    &bytes,
-                    "--throughput",
-                    "-1",
-                ][..],
-                &["--producer-props", &servers, "acks=all", "enable.idempotence=true", "linger.ms=5"],
-                &["batch.size=131072", "compression.type=zstd"],
-            ]
-            .concat(),
-        );
+    let (messages, events) = (messages.to_string(), events.to_str().context("a plain path")?);
+    let said = kafka.tool(
+        "org.apache.kafka.tools.ProducerPerformance",
+        &[
+            &["--topic", "tool", "--num-records", &messages, "--payload-file", events, "--throughput", "-1"]
+                [..],
+            &["--producer-props", &servers, "acks=all", "enable.idempotence=true", "linger.ms=5"],
+            &["batch.size=131072", "compression.type=zstd"],
+        ]
+        .concat(),
+    );
     let line = said.lines().rev().find(|line| line.contains("records/sec")).context("no rate")?;
     let rate = line.split(" records/sec").next().and_then(|before| before.rsplit([' ', ',']).next());
     Ok(rate.context("no rate")?.parse()?)

@@ -200,16 +200,21 @@ impl Kafka {
         self.folder.path().join(name).to_str().expect("a plain path").to_owned()
     }
 
-    /// Runs a tool of Kafka to its end, and gives what it said.
+    /// Runs a tool of Kafka that is to be as fast as it can be to its end, and gives what it said.
     pub(crate) fn tool(&self, class: &str, arguments: &[&str]) -> String {
         let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        run(&self.java(class, &arguments))
+        run(&self.java_with(&["-Xmx512m"], class, &arguments))
     }
 
+    /// What is to be there soon rather than fast later.
     fn java(&self, class: &str, arguments: &[String]) -> Vec<String> {
-        let mut command = ["java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-            .map(str::to_owned)
-            .to_vec();
+        let flags = ["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+        self.java_with(&flags, class, arguments)
+    }
+
+    fn java_with(&self, flags: &[&str], class: &str, arguments: &[String]) -> Vec<String> {
+        let mut command = vec!["java".to_owned()];
+        command.extend(flags.iter().map(|flag| (*flag).to_owned()));
         command.push(format!("-Dlog4j2.configurationFile={}", self.path("log4j2.properties")));
         command.extend(["-cp".to_owned(), format!("{}/*", library().display()), class.to_owned()]);
         command.extend_from_slice(arguments);
