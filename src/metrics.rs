@@ -314,7 +314,8 @@ metrics! {
     roster_reload_failures: IntCounter = "ccrelay_roster_reload_failures_total";
     /// Rosters whose files as they are now are not in force.
     rosters_stale: IntGauge = "ccrelay_rosters_stale";
-    /// The least number of seconds before the gateway would sign out any agent; the limit itself when all is well.
+    /// The least number of seconds before the gateway would sign out any agent; when all is well sign_out_limit_secs less the time since
+    /// the oldest heartbeat, and the limit itself while nobody is signed in.
     sign_out_budget: GaugeVec = "ccrelay_sign_out_budget_seconds" ["gateway"];
 }
 

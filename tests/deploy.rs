@@ -214,6 +214,31 @@ fn every_query_of_the_dashboard_is_one() {
 }
 
 #[test]
+fn the_time_to_a_sign_out_is_red_where_somebody_is_about_to_be_signed_out_and_by_no_limit_of_its_own() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let panel = panels.iter().find(|p| p["type"] == "stat" && p["title"] == "Seconds to the first sign-out");
+    let panel = panel.expect("a panel");
+    let fields = &panel["fieldConfig"];
+    assert!(fields["defaults"]["thresholds"].is_null(), "limits are the gateway's: {fields}");
+    assert_eq!(fields["defaults"]["color"]["fixedColor"], "green");
+    let red = &fields["overrides"][0];
+    assert_eq!(
+        (&red["matcher"]["options"], &red["properties"][0]["value"]["fixedColor"]),
+        (&"B".into(), &"red".into())
+    );
+    for (at, (name, word)) in [("A", " unless "), ("B", " and ")].into_iter().enumerate() {
+        let target = &panel["targets"][at];
+        let query = target["expr"].as_str().expect("a query");
+        assert!(
+            query.contains(&format!("{word}on() (sum(ccrelay_agents_about_to_be_signed_out{{")),
+            "{query}"
+        );
+        assert!(target["refId"] == name && target["instant"] == true, "{target}");
+    }
+}
+
+#[test]
 fn commands_of_runbook_operation_and_security_exist() {
     let mut seen = 0;
     let pages = [RUNBOOK, OPERATION, SECURITY, FIRST_HOUR];
