@@ -506,6 +506,17 @@ fn the_rendered_chart_is_of_this_chart_and_as_strict_as_it_says() {
         "run deploy/helm/render: the chart has changed"
     );
 
+    // What deploy/helm/render has seen the chart refuse.
+    for refused in [
+        "[callback] listen must have the port 8443",
+        "operations.tls must be true",
+        "config must have certificate_file and key_file in [operations]",
+        "which is 20",
+        "which is 40",
+    ] {
+        assert!(RENDERED.contains(&format!("\n# refused: {refused}\n")), "{refused}");
+    }
+
     for line in [
         "kind: StatefulSet",
         "replicas: 1",
