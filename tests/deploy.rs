@@ -1,6 +1,7 @@
 //! What `deploy/` and the runbook say of metrics, alerts and commands is true of this release.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -471,6 +472,24 @@ fn the_compose_file_has_a_configuration_that_passes_and_a_gateway_that_starts() 
         .replace("/etc/prometheus/ccrelay.rules.yml", &rules.display().to_string());
     std::fs::write(folder.path().join("prometheus.yml"), prometheus).expect("it can be written");
     succeeds(&promtool(&["check", "config", "prometheus.yml"], folder.path()));
+}
+
+#[test]
+fn what_the_compose_file_needs_is_readable_in_its_containers_and_a_missing_openssl_is_said() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let (script, made) = (deploy("compose/prepare").display().to_string(), folder.path().join("local"));
+    let made_as_text = made.display().to_string();
+    let private = ["-c", "umask 077; \"$@\"", "bash", &script, &made_as_text];
+    succeeds(&tool("bash", &private, folder.path()));
+    for (path, mode) in [(made.clone(), 0o755), (made.join("gateway.key"), 0o644)] {
+        let has = std::fs::metadata(&path).expect("it was made").permissions().mode();
+        assert_eq!(has & 0o777, mode, "{}", path.display());
+    }
+    let nowhere =
+        Command::new("/bin/bash").args([&script, &made_as_text]).env("PATH", folder.path()).output();
+    let nowhere = nowhere.expect("bash starts");
+    let said = String::from_utf8_lossy(&nowhere.stderr);
+    assert!(!nowhere.status.success() && said.contains("openssl is not there"), "{said}");
 }
 
 #[test]
