@@ -587,15 +587,18 @@ fn the_rendered_chart_is_of_this_chart_and_as_strict_as_it_says() {
 #[test]
 fn the_package_has_manual_pages_and_completions_of_the_program() {
     let folder = tempfile::TempDir::new().expect("a folder");
+    let made = folder.path().join("made");
     let output = Command::new(deploy("deb/build"))
-        .arg(env!("CARGO_BIN_EXE_ccrelay"))
-        .env("CARGO_TARGET_DIR", folder.path())
+        .args([Path::new(env!("CARGO_BIN_EXE_ccrelay")), &made])
+        .env("CARGO_TARGET_DIR", folder.path().join("elsewhere"))
         .output()
         .expect("the script starts");
     succeeds(&output);
+    assert!(!folder.path().join("elsewhere").exists(), "cargo-deb looks for them in target/deb");
+    assert!(include_str!("../deploy/deb/build").contains("\nmade=${2:-target/deb}\n"));
     for file in ["man/ccrelay.1.gz", "man/ccrelay-run.1.gz", "ccrelay", "_ccrelay", "ccrelay.fish"] {
-        let made = std::fs::metadata(folder.path().join("deb").join(file));
-        assert!(made.is_ok_and(|made| made.len() > 100), "{file}");
+        let size = std::fs::metadata(made.join(file));
+        assert!(size.is_ok_and(|made| made.len() > 100), "{file}");
         let asset = if file.starts_with("man/") { "man/*" } else { file };
         assert!(MANIFEST.contains(&format!("[\"target/deb/{asset}\", ")), "{asset} is not in the package");
     }
