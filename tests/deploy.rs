@@ -605,6 +605,31 @@ fn the_package_has_manual_pages_and_completions_of_the_program() {
 }
 
 #[test]
+fn the_package_is_configured_also_where_its_configuration_was_removed() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let etc = folder.path().join("etc");
+    std::fs::create_dir(&etc).expect("a folder");
+    for (name, script) in [("adduser", "exit 0"), ("chown", "for file; do :; done; [ -e \"$file\" ]")] {
+        let file = folder.path().join(name);
+        std::fs::write(&file, format!("#!/bin/sh\n{script}\n")).expect("it can be written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    }
+    let script = include_str!("../deploy/deb/postinst").replace("/etc/ccrelay", &etc.display().to_string());
+    let configure = || {
+        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        let output =
+            Command::new("sh").args(["-c", &script, "postinst", "configure"]).env("PATH", path).output();
+        succeeds(&output.expect("sh starts"));
+    };
+    configure();
+    let file = etc.join("config.toml");
+    std::fs::write(&file, "").expect("it can be written");
+    configure();
+    let mode = std::fs::metadata(&file).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+}
+
+#[test]
 fn the_package_holds_what_the_unit_and_its_scripts_rely_on() {
     let manifest: toml::Value = toml::from_str(MANIFEST).expect("TOML");
     let deb = &manifest["package"]["metadata"]["deb"];
