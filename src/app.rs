@@ -547,11 +547,16 @@ impl Operations {
         Ok(Operations { address, entry, api, stop, ended })
     }
 
-    /// Ends it once those have their answers who take them within `patience`. Whoever reads slowly must not hold up the stop:
-    /// no heartbeat is sent any more.
+    /// Ends it once those have their answers who take them within `patience`, and what was asked for by others is done. Whoever reads
+    /// slowly must not hold up the stop: no heartbeat is sent any more.
     async fn stop(self, patience: Duration) {
         self.stop.cancel();
-        match tokio::time::timeout(patience, self.ended).await {
+        let ended = tokio::time::timeout(patience, async {
+            let ended = self.ended.await;
+            self.api.settled().await;
+            ended
+        });
+        match ended.await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => tracing::error!("the operations thread panicked"),
             Err(_elapsed) => tracing::warn!("answers of the operations listener were cut off"),

@@ -3,22 +3,25 @@
 //! Checks come in this order, each before the next costs anything: whether the API is on, path, method, **token, then
 //! body**. Who has a right token needs a place too (`places`). A call that changes something, or that gives a GUID away, leaves a line in the log with the name of its token. All lines
 //! that a call leaves carry its `request_id`: the caller's own of `X-Request-Id`, or one that is made here and answered.
-//! What changes sessions or the spool runs on the daemon's own runtime, to its end, also when the caller has gone.
+//! What changes something runs on the daemon's own runtime, to its end and to its line in the log, also when the caller has gone.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::{Request, Response};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::fault::{Fault, answer};
@@ -107,6 +110,8 @@ struct Inner {
     seats: Seats,
     problems: OnceLock<Problems>,
     pulse: Arc<Mutex<Pulse>>,
+    /// Calls that change something, while they are being answered.
+    changes: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -189,6 +194,7 @@ impl Api {
                 seats,
                 problems: OnceLock::new(),
                 pulse: Arc::default(),
+                changes: TaskTracker::new(),
                 stop,
             }),
         }
@@ -225,36 +231,46 @@ impl Api {
         }
     }
 
+    /// Waits for calls that change something, also those whose caller has gone.
+    pub async fn settled(&self) {
+        self.inner.changes.close();
+        self.inner.changes.wait().await;
+    }
+
     /// Answers one request.
     pub(super) async fn answer(&self, request: Request<Incoming>, from: &Incomer) -> Response<Page> {
-        let has_body = !request.body().is_end_stream();
-        let mut body_was_read = false;
+        let mut left = Left { body: !request.body().is_end_stream(), count: true };
         let given = request::given(request.headers());
         let request_id = given.map_or_else(|| from.id.to_string(), str::to_owned);
         let span = tracing::error_span!("api", request_id);
-        let result = self.try_answer(request, from, &mut body_was_read).instrument(span).await;
+        let result = self.try_answer(request, from, &mut left).instrument(span).await;
         let mut response = result.unwrap_or_else(|fault| fault.response().map(Page::from));
-        if (has_body && !body_was_read) || response.status() == StatusCode::UNAUTHORIZED {
+        if left.body || response.status() == StatusCode::UNAUTHORIZED {
             // What is left unread cannot be told from the next request; and the next guess costs a connection.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if let Ok(name) = HeaderValue::try_from(request_id) {
             response.headers_mut().insert(request::HEADER, name);
         }
-        let outcome = outcome(response.status());
-        self.inner.metrics.admin_requests.with_label_values(&[outcome]).inc();
+        if left.count {
+            self.count(response.status());
+        }
         response
+    }
+
+    fn count(&self, status: StatusCode) {
+        self.inner.metrics.admin_requests.with_label_values(&[outcome(status)]).inc();
     }
 
     async fn try_answer(
         &self,
         request: Request<Incoming>,
         from: &Incomer,
-        body_was_read: &mut bool,
+        left: &mut Left,
     ) -> Result<Response<Page>, Fault> {
         let (head, body) = request.into_parts();
-        let (route, params) = match routes::find(&head.method, head.uri.path()) {
-            Found::Route(route, params) => (route, params),
+        let route = match routes::find(&head.method, head.uri.path()) {
+            Found::Route(route) => route,
             Found::Methods(methods) => return Err(wrong_method(&methods)),
             Found::Nothing => {
                 return Err(Fault::not_found("there is no such path; /api/v1/openapi.json has all"));
@@ -270,36 +286,25 @@ impl Api {
             }
             authorised => authorised?,
         };
-        let _place = self.inner.places.take(route.endpoint)?;
+        let place = self.inner.places.take(route.endpoint)?;
         let body = read_body(body).await?;
-        *body_was_read = true;
+        left.body = false;
         let parts = self.inner.parts.get().ok_or_else(|| Fault::unavailable("ccrelay is starting"))?;
-        let call =
-            Call { route, params, query: head.uri.query().unwrap_or_default(), body, parts, api: self };
+        let runtime = parts.runtime.clone();
+        let asked =
+            Asked { api: self.clone(), parts: parts.clone(), route, uri: head.uri, body, _place: place };
         if let Some(follow) = live(route.endpoint) {
-            return follow(&call, self.inner.seats.take(self.admitted(&head.headers))?);
+            return follow(&asked.call(), self.inner.seats.take(self.admitted(&head.headers))?);
         }
-        let agent = call.params.agent();
-        let done = tokio::time::timeout(ANSWER_TIMEOUT, dispatch(call)).await;
-        let done = done.unwrap_or_else(|_| {
-            Err(Fault::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "it took too long; it may still be done"))
-        });
-        let done = done.unwrap_or_else(Fault::response);
-        if route.access == Access::Admin {
-            let (gateway, agent_id) = agent.unzip();
-            tracing::info!(
-                target: AUDIT_TARGET,
-                caller = %caller.name,
-                peer = %from.peer,
-                method = %route.method,
-                route = route.path,
-                gateway = gateway.as_ref().map(GatewayName::as_str),
-                agent_id = agent_id.as_ref().map(crate::event::AgentId::as_str),
-                status = done.status().as_u16(),
-                "call of the admin API"
-            );
-        }
-        Ok(done.map(Page::from))
+        let answer = if route.access == Access::Admin {
+            left.count = false;
+            let work = asked.answer_and_note(caller, from.peer).in_current_span();
+            let answer = self.inner.changes.spawn_on(work, &runtime).await;
+            answer.map_err(|error| Fault::internal("the call cannot be answered", &error))?
+        } else {
+            asked.answer().await
+        };
+        Ok(answer.map(Page::from))
     }
 
     /// The token that was found to be good, to be looked at again.
@@ -332,6 +337,65 @@ impl Api {
             return Err(fault.with(header::WWW_AUTHENTICATE, challenge));
         }
         Ok(caller)
+    }
+}
+
+/// What is left to be done with a request when its answer was found.
+struct Left {
+    /// Its body was not read.
+    body: bool,
+    /// It was not counted.
+    count: bool,
+}
+
+/// A request that may be answered, with all that its answer needs: whoever has asked may go away meanwhile.
+struct Asked {
+    api: Api,
+    parts: Parts,
+    route: &'static Route,
+    uri: Uri,
+    body: Bytes,
+    /// Is given back when this is dropped.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Asked {
+    fn call(&self) -> Call<'_> {
+        Call {
+            route: self.route,
+            params: self.route.params(self.uri.path()),
+            query: self.uri.query().unwrap_or_default(),
+            body: self.body.clone(),
+            parts: &self.parts,
+            api: &self.api,
+        }
+    }
+
+    async fn answer(&self) -> Response<Full<Bytes>> {
+        let done = tokio::time::timeout(ANSWER_TIMEOUT, dispatch(self.call())).await;
+        let done = done.unwrap_or_else(|_| {
+            Err(Fault::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "it took too long; it may still be done"))
+        });
+        done.unwrap_or_else(Fault::response)
+    }
+
+    /// Leaves a line in the log that says who has done what.
+    async fn answer_and_note(self, caller: Caller, peer: SocketAddr) -> Response<Full<Bytes>> {
+        let answer = self.answer().await;
+        let (gateway, agent_id) = self.route.params(self.uri.path()).agent().unzip();
+        tracing::info!(
+            target: AUDIT_TARGET,
+            caller = %caller.name,
+            %peer,
+            method = %self.route.method,
+            route = self.route.path,
+            gateway = gateway.as_ref().map(GatewayName::as_str),
+            agent_id = agent_id.as_ref().map(crate::event::AgentId::as_str),
+            status = answer.status().as_u16(),
+            "call of the admin API"
+        );
+        self.api.count(answer.status());
+        answer
     }
 }
 

@@ -5,8 +5,10 @@
 //! and `/metrics`, which need no place. Calls through have places of their own, so that while the gateway is slow people can
 //! still see how things are, and change them.
 
+use std::sync::Arc;
+
 use http::{HeaderValue, StatusCode, header};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::fault::Fault;
 use super::routes::Endpoint;
@@ -17,22 +19,22 @@ pub(super) const PLACES: usize = 64;
 /// The places of requests.
 #[derive(Debug)]
 pub(super) struct Places {
-    through: Semaphore,
-    others: Semaphore,
+    through: Arc<Semaphore>,
+    others: Arc<Semaphore>,
 }
 
 impl Places {
     pub(super) fn new() -> Places {
-        Places { through: Semaphore::new(PLACES), others: Semaphore::new(PLACES) }
+        Places { through: Arc::new(Semaphore::new(PLACES)), others: Arc::new(Semaphore::new(PLACES)) }
     }
 
     /// A place for a request to this endpoint, which is given back when it is dropped.
-    pub(super) fn take(&self, endpoint: Endpoint) -> Result<SemaphorePermit<'_>, Fault> {
+    pub(super) fn take(&self, endpoint: Endpoint) -> Result<OwnedSemaphorePermit, Fault> {
         let (places, what) = match endpoint {
             Endpoint::CallThrough => (&self.through, "calls through to gateways"),
             _ => (&self.others, "requests"),
         };
-        places.try_acquire().map_err(|_| {
+        places.clone().try_acquire_owned().map_err(|_| {
             let message = format_args!("{PLACES} {what} are being answered, which is all there can be");
             let fault = Fault::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message).closing();
             fault.with(header::RETRY_AFTER, HeaderValue::from_static("1"))

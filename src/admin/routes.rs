@@ -59,6 +59,13 @@ pub(super) struct Route {
     pub(super) endpoint: Endpoint,
 }
 
+impl Route {
+    /// What stood at the names of its path in a path that led to it.
+    pub(super) fn params<'a>(&self, path: &'a str) -> Params<'a> {
+        path.strip_prefix(ROOT).and_then(|path| matched(self.path, path)).unwrap_or_default()
+    }
+}
+
 const fn route(method: Method, path: &'static str, access: Access, endpoint: Endpoint) -> Route {
     Route { method, path, access, endpoint }
 }
@@ -113,21 +120,23 @@ impl<'a> Params<'a> {
 
 /// What a method and a path lead to.
 #[derive(Debug)]
-pub(super) enum Found<'a> {
-    Route(&'static Route, Params<'a>),
+pub(super) enum Found {
+    Route(&'static Route),
     /// Only with other methods: these.
     Methods(String),
     Nothing,
 }
 
 /// Looks a path up. It is taken as it came: an encoded character matches nothing but itself.
-pub(super) fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
+pub(super) fn find(method: &Method, path: &str) -> Found {
     let Some(path) = path.strip_prefix(ROOT) else { return Found::Nothing };
     let mut methods: Vec<&str> = Vec::new();
     for route in ROUTES {
-        let Some(params) = matched(route.path, path) else { continue };
+        if matched(route.path, path).is_none() {
+            continue;
+        }
         if route.method == *method {
-            return Found::Route(route, params);
+            return Found::Route(route);
         }
         methods.push(route.method.as_str());
     }
@@ -169,11 +178,10 @@ mod tests {
 
     #[test]
     fn a_path_leads_to_its_route_with_what_stood_at_its_names() {
-        let Found::Route(route, params) = find(&Method::POST, "/api/v1/agents/main/1001/sign-in") else {
-            panic!("no route");
-        };
+        let path = "/api/v1/agents/main/1001/sign-in";
+        let Found::Route(route) = find(&Method::POST, path) else { panic!("no route") };
         assert_eq!(route.endpoint, Endpoint::SignIn);
-        let (gateway, agent) = params.agent().unwrap();
+        let (gateway, agent) = route.params(path).agent().unwrap();
         assert_eq!((gateway.as_str(), agent.as_str()), ("main", "1001"));
     }
 

@@ -1,5 +1,6 @@
 //! Agents that come, change and go by API, and sessions that other programs hand over.
 
+use std::cell::Cell;
 use std::os::unix::fs::MetadataExt;
 
 use ccrelay::simulate::{EmitOptions, SignOut};
@@ -69,6 +70,35 @@ async fn each_of_many_changes_leaves_a_line_with_the_name_of_its_token() {
         };
         assert_eq!(log.lines().filter(of_it).count(), 1, "agent {id}");
     }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_caller_hangs_up_leaves_its_line_too_and_is_counted() {
+    let scene = Scene::start().await;
+    let client = scene.admin();
+    // Kept in a file, which takes a while.
+    let body = settings(&scene).to_string();
+    for id in 2001..=2020 {
+        drop(client.ask("PUT", &format!("/api/v1/agents/main/{id}"), &body).await);
+    }
+    let asked = Cell::new(0);
+    // Where it was seen before the call was begun, nothing is done and nothing noted.
+    let as_many = || async {
+        let agents = client.get("/api/v1/agents").await.json()["total"].as_u64().expect("a number") - 3;
+        asked.set(asked.get() + 1);
+        let log = scene.relay.log();
+        let of_it = |line: &&str, id: u32| {
+            line.contains("call of the admin API") && line.contains(&format!("\"agent_id\":\"{id}\""))
+        };
+        let lines: Vec<_> =
+            (2001..=2020).map(|id| log.lines().filter(|line| of_it(line, id)).count() as u64).collect();
+        assert!(lines.iter().all(|lines| *lines <= 1), "{log}");
+        let counted = scene.relay.metric("ccrelay_admin_requests_total{outcome=\"ok\"}").await;
+        let noted = lines.iter().sum::<u64>();
+        (agents > 0 && noted == agents && counted == (agents + asked.get()) as f64).then_some(())
+    };
+    eventually("as many lines as changes, and all counted", DEADLINE, as_many).await;
     scene.end().await;
 }
 

@@ -55,14 +55,8 @@ impl Client {
         self.call("POST", path, "").await
     }
 
-    /// Calls, and fails when the answer is none that the document knows for this path.
-    pub(super) async fn call(&self, method: &str, path: &str, body: &str) -> Reply {
-        let reply = self.send(method, path, body).await;
-        check(method, path, &reply);
-        reply
-    }
-
-    pub(super) async fn send(&self, method: &str, path: &str, body: &str) -> Reply {
+    /// Asks, and does not wait for the answer.
+    pub(super) async fn ask(&self, method: &str, path: &str, body: &str) -> TcpStream {
         let token = self.token.as_ref().map(|token| format!("authorization: Bearer {token}\r\n"));
         let length =
             if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
@@ -74,6 +68,18 @@ impl Client {
         let request = [head.as_bytes(), body.as_bytes()].concat();
         // A listener that has seen enough may close before all is sent; its answer is there all the same.
         drop(stream.write_all(&request).await);
+        stream
+    }
+
+    /// Calls, and fails when the answer is none that the document knows for this path.
+    pub(super) async fn call(&self, method: &str, path: &str, body: &str) -> Reply {
+        let reply = self.send(method, path, body).await;
+        check(method, path, &reply);
+        reply
+    }
+
+    pub(super) async fn send(&self, method: &str, path: &str, body: &str) -> Reply {
+        let mut stream = self.ask(method, path, body).await;
         let mut bytes = Vec::new();
         let read = stream.read_to_end(&mut bytes);
         let read = tokio::time::timeout(crate::support::DEADLINE, read).await.expect("an answer");
