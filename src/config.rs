@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use figment::value::Dict;
+use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
 use crate::event::GatewayName;
@@ -110,47 +111,110 @@ fn list(path: &Path, problems: &[Problem]) -> String {
 /// # Errors
 /// When the file cannot be read, or anything in it or in the environment is wrong; all mistakes are named.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    read(path, layers::merged(path)?, &HashMap::new())
+    Source::of(path)?.draft()?.check()
 }
 
-/// As [`load`], with the outline of what was read.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_outlined(path: &Path) -> Result<(Config, Outline), ConfigError> {
-    let layers = layers::merged(path)?;
-    let outline = Outline(layers::outline(&layers));
-    Ok((read(path, layers, &HashMap::new())?, outline))
+/// Where the text of a configuration comes from, again and again.
+#[derive(Debug, Clone)]
+pub struct Source {
+    path: PathBuf,
+    /// What was read from a pipe, which gives it once only.
+    read: Option<SecretString>,
 }
 
-/// As [`load`], but agents of these gateways take what they leave out from these defaults, whatever is written.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_with_agent_defaults(
-    path: &Path,
-    agent_defaults: &HashMap<GatewayName, AgentDefaults>,
-) -> Result<Config, ConfigError> {
-    read(path, layers::merged(path)?, agent_defaults)
-}
-
-fn read(
-    path: &Path,
-    layers: Dict,
-    agent_defaults: &HashMap<GatewayName, AgentDefaults>,
-) -> Result<Config, ConfigError> {
-    let mut problems = Problems::default();
-    let relative_paths = layers::relative_paths(&layers);
-    let mut raw = layers::read_layers(layers, &mut problems);
-    if let Some(raw) = &mut raw {
-        raw.keep_agent_defaults(agent_defaults);
+impl Source {
+    /// A file is read whenever it is asked for; anything else, such as `/dev/stdin`, now and never again.
+    ///
+    /// # Errors
+    /// When it is no file and cannot be read.
+    pub fn of(path: &Path) -> Result<Source, ConfigError> {
+        let is_file = std::fs::metadata(path).is_ok_and(|found| found.is_file());
+        let read = if is_file { None } else { Some(read(path)?.into()) };
+        Ok(Source { path: path.into(), read })
     }
-    let config = raw.and_then(|raw| sections::validate(raw, &mut problems));
-    match (config, problems.found.is_empty()) {
-        (Some(config), true) => Ok(Config { relative_paths, ..config }),
-        _ => {
-            let problems = with_variables(with_places(problems.found, &relative_paths));
-            Err(ConfigError::Mistakes { path: path.into(), problems })
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file, where it can be read again.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.read.is_none().then_some(&self.path)
+    }
+
+    /// What the configuration says now.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no TOML.
+    pub fn draft(&self) -> Result<Draft, ConfigError> {
+        let path = self.path.clone();
+        let layers = match &self.read {
+            Some(text) => layers::merged(&path, text.expose_secret())?,
+            None => layers::merged(&path, &read(&path)?)?,
+        };
+        Ok(Draft { path, layers })
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let unreadable =
+        |error: std::io::Error| ConfigError::Unreadable { path: path.into(), reason: error.to_string() };
+    std::fs::read_to_string(path).map_err(unreadable)
+}
+
+/// What a configuration says, before anything was checked and any file was read that it names.
+#[derive(Debug)]
+pub struct Draft {
+    path: PathBuf,
+    layers: Dict,
+}
+
+impl Draft {
+    /// Enough to tell it from another one.
+    #[must_use]
+    pub fn outline(&self) -> Outline {
+        Outline(layers::outline(&self.layers))
+    }
+
+    /// Files that it names and that are read anew while the daemon runs; none where it is too wrong to say.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let raw = layers::read_layers(self.layers.clone(), &mut Problems::default());
+        raw.map(|raw| raw.files().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// When anything in it or in the environment is wrong; all mistakes are named.
+    pub fn check(&self) -> Result<Config, ConfigError> {
+        self.check_with(&HashMap::new())
+    }
+
+    /// The same, but agents of these gateways take what they leave out from these defaults, whatever is written.
+    ///
+    /// # Errors
+    /// As [`Draft::check`].
+    pub fn check_with(
+        &self,
+        agent_defaults: &HashMap<GatewayName, AgentDefaults>,
+    ) -> Result<Config, ConfigError> {
+        let mut problems = Problems::default();
+        let relative_paths = layers::relative_paths(&self.layers);
+        let mut raw = layers::read_layers(self.layers.clone(), &mut problems);
+        if let Some(raw) = &mut raw {
+            raw.keep_agent_defaults(agent_defaults);
+        }
+        let config = raw.and_then(|raw| sections::validate(raw, &mut problems));
+        match (config, problems.found.is_empty()) {
+            (Some(config), true) => Ok(Config { relative_paths, ..config }),
+            _ => {
+                let problems = with_variables(with_places(problems.found, &relative_paths));
+                Err(ConfigError::Mistakes { path: self.path.clone(), problems })
+            }
         }
     }
 }

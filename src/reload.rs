@@ -6,7 +6,8 @@
 //! - **When**: SIGHUP, `POST /api/v1/reload`, or when one of the files looks different; a file that is being written is left
 //!   alone until it has looked the same twice.
 //! - **All or nothing**: the whole configuration is read and checked as at a start, and everything is made ready before
-//!   anything is put in force. One mistake, and all stays as it was.
+//!   anything is put in force. One mistake, and all stays as it was. What can be read once only, such as a pipe, says for ever what
+//!   it said at the start, and what it names is read anew.
 //! - **Nobody is disturbed**: listeners go on listening, open connections keep what they began with, sessions know nothing
 //!   of it, but those of agents that were added, changed or taken away. That more than half of them are gone at once is a mistake
 //!   unless a person asked for the reload. A token secret that is taken away is good for checking for one overlap more.
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::token_keys;
 use crate::authenticate::Authenticator;
-use crate::config::{self, Config, ConfigError, Outline, Problem, SinkKind};
+use crate::config::{Config, ConfigError, Draft, Outline, Problem, SinkKind, Source};
 use crate::deliver::Ways;
 use crate::event::GatewayName;
 use crate::listen::Entry;
@@ -98,7 +99,7 @@ type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
 /// What a configuration was read from, and what that looked like before.
 #[derive(Debug)]
 pub struct Origin {
-    path: PathBuf,
+    source: Source,
     outline: Outline,
     stamps: Stamps,
 }
@@ -106,11 +107,11 @@ pub struct Origin {
 /// Reads the configuration for a start, so that of what changes from then on nothing is missed, however long the start takes.
 ///
 /// # Errors
-/// As [`config::load`].
+/// As [`crate::config::load`].
 pub fn load(path: &Path) -> Result<(Config, Origin), ConfigError> {
-    let read = || config::load_outlined(path);
-    let (config, outline, stamps) = read_looking_before(path, Stamps::new(), read)?;
-    Ok((config, Origin { path: path.into(), outline, stamps }))
+    let source = Source::of(path)?;
+    let (draft, stamps) = look_and_read(&source)?;
+    Ok((draft.check()?, Origin { source, outline: draft.outline(), stamps }))
 }
 
 /// Sets the log level of the running process.
@@ -203,7 +204,7 @@ type Kinds = BTreeMap<String, Discriminant<SinkKind>>;
 /// Watches files and reloads.
 #[derive(Debug)]
 pub struct Reloader {
-    path: PathBuf,
+    source: Source,
     targets: Arc<Targets>,
     in_force: InForce,
     /// What files looked like at the last look, and at the last try.
@@ -226,9 +227,9 @@ impl Reloader {
         metrics: Metrics,
         manager: Notifier,
     ) -> Reloader {
-        let Origin { path, outline, stamps } = origin;
+        let Origin { source, outline, stamps } = origin;
         Reloader {
-            path,
+            source,
             targets: Arc::new(targets),
             in_force: InForce {
                 outline,
@@ -290,9 +291,14 @@ impl Reloader {
         }
     }
 
+    /// What the files look like now that are in force.
+    fn look(&self) -> Stamps {
+        self.in_force.stamps.keys().map(|file| look(file)).collect()
+    }
+
     /// Whether files have settled on something other than what was tried last, or on what is to be tried again.
     fn is_due(&mut self) -> bool {
-        let now = stamps(&self.in_force.stamps.keys().cloned().collect::<Vec<_>>());
+        let now = self.look();
         let settled = now == self.seen;
         self.seen = now;
         settled && (self.seen != self.tried || self.retry.is_some_and(|retry| retry <= Instant::now()))
@@ -319,10 +325,10 @@ impl Reloader {
 
     fn try_reload(&mut self, confirmed: bool) -> Result<Outcome, Vec<Problem>> {
         // Looked at before it is read: what is written in between is read again.
-        let before = stamps(&self.in_force.stamps.keys().cloned().collect::<Vec<_>>());
+        let before = self.look();
         (self.seen, self.tried) = (before.clone(), before.clone());
         let problem = |key: &str, message: String| vec![Problem { key: key.to_owned(), message }];
-        let (config, outline, now) = self.read(before).map_err(problems_of)?;
+        let (config, outline, now) = self.read().map_err(problems_of)?;
 
         let (current, previous) = token_keys(&config.token, &config.spool.directory)
             .map_err(|error| problem("token.secret_file", format!("{error:#}")))?;
@@ -414,20 +420,25 @@ impl Reloader {
         Ok(Outcome::Done { changed, needs_restart })
     }
 
-    /// Reads the configuration, and gives what its files looked like before that; known are those that were looked at already.
-    fn read(&self, known: Stamps) -> Result<(Config, Outline, Stamps), ConfigError> {
-        read_looking_before(&self.path, known, || {
-            let (config, outline) = config::load_outlined(&self.path)?;
-            Ok((self.with_defaults_in_force(config, &outline)?, outline))
-        })
+    /// Reads the configuration, and gives what its files looked like before that.
+    fn read(&self) -> Result<(Config, Outline, Stamps), ConfigError> {
+        let (draft, looks) = look_and_read(&self.source)?;
+        let outline = draft.outline();
+        let config = self.with_defaults_in_force(draft.check()?, &draft, &outline)?;
+        Ok((config, outline, looks))
     }
 
     /// The configuration with the defaults of agents that are in force, where others are written.
-    fn with_defaults_in_force(&self, config: Config, outline: &Outline) -> Result<Config, ConfigError> {
+    fn with_defaults_in_force(
+        &self,
+        config: Config,
+        draft: &Draft,
+        outline: &Outline,
+    ) -> Result<Config, ConfigError> {
         if !self.in_force.outline.difference(outline).iter().any(|key| key.contains(AGENT_DEFAULTS)) {
             return Ok(config);
         }
-        let config = config::load_with_agent_defaults(&self.path, &self.in_force.agent_defaults);
+        let config = draft.check_with(&self.in_force.agent_defaults);
         config.map_err(|mut error| {
             if let ConfigError::Mistakes { problems, .. } = &mut error {
                 for problem in problems {
@@ -472,7 +483,7 @@ impl Reloader {
             }
             Outcome::Refused(problems) => {
                 for Problem { key, message } in problems {
-                    tracing::error!(file = %self.path.display(), key, error = message, "a mistake in what was read anew");
+                    tracing::error!(file = %self.source.path().display(), key, error = message, "a mistake in what was read anew");
                 }
                 tracing::error!(mistakes = problems.len(), "not reloaded: all stays as it was");
                 ("refused", 0)
@@ -556,42 +567,21 @@ fn is_changeable(key: &str) -> bool {
     CHANGEABLE.iter().any(|(known, ends)| *known == kind && ends.contains(&end))
 }
 
-/// What `read` reads, and what its files looked like before that; known are those that were looked at already.
-fn read_looking_before(
-    path: &Path,
-    mut known: Stamps,
-    read: impl Fn() -> Result<(Config, Outline), ConfigError>,
-) -> Result<(Config, Outline, Stamps), ConfigError> {
-    loop {
-        let (config, outline) = read()?;
-        let files = files(path, &config);
-        let looks: Option<Stamps> =
-            files.iter().map(|file| Some((file.clone(), *known.get(file)?))).collect();
-        match looks {
-            Some(looks) => return Ok((config, outline, looks)),
-            // One of them was named for the first time: once more, with a look before.
-            None => known = stamps(&files),
-        }
-    }
+/// What a configuration says, and what it and the files that it names looked like before they are read.
+fn look_and_read(source: &Source) -> Result<(Draft, Stamps), ConfigError> {
+    let mut looks: Stamps = source.file().into_iter().map(look).collect();
+    let draft = source.draft()?;
+    looks.extend(draft.files().iter().map(|file| look(file)));
+    Ok((draft, looks))
+}
+
+fn look(file: &Path) -> (PathBuf, Option<Stamp>) {
+    (file.into(), Stamp::of(file))
 }
 
 /// The sinks of this configuration.
 fn kinds(config: &Config) -> Kinds {
     config.sinks.iter().map(|sink| (sink.name.clone(), std::mem::discriminant(&sink.kind))).collect()
-}
-
-/// Every file that is read anew.
-fn files(path: &Path, config: &Config) -> Vec<PathBuf> {
-    let callback = config.callback.tls.from.files();
-    let operations = config.operations.tls.iter().flat_map(|tls| tls.from.files());
-    let secrets = [&config.token.secret_file, &config.token.previous_secret_file].into_iter().flatten();
-    let gateways = config.sessions.gateways.iter().flat_map(|gateway| gateway.files());
-    let named = callback.chain(operations).chain(secrets).chain(gateways).chain(&config.mask_secret_file);
-    std::iter::once(path.to_path_buf()).chain(named.cloned()).collect()
-}
-
-fn stamps(files: &[PathBuf]) -> Stamps {
-    files.iter().map(|file| (file.clone(), Stamp::of(file))).collect()
 }
 
 fn problems_of(error: ConfigError) -> Vec<Problem> {

@@ -487,6 +487,25 @@ async fn a_good_configuration_passes_the_check_and_a_bad_one_neither_passes_nor_
     assert!(errors.contains("no-such-file.toml"), "{errors}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_can_be_read_once_only_is_read_once_and_its_files_are_read_anew() {
+    let mut scene = Scene::prepare("").await;
+    for from in ["/dev/stdin < <(cat \"$4\")", "<(cat \"$4\")"] {
+        let script = format!("exec \"$1\" \"$2\" \"$3\" {from}");
+        scene.relay.wrapper = ["bash", "-c", &script, "bash"].map(str::to_owned).to_vec();
+        scene.relay.start().await;
+        scene.relay.renew_certificate();
+        scene.relay.running().signal(Signal::SIGHUP);
+        eventually("a reload", PATIENCE, || async {
+            (scene.relay.metric("ccrelay_reloads_total{outcome=\"ok\"}").await >= 1.0).then_some(())
+        })
+        .await;
+        assert_eq!(scene.relay.metric("ccrelay_reloads_total{outcome=\"refused\"}").await, 0.0);
+        assert!(scene.relay.log().contains("certificate of the callback listener"), "{}", scene.relay.log());
+        assert_eq!(scene.relay.stop().await, 0, "{}", scene.relay.log());
+    }
+}
+
 #[test]
 fn wrong_usage_is_told_from_wrong_configuration() {
     for arguments in [&["fly"][..], &["run", "--no-such-option"], &[]] {

@@ -21,13 +21,12 @@ const PREFIX: &str = "CCRELAY_";
 /// What stands in the place of a path where a sink writes to standard output.
 const STANDARD_OUTPUT: &str = "-";
 
-/// The file with the environment over it.
-pub(super) fn merged(path: &Path) -> Result<Dict, ConfigError> {
+/// The text of the file with the environment over it.
+pub(super) fn merged(path: &Path, text: &str) -> Result<Dict, ConfigError> {
     let unreadable = |reason: String| ConfigError::Unreadable { path: path.into(), reason };
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    check_syntax(&text).map_err(unreadable)?;
+    check_syntax(text).map_err(unreadable)?;
     let environment = Env::prefixed(PREFIX).filter(|key| key.as_str().contains("__")).split("__");
-    let figment = Figment::new().merge(Toml::string(&text)).merge(environment);
+    let figment = Figment::new().merge(Toml::string(text)).merge(environment);
     let mut layers = figment.data().map_err(|error| unreadable(error.to_string()))?;
     Ok(layers.remove(&Profile::Default).unwrap_or_default())
 }

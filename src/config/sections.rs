@@ -439,6 +439,19 @@ impl SinkKind {
 }
 
 impl RawConfig {
+    /// Every file that is read anew while the daemon runs, but rosters and tokens, which look after themselves.
+    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let RawCallback { certificate_file, key_file, client_ca_file, client_crl_file, .. } = &self.callback;
+        let callback = [certificate_file, key_file].into_iter().chain(client_ca_file).chain(client_crl_file);
+        let operations = self.operations.certificate_file.iter().chain(&self.operations.key_file);
+        let secrets = self.token.secret_file.iter().chain(&self.token.previous_secret_file);
+        let gateways = self.gateways.iter().flat_map(|gateway| {
+            let ours = gateway.client_cert_file.iter().chain(&gateway.client_key_file);
+            gateway.ca_file.iter().chain(&gateway.crl_file).chain(ours)
+        });
+        callback.chain(operations).chain(secrets).chain(gateways).chain(&self.masking.secret_file)
+    }
+
     /// Gateways of these names have these defaults for their agents, whatever is written.
     pub(super) fn keep_agent_defaults(&mut self, agent_defaults: &HashMap<GatewayName, AgentDefaults>) {
         for (name, defaults) in agent_defaults {
