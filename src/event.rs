@@ -7,6 +7,7 @@ use crate::clock::Timestamp;
 
 mod body;
 mod calls;
+pub mod charset;
 pub mod cloudevent;
 pub mod codes;
 pub(crate) mod content;

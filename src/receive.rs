@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header;
+use http::{HeaderValue, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, Response};
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::authenticate::{Authenticator, Bearer, TokenFault};
 use crate::calm::Calm;
 use crate::clock::{Clock, Timestamp};
+use crate::event::charset::Charset;
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName, vocabulary};
@@ -122,6 +123,7 @@ impl Handler for PushHandler {
 struct Admitted<'a> {
     gateway: &'a GatewayName,
     bearer: Bearer,
+    charset: Charset,
     body: Incoming,
 }
 
@@ -173,7 +175,8 @@ impl PushHandler {
         }
         self.readable(&request)
             .map_err(|refusal| Refused::of(gateway, refusal, named_by(&bearer, gateway)))?;
-        Ok(Admitted { gateway, bearer, body: request.into_body() })
+        let charset = Charset::of(request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes));
+        Ok(Admitted { gateway, bearer, charset, body: request.into_body() })
     }
 
     fn expected(&self, request: &Request<Incoming>) -> Result<&GatewayName, Refusal> {
@@ -230,8 +233,8 @@ impl PushHandler {
         received_at: Timestamp,
         agent: &mut Option<AgentKey>,
     ) -> Result<Appended, Refusal> {
-        let Admitted { gateway, bearer, body } = admitted;
-        let body = self.body(body).await?;
+        let Admitted { gateway, bearer, charset, body } = admitted;
+        let body = charset.to_utf8(self.body(body).await?);
         let envelope = envelope::parse(&body).map_err(Refusal::Envelope)?;
         let agent_id =
             self.authenticator.admit(gateway, &bearer, &envelope.work_no).map_err(Refusal::Token)?;

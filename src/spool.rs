@@ -131,7 +131,7 @@ pub struct NewRecord {
     pub received_at: Timestamp,
     /// Whose it is.
     pub agent: AgentKey,
-    /// The bytes as received; for pushes and polls a body that `envelope::parse` accepts. They may be kept for some time, so they
+    /// The bytes as received, in UTF-8; for pushes and polls a body that `envelope::parse` accepts. They may be kept for some time, so they
     /// should not be part of something larger.
     pub body: Bytes,
     /// How to find out later whether our answer arrived; `None` where no answer is owed.

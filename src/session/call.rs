@@ -102,7 +102,7 @@ pub struct Answer {
     pub cookies: Vec<Cookie>,
     /// The body, or why there is none.
     pub verdict: Result<Reply, CallError>,
-    /// The whole body as it came, where it is a poll's and brings an event.
+    /// The whole body, in UTF-8, where it is a poll's and brings an event.
     pub event: Option<Bytes>,
     /// Which of the gateway's addresses the call was sent to, where there may be others.
     pub address: Option<u8>,

@@ -22,6 +22,7 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
 use crate::event::AgentId;
+use crate::event::charset::Charset;
 use crate::metrics::Metrics;
 use crate::session::call::{
     Answer, Call, CallError, Forwarded, GatewayCalls, Permit, PutInForce, Reply, Ticket,
@@ -299,7 +300,8 @@ async fn read(response: Response<Incoming>, operation: Operation) -> (Answer, Pr
         take_headers(&mut answer, &head.headers);
     }
     let limit = if poll { POLLED_LIMIT_BYTES } else { BODY_LIMIT_BYTES };
-    let bytes = read_body(body, limit).await;
+    let charset = Charset::of(head.headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes));
+    let bytes = read_body(body, limit).await.map(|bytes| charset.to_utf8(bytes));
     let reply = bytes.clone().and_then(|bytes| wire::reply(&bytes));
     let presence = match reply {
         Ok(_) => Presence::There,

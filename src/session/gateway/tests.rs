@@ -29,7 +29,7 @@ struct ServerState {
     /// Every connection is closed as soon as it is made or used.
     absent: AtomicBool,
     /// Answers so instead, where there is something.
-    instead: Mutex<Option<&'static str>>,
+    instead: Mutex<Option<&'static [u8]>>,
     /// How many milliseconds an answer takes.
     slowness: AtomicU64,
 }
@@ -141,8 +141,8 @@ async fn converse(socket: TcpStream, state: Arc<ServerState>) {
         }
         state.requests.lock().unwrap().push(String::from_utf8_lossy(&buffer[..read]).into_owned());
         tokio::time::sleep(Duration::from_millis(state.slowness.load(Ordering::SeqCst))).await;
-        let answer = state.instead.lock().unwrap().unwrap_or(state.answer);
-        if answer != SILENCE && stream.write_all(answer.as_bytes()).await.is_err() {
+        let answer = state.instead.lock().unwrap().unwrap_or(state.answer.as_bytes());
+        if answer != SILENCE.as_bytes() && stream.write_all(answer).await.is_err() {
             return;
         }
     }
@@ -206,6 +206,27 @@ async fn a_server_that_does_not_answer_meets_the_deadline() {
     let answer = server.ask(Operation::Handshake, |gateway| gateway.call_deadline_secs = 1).await;
     assert_eq!(answer.verdict, Err(CallError::TimedOut));
     assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_polled_event_in_gbk_is_handed_on_in_utf8_whether_the_answer_says_so_or_not() {
+    let server = Server::start(&["localhost"], SILENCE).await;
+    for content_type in ["application/json; charset=GBK", "application/json"] {
+        let body = [
+            &b"{\"retcode\":\"0\",\"event\":{\"eventType\":\"AgentMediaEvent_Message\",\"content\":\""[..],
+            // The second byte of the last character is a backslash.
+            b"\xc4\xe3\xba\xc3\x81\x5c\"}}",
+        ]
+        .concat();
+        let length = body.len();
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n");
+        *server.state.instead.lock().unwrap() = Some([head.as_bytes(), &body].concat().leak());
+        let answer = server.ask(Operation::Poll, same).await;
+        assert_eq!(answer.verdict.unwrap().retcode.as_str(), "0");
+        let event: serde_json::Value = serde_json::from_slice(&answer.event.unwrap()).unwrap();
+        assert_eq!(event["event"]["content"], "\u{4f60}\u{597d}\u{4e57}", "{content_type}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::event::AgentId;
+use crate::event::{AgentId, charset};
 use crate::session::call::{Call, CallError, Cookie, Reply, SignInResult, Ticket};
 use crate::session::config::{GatewayConfig, Mode, SignInOptions, Skills};
 use crate::session::forward::ForwardRequest;
@@ -261,7 +261,7 @@ pub(super) fn reply(bytes: &[u8]) -> Result<Reply, CallError> {
     })
 }
 
-/// The answer to a poll as it came, where it brings an event, as far as can be read. A byte order mark is none of it.
+/// The answer to a poll, in UTF-8, where it brings an event, as far as can be read. A byte order mark is none of it.
 pub(super) fn event(bytes: &Bytes) -> Option<Bytes> {
     let value = json(bytes).ok()?;
     let there = value.get("event").is_some_and(|event| !event.is_null());
@@ -270,11 +270,7 @@ pub(super) fn event(bytes: &Bytes) -> Option<Bytes> {
 
 /// The JSON of an answer, which may be in GBK or begin with a byte order mark.
 fn json(bytes: &[u8]) -> serde_json::Result<Value> {
-    let bytes = without_mark(bytes);
-    match std::str::from_utf8(bytes) {
-        Ok(text) => serde_json::from_str(text),
-        Err(_not_utf8) => serde_json::from_slice(&without_double_bytes(bytes)),
-    }
+    serde_json::from_str(&charset::read(without_mark(bytes)))
 }
 
 fn without_mark(bytes: &[u8]) -> &[u8] {
@@ -299,24 +295,6 @@ fn text_of(value: &Value, name: &str) -> Option<String> {
         _ => return None,
     };
     (!text.is_empty()).then_some(text)
-}
-
-/// Some gateways answer in GBK. Its second bytes may be ASCII such as the backslash, which would break the JSON
-/// around them, so each pair becomes two question marks: what we read is ASCII.
-fn without_double_bytes(bytes: &[u8]) -> Vec<u8> {
-    let mut text = Vec::with_capacity(bytes.len());
-    let mut rest = bytes.iter().copied().peekable();
-    while let Some(byte) = rest.next() {
-        if byte.is_ascii() {
-            text.push(byte);
-            continue;
-        }
-        text.push(b'?');
-        if rest.next_if(|second| *second >= 0x40 && *second != 0x7f).is_some() {
-            text.push(b'?');
-        }
-    }
-    text
 }
 
 #[cfg(test)]

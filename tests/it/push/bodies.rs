@@ -83,6 +83,29 @@ async fn a_push_without_events_is_a_success() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_push_in_gbk_is_published_with_its_text_whether_it_says_so_or_not() {
+    let relay = TestRelay::start().await;
+    for (n, content_type) in
+        ["application/json; charset=GBK", "application/json;charset=UTF-8"].iter().enumerate()
+    {
+        let body = [
+            &b"{\"workNo\":\"1001\",\"eventList\":[{\"eventType\":\"Brand_New\",\"content\":\""[..],
+            b"\xc4\xe3\xba\xc3\"}]}",
+        ]
+        .concat();
+        let (token, length) = (relay.token("1001"), body.len());
+        let headers =
+            format!("service_token: {token}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n");
+        let answer = relay.send(with_headers(&headers, &body)).await.expect("an answer");
+        assert_eq!((answer.status, answer.retcode().as_str()), (200, "0"), "{content_type}");
+        let published =
+            eventually("the event published", DEADLINE, || async { relay.published().get(n).cloned() }).await;
+        assert_eq!(published["data"]["raw"]["content"], "\u{4f60}\u{597d}", "{content_type}");
+    }
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_push_is_refused() {
     let relay = TestRelay::start().await;
     let whole = good("1001");

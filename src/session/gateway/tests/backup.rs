@@ -81,7 +81,7 @@ const REFUSED_BY_STATUS: &str =
 async fn a_server_without_the_gateway_is_no_gateway_and_does_not_attract_the_return_to_it() {
     let (main, backup) = (Server::start(&["localhost"], OK).await, Server::start(&["localhost"], OK).await);
     let (client, agent) = client(&main, &backup);
-    *main.state.instead.lock().unwrap() = Some(NOT_FOUND);
+    *main.state.instead.lock().unwrap() = Some(NOT_FOUND.as_bytes());
     call_until_reached(&client, &agent, &backup).await;
     let asked = || main.requests().matches("/agentstatus").count();
     let (before, deadline) = (main.requests().matches("/handshake").count(), Instant::now() + DEADLINE);
