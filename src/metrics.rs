@@ -294,7 +294,11 @@ metrics! {
     session_events_lost: IntCounterVec = "ccrelay_session_events_lost_total" ["gateway", "reason"];
     /// Calls of others passed on with an agent's GUID, by outcome (answered, failed, refused).
     forwards: IntCounterVec = "ccrelay_forwarded_calls_total" ["gateway", "outcome"];
-    /// Events of agents that are polled, fetched and lost, because they could not be stored until the daemon had to stop.
+    /// Polls that were sent and whose answer did not come whole: none within poll_deadline_secs, a connection that broke, an answer cut
+    /// off or too long. With each an event may be lost, as the gateway hands it out once.
+    polls_unanswered: IntCounterVec = "ccrelay_polls_unanswered_total" ["gateway"];
+    /// Events of agents that are polled, fetched and lost, because they could not be stored until the daemon had to stop. It ends
+    /// then, so this is hardly ever scraped: the log names the agent.
     polled_events_lost: IntCounterVec = "ccrelay_polled_events_lost_total" ["gateway"];
     /// GUIDs renewed by the gateway.
     guid_changes: IntCounterVec = "ccrelay_guid_changes_total" ["gateway"];
@@ -482,6 +486,7 @@ impl Inner {
         }
         self.heartbeat_duration.with_label_values(&[gateway]);
         self.heartbeat_lateness.with_label_values(&[gateway]);
+        self.polls_unanswered.with_label_values(&[gateway]);
         self.polled_events_lost.with_label_values(&[gateway]);
         self.guid_changes.with_label_values(&[gateway]);
         self.gateway_active_url.with_label_values(&[gateway, "main"]);

@@ -647,7 +647,12 @@ impl Agent {
             _ => "refused",
         };
         match operation {
-            Operation::Poll => self.metrics().heartbeats.with_label_values(&[gateway, label]).inc(),
+            Operation::Poll => {
+                self.metrics().heartbeats.with_label_values(&[gateway, label]).inc();
+                if matches!(verdict, Err(CallError::TimedOut | CallError::Broken(_))) {
+                    self.metrics().polls_unanswered.with_label_values(&[gateway]).inc();
+                }
+            }
             Operation::Handshake => {
                 self.metrics().heartbeats.with_label_values(&[gateway, label]).inc();
                 if *verdict != Err(CallError::NotSent) {

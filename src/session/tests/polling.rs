@@ -62,3 +62,17 @@ async fn an_agent_that_is_signed_in_for_pushes_waits_for_a_person() {
     assert_eq!(view(&sessions).reason, Some("wrong_event_mode"));
     assert_eq!(scene.gateway.count(Poll), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn polls_whose_answer_is_lost_are_counted_since_an_event_may_be_lost_with_each() {
+    let scene = polled();
+    for script in [Script::AnswerLost, Script::RequestLost, Script::Unreachable, Script::Code("100-007")] {
+        scene.gateway.once(Poll, script);
+    }
+    let sessions = scene.start();
+    scene.pass(60).await;
+    assert_eq!(view(&sessions).state, "active");
+    // One that was not sent, or was refused, has lost nothing.
+    assert_eq!(scene.metrics.polls_unanswered.with_label_values(&["main"]).get(), 2);
+    assert_eq!(scene.world.polled.lock().unwrap()[0].1, "2", "the first event is gone");
+}
