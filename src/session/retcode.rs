@@ -300,7 +300,7 @@ pub fn meaning(operation: Operation, retcode: &Retcode) -> Meaning {
             | Operation::SayBusy
             | Operation::Work
             | Operation::UpdateGuid => at_setting(class, code),
-            Operation::Logout => at_logout(class),
+            Operation::Logout => at_logout(class, code),
         },
     }
 }
@@ -360,12 +360,13 @@ fn at_setting(class: Option<Class>, code: &str) -> Meaning {
     }
 }
 
-fn at_logout(class: Option<Class>) -> Meaning {
-    match class {
+fn at_logout(class: Option<Class>, code: &str) -> Meaning {
+    match (class, code) {
         // Already out is what was wanted.
-        Some(Class::AuthLost) => Meaning::Ok,
-        Some(Class::State) => Meaning::NotNow,
-        Some(Class::BadRequest) => Meaning::Refused,
+        (_, "100-008") => Meaning::Ok,
+        (Some(Class::AuthLost), _) => Meaning::Lost(loss(code)),
+        (Some(Class::State), _) => Meaning::NotNow,
+        (Some(Class::BadRequest), _) => Meaning::Refused,
         _ => Meaning::Transient,
     }
 }
@@ -471,6 +472,7 @@ mod tests {
             assert_eq!(means(setting, "100-009"), Meaning::Doubtful);
         }
         assert_eq!(means(Logout, "100-008"), Meaning::Ok);
+        assert_eq!(means(Logout, "000-003"), Meaning::Lost(Loss::GuidRefused));
         assert_eq!(means(Logout, "100-010"), Meaning::NotNow);
     }
 

@@ -934,7 +934,10 @@ impl Machine {
     fn sign_out_ended(&mut self, outcome: Outcome, now: Instant) {
         self.sign_out_tries = self.sign_out_tries.saturating_add(1);
         match outcome {
-            Outcome::Answered(Meaning::Ok) => self.is_out(),
+            Outcome::Answered(Meaning::Lost(loss)) if self.may_stand_unknown(loss) => {
+                self.sign_out_refused(now)
+            }
+            Outcome::Answered(Meaning::Ok | Meaning::Lost(_)) => self.is_out(),
             // In a call, which would end with the session: it is kept until then.
             Outcome::Answered(Meaning::NotNow) if self.wish == Wish::Left => {
                 self.sign_out_tries = 0;
@@ -952,6 +955,13 @@ impl Machine {
             }
             _ => self.sign_out_refused(now),
         }
+    }
+
+    /// Whether a gateway that says that it does not know the session may know it by a newer GUID, or at another address: then it would
+    /// stand in its queues for as long as the gateway waits for heartbeats, and calls would ring.
+    fn may_stand_unknown(&self, loss: Loss) -> bool {
+        matches!(loss, Loss::OtherAddress | Loss::SwitchedOver)
+            || self.held.as_ref().is_some_and(|held| !held.knows_newest_guid())
     }
 
     /// There is no session any more, as was wanted.

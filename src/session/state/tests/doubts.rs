@@ -95,3 +95,32 @@ fn a_sign_in_that_is_under_way_without_our_doing_is_somebody_elses() {
     bench.answer(Login, Meaning::SignedIn);
     assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
 }
+
+#[test]
+fn a_sign_out_is_believed_of_a_session_that_is_unknown_unless_it_may_stand_by_another_guid_or_elsewhere() {
+    let mut bench = Bench::active(false);
+    bench.input(Input::SignOut);
+    bench.answer(Logout, Meaning::Lost(Loss::NotSignedIn));
+    assert_eq!((bench.state(), bench.effects), (State::SignedOut, vec![Effect::SignedOut]));
+
+    let mut bench = Bench::active(false);
+    bench.input(Input::SignOut);
+    bench.answer(Logout, Meaning::Lost(Loss::OtherAddress));
+    assert_eq!(bench.effects, [Effect::Degraded(Degradation::SignOutRefused)]);
+    // It is to be had again, so that it can be signed out.
+    bench.answer(Handshake, Meaning::Lost(Loss::OtherAddress));
+    bench.answer(Login, Meaning::SignedIn);
+    bench.answer(ForceLogin, Meaning::Ok);
+    bench.input(Input::SignOut);
+    bench.answer(Logout, Meaning::Ok);
+    assert_eq!(bench.state(), State::SignedOut);
+
+    let mut bench = Bench::active(false);
+    bench.call(Handshake, LOST_ANSWER);
+    bench.input(Input::SignOut);
+    bench.answer(Logout, Meaning::Lost(Loss::GuidRefused));
+    assert_eq!(bench.state(), State::Active);
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    bench.answer(Login, Meaning::SignedIn);
+    bench.answer(ForceLogin, Meaning::Ok);
+}
