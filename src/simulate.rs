@@ -10,7 +10,8 @@
 //!
 //! Choices where the manuals say nothing: no content type answers HTTP 415, a wrong method 405; a missing,
 //! wrong or dead GUID answers 000-003; a call without the session's cookies, or of nobody, 100-006; a second
-//! poll beside a first 000-007; a body that is not JSON 100-001. A heartbeat in polling mode is answered but
+//! poll beside a first 000-007; a body that is not JSON 100-001. Nodes of one gateway share the agents and not the sessions: a call
+//! to another node is one of nobody, and a login there finds the agent signed in (100-002). A heartbeat in polling mode is answered but
 //! does not count as a poll. A takeover discards what waited; a push in flight still arrives, and the new
 //! session's first push waits for its end.
 
@@ -44,6 +45,7 @@ mod watch;
 mod tests;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -77,6 +79,8 @@ const LOOK: Duration = Duration::from_millis(5);
 pub struct Simulator {
     gateway: Arc<Gateway>,
     port: listen::Port,
+    /// How many nodes were added.
+    nodes: AtomicU8,
     ca_pem: Option<String>,
     /// Ends the continuous play that runs.
     playing: Mutex<Option<CancellationToken>>,
@@ -138,7 +142,8 @@ impl Simulator {
             .map_err(|source| StartError::Listen { addr, source })?;
         gateway.spawn(watch::watch(gateway.clone()));
         gateway.spawn(report(gateway.clone()));
-        let simulator = Simulator { gateway, port, ca_pem, playing: Mutex::new(None) };
+        let (nodes, playing) = (AtomicU8::new(0), Mutex::new(None));
+        let simulator = Simulator { gateway, port, nodes, ca_pem, playing };
         info!(base_url = simulator.base_url(), agents = simulator.gateway.slots().len(), "simulator started");
         if rate > 0.0 {
             simulator.play(rate);
@@ -155,8 +160,22 @@ impl Simulator {
     /// `https://127.0.0.1:{port}/agentgateway/resource`, or with `http`.
     #[must_use]
     pub fn base_url(&self) -> String {
+        self.url_at(self.local_addr())
+    }
+
+    /// Opens a port of another node of this gateway and gives its base URL. It has the agents, and none of the sessions that were
+    /// signed in at another node.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    pub async fn add_node(&self) -> std::io::Result<String> {
+        let node = self.nodes.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        // It is open until the gateway stops.
+        Ok(self.url_at(self.port.of_node(node).await?.addr()))
+    }
+
+    fn url_at(&self, mut addr: SocketAddr) -> String {
         let scheme = if self.gateway.settings.https { "https" } else { "http" };
-        let mut addr = self.local_addr();
         if addr.ip().is_unspecified() {
             addr.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
         }

@@ -109,6 +109,8 @@ pub(super) enum Activity {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) epoch: u64,
+    /// The node at which it was signed in, and which alone knows it.
+    pub(super) node: u8,
     pub(super) guids: Guids,
     pub(super) delivery: Delivery,
     /// The newest `service_token`.
@@ -153,6 +155,11 @@ impl Agent {
     /// The session, if it still is the one of that number.
     pub(super) fn session_of(&mut self, epoch: u64) -> Option<&mut Session> {
         self.session.as_mut().filter(|session| session.epoch == epoch)
+    }
+
+    /// Whether a call to this node meets the session, if there is one.
+    pub(super) fn is_known_at(&self, node: u8) -> bool {
+        self.session.as_ref().is_none_or(|session| session.node == node)
     }
 
     /// Ends the session. What waits for it is discarded, as nobody may receive it any more.

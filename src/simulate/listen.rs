@@ -28,6 +28,8 @@ const HEAD: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Port {
     addr: SocketAddr,
+    /// Which node of the gateway answers here.
+    node: u8,
     open: Mutex<Option<(CancellationToken, JoinHandle<()>)>>,
     gateway: Arc<Gateway>,
     tls: Option<Acceptor>,
@@ -49,12 +51,22 @@ impl Port {
         gateway: Arc<Gateway>,
         tls: Option<Arc<rustls::ServerConfig>>,
     ) -> io::Result<Port> {
-        let listener = TcpListener::bind(gateway.settings.listen).await?;
-        let addr = listener.local_addr()?;
+        let addr = gateway.settings.listen;
         let tls = tls.map(|config| Acceptor(config.into()));
-        let port = Port { addr, open: Mutex::new(None), gateway, tls };
-        *port.open.lock().await = Some(port.accept(listener));
-        Ok(port)
+        Port { addr, node: 0, open: Mutex::new(None), gateway, tls }.bound().await
+    }
+
+    /// The port of another node, on the same host.
+    pub(super) async fn of_node(&self, node: u8) -> io::Result<Port> {
+        let (addr, gateway) = (SocketAddr::new(self.addr.ip(), 0), self.gateway.clone());
+        Port { addr, node, open: Mutex::new(None), gateway, tls: self.tls.clone() }.bound().await
+    }
+
+    async fn bound(mut self) -> io::Result<Port> {
+        let listener = TcpListener::bind(self.addr).await?;
+        self.addr = listener.local_addr()?;
+        *self.open.lock().await = Some(self.accept(listener));
+        Ok(self)
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
@@ -83,12 +95,12 @@ impl Port {
 
     fn accept(&self, listener: TcpListener) -> (CancellationToken, JoinHandle<()>) {
         let stop = self.gateway.stop.child_token();
-        let (gateway, tls, until) = (self.gateway.clone(), self.tls.clone(), stop.clone());
+        let (gateway, node, tls, until) = (self.gateway.clone(), self.node, self.tls.clone(), stop.clone());
         let accepting = async move {
             loop {
                 tokio::select! {
                     accepted = listener.accept() => match accepted {
-                        Ok((stream, _)) => connect(&gateway, tls.clone(), stream, &until),
+                        Ok((stream, _)) => connect(&gateway, node, tls.clone(), stream, &until),
                         // Out of descriptors, say: others must close first.
                         Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                     },
@@ -101,32 +113,42 @@ impl Port {
 }
 
 /// Starts the task of one connection.
-fn connect(gateway: &Arc<Gateway>, tls: Option<Acceptor>, stream: TcpStream, until: &CancellationToken) {
+fn connect(
+    gateway: &Arc<Gateway>,
+    node: u8,
+    tls: Option<Acceptor>,
+    stream: TcpStream,
+    until: &CancellationToken,
+) {
     let (own, until) = (gateway.clone(), until.clone());
     gateway.tasks.spawn(async move {
         tokio::select! {
             // First, so that a request which is there already is not answered any more.
             biased;
             () = until.cancelled() => {}
-            () = converse(own, tls, stream) => {}
+            () = converse(own, node, tls, stream) => {}
         }
     });
 }
 
-async fn converse(gateway: Arc<Gateway>, tls: Option<Acceptor>, stream: TcpStream) {
+async fn converse(gateway: Arc<Gateway>, node: u8, tls: Option<Acceptor>, stream: TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "no TCP_NODELAY");
     }
-    let Some(tls) = tls else { return requests(gateway, stream).await };
+    let Some(tls) = tls else { return requests(gateway, node, stream).await };
     match tokio::time::timeout(TLS_HANDSHAKE, tls.0.accept(stream)).await {
-        Ok(Ok(stream)) => requests(gateway, stream).await,
+        Ok(Ok(stream)) => requests(gateway, node, stream).await,
         Ok(Err(error)) => info!(%error, "TLS handshake failed"),
         Err(_) => info!("TLS handshake timed out"),
     }
 }
 
-async fn requests(gateway: Arc<Gateway>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-    let service = service_fn(move |request| serve(gateway.clone(), request));
+async fn requests(
+    gateway: Arc<Gateway>,
+    node: u8,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
+    let service = service_fn(move |request| serve(gateway.clone(), node, request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)

@@ -311,6 +311,7 @@ mod tests {
         let delivery = Delivery::Push { uri: Uri::from_static("http://x/"), trusted: true };
         agent.sign_in(|epoch| Session {
             epoch,
+            node: 0,
             guids: Guids::new(Instant::now()),
             delivery,
             token: "t".to_owned().into(),

@@ -33,12 +33,13 @@ pub(super) struct Dropped;
 /// Answers one request.
 pub(super) async fn serve(
     gateway: Arc<Gateway>,
+    node: u8,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Dropped> {
     let spellings = gateway.spellings.clone();
     let answer = match understand(&gateway, &request) {
         Err(status) => Answer::status(status),
-        Ok(call) => answer(&gateway, call, request).await?,
+        Ok(call) => answer(&gateway, node, call, request).await?,
     };
     Ok(answer.into_response(&spellings))
 }
@@ -64,7 +65,12 @@ fn understand(gateway: &Gateway, request: &Request<Incoming>) -> Result<Call, St
 }
 
 /// The answer, or the failure that was ordered instead.
-async fn answer(gateway: &Arc<Gateway>, call: Call, request: Request<Incoming>) -> Result<Answer, Dropped> {
+async fn answer(
+    gateway: &Arc<Gateway>,
+    node: u8,
+    call: Call,
+    request: Request<Incoming>,
+) -> Result<Answer, Dropped> {
     let fault = gateway.faults.meet(call.operation, &call.agent);
     if let Some(fault) = &fault {
         info!(agent_id = call.agent, operation = ?call.operation, ?fault, "misbehaving as told");
@@ -79,7 +85,7 @@ async fn answer(gateway: &Arc<Gateway>, call: Call, request: Request<Incoming>) 
         None | Some(FaultKind::DelayMs(_) | FaultKind::DropAnswer | FaultKind::Garbage) => {}
     }
     let (operation, agent_id) = (call.operation, call.agent.clone());
-    let mut answer = perform(gateway, call, request).await;
+    let mut answer = perform(gateway, node, call, request).await;
     if !answer.body.contains(r#""retcode":"0""#) {
         info!(agent_id, ?operation, answer = answer.body, "refused");
     }
@@ -92,19 +98,22 @@ async fn answer(gateway: &Arc<Gateway>, call: Call, request: Request<Incoming>) 
     Ok(answer)
 }
 
-async fn perform(gateway: &Arc<Gateway>, call: Call, request: Request<Incoming>) -> Answer {
+async fn perform(gateway: &Arc<Gateway>, node: u8, call: Call, request: Request<Incoming>) -> Answer {
     let sign_in = matches!(call.operation, Operation::Login | Operation::ForceLogin);
     let Some(slot) = gateway.slot(&call.agent).cloned() else {
         return Answer::from(if sign_in { Refusal::PASSWORD } else { Refusal::NOT_SIGNED_IN });
     };
+    if !sign_in && !slot.lock().is_known_at(node) {
+        return Answer::from(Refusal::NOT_SIGNED_IN);
+    }
     let (head, body) = request.into_parts();
     match call.operation {
         Operation::Login | Operation::ForceLogin => {
             let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {
                 return Answer::status(StatusCode::BAD_REQUEST);
             };
-            sign_in_task(gateway, slot, body.to_bytes().to_vec(), call.operation == Operation::ForceLogin)
-                .await
+            let force = call.operation == Operation::ForceLogin;
+            sign_in_task(gateway, node, slot, body.to_bytes().to_vec(), force).await
         }
         operation if operation.is_of_a_call() => {
             let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {
@@ -118,13 +127,19 @@ async fn perform(gateway: &Arc<Gateway>, call: Call, request: Request<Incoming>)
 }
 
 /// Signs in by a task of its own, which a caller that hangs up does not stop.
-async fn sign_in_task(gateway: &Arc<Gateway>, slot: Arc<Slot>, body: Vec<u8>, force: bool) -> Answer {
+async fn sign_in_task(
+    gateway: &Arc<Gateway>,
+    node: u8,
+    slot: Arc<Slot>,
+    body: Vec<u8>,
+    force: bool,
+) -> Answer {
     let mark = match CallMark::set(&slot, SessionCall::SignIn) {
         Ok(mark) => mark,
         Err(refusal) => return refusal.into(),
     };
     let (own, stop) = (gateway.clone(), gateway.stop.clone());
-    let sign_in = session::sign_in(own, slot, body, force, mark);
+    let sign_in = session::sign_in(own, node, slot, body, force, mark);
     let task = gateway.tasks.spawn(async move { stop.run_until_cancelled(sign_in).await });
     match task.await {
         Ok(Some(outcome)) => either(outcome),

@@ -48,6 +48,7 @@ impl Drop for CallMark {
 /// Login, or forcelogin.
 pub(super) async fn sign_in(
     gateway: Arc<Gateway>,
+    node: u8,
     slot: Arc<Slot>,
     body: Vec<u8>,
     force: bool,
@@ -59,7 +60,7 @@ pub(super) async fn sign_in(
     admit(&mut slot.lock(), &slot.profile, &login, force, settings)?;
     tokio::time::sleep(Duration::from_millis(settings.login_delay_ms)).await;
     gateway.end_session(&slot, None, SignOut::TakenOver, false);
-    let (answer, epoch) = begin(&gateway, &slot, &login);
+    let (answer, epoch) = begin(&gateway, node, &slot, &login);
     gateway.watch.add(&slot, epoch, settings);
     deliver_first_events(&gateway, &slot).await;
     let push = login.delivery.is_push();
@@ -127,12 +128,13 @@ fn password_fits(profile: &Agents, login: &Login, settings: &Settings) -> bool {
 }
 
 /// Begins the session and words its answer.
-fn begin(gateway: &Gateway, slot: &Slot, login: &Login) -> (Answer, u64) {
+fn begin(gateway: &Gateway, node: u8, slot: &Slot, login: &Login) -> (Answer, u64) {
     let (now, login_time) = (Instant::now(), gateway.clock.now());
     let cookies = if gateway.settings.cookies { fresh_cookies() } else { Vec::new() };
     let mut agent = slot.lock();
     let epoch = agent.sign_in(|epoch| Session {
         epoch,
+        node,
         guids: Guids::new(now),
         delivery: login.delivery.clone(),
         token: login.token.clone(),

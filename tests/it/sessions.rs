@@ -359,6 +359,38 @@ async fn a_gateway_that_is_down_touches_no_agent_of_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_goes_away_with_its_sessions_and_comes_back_suspends_nobody() {
+    const AGENTS: usize = 20;
+    let simulator = Simulator::start(settings(1..=20)).await.expect("the simulator starts");
+    let backup = simulator.add_node().await.expect("a free port");
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = format!(
+        "heartbeat_interval_secs = 1\nsign_out_limit_secs = 60\ncall_deadline_secs = 5\nsign_in_rate_per_sec = 200\n\
+         backup_base_urls = [\"{backup}\"]\n"
+    );
+    let config = config(folder.path(), &[("main", &simulator, 1..=20, &keys)]);
+    let (world, metrics) = (Arc::new(World::default()), Metrics::new(["main"], []).expect("metrics"));
+    let daemon = Daemon::start(&config, &world, &metrics);
+    all_active(&daemon, "main", AGENTS).await;
+
+    simulator.pause_listening().await;
+    eventually("all are signed in at the other node", DEADLINE, || async {
+        (sign_ins(&metrics, "main", "taken_over") == AGENTS as u64).then_some(())
+    })
+    .await;
+    all_active(&daemon, "main", AGENTS).await;
+    simulator.resume_listening().await.expect("the port is still free");
+    let beats = simulator.statistics().total.heartbeats;
+    assert!(simulator.wait_for(DEADLINE, |s| s.total.heartbeats >= beats + 4 * AGENTS as u64).await);
+    assert_eq!(daemon.in_state("main", "active"), AGENTS);
+    let lost = |reason| metrics.session_losses.with_label_values(&["main", reason]).get();
+    assert_eq!((lost("other_address"), lost("timed_out")), (AGENTS as u64, 0));
+    assert_eq!(sign_ins(&metrics, "main", "suspended"), 0);
+    drop(daemon);
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn agents_are_set_up_after_each_sign_in_and_not_after_a_restart() {
     /// What `agentstatus` says of who is busy.
     const BUSY: u8 = 3;

@@ -228,3 +228,19 @@ async fn an_answer_lost_after_a_login_leaves_the_agent_signed_in() {
     assert!(client.try_send(Method::PUT, tail, &[], &poll_login().to_string()).await.is_none());
     assert_eq!(client.send(Method::PUT, tail, &[], &poll_login().to_string()).await.retcode(), "100-002");
 }
+
+#[tokio::test]
+async fn a_node_has_the_agents_and_not_the_sessions_of_another() {
+    let simulator = start(settings()).await;
+    let mut first = Client::new(&simulator, 1001);
+    first.login_to_poll().await;
+    let base = simulator.add_node().await.unwrap();
+    let mut other = Client { base, ..first.clone() };
+    assert_eq!(other.handshake().await.retcode(), "100-006");
+    assert_eq!(other.call(Method::DELETE, "logout").await.retcode(), "100-006");
+    assert_eq!(other.login(&poll_login()).await.retcode(), "100-002");
+    assert_eq!(first.handshake().await.retcode(), "0");
+    assert_eq!(other.sign_in("/forcelogin", &poll_login()).await.retcode(), "0");
+    assert_eq!(other.handshake().await.retcode(), "0");
+    assert_eq!(first.handshake().await.retcode(), "100-006");
+}
