@@ -793,7 +793,9 @@ impl Machine {
         match outcome {
             Outcome::Answered(Meaning::Ok) => self.heartbeat_succeeded(sent, now),
             // Out already, by a sign-out whose answer was lost or by somebody else: that was what was wanted.
-            Outcome::Answered(Meaning::Lost(_)) if self.state == State::SigningOut && self.wish.waits() => {
+            Outcome::Answered(Meaning::Lost(loss))
+                if self.state == State::SigningOut && self.wish.waits() && loss != Loss::OtherAddress =>
+            {
                 self.is_out();
             }
             Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
