@@ -137,9 +137,31 @@ pub(super) struct Agent {
 /// Calls that fail, for the log and the journal.
 #[derive(Default)]
 struct Trouble {
-    /// How many in a row.
-    failures: u32,
+    /// How many in a row, of each kind: one may fail on and on while others succeed.
+    failures: Vec<(Operation, u32)>,
     last_retcode: Option<Retcode>,
+}
+
+impl Trouble {
+    /// One more has failed. Says how many have.
+    fn failed(&mut self, operation: Operation) -> u32 {
+        match self.failures.iter_mut().find(|(failed, _)| *failed == operation) {
+            Some((_, failures)) => {
+                *failures = failures.saturating_add(1);
+                *failures
+            }
+            None => {
+                self.failures.push((operation, 1));
+                1
+            }
+        }
+    }
+
+    /// One has succeeded. Says how many had failed.
+    fn succeeded(&mut self, operation: Operation) -> u32 {
+        let found = self.failures.iter().position(|(failed, _)| *failed == operation);
+        found.map_or(0, |at| self.failures.swap_remove(at).1)
+    }
 }
 
 impl Agent {
@@ -549,6 +571,10 @@ impl Agent {
             Err(CallError::Status(404 | 405 | 501)) if operation == Operation::UpdateGuid => {
                 return Outcome::Answered(Meaning::Refused);
             }
+            // So does one that is being deployed, and nobody is to be without calls until the next sign-in for that.
+            Err(CallError::Status(404 | 405 | 501)) if operation.sets_up() => {
+                return Outcome::Answered(Meaning::Doubtful);
+            }
             Err(error) => return Outcome::Unanswered { may_have_arrived: error.may_have_arrived() },
         };
         match meaning(operation, &reply.retcode) {
@@ -687,11 +713,10 @@ impl Agent {
 
     /// Logs failures: the first and then ever fewer of a row, since a gateway's outage fails for all agents at once.
     fn note(&mut self, operation: Operation, verdict: &Result<Reply, CallError>) {
-        let operation = operation.as_str();
+        let (kind, operation) = (operation, operation.as_str());
         let (retcode, error) = match verdict {
             Ok(reply) if reply.retcode.class() == Some(super::retcode::Class::Ok) => {
-                let failures =
-                    self.trouble.as_mut().map_or(0, |trouble| std::mem::take(&mut trouble.failures));
+                let failures = self.trouble.as_mut().map_or(0, |trouble| trouble.succeeded(kind));
                 if failures > 0 {
                     tracing::warn!(gateway = %self.gateway(), agent_id = %self.agent_id(), operation,
                         attempt = failures + 1, "succeeded again");
@@ -702,9 +727,8 @@ impl Agent {
             Err(error) => (None, error.to_string()),
         };
         let trouble = self.trouble.get_or_insert_default();
-        trouble.failures = trouble.failures.saturating_add(1);
         trouble.last_retcode.clone_from(&retcode);
-        let attempt = trouble.failures;
+        let attempt = trouble.failed(kind);
         let code = retcode.as_ref().map_or("", Retcode::as_str);
         if attempt.is_power_of_two() {
             tracing::warn!(gateway = %self.gateway(), agent_id = %self.agent_id(), operation, retcode = code,

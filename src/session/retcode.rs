@@ -149,6 +149,31 @@ impl Operation {
     pub fn signs_in(self) -> bool {
         matches!(self, Operation::Login | Operation::ForceLogin)
     }
+
+    /// Whether gateways give GUIDs with answers to the call, so that one may be lost with an answer.
+    #[must_use]
+    pub fn brings_guid(self) -> bool {
+        match self {
+            Operation::Login
+            | Operation::ForceLogin
+            | Operation::Handshake
+            | Operation::Poll
+            | Operation::UpdateGuid => true,
+            Operation::ResetSkill
+            | Operation::AutoAnswer
+            | Operation::SayFree
+            | Operation::SayBusy
+            | Operation::Work
+            | Operation::Logout => false,
+        }
+    }
+
+    /// Whether the call sets an agent up after its sign-in.
+    #[must_use]
+    pub fn sets_up(self) -> bool {
+        use Operation::{AutoAnswer, ResetSkill, SayBusy, SayFree, Work};
+        matches!(self, ResetSkill | AutoAnswer | SayFree | SayBusy | Work)
+    }
 }
 
 /// Why a session that we held is gone. Label `reason` of `ccrelay_session_losses_total`.

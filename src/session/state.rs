@@ -254,9 +254,9 @@ pub enum Entry {
 pub enum Degradation {
     /// Half of the sign-out limit has passed without a successful heartbeat.
     HeartbeatsFailing,
-    /// The skill queues were refused: no calls come.
+    /// The skill queues were refused, or could not be entered for a minute, and are tried on: no calls come.
     SkillsRefused,
-    /// A call that sets the agent up after its sign-in was refused.
+    /// A call that sets the agent up after its sign-in was refused, or has failed for a minute and is tried on.
     SettingsRefused,
     /// A sign-out was refused, for instance in a call: the session stays.
     SignOutRefused,
@@ -484,7 +484,7 @@ impl Machine {
                 self.heartbeat(held)
             }
             (State::SigningOut, _, Some(due)) => Next::Call(Operation::Logout, due),
-            (_, Some(held), _) => match held.to_set_up(&self.rules).or_else(|| held.to_renew(&self.rules)) {
+            (_, Some(held), _) => match held.errand(&self.rules) {
                 Some((operation, due)) if due <= held.next_heartbeat => Next::Call(operation, due),
                 _ => self.heartbeat(held),
             },
@@ -652,7 +652,7 @@ impl Machine {
     fn ended(&mut self, outcome: Outcome, now: Instant) {
         let Some((InFlight::Call(operation), sent)) = self.in_flight else { return };
         self.in_flight = None;
-        if let Outcome::Unanswered { may_have_arrived: true } = outcome {
+        if outcome == (Outcome::Unanswered { may_have_arrived: true }) && operation.brings_guid() {
             // A sign-in that restores nothing may have met a person.
             let small = operation == Operation::Login && !self.is_ours(now);
             self.may_be_ours_from(now, if small { Doubt::Small } else { Doubt::Great });
@@ -868,15 +868,22 @@ impl Machine {
             }
             Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
             Outcome::Answered(Meaning::SwitchingOver) => held.skills_wait(now + switch_over_wait()),
-            Outcome::Answered(Meaning::Refused) => self.skills_refused(now),
-            Outcome::Answered(Meaning::Doubtful) if held.skills_hopeless() => self.skills_refused(now),
+            Outcome::Answered(Meaning::Refused) => return self.skills_refused(now),
+            Outcome::Answered(Meaning::Doubtful) if held.skills_hopeless() => return self.skills_refused(now),
             _ => held.skills_failed(now),
         }
+        self.tell_of_skills(false, now);
     }
 
     fn skills_refused(&mut self, now: Instant) {
+        self.tell_of_skills(true, now);
         if let Some(held) = &mut self.held {
             held.skills_ended(SkillsState::Refused, &self.rules, now);
+        }
+    }
+
+    fn tell_of_skills(&mut self, refused: bool, now: Instant) {
+        if self.held.as_mut().is_some_and(|held| held.tell_of_skills(refused, now)) {
             self.effects.push(Effect::Degraded(Degradation::SkillsRefused));
         }
     }
@@ -888,17 +895,34 @@ impl Machine {
         match outcome {
             Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
             _ if !asked => {}
-            Outcome::Answered(Meaning::Ok) => self.setting_is_past(now),
-            Outcome::Answered(Meaning::SwitchingOver) => held.setting_waits(now + switch_over_wait()),
+            Outcome::Answered(Meaning::Ok) => {
+                if held.setting_mended() {
+                    self.effects.push(Effect::Mended(Degradation::SettingsRefused));
+                }
+                self.setting_is_past(now);
+            }
             Outcome::Answered(Meaning::Refused) => self.setting_refused(now),
             Outcome::Answered(Meaning::Doubtful) if held.setting_hopeless() => self.setting_refused(now),
-            _ => held.setting_failed(now),
+            Outcome::Answered(Meaning::SwitchingOver) => {
+                held.setting_waits(now + switch_over_wait());
+                self.tell_of_setting(false, now);
+            }
+            _ => {
+                held.setting_failed(now);
+                self.tell_of_setting(false, now);
+            }
         }
     }
 
     fn setting_refused(&mut self, now: Instant) {
-        self.effects.push(Effect::Degraded(Degradation::SettingsRefused));
+        self.tell_of_setting(true, now);
         self.setting_is_past(now);
+    }
+
+    fn tell_of_setting(&mut self, refused: bool, now: Instant) {
+        if self.held.as_mut().is_some_and(|held| held.tell_of_setting(refused, now)) {
+            self.effects.push(Effect::Degraded(Degradation::SettingsRefused));
+        }
     }
 
     fn setting_is_past(&mut self, now: Instant) {

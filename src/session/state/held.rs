@@ -55,6 +55,8 @@ const SKILLS_FIRST: Duration = Duration::from_secs(1);
 const SKILLS_MOST: Duration = Duration::from_secs(30);
 /// Doubtful refusals of the skill queues, or of what else is set, before they count as final.
 const SKILLS_TRIES: u32 = 5;
+/// How long either may go on to fail, in whatever way, before that is told: the agent gets no calls meanwhile. It is tried on.
+const SET_UP_PATIENCE: Duration = Duration::from_secs(60);
 /// Shortest time between two checks asked for by events.
 const CHECK_SPACING: Duration = Duration::from_secs(1);
 
@@ -125,26 +127,51 @@ enum Newest {
 /// How far the agent is set up.
 #[derive(Debug)]
 struct SetUp {
-    /// When the skill queues are to be entered, if they are.
-    skills_due: Instant,
-    skills_backoff: Backoff,
+    /// To enter the skill queues, if they are to be entered.
+    skills: Step,
     /// Which of the settings in the rules is next; behind the last when all are made.
     next_setting: usize,
-    /// When that one is due, once the skill queues are entered.
-    settings_due: Instant,
-    settings_backoff: Backoff,
+    /// To make that one, once the skill queues are entered.
+    setting: Step,
+    /// One was refused, which is shown until the next sign-in.
+    setting_refused: bool,
 }
 
 impl SetUp {
     /// Nothing but the skill queues, from now on.
     fn new(now: Instant) -> Box<SetUp> {
-        Box::new(SetUp {
-            skills_due: now,
-            skills_backoff: Backoff::new(SKILLS_FIRST, SKILLS_MOST),
-            next_setting: SETTINGS,
-            settings_due: now,
-            settings_backoff: Backoff::new(SKILLS_FIRST, SKILLS_MOST),
-        })
+        let (skills, setting) = (Step::new(now), Step::new(now));
+        Box::new(SetUp { skills, next_setting: SETTINGS, setting, setting_refused: false })
+    }
+}
+
+/// One of the things that set an agent up, and how it goes.
+#[derive(Debug)]
+struct Step {
+    due: Instant,
+    backoff: Backoff,
+    /// Since when it is to be done.
+    since: Instant,
+    /// It was told that it fails.
+    told: bool,
+}
+
+impl Step {
+    fn new(now: Instant) -> Step {
+        Step { due: now, backoff: Backoff::new(SKILLS_FIRST, SKILLS_MOST), since: now, told: false }
+    }
+
+    fn failed(&mut self, now: Instant) {
+        self.due = now + self.backoff.next_wait();
+    }
+
+    /// Whether it has failed too often for a refusal without a clear reason.
+    fn is_hopeless(&self) -> bool {
+        self.backoff.tries() >= SKILLS_TRIES
+    }
+
+    fn is_late(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= SET_UP_PATIENCE
     }
 }
 
@@ -250,7 +277,7 @@ impl Held {
     }
 
     /// When a new GUID is to be asked for. Not where heartbeats fail: they matter more, and bring one too.
-    pub(super) fn to_renew(&self, rules: &Rules) -> Option<(Operation, Instant)> {
+    fn to_renew(&self, rules: &Rules) -> Option<(Operation, Instant)> {
         let well = self.unconfirmed.is_none() && self.repeat.tries() == 0 && !self.shut_down;
         let wanted = well && self.renewals_rest == 0 && self.renewal_tries < RENEWAL_TRIES;
         let age = rules.guid_renewal.filter(|_| wanted)?;
@@ -340,27 +367,35 @@ impl Held {
     pub(super) fn skills_changed(&mut self, now: Instant) {
         self.skills = SkillsState::Due;
         let set_up = self.set_up.get_or_insert_with(|| SetUp::new(now));
-        set_up.skills_due = now;
-        set_up.skills_backoff.reset();
+        set_up.skills = Step { told: set_up.skills.told, ..Step::new(now) };
     }
 
     /// Entering the skill queues failed for now.
     pub(super) fn skills_failed(&mut self, now: Instant) {
         if let Some(set_up) = &mut self.set_up {
-            set_up.skills_due = now + set_up.skills_backoff.next_wait();
+            set_up.skills.failed(now);
         }
     }
 
     /// The skill queues have to wait until then.
     pub(super) fn skills_wait(&mut self, until: Instant) {
         if let Some(set_up) = &mut self.set_up {
-            set_up.skills_due = until;
+            set_up.skills.due = until;
         }
     }
 
     /// Whether entering the skill queues has failed too often for a refusal without a clear reason.
     pub(super) fn skills_hopeless(&self) -> bool {
-        self.set_up.as_ref().is_some_and(|set_up| set_up.skills_backoff.tries() >= SKILLS_TRIES)
+        self.set_up.as_ref().is_some_and(|set_up| set_up.skills.is_hopeless())
+    }
+
+    /// Whether it is to be told that the skill queues are not entered: once, for a refusal or after a while of failures.
+    pub(super) fn tell_of_skills(&mut self, refused: bool, now: Instant) -> bool {
+        let due = self.skills == SkillsState::Due;
+        let Some(step) = self.set_up.as_mut().filter(|_| due).map(|set_up| &mut set_up.skills) else {
+            return false;
+        };
+        (refused || step.is_late(now)) && !std::mem::replace(&mut step.told, true)
     }
 
     /// The skill queues are entered, or refused: on to the settings.
@@ -371,7 +406,8 @@ impl Held {
 
     /// All settings of the rules are to be made.
     pub(super) fn set_up(&mut self, rules: &Rules, now: Instant) {
-        self.set_up.get_or_insert_with(|| SetUp::new(now)).next_setting = 0;
+        let set_up = self.set_up.get_or_insert_with(|| SetUp::new(now));
+        (set_up.next_setting, set_up.setting_refused) = (0, false);
         self.skip_settings_not_wanted(rules);
         self.settings_from(rules, now);
     }
@@ -383,13 +419,19 @@ impl Held {
 
     /// What is to be done next for the agent to get calls, and when: first the skill queues, then the settings. A
     /// session of an earlier run is confirmed before.
-    pub(super) fn to_set_up(&self, rules: &Rules) -> Option<(Operation, Instant)> {
+    fn to_set_up(&self, rules: &Rules) -> Option<(Operation, Instant)> {
         let set_up = self.set_up.as_ref()?;
         match self.skills {
-            SkillsState::Due => Some((Operation::ResetSkill, set_up.skills_due)),
+            SkillsState::Due => Some((Operation::ResetSkill, set_up.skills.due)),
             _ if self.unconfirmed.is_some() => None,
-            SkillsState::Done | SkillsState::Refused => Some((self.setting(rules)?, set_up.settings_due)),
+            SkillsState::Done | SkillsState::Refused => Some((self.setting(rules)?, set_up.setting.due)),
         }
+    }
+
+    /// What is to be done between heartbeats, and when. What waits to be repeated holds up nothing else.
+    pub(super) fn errand(&self, rules: &Rules) -> Option<(Operation, Instant)> {
+        let errands = [self.to_set_up(rules), self.to_renew(rules)];
+        errands.into_iter().flatten().min_by_key(|(_, due)| *due)
     }
 
     /// Settings that nobody wants are passed over. One that is wanted later is for the next sign-in.
@@ -405,8 +447,7 @@ impl Held {
     /// answered only when something happens, which may be what the setting brings about.
     fn settings_from(&mut self, rules: &Rules, now: Instant) {
         if let Some(set_up) = &mut self.set_up {
-            set_up.settings_due = now;
-            set_up.settings_backoff.reset();
+            set_up.setting = Step::new(now);
         }
         if rules.polls && self.setting(rules).is_some() {
             self.next_heartbeat = self.next_heartbeat.max(now);
@@ -426,20 +467,38 @@ impl Held {
     /// A setting failed for now.
     pub(super) fn setting_failed(&mut self, now: Instant) {
         if let Some(set_up) = &mut self.set_up {
-            set_up.settings_due = now + set_up.settings_backoff.next_wait();
+            set_up.setting.failed(now);
         }
     }
 
     /// The next setting has to wait until then.
     pub(super) fn setting_waits(&mut self, until: Instant) {
         if let Some(set_up) = &mut self.set_up {
-            set_up.settings_due = until;
+            set_up.setting.due = until;
         }
     }
 
     /// Whether a setting has failed too often for a refusal without a clear reason.
     pub(super) fn setting_hopeless(&self) -> bool {
-        self.set_up.as_ref().is_some_and(|set_up| set_up.settings_backoff.tries() >= SKILLS_TRIES)
+        self.set_up.as_ref().is_some_and(|set_up| set_up.setting.is_hopeless())
+    }
+
+    /// Whether it is to be told that a setting is not made: for a refusal or after a while of failures, and not while it is shown
+    /// of one before.
+    pub(super) fn tell_of_setting(&mut self, refused: bool, now: Instant) -> bool {
+        let Some(set_up) = self.set_up.as_mut().filter(|set_up| refused || set_up.setting.is_late(now))
+        else {
+            return false;
+        };
+        let told = std::mem::replace(&mut set_up.setting.told, true);
+        let shown = told || set_up.setting_refused;
+        set_up.setting_refused |= refused;
+        !shown
+    }
+
+    /// A setting is made after all: whether nothing is wrong with the settings any more of which somebody was told.
+    pub(super) fn setting_mended(&self) -> bool {
+        self.set_up.as_ref().is_some_and(|set_up| set_up.setting.told && !set_up.setting_refused)
     }
 
     fn forget_what_is_set_up(&mut self) {

@@ -40,6 +40,8 @@ pub(super) enum Script {
     RequestLost,
     /// No connection.
     Unreachable,
+    /// An HTTP status, and nothing happens.
+    Status(u16),
     /// Signs in and demands another password.
     PasswordChange,
     /// Does what was asked, and takes 5 s for it.
@@ -397,6 +399,7 @@ impl GatewayCalls for FakeGateway {
                 }
                 Some(Script::RequestLost) => Answer::failed(CallError::TimedOut),
                 Some(Script::Unreachable) => Answer::failed(CallError::Unreachable("refused".into())),
+                Some(Script::Status(status)) => Answer::failed(CallError::Status(status)),
                 Some(Script::PasswordChange) => {
                     let mut answer = state.act(&call);
                     if let Ok(reply) = &mut answer.verdict {
@@ -435,6 +438,7 @@ impl GatewayCalls for FakeGateway {
             match script {
                 Some(Script::Code(code)) => forwarded(code, None),
                 Some(Script::Unreachable) => Forwarded::failed(CallError::Unreachable("refused".into())),
+                Some(Script::Status(status)) => Forwarded::failed(CallError::Status(status)),
                 Some(Script::AnswerLost | Script::RequestLost) => Forwarded::failed(CallError::TimedOut),
                 Some(Script::PasswordChange | Script::Slow) | None if !known => forwarded("100-006", None),
                 // This script stands for an answer that renews the GUID.

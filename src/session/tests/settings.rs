@@ -42,7 +42,7 @@ async fn a_restart_in_the_middle_finishes_what_was_begun() {
     scene.pass(100).await;
     assert_eq!(view(&sessions).state, "active");
     assert_eq!(scene.gateway.set_up("291"), Some(vec![ResetSkill, AutoAnswer, AutoAnswer, SayBusy]));
-    assert_eq!(scene.reasons(), ["signed_in", "resumed"]);
+    assert_eq!(scene.reasons(), ["signed_in", "settings_refused", "resumed"]);
     scene.gateway.check();
 }
 
@@ -62,6 +62,25 @@ async fn what_is_refused_is_shown_until_a_sign_in_that_is_set_up() {
     assert!(sessions.sign_in(&main_gateway(), &agent("291")));
     scene.pass(100).await;
     assert_eq!((view(&sessions).degraded, degraded()), (Vec::new(), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_never_succeeds_is_shown_until_it_does() {
+    let scene = scene();
+    scene.gateway.always(ResetSkill, Script::Code("100-007"));
+    let sessions = scene.start();
+    scene.pass(300).await;
+    assert_eq!((view(&sessions).state, view(&sessions).degraded), ("active", vec!["skills_refused"]));
+    assert_eq!(scene.reasons(), ["signed_in", "skills_refused"]);
+    scene.gateway.heal();
+    // A gateway that does not know one of the calls holds up no other.
+    scene.gateway.always(AutoAnswer, Script::Status(404));
+    scene.pass(150).await;
+    assert_eq!(scene.gateway.set_up("291"), Some(vec![ResetSkill, SayBusy]));
+    assert_eq!(view(&sessions).degraded, ["settings_refused"]);
+    assert_eq!(scene.reasons(), ["signed_in", "skills_refused", "settings_refused"]);
+    assert_eq!(scene.gateway.count(Login), 1);
+    scene.gateway.check();
 }
 
 #[test]

@@ -93,7 +93,18 @@ fn those_that_fail_for_now_are_repeated_ever_more_calmly_and_hold_up_no_heartbea
             }
         }
         assert_eq!((tries, bench.state()), (60, State::Active), "{outcome:?}");
-        assert!(bench.effects.iter().all(|effect| *effect == Effect::Kept), "{outcome:?}: told of nothing");
+        bench.effects.retain(|effect| *effect != Effect::Kept);
+        assert_eq!(bench.effects, [REFUSED], "{outcome:?}: told once");
+        // One that succeeds after all is told too.
+        while bench.machine.settings_due() {
+            let Next::Call(operation, _) = bench.machine.next() else { panic!("nothing to do") };
+            bench.answer(operation, Meaning::Ok);
+        }
+        bench.effects.retain(|effect| *effect != Effect::Kept);
+        assert_eq!(
+            bench.effects,
+            [REFUSED, Effect::Mended(Degradation::SettingsRefused), Effect::SettingsDone]
+        );
     }
 }
 
@@ -213,4 +224,96 @@ fn a_sign_out_does_not_wait_for_them_and_a_call_that_is_passed_on_does() {
     bench.input(Input::SignOut);
     bench.answer(Logout, Meaning::Ok);
     assert_eq!(bench.state(), State::SignedOut);
+}
+
+#[test]
+fn one_that_fails_for_a_moment_is_told_to_nobody() {
+    for outcome in [Outcome::Answered(Meaning::Transient), LOST_ANSWER, UNREACHABLE] {
+        let mut bench = to_be_set_up();
+        let began = bench.now;
+        while bench.now < began + 20 * SECOND {
+            let Next::Call(operation, _) = bench.machine.next() else { panic!("nothing to do") };
+            let well = Outcome::Answered(Meaning::Ok);
+            bench.call(operation, if operation == AutoAnswer { outcome } else { well });
+        }
+        while bench.machine.settings_due() {
+            let Next::Call(operation, _) = bench.machine.next() else { panic!("nothing to do") };
+            bench.answer(operation, Meaning::Ok);
+        }
+        bench.effects.retain(|effect| *effect != Effect::Kept);
+        assert_eq!(bench.effects, [Effect::SettingsDone], "{outcome:?}");
+    }
+}
+
+#[test]
+fn one_that_was_refused_is_still_shown_when_another_succeeds_late() {
+    let mut bench = to_be_set_up();
+    bench.answer(AutoAnswer, Meaning::Refused);
+    let began = bench.now;
+    while bench.now < began + 3 * LIMIT {
+        let Next::Call(operation, _) = bench.machine.next() else { panic!("nothing to do") };
+        bench.answer(operation, if operation == SayFree { Meaning::Transient } else { Meaning::Ok });
+    }
+    while bench.machine.settings_due() {
+        let Next::Call(operation, _) = bench.machine.next() else { panic!("nothing to do") };
+        bench.answer(operation, Meaning::Ok);
+    }
+    bench.effects.retain(|effect| *effect != Effect::Kept);
+    assert_eq!(bench.effects, [REFUSED, Effect::SettingsDone]);
+}
+
+#[test]
+fn skill_queues_that_fail_on_and_on_are_told_once_and_hold_up_no_new_guid() {
+    for outcome in [
+        Outcome::Answered(Meaning::Transient),
+        Outcome::Answered(Meaning::SwitchingOver),
+        LOST_ANSWER,
+        UNREACHABLE,
+    ] {
+        let mut bench = Bench::new(false);
+        bench.machine = Machine::new(Rules { guid_renewal: Some(45 * SECOND), ..rules(false) });
+        bench.input(Input::Start(None));
+        bench.answer(Login, Meaning::Ok);
+        let (began, mut tries, mut renewed) = (bench.now, 0, None);
+        while tries < 60 {
+            let Next::Call(operation, _) = bench.machine.next() else { panic!("nothing to do") };
+            tries += usize::from(operation == ResetSkill);
+            bench.call(
+                operation,
+                if operation == ResetSkill { outcome } else { Outcome::Answered(Meaning::Ok) },
+            );
+            if operation == UpdateGuid {
+                renewed.get_or_insert(bench.now - began);
+                bench.input(Input::GuidRenewed);
+            }
+        }
+        let told = Effect::Degraded(Degradation::SkillsRefused);
+        bench.effects.retain(|effect| *effect != Effect::Kept);
+        assert_eq!(bench.effects, [Effect::Started(Entry::SignedIn), told], "{outcome:?}");
+        assert!(renewed.is_some_and(|after| after <= 46 * SECOND), "{outcome:?}: {renewed:?}");
+        assert!(!bench.machine.skills_set(), "it is tried on");
+        bench.effects.clear();
+        while !bench.machine.skills_set() {
+            let Next::Call(operation, _) = bench.machine.next() else { panic!("nothing to do") };
+            bench.answer(operation, Meaning::Ok);
+        }
+        assert_eq!(bench.effects.last(), Some(&Effect::SkillsSet), "which mends it");
+    }
+}
+
+#[test]
+fn a_setting_without_an_answer_loses_no_guid_so_that_a_person_who_comes_in_is_not_forced_out() {
+    for operation in [ResetSkill, AutoAnswer, SayFree] {
+        let mut bench = Bench::with_settings(ALL);
+        bench.input(Input::Start(None));
+        bench.answer(Login, Meaning::Ok);
+        for before in [ResetSkill, AutoAnswer, SayFree].into_iter().take_while(|before| *before != operation)
+        {
+            bench.answer(before, Meaning::Ok);
+        }
+        bench.call(operation, LOST_ANSWER);
+        bench.answer(operation, Meaning::Lost(Loss::GuidRefused));
+        bench.answer(Login, Meaning::SignedIn);
+        assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere), "{operation:?}");
+    }
 }
