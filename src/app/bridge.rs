@@ -14,7 +14,7 @@ use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName, vocabulary};
 use crate::metrics::Metrics;
 use crate::receive::{PushObserver, count_events};
-use crate::session::{EventStore, SessionStore, Sessions, StoreError, Stored, TokenSource};
+use crate::session::{EventStore, SessionStore, Sessions, StoreError, Stored, StoredSession, TokenSource};
 use crate::sink::BoxFuture;
 use crate::spool::{AgentKey, NewRecord, OpenError, Spool};
 use crate::trace::Traces;
@@ -75,6 +75,18 @@ impl SessionStore for StoreBridge {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let unlisted = found.iter().filter(|(_, stored)| stored.may_be_unlisted());
         unlisted.map(|(agent, _)| (agent.gateway.clone(), agent.agent_id.clone())).collect()
+    }
+
+    fn take_past(
+        &self,
+        is_past: &dyn Fn(&GatewayName, &StoredSession) -> bool,
+    ) -> Vec<(GatewayName, AgentId)> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let past = |agent: &AgentKey, stored: &Stored| {
+            stored.session().is_some_and(|session| is_past(&agent.gateway, session))
+        };
+        let past = found.extract_if(|agent, stored| past(agent, stored));
+        past.map(|(agent, _)| (agent.gateway, agent.agent_id)).collect()
     }
 
     fn save<'a>(

@@ -746,7 +746,7 @@ impl Agent {
     async fn step(&mut self, input: Input) -> bool {
         // What ends the task takes back no word of a person.
         let ends = matches!(input, Input::Leave | Input::Stop { .. });
-        let was_wanted_out = self.machine.is_wanted_out();
+        let (was_wanted_out, left) = (self.machine.is_wanted_out(), self.machine.leaves());
         let effects = self.machine.step(input, Instant::now());
         let times = Times { last_ok: self.machine.last_ok(), guid_since: self.machine.guid_since() };
         self.shared.publish(self.machine.state(), times, self.gateway.deps.clock.now());
@@ -759,6 +759,8 @@ impl Agent {
         }
         let save = !effects.is_empty()
             || (!ends && self.machine.is_wanted_out() != was_wanted_out)
+            // Else the next run would not know that it is to be signed out, and its call would be cut.
+            || (self.machine.leaves() && !left)
             // Else the next run would miss a push that has come since, and an agent may be quiet for hours.
             || (ends && self.saved_awaiting && !self.shared.awaits_push());
         for effect in effects {

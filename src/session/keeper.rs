@@ -163,6 +163,7 @@ impl Sessions {
         }
         let unlisted = unlisted.into_iter().map(|(gateway, id)| Arc::new(AgentConfig::unlisted(gateway, id)));
         sessions.inner.begin_all(config.agents.into_iter().chain(unlisted));
+        sessions.inner.forget_past();
         sessions.inner.tasks.spawn(watch::look_over(sessions.clone()));
         Ok(sessions)
     }
@@ -495,6 +496,35 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Forgets stored sessions of agents who are in no roster any more, once their gateways have ended them: nobody else would.
+    /// Until then the agent may be put again, and whom a person has signed out stays so.
+    fn forget_past(self: &Arc<Self>) {
+        let now = self.deps.clock.now();
+        let past = self.deps.store.take_past(&|gateway, session| {
+            let limit = self.gateways.get(gateway).map(|kept| kept.gateway.config.sign_out_limit);
+            !session.wanted_out && now.since(session.last_success) >= limit.unwrap_or(LONGEST_PAST)
+        });
+        if past.is_empty() {
+            return;
+        }
+        let inner = self.clone();
+        let forget = async move {
+            for (gateway, agent_id) in past {
+                if inner.stop.is_cancelled() {
+                    return;
+                }
+                // One that was put meanwhile has a session of its own.
+                let is_back =
+                    inner.gateways.get(&gateway).is_some_and(|kept| kept.read().contains_key(&agent_id));
+                if !is_back && let Err(error) = inner.deps.store.save(&gateway, &agent_id, None).await {
+                    tracing::warn!(%gateway, %agent_id, %error, "a session that is past stays stored");
+                    return;
+                }
+            }
+        };
+        self.tasks.spawn_on(forget, &self.runtime);
     }
 
     /// What an earlier run left of this agent's session.

@@ -869,7 +869,9 @@ impl Machine {
             Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
             Outcome::Answered(Meaning::SwitchingOver) => held.skills_wait(now + switch_over_wait()),
             Outcome::Answered(Meaning::Refused) => return self.skills_refused(now),
-            Outcome::Answered(Meaning::Doubtful) if held.skills_hopeless() => return self.skills_refused(now),
+            Outcome::Answered(Meaning::Doubtful) if held.skills_hopeless() => {
+                return self.skills_refused(now);
+            }
             _ => held.skills_failed(now),
         }
         self.tell_of_skills(false, now);

@@ -81,3 +81,53 @@ async fn an_agent_whose_sign_out_is_not_answered_stays_out_in_another_mode() {
     scene.pass(60).await;
     assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("signed_out", 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_who_is_taken_away_in_a_call_is_signed_out_after_it_also_when_a_kill_comes_at_once() {
+    let mut scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    scene.gateway.always(Logout, Script::Code("100-010"));
+    let beats = scene.gateway.count(Handshake);
+    assert!(sessions.remove(&main_gateway(), &agent("291")));
+    scene.pass(1).await;
+    assert_eq!((scene.gateway.count(Logout), scene.gateway.count(Handshake)), (1, beats));
+    kill(&scene, sessions).await;
+    scene.config.agents.clear();
+    scene.pass(30).await;
+    let sessions = scene.start();
+    scene.pass(300).await;
+    assert_eq!(view(&sessions).state, "signing_out");
+    assert!(scene.gateway.is_signed_in("291"), "its call was cut");
+    scene.gateway.heal();
+    scene.pass(15).await;
+    assert!(sessions.list().is_empty() && !scene.gateway.is_signed_in("291"));
+    assert!(scene.world.stored.lock().unwrap().is_empty());
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_stored_of_agents_who_are_in_no_roster_any_more_goes_when_their_sessions_are_past() {
+    let mut scene = Scene::with(&["1", "2"], |_, _| {});
+    let sessions = scene.start();
+    scene.pass(20).await;
+    assert!(sessions.sign_out(&main_gateway(), &agent("2")));
+    scene.pass(5).await;
+    sessions.shutdown(false).await;
+    let agents = std::mem::take(&mut scene.config.agents);
+    for (away, stored) in [(30, vec!["1", "2"]), (100, vec!["2"])] {
+        scene.pass(away).await;
+        let sessions = scene.start();
+        scene.pass(5).await;
+        let mut left: Vec<_> = scene.world.stored.lock().unwrap().keys().cloned().collect();
+        left.sort();
+        assert_eq!(left, stored, "a session that may be resumed is kept, and a person's word too");
+        sessions.shutdown(false).await;
+    }
+    scene.config.agents = agents;
+    let sessions = scene.start();
+    scene.pass(20).await;
+    let state = |id| sessions.view(&main_gateway(), &agent(id)).unwrap().state;
+    assert_eq!((state("1"), state("2")), ("active", "signed_out"));
+    scene.gateway.check();
+}
