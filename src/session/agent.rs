@@ -245,8 +245,8 @@ impl Agent {
                     Some(Stored::Session(session)) => {
                         wanted_out = session.wanted_out;
                         match self.resume(session, start.delay) {
-                            // It was to end, and has done so by itself.
-                            None if self.shared.leaving.load(Ordering::Acquire) => Input::StartSignedOut,
+                            // It was to end, and has done so by itself. No person has signed it out.
+                            None if self.shared.leaving.load(Ordering::Acquire) => Input::Leave,
                             resume => Input::Start(resume),
                         }
                     }

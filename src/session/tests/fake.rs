@@ -469,6 +469,8 @@ pub(super) struct World {
     tokens: Mutex<u32>,
     pub(super) fixed: Mutex<HashMap<String, String>>,
     pub(super) stored: Mutex<HashMap<String, Stored>>,
+    /// Everything that was saved, in this order.
+    pub(super) saves: Mutex<Vec<Option<Stored>>>,
     /// What was stored at the start, each given out once.
     found: Mutex<HashMap<String, Stored>>,
     pub(super) journal: Mutex<Vec<(String, LifecycleEvent)>>,
@@ -528,6 +530,7 @@ impl SessionStore for World {
         if self.hangs.lock().unwrap().as_ref() == Some(agent_id) {
             return Box::pin(std::future::pending());
         }
+        self.saves.lock().unwrap().push(stored.clone());
         let mut kept = self.stored.lock().unwrap();
         match stored {
             Some(stored) => kept.insert(agent_id.as_str().into(), stored),

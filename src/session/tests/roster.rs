@@ -354,10 +354,12 @@ async fn an_agent_whose_session_has_ended_before_the_start_has_nothing_to_leave(
     scene.pass(200).await;
     let agents = std::mem::take(&mut scene.config.agents);
     let stored = scene.world.stored.lock().unwrap().clone();
+    scene.world.saves.lock().unwrap().clear();
     let sessions = scene.start();
     scene.pass(5).await;
     assert_eq!(state(&sessions, "291"), None);
-    assert!(scene.world.stored.lock().unwrap().is_empty());
+    let saves = scene.world.saves.lock().unwrap().clone();
+    assert!(matches!(saves[..], [None]), "nobody has signed it out: {saves:?}");
     assert_eq!(scene.reasons(), ["signed_in"], "nobody is needed");
     sessions.shutdown(false).await;
     // One who is in the roster again is signed in as ever.
