@@ -348,6 +348,9 @@ pub enum PasswordError {
     /// The file lies on a disk that does not answer.
     #[error("cannot read the password: its disk does not answer")]
     TimedOut,
+    /// The file holds nothing, be it because somebody is just writing it.
+    #[error("there is no password in the file yet: it is empty")]
+    Empty,
     /// Longer than any gateway takes.
     #[error("the password is longer than 256 characters")]
     TooLong,
@@ -360,14 +363,19 @@ impl PasswordSource {
     /// The password. Line ends after it are not part of it. Blocks for the time of a small read, or for as long as a disk hangs.
     ///
     /// # Errors
-    /// When there is none, or the file cannot be read or holds more than a password.
+    /// When there is none, or the file cannot be read, is empty or holds more than a password.
     pub fn read(&self) -> Result<SecretString, PasswordError> {
         let secret = match self {
             PasswordSource::None => return Err(PasswordError::None),
             PasswordSource::Fixed(secret) => secret.clone(),
             PasswordSource::File(path) => {
                 let text = read_small(path)?;
-                SecretString::from(text.expose_secret().trim_end_matches(['\r', '\n']))
+                let password = text.expose_secret().trim_end_matches(['\r', '\n']);
+                // An account without a password has its empty one in a variable or in the call that puts the agent.
+                if password.is_empty() {
+                    return Err(PasswordError::Empty);
+                }
+                SecretString::from(password)
             }
         };
         if secret.expose_secret().len() > PASSWORD_LENGTH { Err(PasswordError::TooLong) } else { Ok(secret) }

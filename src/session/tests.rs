@@ -11,6 +11,7 @@ mod guids;
 mod legacy;
 mod model;
 mod passing_on;
+mod passwords;
 mod polling;
 mod roster;
 mod settings;

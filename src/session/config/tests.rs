@@ -122,6 +122,20 @@ fn a_password_file_ends_before_its_line_end() {
 }
 
 #[test]
+fn an_empty_password_file_holds_no_password() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for text in ["", "\n", "\r\n"] {
+        std::fs::write(file.path(), text).unwrap();
+        let source = PasswordSource::File(file.path().to_owned());
+        assert!(matches!(source.read(), Err(PasswordError::Empty)), "{text:?}");
+        let mut agent = agent("").unwrap();
+        (agent.password_env, agent.password_file) = (None, Some(file.path().to_owned()));
+        assert_eq!(keys(vec![gateway("").unwrap()], vec![agent]), ["agents[0].password_file"]);
+    }
+    assert!(PasswordSource::Fixed("".into()).read().is_ok(), "where it is said in so many words");
+}
+
+#[test]
 fn a_password_is_read_from_regular_files_only_and_not_for_ever() {
     let folder = tempfile::tempdir().unwrap();
     // Somebody would have to write to it before it can be opened in the usual way.
