@@ -63,7 +63,7 @@ fn origin(parts: &Parts, view: &SessionView) -> &'static str {
         return "configuration";
     }
     match parts.kept.find(&agent) {
-        Some(kept) if kept.stored => "api",
+        Some(kept) if kept.is_stored() => "api",
         Some(_) => "api_memory",
         None => "adoption",
     }

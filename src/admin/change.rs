@@ -1,6 +1,7 @@
 //! Changes of the roster by callers: put, take away, adopt; and the GUID for who may know it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
@@ -28,6 +29,8 @@ pub(super) async fn put(call: &Call<'_>) -> Answer {
     query(call.query, &[])?;
     let agent = key(call)?;
     let (settings, config, stored) = read_agent(call, &agent).await?;
+    let config = Arc::new(config);
+    let in_memory = (!stored).then(|| config.clone());
     if call.parts.is_configured(&agent) {
         return Err(configured());
     }
@@ -39,7 +42,7 @@ pub(super) async fn put(call: &Call<'_>) -> Answer {
     let work = call.parts.runtime.spawn(
         async move {
             let _change = parts.kept.changes.lock().await;
-            let before = set(&parts, &changed, Some(Kept { settings, stored })).await?;
+            let before = set(&parts, &changed, Some(Kept { settings, in_memory })).await?;
             let put = parts.sessions.put(config);
             if put.is_err() {
                 set(&parts, &changed, before).await?;

@@ -53,12 +53,21 @@ pub struct KeptAgents {
     pub(super) changes: tokio::sync::Mutex<()>,
 }
 
-/// One agent as it was put, without its password.
+/// One agent as it was put.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Kept {
+    /// Without a password.
     pub(super) settings: Map<String, Value>,
+    /// What was made of them and the password in the call, where there was one: it is not in the file then, and no password but that
+    /// one is its own.
+    pub(super) in_memory: Option<Arc<AgentConfig>>,
+}
+
+impl Kept {
     /// Whether it is in the file.
-    pub(super) stored: bool,
+    pub(super) fn is_stored(&self) -> bool {
+        self.in_memory.is_none()
+    }
 }
 
 /// The file.
@@ -85,7 +94,7 @@ impl KeptAgents {
         let mut agents = BTreeMap::new();
         for settings in content.agents {
             let key = key(&settings).ok_or_else(|| KeptError::Content { path: path.clone() })?;
-            agents.insert(key, Kept { settings, stored: true });
+            agents.insert(key, Kept { settings, in_memory: None });
         }
         Ok(KeptAgents { path, agents: Mutex::new(agents), changes: tokio::sync::Mutex::default() })
     }
@@ -110,9 +119,13 @@ impl KeptAgents {
             .agents()
             .iter()
             .filter(|(agent, _)| wanted(agent))
-            .map(|(agent, kept)| (agent.clone(), kept.settings.clone()))
+            .map(|(agent, kept)| (agent.clone(), kept.clone()))
             .collect();
-        for (agent, settings) in found {
+        for (agent, Kept { settings, in_memory }) in found {
+            if let Some(config) = in_memory {
+                configs.push(AgentConfig::clone(&config));
+                continue;
+            }
             let mut problems = Problems::default();
             let raw = serde_json::from_value::<RawAgent>(Value::Object(settings));
             let config = problems.check("agent", raw).and_then(|mut raw| {
@@ -155,9 +168,9 @@ impl KeptAgents {
             Some(kept) => agents.insert(agent.clone(), kept),
             None => agents.remove(agent),
         };
-        let stored = |kept: Option<&Kept>| kept.filter(|kept| kept.stored).cloned();
+        let stored = |kept: Option<&Kept>| kept.filter(|kept| kept.is_stored()).cloned();
         if stored(before.as_ref()) != stored(agents.get(agent)) {
-            let content = agents.values().filter(|kept| kept.stored).map(|kept| kept.settings.clone());
+            let content = agents.values().filter(|kept| kept.is_stored()).map(|kept| kept.settings.clone());
             write(&self.path, &Content { agents: content.collect() })
                 .map_err(|source| KeptError::Io { path: self.path.clone(), source })?;
         }
@@ -222,16 +235,23 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
+    use crate::session::config::PasswordSource;
 
     fn agent(id: &str) -> AgentKey {
         AgentKey { gateway: GatewayName::parse("main").unwrap(), agent_id: AgentId::parse(id).unwrap() }
     }
 
+    /// In memory only with a password in the call.
     fn kept(id: &str, password: &Path, stored: bool) -> Kept {
         let settings = serde_json::json!({
             "gateway": "main", "id": id, "phone_number": "7", "password_file": password,
         });
-        Kept { settings: settings.as_object().unwrap().clone(), stored }
+        let given = AgentConfig {
+            password: PasswordSource::Fixed("given".into()),
+            ..AgentConfig::unlisted(GatewayName::parse("main").unwrap(), AgentId::parse(id).unwrap())
+        };
+        let in_memory = (!stored).then(|| Arc::new(given));
+        Kept { settings: settings.as_object().unwrap().clone(), in_memory }
     }
 
     fn gateways() -> HashMap<GatewayName, AgentDefaults> {
@@ -245,7 +265,7 @@ mod tests {
         std::fs::write(&password, "hush").unwrap();
         let agents = KeptAgents::load(folder.path()).unwrap();
         let settings = serde_json::json!({ "gateway": "main", "id": "1", "phone_number": "7" });
-        let kept = Kept { settings: settings.as_object().unwrap().clone(), stored: true };
+        let kept = Kept { settings: settings.as_object().unwrap().clone(), in_memory: None };
         agents.set(&agent("1"), Some(kept)).unwrap();
         let mut gateways = gateways();
         assert_eq!(agents.configs(&gateways).len(), 0, "there is no password");
@@ -286,7 +306,23 @@ mod tests {
         assert!(agents.set(&agent("1"), Some(one.clone())).is_err());
         assert_eq!(agents.find(&agent("1")), None);
         // What is not to be stored needs no file.
-        assert!(agents.set(&agent("1"), Some(Kept { stored: false, ..one })).is_ok());
+        assert!(agents.set(&agent("1"), Some(kept("1", Path::new("/x"), false))).is_ok());
+    }
+
+    #[test]
+    fn one_that_was_put_with_its_password_has_that_and_not_the_gateways() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let password = folder.path().join("password");
+        std::fs::write(&password, "of the gateway").unwrap();
+        let agents = KeptAgents::load(folder.path()).unwrap();
+        agents.set(&agent("1"), Some(kept("1", &password, false))).unwrap();
+        let mut gateways = gateways();
+        for defaults in gateways.values_mut() {
+            defaults.password_file = Some(password.clone());
+        }
+        let configs = agents.configs_of(|_all| true, &gateways);
+        assert_eq!(configs.len(), 1);
+        assert_eq!(configs[0].password, PasswordSource::Fixed("given".into()));
     }
 
     #[test]
