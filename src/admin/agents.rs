@@ -65,6 +65,7 @@ fn origin(parts: &Parts, view: &SessionView) -> &'static str {
     match parts.kept.find(&agent) {
         Some(kept) if kept.is_stored() => "api",
         Some(_) => "api_memory",
+        None if view.leaving => "leaving",
         None => "adoption",
     }
 }

@@ -48,6 +48,8 @@ pub struct SessionView {
     pub password_days_left: Option<u32>,
     /// Another program signed it in.
     pub adopted: bool,
+    /// It is being signed out since it was taken out of the roster, or is to come back otherwise.
+    pub leaving: bool,
     /// Seconds since its GUID came; `None` without a session, or where that is not known.
     pub guid_age_secs: Option<f64>,
     /// Everything that is wrong with a session that lives.
@@ -382,6 +384,7 @@ impl Shared {
             media: status.media_type.as_deref().and_then(Media::parse),
             password_days_left: status.password_days_left,
             adopted: status.adopted,
+            leaving: self.leaving.load(Ordering::Acquire),
             guid_age_secs: self.guid_age(now).map(|age| age.as_secs_f64()),
             degraded: Degradation::ALL
                 .into_iter()

@@ -262,6 +262,7 @@ async fn an_agent_who_is_taken_away_in_a_call_is_signed_out_after_it() {
     assert!(sessions.remove(&main_gateway(), &agent("291")));
     scene.pass(600).await;
     assert_eq!(state(&sessions, "291"), Some("signing_out"));
+    assert!(view(&sessions).leaving && !view(&sessions).adopted);
     assert!(scene.gateway.is_signed_in("291"), "thrown out in mid-call");
     // The gateway is away for half a minute, in one way or another, and the call goes on.
     for script in [Script::Unreachable, Script::RequestLost, Script::Code("000-004"), Script::Code("100-007")]
