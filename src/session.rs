@@ -34,7 +34,7 @@ pub mod state;
 mod status;
 
 pub use keeper::{AdoptError, Change, Glance, RosterError, Sessions, place};
-pub use status::{Media, SessionView};
+pub use status::{Media, SessionView, reasons};
 
 /// Makes callback tokens. A fresh one goes out with each sign-in and each heartbeat.
 pub trait TokenSource: Send + Sync {

@@ -90,14 +90,19 @@ pub(super) fn list(call: &Call<'_>) -> Answer {
     let order = Order::parse(query.text("order").unwrap_or("id"))?;
     let after = query.text("after").map(|after| Place::parse(order, after)).transpose()?;
     let (gateway, reason, part) = (query.text("gateway"), query.text("reason"), query.text("search"));
+    // A name that is misspelt finds nobody, which looks as if all were well.
+    if gateway.is_some_and(|name| call.parts.gateways.iter().all(|known| known.as_str() != name)) {
+        return Err(Fault::bad_request("no gateway has this name"));
+    }
+    if reason.is_some_and(|reason| session::reasons().all(|known| known != reason)) {
+        let known: Vec<_> = session::reasons().collect();
+        return Err(Fault::bad_request(format_args!("reasons are {}", known.join(", "))));
+    }
     let wanted = |glance: Glance<'_>| {
-        let likes = || {
-            let (now, why) = glance.state_and_reason();
-            state.is_none_or(|state| state == now) && reason.is_none_or(|reason| why == Some(reason))
-        };
         gateway.is_none_or(|gateway| glance.gateway().as_str() == gateway)
             && part.is_none_or(|part| contains(glance.agent_id().as_str(), part))
-            && ((state.is_none() && reason.is_none()) || likes())
+            && state.is_none_or(|state| glance.state() == state)
+            && reason.is_none_or(|reason| glance.has_reason(reason))
     };
     let mut total = 0;
     // One more than is shown tells whether there is another page.

@@ -26,7 +26,7 @@ pub(super) enum AgentsCommand {
         /// In this state only, such as active or suspended.
         #[arg(long)]
         state: Option<String>,
-        /// With this reason only.
+        /// With this reason only, also where a session is degraded for others too.
         #[arg(long)]
         reason: Option<String>,
         /// With this part in the id.
@@ -117,8 +117,17 @@ fn print(api: &ApiPlace, agent: &Value) {
     let text = |name: &str| agent[name].as_str().unwrap_or("-");
     let budget = agent["sign_out_budget_secs"].as_f64().map_or("-".to_owned(), |secs| format!("{secs:.0} s"));
     let last = agent["last_event"].as_str().map_or("-", |name| name.strip_prefix("ccrelay.").unwrap_or(name));
-    let shown = [text("gateway"), text("id"), text("state"), &budget, text("since"), last, text("reason")];
+    let reason = reasons(agent);
+    let shown = [text("gateway"), text("id"), text("state"), &budget, text("since"), last, &reason];
     row(&[&shown[..], &[text("retcode"), text("origin")]].concat());
+}
+
+/// Everything that is wrong with it, the newest first.
+fn reasons(agent: &Value) -> String {
+    let newest = agent["reason"].as_str();
+    let degraded = agent["degraded"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let all: Vec<_> = newest.into_iter().chain(degraded.filter(|one| Some(*one) != newest)).collect();
+    if all.is_empty() { "-".to_owned() } else { all.join(",") }
 }
 
 fn heading() {
@@ -134,4 +143,23 @@ fn row(cells: &[&str]) {
         line.push_str(&format!("{cell:<width$}  "));
     }
     say!("{}", line.trim_end());
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_is_shown_with_everything_that_is_wrong_with_it() {
+        for (reason, degraded, shown) in [
+            (json!(null), json!([]), "-"),
+            (json!("shut_down"), json!([]), "shut_down"),
+            (json!(null), json!(["no_pushes"]), "no_pushes"),
+            (json!("no_pushes"), json!(["heartbeats_failing", "no_pushes"]), "no_pushes,heartbeats_failing"),
+        ] {
+            assert_eq!(reasons(&json!({ "reason": reason, "degraded": degraded })), shown);
+        }
+    }
 }

@@ -240,6 +240,23 @@ pub enum Suspension {
 }
 
 impl Suspension {
+    /// All of them.
+    pub const ALL: [Suspension; 13] = [
+        Suspension::BadCredentials,
+        Suspension::AccountLocked,
+        Suspension::PasswordExpired,
+        Suspension::PasswordChangeRequired,
+        Suspension::PasswordUnreadable,
+        Suspension::PhoneRefused,
+        Suspension::RequestRefused,
+        Suspension::SignedInElsewhere,
+        Suspension::NotReplaceable,
+        Suspension::SignInRefused,
+        Suspension::WrongEventMode,
+        Suspension::HeartbeatRefused,
+        Suspension::AdoptedSessionLost,
+    ];
+
     /// Those after which another try may lock the account, or has met one that is locked.
     const OF_THE_ACCOUNT: [Suspension; 5] = [
         Suspension::BadCredentials,

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::event::{AgentId, GatewayName};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SESSION_LOSS_REASONS};
 use crate::session::call::Ticket;
 use crate::session::mail::Mailbox;
-use crate::session::retcode::Retcode;
+use crate::session::retcode::{Retcode, Suspension};
 use crate::session::state::{Degradation, State};
 
 /// A session as the admin API shows it.
@@ -54,6 +54,14 @@ pub struct SessionView {
     pub guid_age_secs: Option<f64>,
     /// Everything that is wrong with a session that lives.
     pub degraded: Vec<&'static str>,
+}
+
+/// Everything that [`SessionView::reason`] can say.
+pub fn reasons() -> impl Iterator<Item = &'static str> {
+    let suspensions = Suspension::ALL.into_iter().map(Suspension::as_str);
+    let degradations = Degradation::ALL.into_iter().map(Degradation::as_str);
+    let others = SESSION_LOSS_REASONS.iter().copied().chain(["signed_out", "released"]);
+    suspensions.chain(degradations).chain(others)
 }
 
 /// What an agent is signed in to: the three letters of the sign-in's `mediatype`.
@@ -111,6 +119,10 @@ impl Degradations {
 
     pub(super) fn contains(self, degradation: Degradation) -> bool {
         self.0 & Degradations::bit(degradation) != 0
+    }
+
+    fn iter(self) -> impl Iterator<Item = Degradation> {
+        Degradation::ALL.into_iter().filter(move |one| self.contains(*one))
     }
 }
 
@@ -320,7 +332,7 @@ impl Shared {
         if Degradations(before).contains(degradation) {
             let mut status = self.status();
             if status.reason == Some(degradation.as_str()) {
-                status.reason = None;
+                status.reason = self.degradations().iter().next().map(Degradation::as_str);
             }
         }
     }
@@ -363,11 +375,6 @@ impl Shared {
         self.status().state
     }
 
-    pub(super) fn state_and_reason(&self) -> (&'static str, Option<&'static str>) {
-        let status = self.status();
-        (status.state.as_str(), status.reason)
-    }
-
     pub(super) fn view(&self, now: Instant) -> SessionView {
         let status = self.status();
         SessionView {
@@ -386,12 +393,13 @@ impl Shared {
             adopted: status.adopted,
             leaving: self.leaving.load(Ordering::Acquire),
             guid_age_secs: self.guid_age(now).map(|age| age.as_secs_f64()),
-            degraded: Degradation::ALL
-                .into_iter()
-                .filter(|one| self.degradations().contains(*one))
-                .map(Degradation::as_str)
-                .collect(),
+            degraded: self.degradations().iter().map(Degradation::as_str).collect(),
         }
+    }
+
+    /// Whether that is why it is suspended, was lost, or is degraded; a session can be degraded for several reasons.
+    pub(super) fn has_reason(&self, reason: &str) -> bool {
+        self.status().reason == Some(reason) || self.degradations().iter().any(|one| one.as_str() == reason)
     }
 
     /// Milliseconds since the epoch plus one; the epoch lies before any time a session can know of.
@@ -507,6 +515,21 @@ mod tests {
         assert_eq!(shared.budget(at(1000)), Some(Duration::ZERO));
         shared.publish(State::Recovering, Times::default(), Timestamp(0));
         assert_eq!(shared.budget(at(1000)), None);
+    }
+
+    #[test]
+    fn the_reason_is_one_of_what_is_still_wrong_and_all_of_it_can_be_asked_for() {
+        let shared = shared(&Metrics::new(["main"], []).unwrap(), Instant::now());
+        for one in [Degradation::HeartbeatsFailing, Degradation::NoPushes] {
+            shared.set_degraded(one);
+            shared.status().reason = Some(one.as_str());
+        }
+        let asked_for = |reason| reasons().any(|known| known == reason) && shared.has_reason(reason);
+        assert!(asked_for("heartbeats_failing") && asked_for("no_pushes") && !asked_for("skills_refused"));
+        shared.clear_degraded(Degradation::NoPushes);
+        assert_eq!(shared.status().reason, Some("heartbeats_failing"));
+        shared.clear_degraded(Degradation::HeartbeatsFailing);
+        assert_eq!(shared.status().reason, None);
     }
 
     #[test]

@@ -31,10 +31,16 @@ impl<'a> Glance<'a> {
         &self.shared.agent_id
     }
 
-    /// Its state, and why it is suspended, was lost, or is degraded, as in [`SessionView`].
+    /// Its state, as in [`SessionView`].
     #[must_use]
-    pub fn state_and_reason(self) -> (&'static str, Option<&'static str>) {
-        self.shared.state_and_reason()
+    pub fn state(self) -> &'static str {
+        self.shared.state().as_str()
+    }
+
+    /// Whether that is why it is suspended, was lost, or is degraded, be it for other reasons too.
+    #[must_use]
+    pub fn has_reason(self, reason: &str) -> bool {
+        self.shared.has_reason(reason)
     }
 
     /// Time before the gateway would sign the agent out; `None` without a session.
