@@ -28,6 +28,7 @@ mod keeper;
 mod mail;
 mod pace;
 pub mod password;
+mod refused;
 pub mod retcode;
 pub mod roster;
 pub mod state;

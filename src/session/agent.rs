@@ -21,6 +21,7 @@ use crate::session::forward::ForwardError;
 use crate::session::mail::{Adoption, Waiting};
 use crate::session::pace::Pace;
 use crate::session::password::PasswordReader;
+use crate::session::refused::{LOOK_PAUSE, Mark, Marks, Refused};
 use crate::session::retcode::{Loss, Meaning, Operation, Retcode, Suspension, doubts_session, meaning};
 use crate::session::state::{
     Degradation, Effect, Entry, Forwarded, Input, Machine, Next, Outcome, Resume, Rules, State,
@@ -44,6 +45,7 @@ pub(super) struct Gateway {
     pub(super) calls: Arc<dyn GatewayCalls>,
     pub(super) pace: Pace,
     passwords: PasswordReader,
+    marks: Marks,
     pub(super) deps: Arc<Deps>,
     pub(super) common: Arc<Common>,
     /// What stands for the address that sign-ins tell the gateway to push to.
@@ -70,11 +72,23 @@ impl Gateway {
             metrics: deps.metrics.clone(),
         };
         let (pace, rules) = (Pace::new(config.sign_in_rate_per_sec), Mutex::default());
-        let passwords = PasswordReader::default();
+        let (passwords, marks) = (PasswordReader::default(), Marks::default());
         let common = Arc::new(common);
         let callback = digest(&config.callback_uri);
         let (renewals_missed, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
-        Gateway { config, calls, pace, passwords, deps, common, callback, rules, renewals_missed, stopping }
+        Gateway {
+            config,
+            calls,
+            pace,
+            passwords,
+            marks,
+            deps,
+            common,
+            callback,
+            rules,
+            renewals_missed,
+            stopping,
+        }
     }
 
     /// Says once what it means that a gateway refuses to renew GUIDs.
@@ -132,6 +146,8 @@ pub(super) struct Agent {
     turn: Option<Instant>,
     /// There after a call that failed.
     trouble: Option<Box<Trouble>>,
+    /// There after a sign-in that gave no session.
+    refused: Option<Box<Refused>>,
 }
 
 /// Calls that fail, for the log and the journal.
@@ -180,6 +196,7 @@ impl Agent {
             saved_awaiting: false,
             turn: None,
             trouble: None,
+            refused: None,
         }
     }
 
@@ -201,6 +218,7 @@ impl Agent {
                     return Box::pin(self.forget()).await;
                 }
                 Next::Done => return,
+                Next::Rest if self.waits_for_a_password() => Box::pin(self.look_at_password()).await,
                 Next::Rest => self.shared.bell.wait().await,
                 Next::Call(operation, due) => tokio::select! {
                     biased;
@@ -211,6 +229,32 @@ impl Agent {
                 },
             }
         }
+    }
+
+    /// Whether the agent is suspended for its password, which is in a file and may be another one some day.
+    fn waits_for_a_password(&self) -> bool {
+        let suspended = matches!(self.machine.state(), State::Suspended(why) if why.is_of_the_password());
+        suspended && self.refused.is_some() && matches!(self.config.password, PasswordSource::File(_))
+    }
+
+    async fn look_at_password(&mut self) {
+        tokio::select! {
+            biased;
+            () = self.shared.bell.wait() => return,
+            () = tokio::time::sleep(LOOK_PAUSE) => {}
+        }
+        let Ok(password) = self.gateway.passwords.read(&self.config.password).await else { return };
+        let found = self.gateway.marks.of(&password);
+        if self.refused.as_mut().is_some_and(|refused| refused.finds_another(found)) {
+            tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(),
+                "the password's file holds another one than was refused: the agent is signed in again");
+            self.step(Input::SignIn).await;
+        }
+    }
+
+    /// A sign-in with this password has ended.
+    fn note_tried(&mut self, tried: Mark) {
+        self.refused = (self.machine.state() != State::Active).then(|| Box::new(Refused::new(tried)));
     }
 
     async fn answer_bell(&mut self) {
@@ -266,6 +310,7 @@ impl Agent {
                     self.step(Input::SignOut).await;
                 }
                 if let Input::StartSuspended(suspension) = input {
+                    self.refused = Some(Box::default());
                     self.tell_still_suspended(suspension);
                     self.save().await;
                 }
@@ -458,9 +503,11 @@ impl Agent {
             Err(outcome) => {
                 self.step(Input::Began(operation)).await;
                 self.step(Input::Ended(outcome)).await;
+                self.note_tried(self.gateway.marks.of_none());
                 return;
             }
         };
+        let tried = password.as_ref().map(|password| self.gateway.marks.of(password));
         let token = self.token(operation);
         let sent = Instant::now();
         if operation.signs_in() {
@@ -478,6 +525,9 @@ impl Agent {
         // The gateway is done with it: what follows waits for a disk, and holds nobody else's call up.
         drop(permit);
         self.answered(operation, answer, sent).await;
+        if let Some(tried) = tried {
+            self.note_tried(tried);
+        }
     }
 
     /// The callback token that goes with the call. In the older push mode it goes with the sign-in and never again, so it

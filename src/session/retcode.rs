@@ -272,6 +272,13 @@ impl Suspension {
         Suspension::OF_THE_ACCOUNT.contains(&self)
     }
 
+    /// Whether another password is a reason to try again.
+    #[must_use]
+    pub fn is_of_the_password(self) -> bool {
+        use Suspension::{BadCredentials, PasswordChangeRequired, PasswordExpired, PasswordUnreadable};
+        matches!(self, BadCredentials | PasswordExpired | PasswordChangeRequired | PasswordUnreadable)
+    }
+
     /// The one of the account that has this name.
     #[must_use]
     pub fn of_the_account(name: &str) -> Option<Suspension> {
