@@ -161,6 +161,8 @@ pub(super) struct AgentBook {
     dirty: Vec<usize>,
     /// Those of them that the round in progress has still to store, the last one first.
     round: Vec<usize>,
+    /// Agents whose stored row does not say yet that the last answer arrived, where that matters and may still be told.
+    untold: Vec<usize>,
 }
 
 /// One agent of the book.
@@ -172,6 +174,8 @@ struct Slot {
     touched: bool,
     /// Stands in `dirty`.
     dirty: bool,
+    /// Stands in `untold`.
+    untold: bool,
 }
 
 impl AgentBook {
@@ -195,7 +199,7 @@ impl AgentBook {
         let place = self.slots.len();
         self.places.insert(agent.clone(), place);
         let (agent, row) = (agent.clone(), AgentRow::default());
-        self.slots.push(Slot { agent, row, touched: false, dirty: false });
+        self.slots.push(Slot { agent, row, touched: false, dirty: false, untold: false });
         (place, true)
     }
 
@@ -298,6 +302,7 @@ impl AgentBook {
         let there = self.slots.len();
         self.dirty.retain(|place| *place < there);
         self.round.retain(|place| *place < there);
+        self.untold.retain(|place| *place < there);
     }
 
     /// Begins a round that stores every row which is old now. Rows that change while it lasts are for the next one as well.
@@ -311,10 +316,14 @@ impl AgentBook {
         self.round.sort_unstable_by(|one, other| slots[*other].agent.cmp(&slots[*one].agent));
     }
 
-    /// Rows that say less than is known by now of whether the last answer arrived become old.
+    /// Stored rows that say less than is known by now of whether the last answer arrived become old.
     pub(super) fn note_arrivals(&mut self) {
-        for (place, slot) in self.slots.iter_mut().enumerate() {
-            if !slot.dirty && slot.row.last.as_ref().is_some_and(|last| last.reply.has_told()) {
+        let slots = &self.slots;
+        let told: Vec<usize> = self.untold.extract_if(.., |place| !slots[*place].row.awaits_word()).collect();
+        for place in told {
+            let slot = &mut self.slots[place];
+            slot.untold = false;
+            if !slot.dirty {
                 slot.dirty = true;
                 self.dirty.push(place);
             }
@@ -334,6 +343,13 @@ impl AgentBook {
     /// The next rows of the round, as they are now, `most` at most.
     pub(super) fn next_rows(&mut self, most: usize) -> impl Iterator<Item = (&AgentKey, &AgentRow)> {
         let left = self.round.len().saturating_sub(most);
+        for place in &self.round[left..] {
+            let slot = &mut self.slots[*place];
+            if !slot.untold && slot.row.awaits_word() {
+                slot.untold = true;
+                self.untold.push(*place);
+            }
+        }
         let slots = &self.slots;
         self.round.drain(left..).rev().map(|place| (&slots[place].agent, &slots[place].row))
     }
@@ -351,6 +367,13 @@ pub(super) struct Batch<'a> {
 }
 
 impl AgentRow {
+    /// Whether it may still be told that the last answer arrived, and that makes a difference: events that all have a time
+    /// are known as repeats by that.
+    fn awaits_word(&self) -> bool {
+        let awaits = |last: &LastBatch| last.reply.may_tell() && last.events.iter().any(|event| !event.timed);
+        self.last.as_deref().is_some_and(awaits)
+    }
+
     /// A place for new events. What is due is marked in the record, so that reading it needs no configuration.
     fn placed_new(&self, at: Timestamp, call_age: Duration) -> Placement {
         let mut placement = self.placed_again();
@@ -440,9 +463,9 @@ impl LastBatch {
 }
 
 impl Reply {
-    /// An exchange has told that it arrived, perhaps since the row was stored.
-    fn has_told(&self) -> bool {
-        matches!(self, Reply::Sent(exchange) if exchange.arrived())
+    /// An exchange may still tell that it arrived.
+    fn may_tell(&self) -> bool {
+        matches!(self, Reply::Sent(exchange) if !exchange.arrived())
     }
 
     fn may_be_lost(&self) -> bool {

@@ -539,6 +539,27 @@ mod repeats {
         }
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_crash_forgets_no_arrival_that_was_told_a_while_before() {
+        let folder = TempDir::new().unwrap();
+        let (spool, threads) = open(config(folder.path()), &["kafka"]);
+        let connection = hello_that_is_answered(&spool).await;
+        until(async || rows_are_stored_before(folder.path(), 2)).await;
+        let row = || -> Vec<u8> {
+            let database = rusqlite::Connection::open(folder.path().join("spool.db")).unwrap();
+            database.query_row("SELECT row FROM agents", [], |row| row.get(0)).unwrap()
+        };
+        let before = row();
+        // Another agent's push, say.
+        drop(connection.begin());
+        until(async || row() != before).await;
+        let copy = crash_copy(folder.path());
+        close(spool, threads).await;
+        let (spool, threads) = open(config(copy.path()), &["kafka"]);
+        assert_eq!(spool.append(push("1001", &["hello"], 15)).await.unwrap().repeated, 0);
+        close(spool, threads).await;
+    }
+
     /// As after a machine that stood still: the gateway gave the first delivery up, and both wait to be read.
     #[tokio::test(flavor = "multi_thread")]
     async fn deliveries_that_wait_at_the_same_time_are_the_same_whichever_is_read_first() {

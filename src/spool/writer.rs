@@ -406,6 +406,7 @@ impl Writer {
     fn next_rows(&mut self, most: usize) -> Option<Rows> {
         if self.book.round_is_over() {
             let end = self.log.log().end();
+            self.book.note_arrivals();
             if self.agents_as_of == end && self.book.is_clean() {
                 return None;
             }
@@ -502,7 +503,6 @@ impl Writer {
         if let Err(error) = self.commit(&mut rest, commands) {
             return self.fail(&error, commands);
         }
-        self.book.note_arrivals();
         // First what is left of the round under way, then what has changed since it began.
         while let Some(rows) = self.next_rows(AGENT_ROWS_AT_LEISURE) {
             if self.keeper.blocking_send(keeper::Command::Rows(rows)).is_err() {
