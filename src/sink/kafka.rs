@@ -181,7 +181,7 @@ impl KafkaSink {
 }
 
 fn start(name: &Arc<str>, config: &KafkaConfig, batches: Batches) -> Result<Client, DeliveryError> {
-    let mut properties = config.client_config();
+    let mut properties = config.client_config()?;
     properties.set("batch.size", batches.bytes.to_string());
     let solo = batches.solo > 0;
     if solo {

@@ -10,15 +10,15 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use crate::config::Problems;
 use crate::event::Event;
-use crate::sink::Disposition;
 use crate::sink::encoding::Encoding;
 use crate::sink::on_error::OnError;
-use crate::sink::secret::read_secret;
+use crate::sink::secret::SecretFile;
+use crate::sink::{DeliveryError, Disposition};
 
 /// JSON shrinks to a quarter or less, for less CPU time per byte saved than any other codec; brokers know it since 2.1.
 const COMPRESSION: &str = "zstd";
@@ -201,7 +201,7 @@ pub struct KafkaSecurityOptions {
     pub sasl_mechanism: String,
     /// SASL user.
     pub username: Option<String>,
-    /// File that holds the SASL password and nothing else.
+    /// File that holds the SASL password and nothing else. It is read for each client, as after each failure.
     pub password_file: Option<PathBuf>,
 }
 
@@ -258,17 +258,17 @@ pub struct KafkaConfig {
     /// What the operator wants done about errors.
     pub(super) on_error: Arc<OnError>,
     properties: BTreeMap<String, String>,
-    password: Option<SecretString>,
+    password: Option<SecretFile>,
 }
 
 impl KafkaConfig {
-    /// The client's configuration, with the password in it: not for logs.
-    pub(super) fn client_config(&self) -> ClientConfig {
+    /// The configuration of a new client, with the password in it as its file has it now: not for logs.
+    pub(super) fn client_config(&self) -> Result<ClientConfig, DeliveryError> {
         let mut config: ClientConfig = self.properties.clone().into_iter().collect();
         if let Some(password) = &self.password {
-            config.set("sasl.password", password.expose_secret());
+            config.set("sasl.password", password.read()?.expose_secret());
         }
-        config
+        Ok(config)
     }
 }
 
@@ -326,7 +326,7 @@ impl KafkaSecurityOptions {
         key: &str,
         problems: &mut Problems,
         properties: &mut BTreeMap<String, String>,
-    ) -> Option<SecretString> {
+    ) -> Option<SecretFile> {
         one_of(problems, &format!("{key}.protocol"), &self.protocol, PROTOCOLS);
         let tls = self.protocol.ends_with("ssl");
         let sasl = self.protocol.starts_with("sasl");
@@ -373,7 +373,7 @@ impl KafkaSecurityOptions {
             problems.add(password_key, "is required with SASL");
             return None;
         };
-        problems.check(&password_key, read_secret(&path))
+        problems.check(&password_key, SecretFile::checked(path))
     }
 }
 
@@ -460,7 +460,7 @@ mod tests {
 
     #[test]
     fn defaults_promise_confirmation_by_all_replicas_in_order_for_ever() {
-        let config = parse("bootstrap_servers = 'a:1'").unwrap().client_config();
+        let config = parse("bootstrap_servers = 'a:1'").unwrap().client_config().unwrap();
         assert_eq!(config.get("acks"), Some("all"));
         assert_eq!(config.get("enable.idempotence"), Some("true"));
         assert_eq!(config.get("message.timeout.ms"), Some("0"));
@@ -499,7 +499,8 @@ mod tests {
     #[test]
     fn an_unknown_topic_is_told_before_anybody_loses_patience() {
         let patience = |lines: &str| {
-            let config = parse(&format!("bootstrap_servers = 'a:1'\n{lines}")).unwrap().client_config();
+            let config =
+                parse(&format!("bootstrap_servers = 'a:1'\n{lines}")).unwrap().client_config().unwrap();
             config.get(TOPIC_PATIENCE).map(str::to_owned)
         };
         assert_eq!(patience("").as_deref(), Some("10000"));
@@ -516,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_is_used_but_never_printed() {
+    fn the_password_is_used_as_it_is_then_but_never_printed() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("password");
         std::fs::write(&file, "hush-hush\n").unwrap();
@@ -527,7 +528,11 @@ mod tests {
         ))
         .unwrap();
         assert!(!format!("{config:?}").contains("hush-hush"));
-        assert_eq!(config.client_config().get("sasl.password"), Some("hush-hush"));
-        assert_eq!(config.client_config().get("linger.ms"), Some("7"));
+        let client = config.client_config().unwrap();
+        assert_eq!((client.get("sasl.password"), client.get("linger.ms")), (Some("hush-hush"), Some("7")));
+        std::fs::write(&file, "rotated").unwrap();
+        assert_eq!(config.client_config().unwrap().get("sasl.password"), Some("rotated"));
+        std::fs::write(&file, "\n").unwrap();
+        assert_eq!(config.client_config().unwrap_err().reason, "client");
     }
 }

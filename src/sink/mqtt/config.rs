@@ -15,10 +15,10 @@ use url::{Host, Url};
 
 use crate::config::Problems;
 use crate::route::{TopicRules, TopicTemplate};
-use crate::sink::Disposition;
 use crate::sink::encoding::Encoding;
 use crate::sink::on_error::OnError;
-use crate::sink::secret::read_secret;
+use crate::sink::secret::SecretFile;
+use crate::sink::{DeliveryError, Disposition};
 
 /// Often enough that a dead broker is noticed within half a minute (one and a half of these).
 const KEEP_ALIVE_SECS: u16 = 15;
@@ -45,7 +45,7 @@ pub struct MqttOptions {
     pub client_id: Option<String>,
     /// User name.
     pub username: Option<String>,
-    /// File that holds the password and nothing else.
+    /// File that holds the password and nothing else. It is read for each connection.
     pub password_file: Option<PathBuf>,
     /// PEM file of the authorities to trust. Required with `mqtts`.
     pub ca_file: Option<PathBuf>,
@@ -219,7 +219,7 @@ pub struct MqttConfig {
     pub(super) tls: Option<TlsFiles>,
     pub(super) version: Version,
     client_id: Option<String>,
-    pub(super) login: Option<(String, Option<SecretString>)>,
+    login: Option<(String, Option<SecretFile>)>,
     pub(super) keep_alive: Duration,
     pub(super) qos: Quality,
     pub(super) session_expiry_secs: u32,
@@ -243,6 +243,13 @@ impl MqttConfig {
 
     pub(super) fn client_id(&self, sink: &str) -> String {
         self.client_id.clone().unwrap_or_else(|| format!("ccrelay-{sink}"))
+    }
+
+    /// User and password, which is empty where none is configured. It is read anew for each connection.
+    pub(super) fn credentials(&self) -> Result<Option<(&str, SecretString)>, DeliveryError> {
+        let Some((username, file)) = &self.login else { return Ok(None) };
+        let password = file.as_ref().map(SecretFile::read).transpose()?;
+        Ok(Some((username, password.unwrap_or_default())))
     }
 
     /// Where the relay's status is retained.
@@ -349,8 +356,7 @@ impl MqttOptions {
         }
         let password = self
             .password_file
-            .as_deref()
-            .and_then(|path| problems.check(&key("password_file"), read_secret(path)));
+            .and_then(|path| problems.check(&key("password_file"), SecretFile::checked(path)));
         let address = address.filter(|_| problems.found().len() == before)?;
         Some(MqttConfig {
             host: address.host,
@@ -472,6 +478,8 @@ pub(super) mod tests {
     use rumqttc::v5::mqttbytes::v5::{PubAck, PubAckReason};
 
     use super::super::failure::classify_ack;
+    use secrecy::ExposeSecret;
+
     use super::*;
 
     pub(in crate::sink::mqtt) fn parse(text: &str) -> Result<MqttConfig, Vec<String>> {
@@ -578,11 +586,19 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_password_is_never_printed() {
+    fn the_password_is_read_for_each_connection_and_never_printed() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("password");
         std::fs::write(&file, "hush-hush\n").unwrap();
         let text = format!("url = 'mqtt://b'\nusername = 'relay'\npassword_file = '{}'", file.display());
-        assert!(!format!("{:?}", parse(&text).unwrap()).contains("hush-hush"));
+        let config = parse(&text).unwrap();
+        assert!(!format!("{config:?}").contains("hush-hush"));
+        for password in ["hush-hush", "rotated"] {
+            std::fs::write(&file, password).unwrap();
+            let (username, read) = config.credentials().unwrap().unwrap();
+            assert_eq!((username, read.expose_secret()), ("relay", password));
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(config.credentials().unwrap_err().reason, "client");
     }
 }

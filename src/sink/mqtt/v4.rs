@@ -38,9 +38,8 @@ impl Protocol for V4 {
             .set_keep_alive(config.keep_alive)
             .set_inflight(config.max_in_flight)
             .set_max_packet_size(LARGEST_INCOMING, LARGEST_PACKET);
-        if let Some((username, password)) = &config.login {
-            let password = password.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
-            options.set_credentials(username, password);
+        if let Some((username, password)) = config.credentials()? {
+            options.set_credentials(username, password.expose_secret());
         }
         if let Some(transport) = transport(config)? {
             options.set_transport(transport);

@@ -139,7 +139,7 @@ impl V5 {
     async fn introduce(&mut self) -> Result<ConnAck, DeliveryError> {
         let mut stream = stream::open(&self.config).await?;
         let (mut incoming, mut outgoing) = (BytesMut::new(), BytesMut::new());
-        self.connect_packet().write(&mut outgoing, None).map_err(|error| classify_wire(&error))?;
+        self.connect_packet()?.write(&mut outgoing, None).map_err(|error| classify_wire(&error))?;
         let answer = greet(&mut stream, &mut outgoing, &mut incoming);
         let answer = stream::in_time("to CONNECT", answer).await?;
         // A broker that wants no pings (0) can well have some: they tell us that it lives.
@@ -153,7 +153,7 @@ impl V5 {
         Ok(answer)
     }
 
-    fn connect_packet(&self) -> Packet {
+    fn connect_packet(&self) -> Result<Packet, DeliveryError> {
         let config = &self.config;
         let properties = ConnectProperties {
             session_expiry_interval: Some(config.session_expiry_secs),
@@ -167,10 +167,9 @@ impl V5 {
         };
         let will = self.status_topic.as_ref();
         let will = will.map(|topic| LastWill::new(topic, OFFLINE, QoS::AtLeastOnce, true, None));
-        let login = config.login.as_ref().map(|(username, password)| {
-            Login::new(username, password.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default())
-        });
-        Packet::Connect(connect, will, login)
+        let login = config.credentials()?;
+        let login = login.map(|(username, password)| Login::new(username, password.expose_secret()));
+        Ok(Packet::Connect(connect, will, login))
     }
 
     /// Reads, writes or pings once.
