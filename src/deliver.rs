@@ -765,11 +765,14 @@ impl Worker {
     }
 
     async fn set_aside(&mut self, letter: DeadLetter) -> Result<(), Ended> {
-        let (sink, reason) = (letter.sink.clone(), letter.reason.clone());
-        tracing::error!(%sink, spool_offset = letter.spool_offset, event_id = letter.event_id, topic = letter.topic, reason, error = letter.detail, "an event cannot be delivered and is set aside");
-        let stored = self.spool.dead_letter(letter).await;
-        stored.map_err(|error| DeliveryError::retry("dead_letter_storage", error.to_string()))?;
-        self.meter.set_aside(&reason);
+        let stored = self.spool.dead_letter(letter.clone()).await;
+        let new = stored.map_err(|error| DeliveryError::retry("dead_letter_storage", error.to_string()))?;
+        // One comes here again for as long as its copy cannot go, and after a restart.
+        if new {
+            let DeadLetter { sink, spool_offset, event_id, topic, reason, detail, .. } = &letter;
+            tracing::error!(%sink, spool_offset, event_id, topic, reason, error = detail, "an event cannot be delivered and is set aside");
+            self.meter.set_aside(reason);
+        }
         Ok(())
     }
 }

@@ -418,11 +418,11 @@ impl Spool {
         SpoolReader::open(&self.config.directory, &self.log, state.clone(), self.ring.clone())
     }
 
-    /// Sets an event aside for a sink; returns when that is fsynced.
+    /// Sets an event aside for a sink; returns when that is fsynced. Gives whether it was not set aside before.
     ///
     /// # Errors
     /// When it is not stored, also when there is no room for more: the sink must not go on.
-    pub async fn dead_letter(&self, letter: DeadLetter) -> Result<(), AppendError> {
+    pub async fn dead_letter(&self, letter: DeadLetter) -> Result<bool, AppendError> {
         ask(&self.keeper, |reply| keeper::Command::DeadLetter { letter, reply }).await
     }
 

@@ -520,6 +520,7 @@ async fn the_cursor_waits_for_the_copy_of_a_dead_letter_and_the_copy_is_tried_li
     }
     assert_eq!(bench.counted(&bench.metrics.sink_dead_letter_copies, "confirmed"), 1);
     assert_eq!(bench.spool.dead_letters().unwrap()[0].attempts, 2);
+    assert_eq!(bench.counted(&bench.metrics.sink_dead_letters, "not_authorised"), 1, "one letter");
     bench.close().await;
 }
 

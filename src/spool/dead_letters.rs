@@ -323,12 +323,15 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<StoredLetter> {
 
 /// Sets an event aside, with a copy of its record where there is one; beside it stands whether it is what was stored. What is damaged
 /// is kept as it was found, but for its names. An event that a worker sets aside again, because it had to go back to its cursor,
-/// is there already; then its attempts are those that the worker has counted. Gives the letter's bytes.
+/// is there already; then its attempts are those that the worker has counted. Gives the letter's bytes where it is a new one.
 pub(super) fn insert(
     connection: &Connection,
     letter: &DeadLetter,
     record: Option<(Stored<'_>, bool)>,
-) -> rusqlite::Result<u64> {
+) -> rusqlite::Result<Option<u64>> {
+    let there = connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM dead_letters WHERE sink = ?1 AND spool_offset = ?2 AND event_id = ?3)")?
+        .query_row(params![letter.sink, letter.spool_offset, letter.event_id], |row| row.get::<_, bool>(0))?;
     let stored = record.as_ref().map(|(stored, _)| stored);
     let intact = record.as_ref().filter(|(_, intact)| *intact).map(|(stored, _)| stored);
     // What is damaged may hold numbers that SQLite cannot.
@@ -338,7 +341,7 @@ pub(super) fn insert(
         let crc = reader::checksum(stored);
         if *intact { crc } else { !crc }
     });
-    connection
+    let bytes = connection
         .prepare_cached(
             "INSERT INTO dead_letters (sink, spool_offset, event_id, topic, reason, detail, at_ms, attempts, bytes,
                 kind, received_ms, gateway, agent_id, sequence, repeats, before, body, crc)
@@ -370,12 +373,13 @@ pub(super) fn insert(
                 crc,
             ],
             |row| row.get(0),
-        )
+        )?;
+    Ok((!there).then_some(bytes))
 }
 
 /// Sets an event aside whose record is not in the log any more. A letter of the whole record, from which it comes, may have
-/// the only copy, so that is copied. Gives the letter's bytes.
-pub(super) fn insert_beside(connection: &Connection, letter: &DeadLetter) -> rusqlite::Result<u64> {
+/// the only copy, so that is copied. Gives the letter's bytes where it is a new one.
+pub(super) fn insert_beside(connection: &Connection, letter: &DeadLetter) -> rusqlite::Result<Option<u64>> {
     let bytes = insert(connection, letter, None)?;
     let copied = connection
         .prepare_cached(
@@ -389,7 +393,7 @@ pub(super) fn insert_beside(connection: &Connection, letter: &DeadLetter) -> rus
         )?
         .query_row(params![letter.sink, letter.spool_offset, letter.event_id], |row| row.get(0))
         .optional()?;
-    Ok(copied.unwrap_or(bytes))
+    Ok(bytes.map(|bytes| copied.unwrap_or(bytes)))
 }
 
 /// Asks that letters be delivered again, those of sinks that there are. Gives how many were not asked for before.

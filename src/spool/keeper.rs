@@ -31,8 +31,8 @@ const VACUUM_PAGES: u32 = 1024;
 /// What the keeper is asked.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Set an event aside.
-    DeadLetter { letter: DeadLetter, reply: Reply<()> },
+    /// Set an event aside. The answer says whether it was not before.
+    DeadLetter { letter: DeadLetter, reply: Reply<bool> },
     /// Deliver dead letters again.
     ReplayLetters { which: LetterFilter, reply: Reply<u64> },
     /// Give dead letters up.
@@ -122,7 +122,7 @@ pub(super) struct Keeper {
 /// Answers that wait for the transaction.
 #[derive(Debug, Default)]
 struct Held {
-    letters: Vec<(Reply<()>, Result<(), AppendError>)>,
+    letters: Vec<(Reply<bool>, Result<bool, AppendError>)>,
     counts: Vec<(Reply<u64>, u64)>,
     others: Vec<Reply<()>>,
     /// Somebody asked for replays: workers look for them.
@@ -232,8 +232,7 @@ impl Keeper {
                     held.letters.push((reply, Err(AppendError::Full)));
                     return Ok(());
                 }
-                let inserted = self.insert_dead_letter(&letter);
-                match inserted {
+                match self.insert_dead_letter(&letter) {
                     // Not SQLite's own word: the letter cannot be stored, which is no fault of the database.
                     Err(error) if error.sqlite_error().is_none() => {
                         tracing::error!(sink = %letter.sink, spool_offset = letter.spool_offset, %error, "a dead letter cannot be stored");
@@ -241,8 +240,8 @@ impl Keeper {
                         Ok(())
                     }
                     inserted => {
-                        held.letters.push((reply, Ok(())));
-                        inserted
+                        held.letters.push((reply, Ok(*inserted.as_ref().unwrap_or(&false))));
+                        inserted.map(|_| ())
                     }
                 }
             }
@@ -277,7 +276,8 @@ impl Keeper {
         }
     }
 
-    fn insert_dead_letter(&mut self, letter: &DeadLetter) -> rusqlite::Result<()> {
+    /// Gives whether the letter is a new one.
+    fn insert_dead_letter(&mut self, letter: &DeadLetter) -> rusqlite::Result<bool> {
         let offset = letter.spool_offset;
         let item = self.reader.read(offset, 1, 1).map_err(schema::of_io)?.pop();
         let item = item.filter(|item| item.offset() == offset);
@@ -298,8 +298,8 @@ impl Keeper {
             Some(copy) => dead_letters::insert(&self.connection, letter, Some(copy))?,
             None => dead_letters::insert_beside(&self.connection, letter)?,
         };
-        self.letter_bytes += bytes;
-        Ok(())
+        self.letter_bytes += bytes.unwrap_or(0);
+        Ok(bytes.is_some())
     }
 
     fn save_session(&self, agent: &AgentKey, stored: Option<&[u8]>) -> rusqlite::Result<()> {
@@ -506,8 +506,9 @@ impl Held {
             Command::ReplayLetters { reply, .. } | Command::DiscardLetters { reply, .. } => {
                 self.counts.push((reply, 0));
             }
-            Command::DeadLetter { reply, .. }
-            | Command::Pulse { reply }
+            // What stands here is never told: who holds without doing refuses.
+            Command::DeadLetter { reply, .. } => self.letters.push((reply, Err(AppendError::Failed))),
+            Command::Pulse { reply }
             | Command::SaveSession { reply, .. }
             | Command::SettleReplay { reply, .. } => self.others.push(reply),
             Command::Rows(_) | Command::Tick | Command::Failed | Command::Close => {}
