@@ -633,6 +633,15 @@ impl Worker {
                 self.failed(&error);
                 again = Some(error);
             }
+            // It is counted as shed, and there is no record any more of which a letter could have a copy.
+            Err(error)
+                if error.disposition == Disposition::DeadLetter
+                    && replay.is_none()
+                    && offset < self.reader.cursor() =>
+            {
+                self.failed(&error);
+                tracing::warn!(sink = %self.config.sink, spool_offset = offset, reason = error.reason, %error, "an event is refused that was given up with its record meanwhile");
+            }
             Err(error) if error.disposition == Disposition::DeadLetter => {
                 self.failed(&error);
                 let (copy, letter) = (self.copy_of(front, &error), self.letter_of(front, error));

@@ -525,6 +525,24 @@ async fn the_cursor_waits_for_the_copy_of_a_dead_letter_and_the_copy_is_tried_li
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_record_was_given_up_meanwhile_is_no_dead_letter() {
+    let bench = Bench::open();
+    bench.push_singles(2).await;
+    let running = bench.start("one", |_, _| Verdict::Hold);
+    running.published(2).await;
+    // As the spool does where it sheds.
+    bench.spool.reader("one").unwrap().confirm(2);
+    let refused = running.book().held[0].take().unwrap();
+    refused.send(Err(DeliveryError::dead_letter("too_large", ""))).unwrap();
+    running.confirm(1);
+    bench.cursor_at("one", 3).await;
+    assert!(bench.spool.dead_letters().unwrap().is_empty());
+    assert_eq!(bench.counted(&bench.metrics.sink_failures, "too_large"), 1);
+    bench.close().await;
+    running.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_can_never_go_is_counted_and_given_up_and_of_a_large_event_it_has_no_content() {
     let mut bench = Bench::open();
     bench.copies = true;
