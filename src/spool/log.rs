@@ -325,10 +325,18 @@ impl Log {
     fn reuse(&self, segment: &Segment) -> io::Result<Spare> {
         let number = self.0.next_number.fetch_add(1, Ordering::Relaxed);
         let path = self.0.folder.join(file_name(number));
-        fs::rename(&segment.path, &path)?;
-        sync_folder(&self.0.folder)?;
-        let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        Ok(Spare { number, path, file, size: segment.size })
+        let renamed = fs::rename(&segment.path, &path)
+            .and_then(|()| sync_folder(&self.0.folder))
+            .and_then(|()| OpenOptions::new().read(true).write(true).open(&path));
+        match renamed {
+            Ok(file) => Ok(Spare { number, path, file, size: segment.size }),
+            Err(error) => {
+                // Nobody knows of it any more, whichever name it has: its space must not be lost until the next start.
+                drop(fs::remove_file(&path));
+                drop(fs::remove_file(&segment.path));
+                Err(error)
+            }
+        }
     }
 
     /// Makes a file of this many bytes, synced.
