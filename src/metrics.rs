@@ -257,7 +257,7 @@ metrics! {
     sink_failures: IntCounterVec = "ccrelay_sink_failures_total" ["sink", "reason"];
     /// Events set aside because they can never be delivered, by reason.
     sink_dead_letters: IntCounterVec = "ccrelay_sink_dead_letters_total" ["sink", "reason"];
-    /// Events of the sink that are set aside now.
+    /// Events of the sink that are set aside now; also of one that is not configured any more and had some at the start.
     dead_letters: IntGaugeVec = "ccrelay_dead_letters" ["sink"];
     /// Bytes of them, with the copies of their records.
     dead_letter_bytes: IntGaugeVec = "ccrelay_dead_letter_bytes" ["sink"];

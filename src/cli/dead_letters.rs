@@ -103,6 +103,12 @@ pub(super) fn run(command: DeadLettersCommand) -> anyhow::Result<ExitCode> {
             let (offline, which) = opened(change)?;
             let count = offline.replay_letters(&which)?;
             say!("{count} dead letters will be delivered again when the daemon runs");
+            let stranded = offline.stranded_letters(&which)?;
+            if stranded > 0 {
+                say!(
+                    "{stranded} more are of sinks that are not configured any more: they stay until a sink has that name again, or discard gives them up"
+                );
+            }
         }
         DeadLettersCommand::Discard(change) => {
             let (offline, which) = opened(change)?;

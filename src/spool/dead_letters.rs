@@ -406,6 +406,15 @@ pub(super) fn replay(connection: &Connection, filter: &LetterFilter) -> rusqlite
     connection.prepare_cached(&query)?.execute(&conditions.parameters()[..]).map(|count| count as u64)
 }
 
+/// Of the letters that the filter lets through, how many are of sinks that there are not: nobody would deliver them again.
+pub(super) fn stranded(connection: &Connection, filter: &LetterFilter) -> rusqlite::Result<u64> {
+    let conditions = Conditions::of(filter);
+    let query = format!(
+        "SELECT count(*) FROM dead_letters d WHERE {WHERE} AND d.sink NOT IN (SELECT sink FROM cursors)"
+    );
+    connection.prepare_cached(&query)?.query_row(&conditions.parameters()[..], |row| row.get(0))
+}
+
 /// Deletes letters, also such as wait to be delivered again. Gives how many.
 pub(super) fn discard(connection: &Connection, filter: &LetterFilter) -> rusqlite::Result<u64> {
     let conditions = Conditions::of(filter);

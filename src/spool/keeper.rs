@@ -108,6 +108,8 @@ pub(super) struct Keeper {
     pub(super) letter_bytes: u64,
     /// Dead letters came or went since they were last counted.
     pub(super) letters_changed: bool,
+    /// Sinks that are not configured any more and had letters at the start.
+    pub(super) former_sinks: Vec<String>,
     /// The last transaction met a full disk.
     pub(super) disk_full: bool,
     pub(super) writer: mpsc::Sender<writer::Command>,
@@ -132,6 +134,17 @@ struct Held {
 impl Keeper {
     /// Measures for the first time.
     pub(super) fn begin(&mut self) -> rusqlite::Result<Measured> {
+        for held in dead_letters::held(&self.connection)? {
+            if self.sinks.iter().all(|sink| sink.name != held.sink) {
+                tracing::warn!(
+                    sink = held.sink,
+                    dead_letters = held.letters,
+                    bytes = held.bytes,
+                    "there are dead letters of a sink that is not configured any more: they count against spool.max_dead_letter_bytes until they are discarded"
+                );
+                self.former_sinks.push(held.sink);
+            }
+        }
         self.count_letters()?;
         self.set_gauges();
         measured(&self.connection, self.letter_bytes, &self.config)
@@ -428,11 +441,11 @@ impl Keeper {
     fn count_letters(&mut self) -> rusqlite::Result<()> {
         let held = dead_letters::held(&self.connection)?;
         self.letter_bytes = held.iter().map(|held| held.bytes).sum();
-        for sink in self.sinks.iter() {
-            let held = held.iter().find(|held| held.sink == sink.name);
+        for sink in self.sinks.iter().map(|sink| &sink.name).chain(&self.former_sinks) {
+            let held = held.iter().find(|held| held.sink == *sink);
             let (letters, bytes) = held.map_or((0, 0), |held| (held.letters, held.bytes));
-            self.metrics.dead_letters.with_label_values(&[&sink.name]).set(signed(letters));
-            self.metrics.dead_letter_bytes.with_label_values(&[&sink.name]).set(signed(bytes));
+            self.metrics.dead_letters.with_label_values(&[sink]).set(signed(letters));
+            self.metrics.dead_letter_bytes.with_label_values(&[sink]).set(signed(bytes));
         }
         self.letters_changed = false;
         Ok(())

@@ -153,6 +153,14 @@ impl Offline {
         self.change(|connection| dead_letters::replay(connection, which))
     }
 
+    /// Of these dead letters, how many are of sinks that there are not, so that nobody would deliver them again.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn stranded_letters(&self, which: &LetterFilter) -> Result<u64, OpenError> {
+        self.change(|connection| dead_letters::stranded(connection, which))
+    }
+
     /// Gives dead letters up for good. Gives how many.
     ///
     /// # Errors

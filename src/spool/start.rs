@@ -71,6 +71,7 @@ pub(super) fn start(
         stored_first,
         letter_bytes: 0,
         letters_changed: true,
+        former_sinks: Vec::new(),
         disk_full: false,
         writer: writer_sender,
         signals: signals.clone(),

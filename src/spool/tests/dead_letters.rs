@@ -155,6 +155,28 @@ async fn letters_beyond_their_limit_are_refused_until_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn letters_of_a_sink_that_was_taken_away_are_counted_and_said_not_to_be_delivered() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = with_letters(folder.path()).await;
+    close(spool, threads).await;
+    let metrics = Metrics::new([], [("mqtt", &[][..])]).unwrap();
+    let start = || Spool::open(config(folder.path()), &[sink("mqtt")], metrics.clone(), Clock::system());
+    let (spool, threads) = start().unwrap();
+    let held = |sink| metrics.dead_letters.with_label_values(&[sink]).get();
+    assert_eq!((held("kafka"), held("mqtt")), (3, 1));
+    assert_eq!(spool.replay_letters(LetterFilter::default()).await.unwrap(), 1);
+    close(spool, threads).await;
+    let offline = offline::Offline::open(folder.path()).unwrap();
+    assert_eq!(offline.stranded_letters(&LetterFilter::default()).unwrap(), 3);
+    assert_eq!(offline.stranded_letters(&of_sink("mqtt")).unwrap(), 0);
+    drop(offline);
+    let (spool, threads) = start().unwrap();
+    assert_eq!(spool.discard_letters(of_sink("kafka")).await.unwrap(), 3);
+    until(async || held("kafka") == 0).await;
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn letters_are_changed_offline_and_never_beside_a_running_daemon() {
     let folder = TempDir::new().unwrap();
     let (spool, threads) = with_letters(folder.path()).await;
