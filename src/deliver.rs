@@ -350,6 +350,7 @@ impl Worker {
             tokio::select! {
                 // The spool's sender is gone only when the daemon is ending.
                 changed = end.changed() => if changed.is_err() { self.stop.cancelled().await },
+                error = self.sink.trouble() => self.failed(&error),
                 () = self.stop.cancelled() => {}
             }
             flow.last_progress = Instant::now();

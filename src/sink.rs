@@ -172,6 +172,15 @@ pub trait Sink: Send {
     /// Must not be dropped before it is done, as the message may or may not have been taken, but to close the sink next.
     fn publish<'a>(&'a mut self, message: &'a Message) -> BoxFuture<'a, Result<Ack, DeliveryError>>;
 
+    /// Waits for the next failure to reach the far end while there is nothing to deliver, where the sink connects all the same. By
+    /// default there is none.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time: what is told is told once.
+    fn trouble(&mut self) -> BoxFuture<'_, DeliveryError> {
+        Box::pin(std::future::pending())
+    }
+
     /// Where the state to which this event led its agent is retained; nowhere by most sinks. Where the event itself does not
     /// go to the sink, it is published with this topic and [`Purpose::State`].
     fn state_topic(&self, _: &Event) -> Option<Arc<str>> {

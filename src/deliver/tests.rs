@@ -66,6 +66,8 @@ struct FakeSink {
     hangs: bool,
     /// Nor has a flush.
     keeps: bool,
+    /// What fails while there is nothing to deliver.
+    trouble: Option<DeliveryError>,
 }
 
 impl Sink for FakeSink {
@@ -110,6 +112,13 @@ impl Sink for FakeSink {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    fn trouble(&mut self) -> BoxFuture<'_, DeliveryError> {
+        match self.trouble.take() {
+            Some(error) => Box::pin(std::future::ready(error)),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+
     fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
         let mut book = self.book.lock().unwrap();
         book.resets += 1;
@@ -143,6 +152,8 @@ struct Bench {
     hangs: bool,
     /// A flush of the sink has no end.
     keeps: bool,
+    trouble: Option<DeliveryError>,
+    troubles: Troubles,
     traces: Traces,
 }
 
@@ -225,6 +236,8 @@ impl Bench {
             retains_states: false,
             hangs: false,
             keeps: false,
+            trouble: None,
+            troubles: Troubles::default(),
             traces: Traces::default(),
         }
     }
@@ -264,12 +277,12 @@ impl Bench {
             way: way(router),
             dead_letter_topic,
             repeats,
-            troubles: Default::default(),
+            troubles: self.troubles.clone(),
         };
         let book = Arc::<Mutex<Book>>::default();
         let (script, retains_states) = (Box::new(script), self.retains_states);
-        let (book_of, hangs, keeps) = (book.clone(), self.hangs, self.keeps);
-        let fake = FakeSink { book: book_of, script, retains_states, hangs, keeps };
+        let (book_of, hangs, keeps, trouble) = (book.clone(), self.hangs, self.keeps, self.trouble.clone());
+        let fake = FakeSink { book: book_of, script, retains_states, hangs, keeps, trouble };
         let reader = self.spool.reader(sink).unwrap();
         let (spool, metrics, stop) = (self.spool.clone(), self.metrics.clone(), self.stop.clone());
         let worker = Worker::new(config, Box::new(fake), spool, reader, metrics, Clock::system(), stop);
@@ -386,6 +399,20 @@ async fn after_a_failure_everything_from_the_cursor_on_comes_again_with_the_same
     assert_eq!(bench.counted(&bench.metrics.sink_retries, "connection"), 1);
     assert_eq!(bench.state("one"), 1);
     bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_while_there_is_nothing_to_deliver_is_noted_and_changes_nothing_else() {
+    let mut bench = Bench::open();
+    bench.trouble = Some(DeliveryError::retry("connection", "away"));
+    let running = bench.start("one", |_, _| Verdict::Confirm);
+    until("it is noted", || bench.troubles.of("one").is_some()).await;
+    assert_eq!(bench.counted(&bench.metrics.sink_failures, "connection"), 1);
+    bench.push_singles(1).await;
+    bench.cursor_at("one", 2).await;
+    assert_eq!((bench.state("one"), running.book().resets), (1, 0));
+    bench.close().await;
+    running.ended().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

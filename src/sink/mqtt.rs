@@ -164,6 +164,13 @@ impl Sink for MqttSink {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    fn trouble(&mut self) -> BoxFuture<'_, DeliveryError> {
+        match &mut self.connection {
+            Some(connection) => Box::pin(connection.trouble()),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+
     fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
         Box::pin(async {
             if let Some(connection) = self.connection.take() {
@@ -187,6 +194,22 @@ impl Sink for MqttSink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_broker_that_is_away_while_there_is_nothing_to_send_is_told_of() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let url = format!("mqtt://{closed}");
+        let options = MqttOptions { url, status_topic: Some("status".to_owned()), ..MqttOptions::default() };
+        let config = options.validate("sinks.bus.mqtt", &mut crate::config::Problems::default()).unwrap();
+        let mut sink = MqttSink::new("bus", config);
+        assert!(futures_util::poll!(sink.trouble()).is_pending());
+        sink.flush().await.unwrap();
+        for _ in 0..2 {
+            let trouble = tokio::time::timeout(Duration::from_secs(20), sink.trouble()).await;
+            assert_eq!(trouble.expect("it is told").reason, "connection");
+        }
+        sink.close().await;
+    }
 
     #[test]
     fn an_event_ends_as_the_worse_of_itself_and_its_state() {

@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::config::{MqttConfig, Version};
@@ -40,6 +40,8 @@ const IDLE_RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Connection {
     jobs: mpsc::Sender<Job>,
     failure: Arc<OnceLock<DeliveryError>>,
+    /// The last failure that ended nothing, as there was nothing to send.
+    trouble: watch::Receiver<Option<DeliveryError>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -55,12 +57,15 @@ impl Connection {
         let (jobs, queue) = mpsc::channel(usize::from(config.max_in_flight));
         let failure = Arc::new(OnceLock::new());
         let in_flight = InFlight::new(config.on_error.clone());
-        let link = Link { sink: sink.clone(), config: config.clone(), queue, open: true, in_flight };
-        let task = match config.version {
+        let (tell, trouble) = watch::channel(None);
+        let (sink, config) = (sink.clone(), config.clone());
+        let version = config.version;
+        let link = Link { sink, config, queue, open: true, in_flight, trouble: tell };
+        let task = match version {
             Version::V5 => tokio::task::spawn(link.run::<V5>(failure.clone())),
             Version::V311 => tokio::task::spawn(link.run::<V4>(failure.clone())),
         };
-        Connection { jobs, failure, task }
+        Connection { jobs, failure, trouble, task }
     }
 
     /// Queues a message; waits while the queue is full, and no longer than the connection lasts.
@@ -70,6 +75,18 @@ impl Connection {
             Ok(()) => Ok(outcome),
             Err(_) => Err(self.failure.get().cloned().unwrap_or_else(ended)),
         }
+    }
+
+    /// Waits for the next failure while there is nothing to send.
+    pub(super) async fn trouble(&mut self) -> DeliveryError {
+        while self.trouble.changed().await.is_ok() {
+            let told = self.trouble.borrow_and_update().clone();
+            if let Some(error) = told {
+                return error;
+            }
+        }
+        // The task has ended, which whoever sends is told.
+        std::future::pending().await
     }
 
     /// Ends without a goodbye, and waits until the socket is closed and the acks have resolved.
@@ -106,6 +123,7 @@ struct Link {
     /// The queue has a sender.
     open: bool,
     in_flight: InFlight,
+    trouble: watch::Sender<Option<DeliveryError>>,
 }
 
 /// What one connection keeps beside its messages.
@@ -129,6 +147,7 @@ impl Link {
             if let Some(suppressed) = calm.due(error.reason) {
                 tracing::warn!(sink = &*self.sink, reason = error.reason, %error, suppressed, "not connected to the MQTT broker, with nothing to send; trying again");
             }
+            self.trouble.send_replace(Some(error));
             self.in_flight = InFlight::new(self.config.on_error.clone());
             tokio::time::sleep(IDLE_RETRY).await;
         };
