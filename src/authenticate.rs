@@ -12,9 +12,10 @@
 //! ```
 //!
 //! Any instance that holds the secret can check a token without asking anybody. What is kept per agent is only when
-//! newer tokens were first seen: that the gateway uses a refreshed token is inferred, not documented, so a token stays
-//! good until a newer one of its agent **has arrived on a push**, and for an overlap after that, and never beyond
-//! its greatest age.
+//! newer tokens were first seen and since when it has its session: that the gateway uses a refreshed token is inferred,
+//! not documented, so a token stays good until a newer one of its agent **has arrived on a push**, and for an overlap after
+//! that. Beyond its greatest age it is good only where it is of the agent's session and no newer one was seen: a gateway that
+//! goes on with the sign-in's token must not lose every agent once a day by a rule of ours.
 //!
 //! The secrets can be replaced while pushes come ([`Authenticator::replace`]): a secret that is taken away is still good for
 //! checking for one overlap, so that no push of a token that the gateway has already is refused.
@@ -35,6 +36,7 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::calm::Calm;
 use crate::clock::{Clock, Timestamp};
 use crate::event::{AgentId, GatewayName};
 
@@ -56,7 +58,7 @@ pub struct TokenRules {
     pub period: Duration,
     /// How long a token is still good after a newer one of its agent was seen on a push.
     pub overlap: Duration,
-    /// How long a token is good at all.
+    /// How long a token is good at all, but for one of the agent's session while no newer one was seen.
     pub max_age: Duration,
 }
 
@@ -252,6 +254,8 @@ pub struct Authenticator {
     keys: ArcSwap<Keys>,
     rules: TokenRules,
     clock: Clock,
+    /// Keeps what is said of gateways that use old tokens calm.
+    calm: Calm,
     /// Per agent: which tokens were seen on pushes, and when first.
     seen: Vec<Mutex<HashMap<(GatewayName, AgentId), Seen>>>,
     fixed: RwLock<FixedTokens>,
@@ -266,6 +270,8 @@ impl fmt::Debug for Authenticator {
 /// Times of tokens seen on pushes, oldest first, each with its first sight. Holds what the overlap still needs.
 #[derive(Debug, Default)]
 struct Seen {
+    /// What was minted before belongs to no session that there is; none where there is no session that we keep.
+    session_since: Option<Timestamp>,
     /// Few, and of most agents one: no more room is taken than that.
     tokens: Vec<(Timestamp, Timestamp)>,
 }
@@ -274,6 +280,11 @@ impl Seen {
     /// When a token newer than the one of `minted` was first seen.
     fn superseded_at(&self, minted: Timestamp) -> Option<Timestamp> {
         self.tokens.iter().find(|(newer, _)| *newer > minted).map(|(_, at)| *at)
+    }
+
+    /// Whether a token of this time may be the one that the gateway was given last, as far as it has shown.
+    fn may_be_the_newest(&self, minted: Timestamp) -> bool {
+        self.session_since.is_some_and(|since| minted >= since) && self.superseded_at(minted).is_none()
     }
 
     fn note(&mut self, minted: Timestamp, now: Timestamp, overlap: Duration) {
@@ -300,7 +311,26 @@ impl Authenticator {
         let good = std::iter::once(current).chain(previous).collect();
         let keys = ArcSwap::from_pointee(Keys { good, leaving: Vec::new() });
         let seen = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Authenticator { keys, rules, clock, seen, fixed: RwLock::default() }
+        Authenticator { keys, rules, clock, calm: Calm::default(), seen, fixed: RwLock::default() }
+    }
+
+    /// The agent has a session since then, or since it is not known when: tokens of it are good for as long as it lasts and
+    /// the gateway shows no newer one.
+    pub fn session_began(&self, gateway: &GatewayName, agent: &AgentId, since: Option<Timestamp>) {
+        // Its first token bears the begin of a period, and may have been minted by an instance whose clock is behind. Where the
+        // time is not known, nothing older than the greatest age can have been in use.
+        let slack = self.rules.period + CLOCK_SKEW;
+        let since = since.map_or_else(|| self.clock.now().minus(self.rules.max_age), |at| at.minus(slack));
+        let mut seen = self.shard(agent).lock().unwrap_or_else(PoisonError::into_inner);
+        seen.entry((gateway.clone(), agent.clone())).or_default().session_since = Some(since);
+    }
+
+    /// The agent's session has ended: its tokens end with their greatest age.
+    pub fn session_ended(&self, gateway: &GatewayName, agent: &AgentId) {
+        let mut seen = self.shard(agent).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(seen) = seen.get_mut(&(gateway.clone(), agent.clone())) {
+            seen.session_since = None;
+        }
     }
 
     /// From now on mints with `current` and also accepts tokens of `previous`; secrets that are neither stay good for
@@ -351,9 +381,6 @@ impl Authenticator {
         }
         if parts.minted > now.plus(CLOCK_SKEW) {
             return Err(TokenFault::FromFuture(parts.agent));
-        }
-        if now.since(parts.minted) > self.rules.max_age {
-            return Err(TokenFault::Expired(parts.agent));
         }
         self.note(gateway, &parts, now)?;
         Ok(parts.agent)
@@ -446,11 +473,24 @@ impl Authenticator {
     fn note(&self, gateway: &GatewayName, parts: &Parts<'_>, now: Timestamp) -> Result<(), TokenFault> {
         let mut seen = self.shard(&parts.agent).lock().unwrap_or_else(PoisonError::into_inner);
         let seen = seen.entry((gateway.clone(), parts.agent.clone())).or_default();
+        if now.since(parts.minted) > self.rules.max_age {
+            if !seen.may_be_the_newest(parts.minted) {
+                return Err(TokenFault::Expired(parts.agent.clone()));
+            }
+            self.tell_not_refreshed(gateway);
+        }
         if seen.superseded_at(parts.minted).is_some_and(|at| now.since(at) > self.rules.overlap) {
             return Err(TokenFault::Superseded(parts.agent.clone()));
         }
         seen.note(parts.minted, now, self.rules.overlap);
         Ok(())
+    }
+
+    fn tell_not_refreshed(&self, gateway: &GatewayName) {
+        if let Some(left_out) = self.calm.due("token_not_refreshed") {
+            tracing::warn!(%gateway, left_out, "a push has a token beyond token.max_age_secs: the gateway does not use the \
+                tokens that heartbeats hand it; pushes are taken all the same, for as long as their sessions last");
+        }
     }
 }
 
@@ -707,6 +747,42 @@ mod tests {
             authenticator.check(&gateway(), token.expose_secret()),
             Err(TokenFault::FromFuture(agent("1001")))
         );
+    }
+
+    #[test]
+    fn a_token_of_the_session_is_good_beyond_the_greatest_age_while_no_newer_one_was_seen() {
+        let (authenticator, clock) = fixture();
+        let before = authenticator.mint(&gateway(), &agent("1001"));
+        clock.advance(Duration::from_secs(3600));
+        let token = authenticator.mint(&gateway(), &agent("1001"));
+        clock.advance(Duration::from_secs(59));
+        authenticator.session_began(&gateway(), &agent("1001"), Some(clock.now()));
+        let check = |token: &SecretString| authenticator.check(&gateway(), token.expose_secret());
+        clock.advance(RULES.max_age * 3);
+        assert_eq!(check(&before), Err(TokenFault::Expired(agent("1001"))), "of a session that has ended");
+        for _ in 0..3 {
+            assert_eq!(check(&token), Ok(agent("1001")));
+            clock.advance(RULES.max_age);
+        }
+        let newer = authenticator.mint(&gateway(), &agent("1001"));
+        assert_eq!(check(&newer), Ok(agent("1001")));
+        assert_eq!(check(&token), Err(TokenFault::Expired(agent("1001"))), "the gateway does refresh them");
+    }
+
+    #[test]
+    fn with_the_session_the_exception_for_old_tokens_ends() {
+        let (authenticator, clock) = fixture();
+        let token = authenticator.mint(&gateway(), &agent("1001"));
+        let check = || authenticator.check(&gateway(), token.expose_secret());
+        // As it is stored by a version that did not know the time.
+        clock.advance(RULES.max_age / 2);
+        authenticator.session_began(&gateway(), &agent("1001"), None);
+        clock.advance(RULES.max_age);
+        assert_eq!(check(), Ok(agent("1001")));
+        authenticator.session_ended(&gateway(), &agent("1001"));
+        assert_eq!(check(), Err(TokenFault::Expired(agent("1001"))));
+        authenticator.session_began(&gateway(), &agent("1001"), Some(clock.now()));
+        assert_eq!(check(), Err(TokenFault::Expired(agent("1001"))), "it is not of this session");
     }
 
     #[test]

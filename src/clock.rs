@@ -32,6 +32,12 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// This moment moved back by `duration`.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// This moment moved forward by `duration`.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Timestamp {

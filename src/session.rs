@@ -51,6 +51,13 @@ pub trait TokenSource: Send + Sync {
         self.accept(gateway, agent_id, token);
     }
 
+    /// The agent has a session since `since`, where that is known: a token of the session is good for as long as the gateway
+    /// shows no newer one, however long that is.
+    fn session_began(&self, _gateway: &GatewayName, _agent_id: &AgentId, _since: Option<Timestamp>) {}
+
+    /// The agent has none any more.
+    fn session_ended(&self, _gateway: &GatewayName, _agent_id: &AgentId) {}
+
     /// Takes all of that back.
     fn revoke(&self, gateway: &GatewayName, agent_id: &AgentId);
 }
@@ -148,6 +155,9 @@ pub struct StoredSession {
     pub ticket: call::Ticket,
     /// When the gateway last heard of the session.
     pub last_success: Timestamp,
+    /// When it began, where that is known: earlier versions did not say.
+    #[serde(default)]
+    pub began: Option<Timestamp>,
     /// When its GUID came, where that is known.
     #[serde(default)]
     pub guid_taken: Option<Timestamp>,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use secrecy::SecretString;
 
 use crate::authenticate::Authenticator;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName, vocabulary};
@@ -36,6 +36,14 @@ impl TokenSource for TokenBridge {
 
     fn offer(&self, gateway: &GatewayName, agent_id: &AgentId, token: &SecretString) {
         self.0.offer_fixed(gateway, agent_id, token);
+    }
+
+    fn session_began(&self, gateway: &GatewayName, agent_id: &AgentId, since: Option<Timestamp>) {
+        self.0.session_began(gateway, agent_id, since);
+    }
+
+    fn session_ended(&self, gateway: &GatewayName, agent_id: &AgentId) {
+        self.0.session_ended(gateway, agent_id);
     }
 
     fn revoke(&self, gateway: &GatewayName, agent_id: &AgentId) {

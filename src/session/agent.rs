@@ -358,12 +358,19 @@ impl Agent {
     }
 
     fn hold_adopted(&mut self, adoption: Adoption) {
+        self.session_began(Some(self.gateway.deps.clock.now()));
         self.ticket = Some(Arc::new(adoption.ticket));
         self.adopted = Some(adoption.token);
         self.addressed = false;
         let mut status = self.shared.status();
         status.media_type = None;
         status.adopted = true;
+    }
+
+    /// Tokens that go out from then on are good for as long as the session.
+    fn session_began(&mut self, at: Option<Timestamp>) {
+        self.shared.status().began = at;
+        self.gateway.deps.tokens.session_began(self.gateway(), self.agent_id(), at);
     }
 
     /// The next call to be passed on, if it can be now. Those that cannot be made at all are told.
@@ -425,6 +432,7 @@ impl Agent {
         };
         (silence < self.gateway.config.sign_out_limit).then(|| {
             self.ticket = Some(Arc::new(stored.ticket));
+            self.session_began(stored.began);
             self.addressed = stored.callback == Some(self.gateway.callback);
             self.saved_awaiting = stored.push_awaited;
             if stored.push_awaited {
@@ -582,7 +590,7 @@ impl Agent {
             self.note(operation, &answer.verdict);
         }
         let result = answer.verdict.as_ref().map(|reply| reply.result.clone()).unwrap_or_default();
-        let renewed = self.take_ticket(operation, answer, outcome);
+        let renewed = self.take_ticket(operation, answer, outcome, sent);
         self.take_result(operation, outcome, result);
         let saved = self.step(Input::Ended(outcome)).await;
         if renewed && !saved {
@@ -650,12 +658,13 @@ impl Agent {
     }
 
     /// Takes over GUID and cookies; says whether a GUID was renewed.
-    fn take_ticket(&mut self, operation: Operation, answer: Answer, outcome: Outcome) -> bool {
+    fn take_ticket(&mut self, operation: Operation, answer: Answer, outcome: Outcome, sent: Instant) -> bool {
         let ok = matches!(outcome, Outcome::Answered(Meaning::Ok) | Outcome::PasswordChangeRequired);
         match answer.guid {
             Some(guid) if operation.signs_in() && ok => {
                 let ticket = Ticket::new(guid, answer.cookies);
                 self.ticket = Some(Arc::new(Ticket { address: answer.address, ..ticket }));
+                self.session_began(Some(self.time_of(sent)));
                 self.adopted = None;
                 self.addressed = true;
                 if let Some(token) = self.fixed.as_ref().filter(|_| self.offered) {
@@ -800,8 +809,8 @@ impl Agent {
         let effects = self.machine.step(input, Instant::now());
         let times = Times { last_ok: self.machine.last_ok(), guid_since: self.machine.guid_since() };
         self.shared.publish(self.machine.state(), times, self.gateway.deps.clock.now());
-        if !self.machine.holds_session() {
-            self.ticket = None;
+        if !self.machine.holds_session() && self.ticket.take().is_some() {
+            self.gateway.deps.tokens.session_ended(self.gateway(), self.agent_id());
         }
         self.shared.publish_ticket(self.ticket.as_ref());
         if !ends {
@@ -927,19 +936,24 @@ impl Agent {
             "session not saved: a restart now would sign in anew");
     }
 
+    /// The wall time of a moment that has passed.
+    fn time_of(&self, moment: Instant) -> Timestamp {
+        self.gateway.deps.clock.now().minus(Instant::now().saturating_duration_since(moment))
+    }
+
     fn stored(&self) -> Option<StoredSession> {
-        let (now, clock) = (Instant::now(), self.gateway.deps.clock.now());
-        let at = |time: Instant| {
-            let ago = now.saturating_duration_since(time).as_millis();
-            Timestamp(clock.millis().saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)))
+        let (began, media_type) = {
+            let status = self.shared.status();
+            (status.began, status.media_type.as_deref().map(str::to_owned))
         };
         Some(StoredSession {
             ticket: Ticket::clone(self.ticket.as_deref()?),
-            last_success: at(self.machine.last_ok()?),
-            guid_taken: self.machine.guid_since().map(at),
+            last_success: self.time_of(self.machine.last_ok()?),
+            began,
+            guid_taken: self.machine.guid_since().map(|since| self.time_of(since)),
             skills_set: self.machine.skills_set(),
             settings_due: self.machine.settings_due(),
-            media_type: self.shared.status().media_type.as_deref().map(str::to_owned),
+            media_type,
             adopted: self.adopted.clone().map(|token| StoredAdoption { token }),
             fixed: self.fixed.clone().map(|token| StoredAdoption { token }),
             mode: Some(self.config.mode),

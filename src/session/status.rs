@@ -170,6 +170,8 @@ pub(super) struct Status {
     pub(super) reason: Option<&'static str>,
     pub(super) retcode: Option<Retcode>,
     pub(super) last_heartbeat: Option<Timestamp>,
+    /// When the session began, where there is one and that is known.
+    pub(super) began: Option<Timestamp>,
     /// Set by whoever stores its events, not by its task.
     last_event: Option<(&'static str, Timestamp)>,
     pub(super) media_type: Option<Box<str>>,
@@ -197,6 +199,7 @@ impl Shared {
             reason: None,
             retcode: None,
             last_heartbeat: None,
+            began: None,
             last_event: None,
             media_type: None,
             password_days_left: None,

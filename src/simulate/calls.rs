@@ -55,7 +55,9 @@ pub(super) fn handshake(
     let session = authenticate(agent, headers, settings)?;
     if let Some(token) = headers.get("service_token").filter(|token| !token.is_empty()) {
         let token = token.to_str().ok().filter(|token| is_token(token)).ok_or(Refusal::SIGN_IN_PARAMETER)?;
-        session.token = token.to_owned().into();
+        if settings.heartbeat_renews_token {
+            session.token = token.to_owned().into();
+        }
     }
     let now = Instant::now();
     if session.is_push() {

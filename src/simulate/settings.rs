@@ -116,6 +116,9 @@ pub struct Settings {
     pub events_before_answer: bool,
     /// Pushes renew the GUID too, so that their `Guid` may be newer than any the client was told.
     pub guid_runs_ahead: bool,
+    /// Pushes carry the newest `service_token` of a heartbeat, rather than that of the sign-in for as long as the session lasts; no
+    /// manual says it in one sentence.
+    pub heartbeat_renews_token: bool,
     /// Say goodbye by `AgentOther_ShutdownService` when an inspector or `forcelogoutwithreason` signs an agent out.
     pub shutdown_event: bool,
 
@@ -209,6 +212,7 @@ impl Default for Settings {
             login_delay_ms: 0,
             events_before_answer: false,
             guid_runs_ahead: false,
+            heartbeat_renews_token: true,
             shutdown_event: true,
             callback_outside_trust_list: OutsideTrustList::FailPushes,
             trust_list_match: TrustListMatch::Exact,
