@@ -469,6 +469,8 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
     let operations = raw.operations.validate(problems);
     let no_gateway = raw.gateways.is_empty();
     let gateways: Vec<String> = raw.gateways.iter().map(|gateway| gateway.name.clone()).collect();
+    let heartbeat_secs =
+        raw.gateways.iter().map(|gateway| gateway.heartbeat_interval_secs).max().unwrap_or(0);
     let sessions = crate::session::config::validate_all(raw.gateways, raw.agents, raw.rosters, problems);
     if no_gateway {
         problems.add("gateways", "at least one [[gateways]] is needed");
@@ -482,7 +484,7 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
     });
     let sinks: Vec<_> = sinks.collect();
     raw.spool.check(problems);
-    raw.token.check(problems);
+    raw.token.check(heartbeat_secs, problems);
     within(problems, "shutdown.grace_secs", raw.shutdown.grace_secs, 0, LONGEST_SECS);
     Some(Config {
         relative_paths: Vec::new(),
@@ -680,9 +682,27 @@ fn networks(table: &str, texts: &[String], problems: &mut Problems) -> AllowList
 }
 
 impl RawToken {
-    fn check(&self, problems: &mut Problems) {
-        positive(problems, "token.period_secs", self.period_secs);
-        positive(problems, "token.max_age_secs", self.max_age_secs);
+    fn check(&self, heartbeat_secs: u64, problems: &mut Problems) {
+        const MAX_AGE: &str = "token.max_age_secs";
+        let lengths = [
+            ("token.period_secs", self.period_secs),
+            ("token.overlap_secs", self.overlap_secs),
+            (MAX_AGE, self.max_age_secs),
+        ];
+        for (key, secs) in lengths {
+            positive(problems, key, secs);
+        }
+        // A token bears the begin of its period, the next one goes out with a heartbeat, and the overlap begins then.
+        let least = self.period_secs.saturating_add(self.overlap_secs).saturating_add(heartbeat_secs);
+        if self.max_age_secs < least && !lengths.iter().any(|(key, _)| problems.suspect(key)) {
+            problems.add(
+                MAX_AGE,
+                format!(
+                    "must be at least {least}, which is period_secs, the longest heartbeat_interval_secs and overlap_secs \
+                     together: else tokens end before the next ones have taken their place"
+                ),
+            );
+        }
         let files = [
             ("token.secret_file", &self.secret_file),
             ("token.previous_secret_file", &self.previous_secret_file),

@@ -208,6 +208,23 @@ fn numbers_out_of_range_are_refused_before_clocks_overflow() {
 }
 
 #[test]
+fn tokens_last_until_the_next_ones_have_taken_their_place() {
+    let with = |token: &str| format!("{CALLBACK}[token]\n{token}\n{GATEWAY}");
+    for (token, mistake) in [
+        (
+            "period_secs = 600\nmax_age_secs = 300",
+            "token.max_age_secs: must be at least 810, which is period_secs",
+        ),
+        ("max_age_secs = 60", "token.max_age_secs: must be at least 270"),
+        ("max_age_secs = 269", "token.max_age_secs: must be at least 270"),
+        ("overlap_secs = 0", "token.overlap_secs: must be at least 1"),
+    ] {
+        assert_mistakes(&with(token), &[mistake]);
+    }
+    assert_mistakes(&with("max_age_secs = 270"), &[]);
+}
+
+#[test]
 fn files_are_tried_out_before_the_start() {
     let text = format!(
         "[callback]\ncertificate_file = 'FOLDER/password'\nkey_file = 'FOLDER/nothing'\n\

@@ -111,7 +111,7 @@ async fn a_line_that_is_written_twice_is_two_events_and_one_whose_answer_was_los
 /// The gateway may repeat a batch with the token that it had at first, and the secret of that may have gone meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeat_that_keeps_its_token_is_taken_for_one_overlap_after_the_secret_was_replaced() {
-    for overlap in [60, 0] {
+    for overlap in [60, 1] {
         let unkind = |settings: &mut Settings| {
             settings.repeat_keeps_headers = true;
             settings.push_fail_interval_ms = 2_000;
@@ -146,7 +146,7 @@ async fn a_repeat_that_keeps_its_token_is_taken_for_one_overlap_after_the_secret
         })
         .await;
         assert_eq!(scene.simulator.counts(&scene.agent).pushes_failed, 1, "the repeat comes only now");
-        if overlap > 0 {
+        if overlap > 1 {
             assert!(scene.simulator.drained(DEADLINE).await);
             assert_eq!(scene.lines(2).await[1].1, scene.lines(1).await[0].1);
             assert_eq!(scene.simulator.counts(&scene.agent).pushes_failed, 1);
