@@ -13,6 +13,7 @@ use crate::event::GatewayName;
 use crate::session::config::AgentDefaults;
 
 mod layers;
+pub(crate) mod levels;
 mod routes;
 mod sections;
 

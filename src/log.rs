@@ -20,7 +20,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 
-use crate::config::{LogConfig, LogFormat};
+use crate::config::{LogConfig, LogFormat, levels};
 use crate::metrics::Metrics;
 use crate::problems::Problems;
 use crate::reload::SetLogLevel;
@@ -82,9 +82,13 @@ pub(crate) fn init(config: &LogConfig, problems: Problems) -> std::io::Result<Lo
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let from_environment = EnvFilter::try_from_env("CCRELAY_LOG").ok();
+    let from_environment = levels::of_environment().unwrap_or_else(|error| {
+        // With a configuration it was refused before; there are commands that have none.
+        eprintln!("ccrelay: {}: {error}", levels::VARIABLE);
+        None
+    });
     let fixed = from_environment.is_some();
-    let filter = from_environment.unwrap_or_else(|| EnvFilter::new(&config.level));
+    let filter = EnvFilter::new(from_environment.as_ref().unwrap_or(&config.level));
     let (filter, handle) = reload::Layer::new(filter);
     let kinds = Arc::new(Kinds::default());
     let lines = Lines::to_stderr()?;

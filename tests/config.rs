@@ -57,6 +57,21 @@ fn the_environment_overrides_the_file() {
 }
 
 #[test]
+fn a_level_that_is_none_is_refused_in_the_file_and_in_the_environment() {
+    for level in ["warning", "inof", "verbose", "info,ccrelay=debg"] {
+        let wrong = folder(&format!("[log]\nlevel = '{level}'"));
+        assert!(refused(wrong.path(), &[]).contains("log.level: item "), "{level}");
+        let good = folder("");
+        let said = refused(good.path(), &[("CCRELAY_LOG", level)]);
+        assert!(said.contains("CCRELAY_LOG: item ") && said.contains("error, warn, info, debug"), "{said}");
+    }
+    let good = folder("[log]\nlevel = 'ccrelay=debug,info'");
+    for level in ["", "debug", "warn,ccrelay::audit=info"] {
+        assert_eq!(check(good.path(), &[("CCRELAY_LOG", level)]).status.code(), Some(0), "{level}");
+    }
+}
+
+#[test]
 fn a_callback_uri_that_leads_elsewhere_is_a_warning_and_no_mistake() {
     let folder = folder("[sinks.file.jsonl]\npath = '-'");
     let path = folder.path().join("config.toml");

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::Problems;
 use super::routes::{self, OwnWay, RawMasking, RawRoute, Unrouted};
+use super::{Problems, levels};
 use crate::admin::tokens::TokenList;
 use crate::authenticate::{TokenKey, TokenRules};
 use crate::deliver::Repeats;
@@ -524,9 +524,8 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
 }
 
 fn validate_log(raw: RawLog, problems: &mut Problems) -> LogConfig {
-    if let Err(error) = raw.level.parse::<tracing_subscriber::filter::Targets>() {
-        problems.add("log.level", format!("expected a level or target=level list such as info: {error}"));
-    }
+    problems.check("log.level", levels::check(&raw.level));
+    problems.check(levels::VARIABLE, levels::of_environment());
     LogConfig { level: raw.level, format: raw.format }
 }
 
