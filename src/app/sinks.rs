@@ -38,7 +38,7 @@ impl Surroundings {
     /// Starts one sink's worker.
     ///
     /// # Errors
-    /// When its client or its thread cannot be made.
+    /// When its thread or its reader of the spool cannot be made.
     pub(super) async fn start(&self, sink: &SinkConfig, way: Way) -> anyhow::Result<()> {
         let (config, client) = (self.config(sink, way), sink.kind.clone());
         let (spool, metrics, clock) = (self.spool.clone(), self.metrics.clone(), self.clock.clone());
@@ -51,7 +51,7 @@ impl Surroundings {
             stand_back(&config.sink);
             let worker = || -> anyhow::Result<_> {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let client = open(&config.sink, &client)?;
+                let client = open(&config.sink, &client);
                 let reader = spool.reader(&config.sink)?;
                 let worker = Worker::new(config, client, spool, reader, metrics, clock, stop);
                 Ok((runtime, worker.traced(traces)))
@@ -93,12 +93,12 @@ impl Surroundings {
     }
 }
 
-fn open(name: &str, kind: &SinkKind) -> anyhow::Result<Box<dyn Sink>> {
-    Ok(match kind {
-        SinkKind::Kafka(config) => Box::new(KafkaSink::new(name, (**config).clone())?),
+fn open(name: &str, kind: &SinkKind) -> Box<dyn Sink> {
+    match kind {
+        SinkKind::Kafka(config) => Box::new(KafkaSink::new(name, (**config).clone())),
         SinkKind::Mqtt(config) => Box::new(MqttSink::new(name, (**config).clone())),
         SinkKind::Jsonl(config) => Box::new(JsonlSink::new(config.clone())),
-    })
+    }
 }
 
 /// Lowers the priority of this thread, and so of those that it starts. Where that is not allowed delivery has the priority of

@@ -13,8 +13,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
-
 use crate::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
 
 mod acks;
@@ -52,20 +50,12 @@ const QUEUE_FULL_TICK: Duration = Duration::from_millis(50);
 /// What a clean end may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The configuration is well-formed, but librdkafka cannot work with it.
-#[derive(Debug, Error)]
-#[error("sink {sink} has no Kafka client: {detail}")]
-pub struct KafkaSinkError {
-    sink: Arc<str>,
-    detail: String,
-}
-
 /// A Kafka cluster as an output.
 pub struct KafkaSink {
     name: Arc<str>,
     config: KafkaConfig,
     batches: Batches,
-    /// Absent only when the last reset failed.
+    /// Absent only when the last one could not be made; the next [`Sink::reset`] tries again.
     client: Option<Client>,
 }
 
@@ -80,16 +70,15 @@ struct Batches {
 }
 
 impl KafkaSink {
-    /// Makes the client; it connects by itself.
-    ///
-    /// # Errors
-    /// When librdkafka refuses the combination of properties, or a certificate.
-    pub fn new(name: &str, config: KafkaConfig) -> Result<KafkaSink, KafkaSinkError> {
+    /// Makes the client; it connects by itself. Where it cannot be made, as with a file of certificates that was spoilt since the
+    /// configuration was checked, the sink is one that fails and is tried again: keeping agents alive does not depend on it.
+    #[must_use]
+    pub fn new(name: &str, config: KafkaConfig) -> KafkaSink {
         let name: Arc<str> = name.into();
         let batches = Batches { bytes: config.batch_bytes, solo: 0, halved: false };
         let client = start(&name, &config, batches)
-            .map_err(|error| KafkaSinkError { sink: name.clone(), detail: error.detail })?;
-        Ok(KafkaSink { name, config, batches, client: Some(client) })
+            .inspect_err(|error| tracing::error!(sink = &*name, %error, "no Kafka client can be made yet"));
+        KafkaSink { name, config, batches, client: client.ok() }
     }
 
     async fn send(&mut self, message: &Message) -> Result<Ack, DeliveryError> {

@@ -8,7 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, ProducerContext};
 use rdkafka::types::RDKafkaConfRes;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
@@ -270,6 +274,44 @@ impl KafkaConfig {
         }
         Ok(config)
     }
+
+    /// Has librdkafka make a client and lets it go: only then does it read certificates and keys, and compare properties with each
+    /// other. Without brokers it connects to nobody.
+    fn try_out(&self) -> Result<(), String> {
+        let mut config = self.client_config();
+        config.remove("bootstrap.servers");
+        let made: Result<BaseProducer<Silent>, _> = config.create_with_context(Silent);
+        made.map(drop).map_err(|error| match error {
+            KafkaError::ClientCreation(reason) => reason,
+            // The others hold values, and one may be a secret.
+            _ => "librdkafka refuses it".to_owned(),
+        })
+    }
+}
+
+/// Of a client that is only tried out nothing is logged: what counts is whether it can be made.
+struct Silent;
+
+impl ClientContext for Silent {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ProducerContext for Silent {
+    type DeliveryOpaque = ();
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// The key that librdkafka speaks of, as far as its words tell.
+fn place(reason: &str) -> String {
+    let ours = [
+        ("ssl.ca.location", ".security.ca_file"),
+        ("ssl.certificate.location", ".security.client_cert_file"),
+        ("ssl.key.location", ".security.client_key_file"),
+        ("rivate key", ".security.client_key_file"),
+    ];
+    let known = ours.iter().find(|(words, _)| reason.contains(words));
+    known.map_or(String::new(), |(_, key)| (*key).to_owned())
 }
 
 impl KafkaOptions {
@@ -308,7 +350,10 @@ impl KafkaOptions {
         let patience = patience.min(Duration::from_secs(self.stall_timeout_secs));
         topic_patience(patience, &mut properties, key_prefix, problems);
         let batch_bytes = properties.get("batch.size").and_then(|v| v.parse().ok()).unwrap_or(BATCH_BYTES);
-        (problems.found().len() == before).then(|| KafkaConfig {
+        if problems.found().len() > before {
+            return None;
+        }
+        let config = KafkaConfig {
             encoding: self.encoding,
             key: self.key,
             stall_timeout: Duration::from_secs(self.stall_timeout_secs),
@@ -316,7 +361,15 @@ impl KafkaOptions {
             on_error: Arc::new(self.on_error.choices()),
             properties,
             password,
-        })
+        };
+        let made = config.try_out();
+        if let Err(reason) = &made {
+            problems.add(
+                format!("{key_prefix}{}", place(reason)),
+                format!("no client can be made of it: {reason}"),
+            );
+        }
+        made.ok().map(|()| config)
     }
 }
 
@@ -509,6 +562,44 @@ mod tests {
         let late = "bootstrap_servers = 'a:1'\noptions = {'topic.metadata.propagation.max.ms' = 30000}";
         let found = parse(late).unwrap_err();
         assert!(found[0].starts_with("sinks.kafka.options.\"topic.metadata"), "{found:?}");
+    }
+
+    #[test]
+    fn what_no_client_can_be_made_of_is_a_mistake() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().display();
+        let certified = || {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::new(["relay".to_owned()]).unwrap();
+            (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+        };
+        let ((cert, key), (_, other_key)) = (certified(), certified());
+        for (name, text) in [
+            ("cert.pem", cert.as_str()),
+            ("key.pem", &key),
+            ("other.pem", &other_key),
+            ("noise.pem", "this is no PEM"),
+        ] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let tls = |lines: &str| {
+            let security = format!("[security]\nprotocol = 'ssl'\n{lines}");
+            parse(&format!("bootstrap_servers = 'a:1'\n{}", security.replace("FOLDER", &at.to_string())))
+        };
+        let pair =
+            |key: &str| format!("client_cert_file = 'FOLDER/cert.pem'\nclient_key_file = 'FOLDER/{key}'");
+        tls("ca_file = 'FOLDER/cert.pem'").unwrap();
+        tls(&pair("key.pem")).unwrap();
+        for (options, place) in [
+            (tls("ca_file = 'FOLDER/noise.pem'"), ".security.ca_file"),
+            (tls(&pair("other.pem")), ".security.client_key_file"),
+            (tls("[options]\n'ssl.ca.pem' = 'this is no PEM'"), ""),
+            (parse("bootstrap_servers = 'a:1'\noptions = {'reconnect.backoff.ms' = 20000}"), ""),
+        ] {
+            let found = options.unwrap_err();
+            let begin = format!("sinks.kafka{place}: no client can be made of it: ");
+            assert!(found.len() == 1 && found[0].starts_with(&begin), "{begin}\n{found:#?}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ fn sink(address: &str, lines: &str) -> KafkaSink {
         toml::from_str(&format!("bootstrap_servers = '{address}'\n{lines}")).expect("valid lines");
     let mut problems = Problems::default();
     let config = options.validate(STALL_TIMEOUT, "sinks.kafka", &mut problems);
-    KafkaSink::new("kafka", config.unwrap_or_else(|| panic!("{:?}", problems.found()))).expect("a client")
+    KafkaSink::new("kafka", config.unwrap_or_else(|| panic!("{:?}", problems.found())))
 }
 
 fn ids(records: &[Record]) -> Vec<String> {
