@@ -231,9 +231,9 @@ impl ClientContext for Context {
         use RDKafkaLogLevel::{Alert, Critical, Emerg, Error, Warning};
         let sink = &*self.sink;
         if !matches!(level, Emerg | Alert | Critical | Error | Warning) {
-            tracing::debug!(sink, facility, message, "librdkafka");
+            tracing::debug!(sink, facility, detail = message, "librdkafka");
         } else if let Some(suppressed) = self.calm.due(LOG_KIND) {
-            tracing::warn!(sink, facility, message, suppressed, "librdkafka");
+            tracing::warn!(sink, facility, detail = message, suppressed, "librdkafka");
         }
     }
 
