@@ -483,6 +483,7 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
         sink.validate(name, router, problems)
     });
     let sinks: Vec<_> = sinks.collect();
+    check_sessions_at_brokers(&sinks, problems);
     raw.spool.check(problems);
     raw.token.check(heartbeat_secs, problems);
     within(problems, "shutdown.grace_secs", raw.shutdown.grace_secs, 0, LONGEST_SECS);
@@ -521,6 +522,23 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
         traces,
         shutdown_grace: Duration::from_secs(raw.shutdown.grace_secs),
     })
+}
+
+/// A broker ends the session of a client when another one comes with its id.
+fn check_sessions_at_brokers(sinks: &[Option<SinkConfig>], problems: &mut Problems) {
+    let mut first_of: HashMap<_, &str> = HashMap::new();
+    for sink in sinks.iter().flatten() {
+        let SinkKind::Mqtt(mqtt) = &sink.kind else { continue };
+        let first = *first_of.entry(mqtt.session_of(&sink.name)).or_insert(&sink.name);
+        if first != sink.name {
+            problems.add(
+                format!("sinks.{}.mqtt.client_id", sink.name),
+                format!(
+                    "is that of the sink {first} at the same broker: they would throw each other out for ever"
+                ),
+            );
+        }
+    }
 }
 
 fn validate_log(raw: RawLog, problems: &mut Problems) -> LogConfig {

@@ -208,6 +208,19 @@ fn numbers_out_of_range_are_refused_before_clocks_overflow() {
 }
 
 #[test]
+fn two_mqtt_sinks_with_one_client_id_at_one_broker_are_refused() {
+    let sink =
+        |name: &str, lines: &str| format!("[sinks.{name}.mqtt]\nurl = 'mqtt://broker:1883'\n{lines}\n");
+    let both = |a: &str, b: &str| format!("{CALLBACK}{GATEWAY}{}{}", sink("a", a), sink("b", b));
+    let mistake = "sinks.b.mqtt.client_id: is that of the sink a at the same broker";
+    assert_mistakes(&both("client_id = 'x'", "client_id = 'x'"), &[mistake]);
+    assert_mistakes(&both("", "client_id = 'ccrelay-a'"), &[mistake]);
+    assert_mistakes(&both("", ""), &[]);
+    let elsewhere = both("client_id = 'x'", "client_id = 'x'").replacen("1883", "1884", 1);
+    assert_mistakes(&elsewhere, &[]);
+}
+
+#[test]
 fn tokens_last_until_the_next_ones_have_taken_their_place() {
     let with = |token: &str| format!("{CALLBACK}[token]\n{token}\n{GATEWAY}");
     for (token, mistake) in [

@@ -241,6 +241,12 @@ impl MqttConfig {
         }
     }
 
+    /// What must be another one for every client: two that are equal throw each other out at the broker, for ever.
+    #[must_use]
+    pub fn session_of(&self, sink: &str) -> (&str, u16, String) {
+        (&self.host, self.port, self.client_id(sink))
+    }
+
     pub(super) fn client_id(&self, sink: &str) -> String {
         self.client_id.clone().unwrap_or_else(|| format!("ccrelay-{sink}"))
     }
