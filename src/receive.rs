@@ -40,7 +40,7 @@ use reply::Refusal;
 
 /// The header that carries the token (CEC API Reference 1275).
 const TOKEN_HEADER: &str = "service_token";
-/// What stands before the token in the query of an address that was given as `pushUrl`.
+/// What stands before the token in the query of an address that was given as `pushUrl`: it is the last parameter.
 const TOKEN_PARAMETER: &str = "token=";
 /// Pushes come to `/push/<gateway>`.
 pub const PUSH_PATH: &str = "/push/";
@@ -203,7 +203,10 @@ impl PushHandler {
         let mut tokens = request.headers().get_all(TOKEN_HEADER).iter();
         let Some(token) = tokens.next() else {
             // Older gateways send no header, but the address as it was given to them.
-            let token = request.uri().query().and_then(|query| query.strip_prefix(TOKEN_PARAMETER));
+            let token = request
+                .uri()
+                .query()
+                .and_then(|query| query.rsplit('&').next()?.strip_prefix(TOKEN_PARAMETER));
             let token = token.ok_or(Refusal::TokenMissing)?;
             return self.authenticator.bearer(gateway, token).map_err(Refusal::Token);
         };

@@ -465,8 +465,14 @@ impl RawConfig {
 pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config> {
     let log = validate_log(raw.log, problems);
     let traces = raw.traces.validate(problems);
+    let callback_listen = raw.callback.listen;
     let callback = raw.callback.validate(problems);
     let operations = raw.operations.validate(problems);
+    if collide(callback_listen, operations.listen)
+        && !["callback.listen", "operations.listen"].iter().any(|key| problems.suspect(key))
+    {
+        problems.add("operations.listen", "is the address of callback.listen, which takes pushes");
+    }
     let no_gateway = raw.gateways.is_empty();
     let gateways: Vec<String> = raw.gateways.iter().map(|gateway| gateway.name.clone()).collect();
     let heartbeat_secs =
@@ -522,6 +528,16 @@ pub(super) fn validate(raw: RawConfig, problems: &mut Problems) -> Option<Config
         traces,
         shutdown_grace: Duration::from_secs(raw.shutdown.grace_secs),
     })
+}
+
+/// Whether only one of two listeners can have its address.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    // An unspecified IPv6 address stands for those of IPv4, too.
+    let takes = |wide: SocketAddr, narrow: SocketAddr| {
+        wide.ip().is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4())
+    };
+    let same_port = one.port() == other.port() && one.port() != 0;
+    same_port && (one.ip() == other.ip() || takes(one, other) || takes(other, one))
 }
 
 /// A broker ends the session of a client when another one comes with its id.

@@ -221,6 +221,26 @@ fn two_mqtt_sinks_with_one_client_id_at_one_broker_are_refused() {
 }
 
 #[test]
+fn two_listeners_with_one_address_are_refused() {
+    let both = |callback: &str, operations: &str| {
+        format!("{CALLBACK}listen = '{callback}'\n[operations]\nlisten = '{operations}'\n{GATEWAY}")
+    };
+    for (callback, operations) in [
+        ("127.0.0.1:8443", "127.0.0.1:8443"),
+        ("0.0.0.0:8443", "127.0.0.1:8443"),
+        ("[::]:8443", "127.0.0.1:8443"),
+    ] {
+        assert_mistakes(
+            &both(callback, operations),
+            &["operations.listen: is the address of callback.listen"],
+        );
+    }
+    for (callback, operations) in [("127.0.0.1:0", "127.0.0.1:0"), ("127.0.0.1:8443", "127.0.0.2:8443")] {
+        assert_mistakes(&both(callback, operations), &[]);
+    }
+}
+
+#[test]
 fn tokens_last_until_the_next_ones_have_taken_their_place() {
     let with = |token: &str| format!("{CALLBACK}[token]\n{token}\n{GATEWAY}");
     for (token, mistake) in [

@@ -227,16 +227,32 @@ impl Setting for RawSkills {
     }
 }
 
+fn needs_one_of(ways: &[&str]) -> String {
+    let (last, others) = ways.split_last().unwrap_or((&"", &[]));
+    format!("needs one of {} and {last}", others.join(", "))
+}
+
 impl RawAgent {
     /// Checks one agent; mistakes are noted under `key`. Reads the password once, to find out whether it can be.
     pub fn validate(self, key: &str, problems: &mut Problems) -> Option<AgentConfig> {
-        self.validate_with(None, key, problems)
+        self.checked(None, &["password_file", "password_env"], key, problems)
     }
 
     /// As [`RawAgent::validate`], with a password that was given beside: then the agent must name no other.
     pub fn validate_with(
         self,
         password: Option<SecretString>,
+        key: &str,
+        problems: &mut Problems,
+    ) -> Option<AgentConfig> {
+        self.checked(password, &["password", "password_file", "password_env"], key, problems)
+    }
+
+    /// `ways` are the keys that can give a password.
+    fn checked(
+        self,
+        password: Option<SecretString>,
+        ways: &[&str],
         key: &str,
         problems: &mut Problems,
     ) -> Option<AgentConfig> {
@@ -250,8 +266,8 @@ impl RawAgent {
             false => problems.check(&format!("{key}.id"), AgentId::parse(&self.id)),
         };
         let password = match password {
-            Some(password) => self.check_given_password(password, key, problems),
-            None => self.check_password(key, problems),
+            Some(password) => self.check_given_password(password, ways, key, problems),
+            None => self.check_password(ways, key, problems),
         };
         let skills = self.check_skills(key, problems);
         self.check_options(key, problems);
@@ -288,18 +304,19 @@ impl RawAgent {
     fn check_given_password(
         &self,
         password: SecretString,
+        ways: &[&str],
         key: &str,
         problems: &mut Problems,
     ) -> Option<PasswordSource> {
         if self.password_file.is_some() || self.password_env.is_some() {
-            problems.add(key, "needs one of password, password_file and password_env");
+            problems.add(key, needs_one_of(ways));
         }
         let source = PasswordSource::Fixed(password);
         problems.check(&format!("{key}.password"), source.read())?;
         Some(source)
     }
 
-    fn check_password(&self, key: &str, problems: &mut Problems) -> Option<PasswordSource> {
+    fn check_password(&self, ways: &[&str], key: &str, problems: &mut Problems) -> Option<PasswordSource> {
         let (key, source) = match (&self.password_file, &self.password_env) {
             (Some(path), None) => {
                 // A path that is not UTF-8 has no placeholders.
@@ -318,9 +335,8 @@ impl RawAgent {
                 (key, PasswordSource::Fixed(value.into()))
             }
             _ => {
-                let names = ["password_file", "password_env"].map(|name| format!("{key}.{name}"));
-                if !names.iter().any(|name| problems.suspect(name)) {
-                    problems.add(key, "needs one of password_file and password_env");
+                if !ways.iter().any(|name| problems.suspect(&format!("{key}.{name}"))) {
+                    problems.add(key, needs_one_of(ways));
                 }
                 return None;
             }

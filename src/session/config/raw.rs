@@ -35,7 +35,7 @@ pub struct RawGateway {
     pub ca_file: Option<PathBuf>,
     /// PEM file of lists of revoked certificates.
     pub crl_file: Option<PathBuf>,
-    /// The name the certificate is checked against, where it is not the host of `base_url`.
+    /// The name the certificate is checked against at every address, where it is not the host of the address.
     pub tls_server_name: Option<String>,
     /// Check the name in the certificate; the rest of it is checked in any case.
     #[serde(default = "yes")]
@@ -180,7 +180,10 @@ impl RawGateway {
         if url.scheme() != "https" && !plain {
             problems.add(key, "must begin with https:// (http:// needs dangerously_trust_all)");
         }
-        if url.host().is_none() || url.query().is_some() || !url.username().is_empty() {
+        // What HTTP does not send would be left out of every call without a word.
+        let bare = url.query().is_none() && url.fragment().is_none();
+        let nameless = url.username().is_empty() && url.password().is_none();
+        if url.host().is_none() || !bare || !nameless {
             problems.add(key, "must be a host with a path, without user, query or fragment");
         }
         Some(url)
@@ -232,6 +235,7 @@ impl RawGateway {
             Ok(url) if url.scheme() != "https" && !self.dangerously_trust_all => {
                 problems.add(&key, "must begin with https://");
             }
+            Ok(url) if url.fragment().is_some() => problems.add(&key, "must be without fragment"),
             Ok(_) => {}
         }
         if self.callback_uri.len() > CALLBACK_URI_LENGTH {

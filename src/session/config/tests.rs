@@ -47,6 +47,8 @@ fn each_mistake_of_a_gateway_is_found_under_its_key() {
         ("base_url = \"http://gw.example/x\"", "gateways[0].base_url"),
         ("base_url = \"https://user@gw.example/x\"", "gateways[0].base_url"),
         ("base_url = \"nonsense\"", "gateways[0].base_url"),
+        ("base_url = \"https://gw.example/x#part\"", "gateways[0].base_url"),
+        ("callback_uri = \"https://relay.example/push/main#part\"", "gateways[0].callback_uri"),
         ("backup_base_urls = [\"http://gw.example/x\"]", "gateways[0].backup_base_urls[0]"),
         (
             "backup_base_urls = [\"https://gw.example:8043/agentgateway/resource/\"]",
@@ -93,6 +95,21 @@ fn each_mistake_of_an_agent_is_found_under_its_key() {
     let mut missing = agent("password_file = \"not/there\"").unwrap();
     missing.password_env = None;
     assert_eq!(keys(vec![gateway("").unwrap()], vec![missing]), ["agents[0].password_file"]);
+}
+
+#[test]
+fn who_may_give_a_password_beside_is_told_so() {
+    let said = |validate: fn(RawAgent, &mut Problems) -> Option<AgentConfig>| {
+        let mut bare = agent("").unwrap();
+        bare.password_env = None;
+        let mut problems = Problems::default();
+        validate(bare, &mut problems);
+        problems.found()[0].message.clone()
+    };
+    let in_a_file = said(|agent, problems| agent.validate("agent", problems));
+    assert_eq!(in_a_file, "needs one of password_file and password_env");
+    let beside = said(|agent, problems| agent.validate_with(None, "agent", problems));
+    assert_eq!(beside, "needs one of password, password_file and password_env");
 }
 
 #[test]

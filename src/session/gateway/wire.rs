@@ -213,9 +213,15 @@ impl<'a> SignInBody<'a> {
             listen_status: options.listen_status,
             call_back_uri: pushes.then_some(callback_uri),
             service_token: pushes.then_some(token),
-            push_url: (call.agent.mode == Mode::LegacyPush).then(|| format!("{callback_uri}?token={token}")),
+            push_url: (call.agent.mode == Mode::LegacyPush).then(|| push_url(callback_uri, token)),
         }
     }
+}
+
+/// The callback address with the token as the last parameter of its query.
+fn push_url(callback_uri: &str, token: &str) -> String {
+    let begin = if callback_uri.contains('?') { '&' } else { '?' };
+    format!("{callback_uri}{begin}token={token}")
 }
 
 /// The GUID of a `Set-GUID` header: what follows the first `=`, up to a `;`. Empty ones mean nothing.

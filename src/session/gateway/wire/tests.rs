@@ -218,6 +218,7 @@ async fn an_older_gateway_gets_a_push_url_with_the_token_and_another_heartbeat()
     let agent = serde_json::json!({ "mode": "legacy-push" });
     let sent = body(request(Operation::Login, agent.clone())).await;
     assert_eq!(sent["pushUrl"], "https://relay.example/push/main?token=Token1");
+    assert_eq!(push_url("https://relay/push/main?x=1", "abc"), "https://relay/push/main?x=1&token=abc");
     assert!(sent.get("callBackUri").is_none() && sent.get("serviceToken").is_none(), "{sent}");
     let heartbeat = request(Operation::Handshake, agent);
     assert_eq!(
