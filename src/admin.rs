@@ -24,6 +24,7 @@ mod change;
 mod concerns;
 mod fault;
 mod feed;
+mod forecast;
 pub mod kept;
 mod letters;
 mod live;

@@ -214,6 +214,13 @@ fn of_spool(metrics: &Metrics, lately: &Lately, found: &mut Found) {
         full if full > 0.5 => {
             found.warning("CcrelaySpoolFilling", "", format!("the spool is {:.0} % full", full * 100.0));
         }
+        full if lately.spool_forecast.is_some_and(|later| later > 1.0) => {
+            let what = format!(
+                "the spool is {:.0} % full, and all of it within four hours as it fills now",
+                full * 100.0
+            );
+            found.warning("CcrelaySpoolFilling", "", what);
+        }
         _ => {}
     }
 }
@@ -314,7 +321,21 @@ mod tests {
             lateness: [("main".to_owned(), late)].into(),
             answer_p99: Some(late),
             commit_p99: Some(late),
+            spool_forecast: Some(3.0),
         }
+    }
+
+    #[test]
+    fn a_spool_that_is_full_within_hours_is_a_concern_while_it_is_nearly_empty() {
+        let metrics = Metrics::new(["main"], []).unwrap();
+        metrics.spool_fill_ratio.set(0.1);
+        let alerts = |forecast| {
+            let lately = Lately { spool_forecast: forecast, ..Lately::default() };
+            let found = concerns(&metrics, true, &gateways(), &[], &lately, Timestamp(0));
+            found.iter().map(|concern| concern.alert).collect::<Vec<_>>()
+        };
+        assert_eq!(alerts(Some(1.01)), ["CcrelaySpoolFilling"]);
+        assert!(alerts(Some(0.99)).is_empty() && alerts(None).is_empty());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use prometheus::core::Metric;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::forecast::Trend;
 use crate::metrics::{
     CONNECTION_FAILURE_REASONS, EVENT_CATEGORIES, GUESS_ANSWERS, LISTENERS, Metrics, PUSH_FAILURE_REASONS,
     SESSION_LOSS_REASONS,
@@ -22,6 +23,8 @@ pub(super) const BEAT: Duration = Duration::from_secs(2);
 const SAMPLES: usize = 151;
 /// Rates are of this time.
 const RATE: Duration = Duration::from_secs(10);
+/// How far ahead it is looked whether the spool is full by then, as the alert does.
+const FORECAST: Duration = Duration::from_secs(4 * 3600);
 /// Latencies are of this time.
 const LATENCY: Duration = Duration::from_secs(60);
 
@@ -96,6 +99,8 @@ pub(super) struct Lately {
     pub(super) lateness: BTreeMap<String, Latency>,
     pub(super) answer_p99: Option<Latency>,
     pub(super) commit_p99: Option<Latency>,
+    /// How full the spool is in four hours, if it goes on to fill as in the last quarter of an hour.
+    pub(super) spool_forecast: Option<f64>,
 }
 
 impl Latency {
@@ -117,6 +122,7 @@ pub(super) struct Pulse {
     gateways: Vec<String>,
     sinks: Vec<String>,
     samples: VecDeque<Sample>,
+    spool_fill: Trend,
 }
 
 fn by_name(names: &[String], count: &dyn Fn(&str) -> u64) -> BTreeMap<String, u64> {
@@ -125,7 +131,7 @@ fn by_name(names: &[String], count: &dyn Fn(&str) -> u64) -> BTreeMap<String, u6
 
 impl Pulse {
     pub(super) fn new(gateways: Vec<String>, sinks: Vec<String>) -> Pulse {
-        Pulse { gateways, sinks, samples: VecDeque::new() }
+        Pulse { gateways, sinks, ..Pulse::default() }
     }
 
     /// Takes a sample.
@@ -184,6 +190,7 @@ impl Pulse {
                 .map(|s| (s.clone(), buckets(&metrics.sink_delivery_duration.with_label_values(&[s]))))
                 .collect(),
         };
+        self.spool_fill.note(sample.at, metrics.spool_fill_ratio.get());
         self.samples.push_back(sample);
     }
 
@@ -240,6 +247,7 @@ impl Pulse {
             lateness: late.collect(),
             answer_p99: self.latency(0.99, |sample| &sample.answers),
             commit_p99: self.latency(0.99, |sample| &sample.commits),
+            spool_forecast: self.spool_fill.in_so_long(FORECAST),
         }
     }
 
