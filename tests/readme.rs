@@ -1,10 +1,11 @@
-//! The tables of the README are made from what they describe: `config.toml` and the page of metrics. This test holds
-//! them to it; with `CCRELAY_UPDATE_README` set it writes them anew instead.
+//! The tables of the README and of the runbook are made from what they describe: `config.toml`, the page of metrics, and what
+//! retcodes lead to. This test holds them to it; with `CCRELAY_UPDATE_README` set it writes them anew instead.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use ccrelay::metrics::Metrics;
+use ccrelay::session::retcode::{Meaning, Operation, Retcode, meaning};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -110,30 +111,66 @@ fn metrics() -> String {
     table
 }
 
-/// The README with the text between the marks of `name` replaced.
-fn with_table(readme: &str, name: &str, table: &str) -> String {
+/// What the gateway may answer to a sign-in, and what then follows.
+fn sign_in_retcodes() -> String {
+    let mut table = "\n| retcode | the gateway says | ccrelay |\n|---|---|---|\n".to_owned();
+    for line in text("src/session/retcodes.csv").lines().skip(1) {
+        let (code, rest) = line.split_once(',').expect("a code");
+        let (says, _class) = rest.rsplit_once(',').expect("a class");
+        // Codes of calls, of recordings and of other interfaces are no answers to a sign-in.
+        if !["000-", "100-", "105-", "110-"].iter().any(|group| code.starts_with(group)) {
+            continue;
+        }
+        let does = match meaning(Operation::Login, &Retcode::new(code)) {
+            Meaning::SignedIn => {
+                "forces the agent in where `takeover` is set; else tries for a while, then suspends"
+                    .to_owned()
+            }
+            Meaning::SwitchingOver => "tries again after a few seconds".to_owned(),
+            Meaning::Transient => "tries again, ever more slowly".to_owned(),
+            Meaning::Doubtful => "tries three times, then suspends".to_owned(),
+            Meaning::Suspend(why) => format!("suspends the agent: `{}`", why.as_str()),
+            other => panic!("{code}: {other:?} is no answer to a sign-in"),
+        };
+        let says = says.trim_matches('"');
+        writeln!(table, "| {code} | {} | {does} |", cell(says)).expect("text grows");
+    }
+    table
+}
+
+/// A page with the text between the marks of `name` replaced.
+fn with_table(page: &str, name: &str, table: &str) -> String {
     let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("\n<!-- {name}: end -->"));
-    let (before, rest) = readme.split_once(&begin).unwrap_or_else(|| panic!("{begin} is not in the README"));
-    let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("{end} is not in the README"));
+    let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("{begin} is not in the page"));
+    let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("{end} is not in the page"));
     format!("{before}{begin}{table}{end}{after}")
 }
 
 #[test]
 fn the_tables_of_the_readme_are_those_of_the_program() {
-    let readme = text("README.md");
-    let expected = with_table(&readme, "configuration", &configuration());
-    let expected = with_table(&expected, "metrics", &metrics());
+    holds("README.md", &[("configuration", configuration()), ("metrics", metrics())]);
+}
+
+#[test]
+fn the_runbook_has_the_retcodes_of_sign_ins() {
+    holds("docs/runbook.md", &[("sign-in retcodes", sign_in_retcodes())]);
+}
+
+/// Fails unless these tables stand in the page, or writes them there.
+fn holds(name: &str, tables: &[(&str, String)]) {
+    let page = text(name);
+    let expected = tables.iter().fold(page.clone(), |page, (mark, table)| with_table(&page, mark, table));
     if std::env::var_os("CCRELAY_UPDATE_README").is_some() {
-        std::fs::write(file("README.md"), expected).expect("the README can be written");
+        std::fs::write(file(name), expected).expect("the page can be written");
         return;
     }
-    for (line, (found, expected)) in readme.lines().zip(expected.lines()).enumerate() {
+    for (line, (found, expected)) in page.lines().zip(expected.lines()).enumerate() {
         assert_eq!(
             found,
             expected,
-            "README.md line {}; CCRELAY_UPDATE_README=1 cargo test --test readme",
+            "{name} line {}; CCRELAY_UPDATE_README=1 cargo test --test readme",
             line + 1
         );
     }
-    assert_eq!(readme.len(), expected.len(), "README.md ends too early or too late");
+    assert_eq!(page.len(), expected.len(), "{name} ends too early or too late");
 }
