@@ -196,7 +196,6 @@ impl Relay {
             journal: Arc::new(journal),
             events: Arc::new(EventBridge {
                 spool: spool.clone(),
-                metrics: metrics.clone(),
                 clock: clock.clone(),
                 observer: observer.clone(),
                 traces,

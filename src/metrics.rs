@@ -53,6 +53,7 @@ pub const PUSH_FAILURE_REASONS: &[&str] = &[
     "no_work_no",
     "spool_full",
     "spool_failed",
+    "peer_gone",
     "stopping",
 ];
 /// Why a connection came to nothing: label `reason` of `ccrelay_connection_failures_total`.

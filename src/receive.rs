@@ -24,7 +24,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::event::charset::Charset;
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::RecordKind;
-use crate::event::{AgentId, GatewayName, vocabulary};
+use crate::event::{AgentId, GatewayName};
 use crate::exchange::Exchange;
 use crate::guesses::Guesses;
 use crate::listen::{Handler, Incomer};
@@ -35,8 +35,10 @@ use crate::trace::{StoredPush, Traces};
 
 pub mod reply;
 pub mod tls;
+mod under_way;
 
 use reply::Refusal;
+use under_way::UnderWay;
 
 /// The header that carries the token (CEC API Reference 1275).
 const TOKEN_HEADER: &str = "service_token";
@@ -99,21 +101,33 @@ impl Handler for PushHandler {
         let incoming = self.traces.incoming(&request);
         // The head is looked at and let go before anything is waited for: what waits is moved more than once, and stays small.
         let admitted = self.admit(request, &from);
+        let mut under_way = UnderWay {
+            metrics: &self.metrics,
+            observer: &*self.observer,
+            calm: &self.calm,
+            began,
+            peer: from.peer,
+            request_id: from.id,
+            agent: admitted.as_ref().ok().and_then(|push| named_by(&push.bearer, push.gateway)),
+            over: false,
+        };
         async move {
             let Incomer { peer, exchange, id: request_id } = from;
             let result = match admitted {
-                Ok(admitted) => self.push(admitted, exchange, received_at).await,
+                Ok(admitted) => self.push(admitted, exchange, received_at, &mut under_way.agent).await,
                 Err(refused) => Err(refused),
             };
-            let outcome = if result.is_ok() { "stored" } else { "refused" };
-            self.metrics.push_duration.with_label_values(&[outcome]).observe(began.elapsed().as_secs_f64());
             match result {
                 Ok(Appended { offset, events, repeated }) => {
+                    under_way.stored();
                     self.traces.pushed(incoming, &StoredPush { offset, events, request_id, peer, began });
                     tracing::debug!(%request_id, %peer, spool_offset = offset, events, repeated, "push stored");
                     reply::success()
                 }
-                Err(refused) => self.refuse(refused, peer, request_id).await,
+                Err(Refused { refusal, agent }) => {
+                    under_way.refused(agent);
+                    self.refuse(&refusal, peer, request_id).await
+                }
             }
         }
     }
@@ -153,14 +167,10 @@ fn named_by(bearer: &Bearer, gateway: &GatewayName) -> Option<AgentKey> {
     }
 }
 
-/// Counts events that are stored by their category, and names a type that is unknown.
-pub fn count_events(metrics: &Metrics, gateway: &GatewayName, events: &[RawEvent<'_>]) {
-    for event in events {
-        let category = event.entry.map(|entry| entry.category);
-        if category.is_none() {
-            tracing::info!(%gateway, event_type = %event.event_type.escape_debug(), "an event of a type that this release does not know");
-        }
-        metrics.events.with_label_values(&[category.unwrap_or(vocabulary::UNKNOWN_CATEGORY)]).inc();
+/// Names events of types that are unknown.
+pub fn name_unknown(gateway: &GatewayName, events: &[RawEvent<'_>]) {
+    for event in events.iter().filter(|event| event.entry.is_none()) {
+        tracing::info!(%gateway, event_type = %event.event_type.escape_debug(), "an event of a type that this release does not know");
     }
 }
 
@@ -221,11 +231,11 @@ impl PushHandler {
         admitted: Admitted<'_>,
         exchange: Exchange,
         received_at: Timestamp,
+        agent: &mut Option<AgentKey>,
     ) -> Result<Appended, Refused> {
         let gateway = admitted.gateway;
-        let mut agent = named_by(&admitted.bearer, gateway);
-        let stored = self.store(admitted, exchange, received_at, &mut agent).await;
-        stored.map_err(|refusal| Refused::of(gateway, refusal, agent))
+        let stored = self.store(admitted, exchange, received_at, agent).await;
+        stored.map_err(|refusal| Refused::of(gateway, refusal, agent.clone()))
     }
 
     /// Stores the push; `agent` is filled in where only the body says whose it is.
@@ -258,8 +268,7 @@ impl PushHandler {
                 AppendError::Closed => Refusal::Stopping,
             })?;
         self.traces.appended(appended.offset, queued);
-        count_events(&self.metrics, gateway, &envelope.events);
-        self.metrics.events_repeated.inc_by(appended.repeated as u64);
+        name_unknown(gateway, &envelope.events);
         self.observer.stored(agent, &envelope.events);
         Ok(appended)
     }
@@ -280,21 +289,19 @@ impl PushHandler {
 
     async fn refuse(
         &self,
-        Refused { refusal, agent }: Refused,
+        refusal: &Refusal,
         peer: SocketAddr,
         request_id: RequestId,
     ) -> Response<Full<Bytes>> {
-        if let Some(agent) = &agent {
-            self.observer.refused(agent);
-        }
+        // First what does not wait: who has gone in the meantime was refused all the same.
         let reason = refusal.reason();
-        if let Refusal::Token(TokenFault::Malformed | TokenFault::Forged) = refusal {
-            self.guesses.wrong(peer).await;
-        }
         self.metrics.push_failures.with_label_values(&[reason]).inc();
         if let Some(left_out) = self.calm.due(reason) {
             tracing::warn!(%request_id, reason, %peer, left_out, error = %refusal, "push refused");
         }
-        reply::refusal(&refusal, request_id)
+        if let Refusal::Token(TokenFault::Malformed | TokenFault::Forged) = refusal {
+            self.guesses.wrong(peer).await;
+        }
+        reply::refusal(refusal, request_id)
     }
 }

@@ -12,8 +12,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName, vocabulary};
-use crate::metrics::Metrics;
-use crate::receive::{PushObserver, count_events};
+use crate::receive::{PushObserver, name_unknown};
 use crate::session::{EventStore, SessionStore, Sessions, StoreError, Stored, StoredSession, TokenSource};
 use crate::sink::BoxFuture;
 use crate::spool::{AgentKey, NewRecord, OpenError, Spool};
@@ -115,7 +114,6 @@ impl SessionStore for StoreBridge {
 /// Events of polled agents into the spool, as they came.
 pub(super) struct EventBridge {
     pub(super) spool: Spool,
-    pub(super) metrics: Metrics,
     pub(super) clock: Clock,
     pub(super) observer: Arc<ObserverBridge>,
     pub(super) traces: Traces,
@@ -148,7 +146,7 @@ impl EventStore for EventBridge {
             let appended = appended.map_err(|error| StoreError(error.to_string()))?;
             self.traces.recorded("poll", gateway, appended.offset, queued);
             if let Some(envelope) = envelope {
-                count_events(&self.metrics, gateway, &envelope.events);
+                name_unknown(gateway, &envelope.events);
                 self.observer.note_newest(gateway, agent_id, &envelope.events);
             }
             Ok(())

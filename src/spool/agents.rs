@@ -35,6 +35,7 @@ use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::{EventRef, RecordKind, Repeated};
 use crate::event::report::Report;
 use crate::event::state::{AgentSnapshot, AgentState, CallOutcome, Transition};
+use crate::event::vocabulary;
 use crate::exchange::Exchange;
 
 /// When a batch counts as a repeat.
@@ -110,12 +111,17 @@ pub(super) struct Tally {
     pub(super) unexpected: Vec<AgentState>,
     /// How calls ended.
     pub(super) ended: Vec<CallOutcome>,
+    /// Events by category, also those that came again.
+    pub(super) received: Vec<(&'static str, u64)>,
+    /// Events that came again.
+    pub(super) repeated: u64,
 }
 
 /// One event of a new record, as far as the book follows it: read by whoever brings the record, so that the one who follows
 /// all agents has the less to do.
 #[derive(Debug)]
 pub(super) struct NewEvent {
+    category: &'static str,
     digest: u64,
     /// Its `eventGenTime`.
     time: Option<Timestamp>,
@@ -125,6 +131,7 @@ pub(super) struct NewEvent {
 impl NewEvent {
     fn of(event: &RawEvent<'_>) -> NewEvent {
         NewEvent {
+            category: event.entry.map_or(vocabulary::UNKNOWN_CATEGORY, |entry| entry.category),
             digest: digest(event.raw.get().as_bytes()),
             time: event.gen_time,
             report: Report::of(event).map(Report::into_owned),
@@ -214,6 +221,7 @@ impl AgentBook {
             None if events.is_empty() => (row.placed_again(), events),
             None => (row.placed_new(batch.received_at, rules.call_age), renumbered(events)),
         };
+        tally.receive(batch.events, placement.repeats.len());
         row.advance(batch, &placement, events, tally);
         placement
     }
@@ -424,6 +432,17 @@ impl Tally {
     fn add(&mut self, transition: &Transition) {
         self.unexpected.extend(transition.unexpected.then_some(transition.before));
         self.ended.extend(transition.ended.iter().map(|ended| ended.outcome));
+    }
+
+    /// Categories are few: looking through them costs less than a map would.
+    fn receive(&mut self, events: &[NewEvent], repeated: usize) {
+        for event in events {
+            match self.received.iter_mut().find(|(category, _)| *category == event.category) {
+                Some((_, count)) => *count += 1,
+                None => self.received.push((event.category, 1)),
+            }
+        }
+        self.repeated += repeated as u64;
     }
 }
 

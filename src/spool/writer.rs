@@ -419,8 +419,13 @@ impl Writer {
         Some(Rows { rows, as_of })
     }
 
-    /// Counts what the events of a commit did to their agents.
+    /// Counts the events of a commit, and what they did to their agents. Here and not where a push is answered: by then its peer
+    /// may have gone, and what is stored is stored.
     fn count(&self, tally: &Tally) {
+        for (category, count) in &tally.received {
+            self.metrics.events.with_label_values(&[*category]).inc_by(*count);
+        }
+        self.metrics.events_repeated.inc_by(tally.repeated);
         for state in &tally.unexpected {
             self.metrics.events_unexpected.with_label_values(&[state.as_label()]).inc();
         }

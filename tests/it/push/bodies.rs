@@ -66,6 +66,31 @@ async fn events_however_odd_are_stored_and_published() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_push_whose_peer_goes_before_the_answer_has_failed_and_its_events_count_if_they_are_stored() {
+    let relay = TestRelay::start().await;
+    let before = relay.stored();
+    let gone = "ccrelay_push_failures_total{reason=\"peer_gone\"}";
+    // Now and then the answer is out before the end of the connection is seen.
+    eventually("a push without a peer", DEADLINE, || async {
+        let mut stream = relay.connect().await;
+        stream.write_all(&request(&relay.token("1001"), good("1001"))).await.expect("it reads");
+        drop(stream);
+        (relay.metric(gone).await >= 1.0).then_some(())
+    })
+    .await;
+    // One after them is stored after them.
+    assert_eq!(relay.push("1001", good("1001")).await.retcode(), "0");
+    eventually("all stored events counted", DEADLINE, || async {
+        let counted = relay.metric("ccrelay_events_total{category=\"agent-state\"}").await;
+        (counted == (relay.stored() - before) as f64).then_some(())
+    })
+    .await;
+    let refused = relay.metric("ccrelay_push_duration_seconds_count{outcome=\"refused\"}").await;
+    assert_eq!(refused, relay.metric(gone).await, "each of them has taken its time");
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_push_without_events_is_a_success() {
     let relay = TestRelay::start().await;
     for body in
