@@ -8,7 +8,8 @@
 //!
 //! Words are parted by spaces or colons. Without a scope a token may do everything; without a name it is called after
 //! its line. Of tokens only the SHA-256 is kept. A file that has changed is read anew with the next request; one that
-//! cannot be used leaves the tokens as they were.
+//! cannot be used leaves the tokens as they were. One without a token, or that is gone, lets nobody in: whoever has lost a token
+//! must be able to take all of them away. So a file is best replaced by a rename, which has no moment in which it is empty.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -89,16 +90,16 @@ pub enum TokensError {
         /// What is wrong with it.
         fault: &'static str,
     },
-    /// Nothing but comments.
-    #[error("{path} has no token in it")]
-    Empty {
-        /// Which file.
-        path: PathBuf,
-    },
 }
 
-/// The tokens of one file.
-#[derive(Debug)]
+impl TokensError {
+    fn is_gone(&self) -> bool {
+        matches!(self, TokensError::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
+/// The tokens of one file; there may be none.
+#[derive(Debug, Default)]
 pub struct TokenList {
     entries: Vec<Entry>,
 }
@@ -155,11 +156,7 @@ impl TokenList {
             }
             entries.push(entry);
         }
-        if entries.is_empty() {
-            Err(TokensError::Empty { path: path.into() })
-        } else {
-            Ok(TokenList { entries })
-        }
+        Ok(TokenList { entries })
     }
 
     /// Whose token this is. Takes the same time for every token of the file and every wrong one.
@@ -224,8 +221,11 @@ impl TokenFile {
     pub fn load(path: &Path) -> Result<TokenFile, TokensError> {
         // Looked at before it is read, so that a change in between is found later.
         let seen = Stamp::of(path);
-        let tokens = ArcSwap::from_pointee(TokenList::read(path)?);
-        Ok(TokenFile { path: path.into(), tokens, seen: Mutex::new(seen) })
+        let tokens = TokenList::read(path)?;
+        if tokens.entries.is_empty() {
+            warn_of_none(path);
+        }
+        Ok(TokenFile { path: path.into(), tokens: ArcSwap::from_pointee(tokens), seen: Mutex::new(seen) })
     }
 
     /// Whose token this is, by the file as it is now.
@@ -242,16 +242,24 @@ impl TokenFile {
             return;
         }
         *seen = now;
-        match TokenList::read(&self.path) {
-            Ok(tokens) => {
-                tracing::info!(tokens = tokens.entries.len(), "the tokens of the admin API were read anew");
-                self.tokens.store(Arc::new(tokens));
-            }
+        let tokens = match TokenList::read(&self.path) {
+            Ok(tokens) => tokens,
+            Err(error) if error.is_gone() => TokenList::default(),
             Err(error) => {
                 tracing::error!(%error, "the tokens of the admin API stay as they were");
+                return;
             }
+        };
+        match tokens.entries.len() {
+            0 => warn_of_none(&self.path),
+            tokens => tracing::info!(tokens, "the tokens of the admin API were read anew"),
         }
+        self.tokens.store(Arc::new(tokens));
     }
+}
+
+fn warn_of_none(path: &Path) {
+    tracing::warn!(path = %path.display(), "there are no tokens of the admin API: it refuses everybody");
 }
 
 #[cfg(test)]
@@ -291,8 +299,6 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_its_line_and_without_the_token() {
         for (text, fault) in [
-            ("", "tokens has no token in it"),
-            ("# only a comment", "tokens has no token in it"),
             ("\nshort-secret", "tokens, line 2: a token has 16 to 512 characters"),
             (&format!("read a b {TOKEN}"), "line 1: expected a scope"),
             (&format!("name?!x {TOKEN}"), "line 1: a name has"),
@@ -331,8 +337,25 @@ mod tests {
         assert_eq!(file.find("another-token-of-ours").unwrap().scope, Scope::Read);
         write(&path, "broken", 0o600);
         assert!(file.find("another-token-of-ours").is_some());
-        std::fs::remove_file(&path).unwrap();
-        assert!(file.find("another-token-of-ours").is_some());
+    }
+
+    #[test]
+    fn a_file_that_is_emptied_or_gone_lets_nobody_in_until_it_has_tokens_again() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("tokens");
+        write(&path, "\n# none yet\n", 0o600);
+        let file = TokenFile::load(&path).unwrap();
+        assert!(file.find(TOKEN).is_none());
+        for nothing in [Some(""), Some("\n  # revoked\n"), None] {
+            write(&path, TOKEN, 0o600);
+            assert!(file.find(TOKEN).is_some());
+            match nothing {
+                Some(text) => write(&path, text, 0o600),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            assert!(file.find(TOKEN).is_none(), "{nothing:?}");
+            assert!(file.find(TOKEN).is_none(), "{nothing:?}");
+        }
     }
 
     #[test]

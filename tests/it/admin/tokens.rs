@@ -87,6 +87,16 @@ async fn a_changed_file_of_tokens_counts_at_once() {
     })
     .await;
     assert_eq!(new.get("/api/v1/status").await.status, 401);
+    // A line that is none takes nothing away; no line at all takes all of them away, and so does no file.
+    std::fs::write(&file, "short\n").expect("the folder can be written");
+    assert_eq!(newer.get("/api/v1/status").await.status, 200);
+    std::fs::write(&file, "# revoked\n").expect("the folder can be written");
+    assert_eq!(newer.get("/api/v1/status").await.status, 401);
+    std::fs::write(&file, "read newer yet-another-canary-token\n").expect("the folder can be written");
+    assert_eq!(newer.get("/api/v1/status").await.status, 200);
+    std::fs::remove_file(&file).expect("the folder can be written");
+    assert_eq!(newer.get("/api/v1/status").await.status, 401);
+    assert!(scene.relay.log().contains("it refuses everybody"), "{}", scene.relay.log());
     scene.end().await;
 }
 
