@@ -1,7 +1,8 @@
 //! The admin API: finds the route, checks the token, reads the body, and answers.
 //!
 //! Checks come in this order, each before the next costs anything: whether the API is on, path, method, **token, then
-//! body**. Who has a right token needs a place too (`places`). A call that changes something, or that gives a GUID away, leaves a line in the log with the name of its token. All lines
+//! body**. Who has a right token needs a place too (`places`). A call that changes something, or that gives a GUID or dead letters away, leaves a line in the log
+//! with the name of its token. All lines
 //! that a call leaves carry its `request_id`: the caller's own of `X-Request-Id`, or one that is made here and answered.
 //! What changes something runs on the daemon's own runtime, to its end and to its line in the log, also when the caller has gone.
 
@@ -146,6 +147,8 @@ impl Sight {
 pub(super) struct Call<'a> {
     pub(super) route: &'static Route,
     pub(super) params: Params<'a>,
+    /// What the caller's token allows.
+    pub(super) scope: Scope,
     pub(super) query: &'a str,
     pub(super) body: Bytes,
     pub(super) parts: &'a Parts,
@@ -292,11 +295,11 @@ impl Api {
         let parts = self.inner.parts.get().ok_or_else(|| Fault::unavailable("ccrelay is starting"))?;
         let runtime = parts.runtime.clone();
         let asked =
-            Asked { api: self.clone(), parts: parts.clone(), route, uri: head.uri, body, _place: place };
+            Asked { api: self.clone(), parts: parts.clone(), route, scope: caller.scope, uri: head.uri, body, _place: place };
         if let Some(follow) = live(route.endpoint) {
             return follow(&asked.call(), self.inner.seats.take(self.admitted(&head.headers))?);
         }
-        let answer = if route.access == Access::Admin {
+        let answer = if route.is_audited() {
             left.count = false;
             let work = asked.answer_and_note(caller, from.peer).in_current_span();
             let answer = self.inner.changes.spawn_on(work, &runtime).await;
@@ -353,6 +356,7 @@ struct Asked {
     api: Api,
     parts: Parts,
     route: &'static Route,
+    scope: Scope,
     uri: Uri,
     body: Bytes,
     /// Is given back when this is dropped.
@@ -364,6 +368,7 @@ impl Asked {
         Call {
             route: self.route,
             params: self.route.params(self.uri.path()),
+            scope: self.scope,
             query: self.uri.query().unwrap_or_default(),
             body: self.body.clone(),
             parts: &self.parts,

@@ -21,7 +21,7 @@ use crate::deliver::Ways;
 use crate::event::normalise::normalise;
 use crate::event::{Event, cloudevent, vocabulary};
 use crate::route::{Mask, Router};
-use crate::spool::{Record, Spool, Watch, Watched};
+use crate::spool::{LetterSight, Record, Spool, Watch, Watched};
 
 /// Texts that name things of the gateway and nobody: ids, queues, nodes, and words of our own.
 const OPEN: &[&str] = &[
@@ -93,6 +93,35 @@ impl Filter {
     }
 }
 
+/// Hides what is personal, and what any of these hides.
+fn mask(routers: &[Arc<Router>]) -> Mask {
+    routers.iter().flat_map(|router| router.masks()).fold(Mask::all_but(OPEN), Mask::and)
+}
+
+/// Dead letters for who may only look: of their events no more is shown than of those that come, and no body.
+pub(super) struct Veiled {
+    ways: Ways,
+    mask: Mask,
+}
+
+impl Veiled {
+    pub(super) fn new(ways: &Ways) -> Veiled {
+        Veiled { ways: ways.clone(), mask: mask(&ways.routers()) }
+    }
+}
+
+impl LetterSight for Veiled {
+    fn event(&self, sink: &str, event: Event) -> Event {
+        let mut event = self.ways.event(sink, event);
+        self.mask.apply(&mut event);
+        event
+    }
+
+    fn body(&self, _: &str) -> bool {
+        false
+    }
+}
+
 /// Hides what is personal, as the configuration that is in force has it.
 struct Veil {
     ways: Ways,
@@ -102,22 +131,15 @@ struct Veil {
 
 impl Veil {
     fn new(ways: Ways) -> Veil {
-        let mut veil = Veil { ways, seen: Vec::new(), mask: Mask::all_but(OPEN) };
-        veil.renew(veil.ways.routers());
-        veil
-    }
-
-    fn renew(&mut self, routers: Vec<Arc<Router>>) {
-        let masks = routers.iter().flat_map(|router| router.masks());
-        self.mask = masks.fold(Mask::all_but(OPEN), Mask::and);
-        self.seen = routers;
+        let seen = ways.routers();
+        Veil { mask: mask(&seen), seen, ways }
     }
 
     fn hide(&mut self, event: &mut Event) {
         let routers = self.ways.routers();
         let same = |(one, other): (&Arc<Router>, &Arc<Router>)| Arc::ptr_eq(one, other);
         if !routers.iter().zip(&self.seen).all(same) {
-            self.renew(routers);
+            (self.mask, self.seen) = (mask(&routers), routers);
         }
         self.mask.apply(event);
     }

@@ -1,12 +1,15 @@
-//! Dead letters: list, one with its record, export, replay and discard. In the words of `ccrelay deadletters`.
+//! Dead letters: list, one with its record, export, replay and discard. In the words of `ccrelay deadletters`. Who may only look
+//! gets them without what could be personal, as in the feed.
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
 
 use super::api::{Answer, Call, Query, query};
 use super::fault::{Fault, answer, json as answer_json, no_content};
+use super::feed::Veiled;
+use super::tokens::Scope;
 use crate::clock::Timestamp;
-use crate::spool::{AppendError, LetterFilter, OpenError};
+use crate::spool::{AppendError, LetterFilter, LetterSight, OpenError};
 
 /// `after` of the next page of an export.
 const NEXT: HeaderName = HeaderName::from_static("ccrelay-next");
@@ -33,6 +36,14 @@ fn page(call: &Call<'_>) -> Result<(LetterFilter, u64, usize), Fault> {
     Ok((filter(&query)?, after, query.limit()?))
 }
 
+/// What this caller may see of them.
+fn sight(call: &Call<'_>) -> Box<dyn LetterSight + Send + Sync> {
+    match call.scope {
+        Scope::Admin => Box::new(call.parts.sight.clone()),
+        Scope::Read => Box::new(Veiled::new(&call.parts.sight)),
+    }
+}
+
 pub(super) async fn list(call: &Call<'_>) -> Answer {
     let (filter, after, limit) = page(call)?;
     // One more than asked for tells whether there is a next page.
@@ -46,12 +57,13 @@ pub(super) async fn list(call: &Call<'_>) -> Answer {
 pub(super) async fn show(call: &Call<'_>) -> Answer {
     query(call.query, &[])?;
     let letter = call.parts.spool.letter(id(call)?).await.map_err(unreadable)?.ok_or_else(no_such_letter)?;
-    Ok(answer_json(StatusCode::OK, &letter.shown(call.parts.spool.id(), &call.parts.sight)))
+    Ok(answer_json(StatusCode::OK, &letter.shown(call.parts.spool.id(), &*sight(call))))
 }
 
 pub(super) async fn export(call: &Call<'_>) -> Answer {
     let (filter, after, limit) = page(call)?;
     let spool = &call.parts.spool;
+    let sight = sight(call);
     let letters = spool.letters(filter, after, limit + 1).await.map_err(unreadable)?;
     let (mut lines, mut next) = (Vec::new(), None);
     for (index, stored) in letters.iter().enumerate() {
@@ -61,7 +73,7 @@ pub(super) async fn export(call: &Call<'_>) -> Answer {
         }
         // It may have been delivered or discarded since the page was read.
         let Some(letter) = spool.letter(stored.id).await.map_err(unreadable)? else { continue };
-        for line in letter.exported(spool.id(), &call.parts.sight) {
+        for line in letter.exported(spool.id(), &*sight) {
             lines.extend_from_slice(line.to_string().as_bytes());
             lines.push(b'\n');
         }

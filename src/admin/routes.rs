@@ -64,6 +64,11 @@ impl Route {
     pub(super) fn params<'a>(&self, path: &'a str) -> Params<'a> {
         path.strip_prefix(ROOT).and_then(|path| matched(self.path, path)).unwrap_or_default()
     }
+
+    /// Whether a call leaves a line in the log that says who called: it changes something, or gives something away.
+    pub(super) fn is_audited(&self) -> bool {
+        self.access == Access::Admin || matches!(self.endpoint, Endpoint::DeadLetter | Endpoint::Export)
+    }
 }
 
 const fn route(method: Method, path: &'static str, access: Access, endpoint: Endpoint) -> Route {

@@ -37,9 +37,9 @@ const OTHERS: u32 = 0o007;
 /// What a token allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
-    /// To look: lists, states, dead letters.
+    /// To look: lists, states, events and dead letters without what could be personal.
     Read,
-    /// Everything: changes, calls through to gateways, and GUIDs.
+    /// Everything: changes, calls through to gateways, GUIDs, and dead letters as they are.
     Admin,
 }
 

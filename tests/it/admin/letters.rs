@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::client::Client;
-use super::scene::ADMIN;
+use super::scene::{ADMIN, READ};
 use crate::support::in_process::{TestRelay, good};
 use crate::support::{DEADLINE, eventually};
 
@@ -155,6 +155,53 @@ async fn what_is_hidden_from_a_sink_is_hidden_in_its_dead_letters_too() {
     let of_file = client.get("/api/v1/dead-letters/4").await.json();
     assert_eq!(of_file["events"][0]["data"]["call"]["caller"], "+4930123456", "this sink hides nothing");
     assert_eq!(of_file["record"]["body"]["workNo"], "1001");
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_only_look_sees_nobodys_number_or_words_in_dead_letters() {
+    let relay = TestRelay::with_operations(|folder| {
+        let tokens = folder.join("tokens");
+        let lines = format!("admin crm {ADMIN}\nread grafana {READ}\n");
+        std::fs::write(&tokens, lines).expect("the folder can be written");
+        std::fs::set_permissions(&tokens, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+        format!("admin_tokens_file = '{}'\n", tokens.display())
+    })
+    .await;
+    let body = r#"{"workNo":"1001","eventList":[{"eventType":"AgentEvent_Ringing","workNo":"1001",
+        "content":{"callid":"1-2","caller":"+4930123456"}},
+        {"eventType":"Brand_New","workNo":"1001","content":{"chat":"canary of a chat"}}]}"#;
+    let offset = relay.stored();
+    assert_eq!(relay.push("1001", body).await.retcode(), "0");
+    for (sink, index) in [("file", "-0"), ("file", "-1"), ("file", ""), ("gone", "-0")] {
+        let event_id =
+            if index.is_empty() { String::new() } else { format!("{}-{offset}{index}", relay.spool().id()) };
+        let letter = DeadLetter {
+            sink: sink.to_owned(),
+            spool_offset: offset,
+            event_id,
+            topic: "t".to_owned(),
+            reason: "too_large".to_owned(),
+            detail: String::new(),
+            at: Timestamp(1_784_529_722_590),
+            attempts: 1,
+        };
+        relay.spool().dead_letter(letter).await.expect("it is set aside");
+    }
+    let client = |token: &str| Client { address: relay.operations, token: Some(token.to_owned()) };
+    let paths = ["", "/export", "/1", "/2", "/3", "/4"].map(|path| format!("/api/v1/dead-letters{path}"));
+    for path in &paths {
+        let reply = client(READ).get(path).await;
+        assert_eq!(reply.status, 200, "{path}");
+        let text = reply.text;
+        assert!(!text.contains("0123456") && !text.contains("canary of a chat"), "{path}: {text}");
+    }
+    let seen = client(READ).get(&paths[2]).await.json();
+    assert_eq!(seen["events"][0]["data"]["call"]["id"], "1-2", "what names nobody is there");
+    let all = client(ADMIN).get(&paths[1]).await.text;
+    assert!(all.contains("+4930123456") && all.contains("canary of a chat"), "{all}");
+    let whole = client(ADMIN).get(&paths[4]).await.json();
+    assert_eq!(whole["record"]["body"]["workNo"], "1001");
     relay.stop().await;
 }
 
