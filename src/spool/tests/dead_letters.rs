@@ -126,6 +126,31 @@ async fn a_discarded_letter_is_gone_and_is_not_delivered_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_letter_that_is_gone_stays_readable_in_the_database() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka", "mqtt"]);
+    // One that lies within a page, and one that has pages of its own.
+    for (n, canary) in [(1u64, "small-canary".to_owned()), (2, "large-canary".repeat(2_000))] {
+        spool.append(push("1001", &[&canary, "b"], n)).await.unwrap();
+        spool.dead_letter(letter(&spool, "kafka", n, Some(0))).await.unwrap();
+        spool.dead_letter(letter(&spool, "mqtt", n, Some(0))).await.unwrap();
+    }
+    close(spool, threads).await;
+    let readable = |canary: &str| {
+        let files = ["spool.db", "spool.db-wal"].map(|file| std::fs::read(folder.path().join(file)));
+        files.iter().flatten().any(|bytes| String::from_utf8_lossy(bytes).contains(canary))
+    };
+    assert!(readable("small-canary") && readable("large-canary"), "they are kept as they came");
+    let (spool, threads) = open(config(folder.path()), &["kafka", "mqtt"]);
+    assert_eq!(spool.discard_letters(of_sink("kafka")).await.unwrap(), 2);
+    for id in ids(&spool, of_sink("mqtt")).await {
+        spool.settle_replay(id, Replayed::Delivered).await.unwrap();
+    }
+    close(spool, threads).await;
+    assert!(!readable("small-canary") && !readable("large-canary"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn letters_beyond_their_limit_are_refused_until_there_is_room() {
     let folder = TempDir::new().unwrap();
     let limits = SpoolLimits { max_dead_letter_bytes: 600, ..SpoolLimits::default() };
