@@ -2,7 +2,8 @@
 //!
 //! - **A kind** is one place in the code that logs (a callsite), so there are only so many. Of each, [`LINES`] pass in
 //!   [`INTERVAL`]; of the rest a line says how many there were ("more like this"), at the level of the kind. Debug and trace
-//!   lines all pass: whoever turns them on wants them all. So do those of [`AUDIT_TARGET`].
+//!   lines all pass: whoever turns them on wants them all. So do those of [`AUDIT_TARGET`], whatever the level is: who has changed
+//!   what must be known also where nobody wants to read of the daemon's life.
 //! - What is known to come in floods (refused pushes, broken connections) is calmed at its place already, by reason
 //!   ([`crate::calm`]); this here bounds whatever nobody thought of, lines of libraries included.
 //! - A panic is a line like any other.
@@ -88,7 +89,7 @@ pub(crate) fn init(config: &LogConfig, problems: Problems) -> std::io::Result<Lo
         None
     });
     let fixed = from_environment.is_some();
-    let filter = EnvFilter::new(from_environment.as_ref().unwrap_or(&config.level));
+    let filter = with_audit(EnvFilter::new(from_environment.as_ref().unwrap_or(&config.level)));
     let (filter, handle) = reload::Layer::new(filter);
     let kinds = Arc::new(Kinds::default());
     let lines = Lines::to_stderr()?;
@@ -103,9 +104,17 @@ pub(crate) fn init(config: &LogConfig, problems: Problems) -> std::io::Result<Lo
     }
     let set_level: SetLogLevel = Arc::new(move |level| {
         let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
-        handle.reload(filter).map_err(|error| error.to_string())
+        handle.reload(with_audit(filter)).map_err(|error| error.to_string())
     });
     Ok(Logging { set_level: (!fixed).then_some(set_level), json, lines })
+}
+
+/// The same filter, but for lines of the audit.
+fn with_audit(filter: EnvFilter) -> EnvFilter {
+    match format!("{AUDIT_TARGET}=info").parse() {
+        Ok(always) => filter.add_directive(always),
+        Err(_) => filter,
+    }
 }
 
 /// From now on a panic of any thread is a line of the log.
@@ -241,11 +250,15 @@ mod tests {
     }
 
     fn logged(work: impl FnOnce(&Kinds)) -> Lines {
+        logged_at("debug", work)
+    }
+
+    fn logged_at(level: &str, work: impl FnOnce(&Kinds)) -> Lines {
         let (lines, kinds) = (Lines::default(), Arc::new(Kinds::default()));
         let writer = lines.clone();
         let layer = fmt::layer().json().flatten_event(true).with_writer(move || writer.clone());
         let subscriber = tracing_subscriber::registry()
-            .with(EnvFilter::new("debug"))
+            .with(with_audit(EnvFilter::new(level)))
             .with(Limit(kinds.clone()))
             .with(layer);
         tracing::subscriber::with_default(subscriber, || work(&kinds));
@@ -284,6 +297,18 @@ mod tests {
             assert!(kinds.over(Instant::now() + INTERVAL).is_empty());
         });
         assert_eq!(lines.count("somebody has changed it"), LINES as usize + 10);
+    }
+
+    #[test]
+    fn who_has_changed_what_is_said_at_every_level() {
+        for level in ["warn", "error", "off", "ccrelay::audit=off", "ccrelay=error,rumqttc=debug"] {
+            let lines = logged_at(level, |_| {
+                tracing::info!("a day like any other");
+                tracing::info!(target: AUDIT_TARGET, "somebody has changed it");
+            });
+            assert_eq!(lines.count("somebody has changed it"), 1, "{level}");
+            assert_eq!(lines.count("a day like any other"), 0, "{level}");
+        }
     }
 
     #[test]

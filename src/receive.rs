@@ -47,6 +47,9 @@ const TOKEN_PARAMETER: &str = "token=";
 /// Pushes come to `/push/<gateway>`.
 pub const PUSH_PATH: &str = "/push/";
 
+/// Characters that are logged of an unknown type; known ones are far shorter.
+const TYPE_CHARS: usize = 100;
+
 /// Told of every push that was stored, before its answer leaves.
 pub trait PushObserver: Send + Sync {
     /// These events of this agent were stored.
@@ -167,10 +170,11 @@ fn named_by(bearer: &Bearer, gateway: &GatewayName) -> Option<AgentKey> {
     }
 }
 
-/// Names events of types that are unknown.
+/// Names events of types that are unknown. A type can be as long as a body: its beginning is enough to know it by.
 pub fn name_unknown(gateway: &GatewayName, events: &[RawEvent<'_>]) {
     for event in events.iter().filter(|event| event.entry.is_none()) {
-        tracing::info!(%gateway, event_type = %event.event_type.escape_debug(), "an event of a type that this release does not know");
+        let event_type: String = event.event_type.chars().take(TYPE_CHARS).collect();
+        tracing::info!(%gateway, event_type = %event_type.escape_debug(), "an event of a type that this release does not know");
     }
 }
 
@@ -303,5 +307,41 @@ impl PushHandler {
             self.guesses.wrong(peer).await;
         }
         reply::refusal(refusal, request_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[test]
+    fn of_an_unknown_type_the_beginning_is_logged() {
+        let said = Arc::new(std::sync::Mutex::new(Vec::<u8>::new()));
+        let writer = said.clone();
+        let body =
+            format!(r#"{{"workNo":"1001","eventList":[{{"eventType":"New{}"}}]}}"#, "w".repeat(900_000));
+        let envelope = envelope::parse(body.as_bytes()).unwrap();
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || Copied(writer.clone()));
+        let gateway = GatewayName::parse("main").unwrap();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            name_unknown(&gateway, &envelope.events);
+        });
+        let said = String::from_utf8(said.lock().unwrap().clone()).unwrap();
+        assert!(said.contains(&format!("New{}", "w".repeat(TYPE_CHARS - 3))) && said.len() < 1_000, "{said}");
+    }
+
+    struct Copied(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Copied {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 }

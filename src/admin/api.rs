@@ -386,6 +386,7 @@ impl Asked {
 
     /// Leaves a line in the log that says who has done what.
     async fn answer_and_note(self, caller: Caller, peer: SocketAddr) -> Response<Full<Bytes>> {
+        let operation = through::operation(&self.call());
         let answer = self.answer().await;
         let (gateway, agent_id) = self.route.params(self.uri.path()).agent().unzip();
         tracing::info!(
@@ -396,6 +397,7 @@ impl Asked {
             route = self.route.path,
             gateway = gateway.as_ref().map(GatewayName::as_str),
             agent_id = agent_id.as_ref().map(crate::event::AgentId::as_str),
+            operation,
             status = answer.status().as_u16(),
             "call of the admin API"
         );

@@ -8,7 +8,10 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::api::{Answer, Call};
 use super::fault::{Fault, answer};
+use super::routes::Endpoint;
+use crate::event::AgentId;
 use crate::session::call::CallError;
+use crate::session::config::CallPattern;
 use crate::session::forward::{ForwardError, ForwardRequest};
 
 /// On what the gateway answered.
@@ -23,7 +26,7 @@ pub(super) async fn call(call: &Call<'_>) -> Answer {
         query => format!("/{path}?{query}"),
     };
     let request = ForwardRequest::new(method.clone(), &target, None, call.body.clone()).map_err(fault)?;
-    if !open.iter().any(|pattern| pattern.opens(method, path, &agent_id)) {
+    if opened(open, call, &agent_id).is_none() {
         return Err(not_open("no pattern in call_through of this gateway opens this call for this agent"));
     }
     let answered = call.parts.sessions.forward(&gateway, &agent_id, request).await.map_err(fault)?;
@@ -36,6 +39,19 @@ pub(super) async fn call(call: &Call<'_>) -> Answer {
     }
     headers.insert(MARK, HeaderValue::from_static("gateway"));
     Ok(response)
+}
+
+/// What the gateway is asked for, for the log; none where that is not open.
+pub(super) fn operation(call: &Call<'_>) -> Option<String> {
+    let (gateway, agent_id) = call.params.agent().filter(|_| call.route.endpoint == Endpoint::CallThrough)?;
+    let open = call.parts.call_through.get(&gateway)?;
+    Some(opened(open, call, &agent_id)?.name_of(call.params.text("path")))
+}
+
+/// The pattern that opens this call for this agent.
+fn opened<'a>(open: &'a [CallPattern], call: &Call<'_>, agent_id: &AgentId) -> Option<&'a CallPattern> {
+    let path = call.params.text("path");
+    open.iter().find(|pattern| pattern.opens(&call.route.method, path, agent_id))
 }
 
 fn not_open(message: &str) -> Fault {

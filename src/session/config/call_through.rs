@@ -11,6 +11,9 @@ use thiserror::Error;
 use crate::event::AgentId;
 use crate::session::forward::{ForwardError, ForwardRequest};
 
+/// The longest word that is taken for a call's name.
+const LONGEST_WORD: usize = 40;
+
 /// A pattern, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallPattern {
@@ -94,6 +97,28 @@ impl CallPattern {
         });
         self.method == *method && all && found.next().is_none()
     }
+
+    /// A call that it opens, by a name that tells what is done and nothing of whom or what it is done to: in the place of a star
+    /// stands a word of letters, as the gateway's names of calls are, or else the star.
+    #[must_use]
+    pub fn name_of(&self, path: &str) -> String {
+        let mut name = self.method.to_string();
+        let mut found = path.split('/');
+        for (segment, separator) in
+            self.segments.iter().zip(std::iter::once(' ').chain(std::iter::repeat('/')))
+        {
+            let word = found.next().filter(|word| {
+                word.len() <= LONGEST_WORD && word.bytes().all(|byte| byte.is_ascii_alphabetic())
+            });
+            name.push(separator);
+            name.push_str(match segment {
+                Segment::Text(text) => text,
+                Segment::Agent => "{agent}",
+                Segment::Any => word.unwrap_or("*"),
+            });
+        }
+        name
+    }
 }
 
 impl Segment {
@@ -125,6 +150,20 @@ mod tests {
     fn opens(pattern: &str, method: Method, path: &str) -> bool {
         let agent = AgentId::parse("1001").unwrap();
         CallPattern::parse(pattern).unwrap().opens(&method, path, &agent)
+    }
+
+    #[test]
+    fn a_call_is_named_without_whom_it_concerns() {
+        let name = |pattern: &str, path: &str| CallPattern::parse(pattern).unwrap().name_of(path);
+        assert_eq!(
+            name("PUT voicecall/{agent}/answer", "voicecall/1001/answer"),
+            "PUT voicecall/{agent}/answer"
+        );
+        let all = "POST voicecall/{agent}/*";
+        assert_eq!(name(all, "voicecall/1001/addsupervise"), "POST voicecall/{agent}/addsupervise");
+        for odd in ["+4930123456", "1-2", &"x".repeat(500)] {
+            assert_eq!(name(all, &format!("voicecall/1001/{odd}")), "POST voicecall/{agent}/*");
+        }
     }
 
     #[test]

@@ -108,6 +108,15 @@ async fn a_call_is_driven_from_its_ringing_to_its_end_and_each_step_comes_back_a
     ];
     assert_eq!(told(4).await, end);
     assert_eq!(ask("DELETE", "release", "").await, "200-017");
+    let log = scene.relay.log();
+    for (operation, times) in [
+        ("PUT voicecall/{agent}/answer", 2),
+        ("POST voicecall/{agent}/hold", 2),
+        ("POST voicecall/{agent}/seconddial/*", 1),
+    ] {
+        let named = format!("\"operation\":\"{operation}\"");
+        assert_eq!(log.lines().filter(|line| line.contains(&named)).count(), times, "{operation}");
+    }
 
     scene.simulator.ring(&agent("1001")).expect("the agent is signed in");
     assert_eq!(told(4).await, ringing);
