@@ -129,24 +129,38 @@ pub struct DeliveryError {
     pub disposition: Disposition,
     /// A short name from a bounded set, used as a metric label, such as `queue_full` or `message_too_large`.
     pub reason: &'static str,
-    /// What the client library said; no payload and no secret.
+    /// What the client library or the broker said, as [`plain`] leaves it; no payload and no secret.
     pub detail: String,
+}
+
+/// Characters that are kept of what a far end said.
+const DETAIL_CHARS: usize = 200;
+
+/// A broker can say anything, and what it says is read in logs, on terminals and in dead letters: it must not be a command to a
+/// terminal there, nor a page.
+fn plain(detail: &str) -> String {
+    let mut chars = detail.trim_end().chars().map(|c| if c.is_control() { '\u{b7}' } else { c });
+    let mut text: String = chars.by_ref().take(DETAIL_CHARS).collect();
+    if chars.next().is_some() {
+        text.push('\u{2026}');
+    }
+    text
 }
 
 impl DeliveryError {
     /// An error to be retried.
-    pub fn retry(reason: &'static str, detail: impl Into<String>) -> DeliveryError {
-        DeliveryError { disposition: Disposition::Retry, reason, detail: detail.into() }
+    pub fn retry(reason: &'static str, detail: impl AsRef<str>) -> DeliveryError {
+        DeliveryError { disposition: Disposition::Retry, reason, detail: plain(detail.as_ref()) }
     }
 
     /// An error that sets the message aside.
-    pub fn dead_letter(reason: &'static str, detail: impl Into<String>) -> DeliveryError {
-        DeliveryError { disposition: Disposition::DeadLetter, reason, detail: detail.into() }
+    pub fn dead_letter(reason: &'static str, detail: impl AsRef<str>) -> DeliveryError {
+        DeliveryError { disposition: Disposition::DeadLetter, reason, detail: plain(detail.as_ref()) }
     }
 
     /// An error that stops the sink.
-    pub fn stop(reason: &'static str, detail: impl Into<String>) -> DeliveryError {
-        DeliveryError { disposition: Disposition::Stop, reason, detail: detail.into() }
+    pub fn stop(reason: &'static str, detail: impl AsRef<str>) -> DeliveryError {
+        DeliveryError { disposition: Disposition::Stop, reason, detail: plain(detail.as_ref()) }
     }
 }
 
@@ -211,4 +225,25 @@ pub trait Sink: Send {
 
     /// Ends the client in good order (MQTT DISCONNECT, file flushed), within a few seconds at most.
     fn close(&mut self) -> BoxFuture<'_, ()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_broker_said_is_no_command_to_a_terminal_and_no_page() {
+        let said = "no\u{1b}]0;owned\u{7} \u{1b}[2J\r\nsink ok\u{9b}1m";
+        for error in [
+            DeliveryError::retry("refused", said),
+            DeliveryError::dead_letter("refused", said),
+            DeliveryError::stop("refused", said),
+        ] {
+            assert!(!error.detail.chars().any(char::is_control), "{error}");
+            assert!(error.detail.starts_with("no\u{b7}]0;owned"), "{error}");
+        }
+        let long = DeliveryError::retry("refused", "\u{fc}".repeat(60_000));
+        assert_eq!(long.detail.chars().count(), DETAIL_CHARS + 1);
+        assert_eq!(DeliveryError::retry("refused", "as it is").detail, "as it is");
+    }
 }
