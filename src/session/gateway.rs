@@ -21,8 +21,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
-use crate::event::AgentId;
 use crate::event::charset::Charset;
+use crate::event::{AgentId, GatewayName};
 use crate::metrics::Metrics;
 use crate::session::call::{
     Answer, Call, CallError, Forwarded, GatewayCalls, Permit, PutInForce, Reply, Ticket,
@@ -222,7 +222,11 @@ fn http_client(config: &GatewayConfig) -> Result<HttpClient, GatewayError> {
 impl GatewayCalls for GatewayClient {
     fn renew<'a>(&'a self, config: &GatewayConfig) -> Result<PutInForce<'a>, GatewayError> {
         let http = Arc::new(http_client(config)?);
-        Ok(Box::new(move || self.http.store(http)))
+        let (unchecked, gateway) = (Unchecked::of(config), config.name.clone());
+        Ok(Box::new(move || {
+            unchecked.warn(&gateway);
+            self.http.store(http);
+        }))
     }
 
     fn admit(
@@ -383,19 +387,45 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What is not checked of who answers as the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unchecked {
+    Nothing,
+    Name,
+    All,
+}
+
+impl Unchecked {
+    fn of(config: &GatewayConfig) -> Unchecked {
+        match (config.dangerously_trust_all, config.verify_server_name) {
+            (true, _) => Unchecked::All,
+            (false, false) => Unchecked::Name,
+            (false, true) => Unchecked::Nothing,
+        }
+    }
+
+    /// To be called whenever it comes into force.
+    fn warn(self, gateway: &GatewayName) {
+        match self {
+            Unchecked::Nothing => {}
+            Unchecked::Name => {
+                tracing::warn!(%gateway, "verify_server_name = false: any certificate of the authorities in ca_file is \
+                    believed to be the gateway's");
+            }
+            Unchecked::All => {
+                tracing::warn!(%gateway, "dangerously_trust_all: whoever answers is believed to be the gateway, and gets \
+                    agents' passwords");
+            }
+        }
+    }
+}
+
 /// The client behind the trait, as sessions want it. Says loudly what is not checked.
 ///
 /// # Errors
 /// As [`GatewayClient::new`].
 pub fn connect(config: &GatewayConfig, metrics: &Metrics) -> Result<Arc<dyn GatewayCalls>, GatewayError> {
-    let gateway = &config.name;
-    if config.dangerously_trust_all {
-        tracing::warn!(%gateway, "dangerously_trust_all: whoever answers is believed to be the gateway, and gets \
-            agents' passwords");
-    } else if !config.verify_server_name {
-        tracing::warn!(%gateway, "verify_server_name = false: any certificate of the authorities in ca_file is \
-            believed to be the gateway's");
-    }
+    Unchecked::of(config).warn(&config.name);
     Ok(Arc::new(GatewayClient::new(config, Some(metrics))?))
 }
 

@@ -129,6 +129,42 @@ async fn without_the_check_of_the_name_all_else_is_still_checked() {
 }
 
 #[tokio::test]
+async fn what_is_not_checked_any_more_after_a_reload_is_said_when_it_comes_into_force() {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    let config = |change: Change<'_>| {
+        let mut raw: RawGateway = serde_json::from_value(serde_json::json!({
+            "name": "main", "base_url": "https://gw.example/", "ca_file": crate::session::TEST_CA,
+            "callback_uri": "https://relay.example/push/main",
+        }))
+        .unwrap();
+        change(&mut raw);
+        let mut problems = crate::config::Problems::default();
+        let config = validate(vec![raw], Vec::new(), &mut problems);
+        assert!(problems.found().is_empty(), "{:?}", problems.found());
+        config.gateways.into_iter().next().unwrap()
+    };
+    let client = GatewayClient::new(&config(&|_| {}), None).unwrap();
+    let said = |change: Change<'_>| {
+        let problems = crate::problems::Problems::default();
+        let subscriber = tracing_subscriber::registry().with(problems.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            let put_in_force = client.renew(&config(change)).ok().unwrap();
+            assert!(problems.list().is_empty(), "it is not in force yet");
+            put_in_force();
+        });
+        problems.list().into_iter().map(|problem| problem.message).collect::<Vec<_>>()
+    };
+    assert!(said(&|_| {}).is_empty());
+    let name = said(&|gateway| gateway.verify_server_name = false);
+    assert!(name.len() == 1 && name[0].starts_with("verify_server_name = false"), "{name:?}");
+    let all = said(&|gateway| {
+        (gateway.dangerously_trust_all, gateway.ca_file) = (true, None);
+    });
+    assert!(all.len() == 1 && all[0].starts_with("dangerously_trust_all"), "{all:?}");
+}
+
+#[tokio::test]
 async fn our_own_certificate_is_shown_where_the_gateway_asks_for_one() {
     let authority = Authority::new("ours");
     let server = authority.server("localhost", true).await;
