@@ -15,19 +15,20 @@
 //! 4. **Guessing must cost us nothing.** Answers that wait are few (`HELD_PER_SOURCE`, `HELD`), far fewer than the listeners allow
 //!    connections; beyond them a refusal goes out at once, because a connection that waits is dearer than one that is over. A token
 //!    is judged from the head, before a body is read. The table has `SOURCES` addresses (of IPv6 networks of 64 bits, which one host
-//!    has to itself) and forgets the one that was quiet longest. The log gets one line in ten seconds.
+//!    has to itself) and forgets the one that was quiet longest. The log gets one line in ten seconds of each
+//!    address, and no more than fifty of all (`log`).
 //!
 //! Expired tokens, and those that a newer one has replaced, have a good MAC: they are refused, but nobody guessed them.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::calm::Calm;
+use crate::calm::{Calm, network};
 use crate::metrics::Metrics;
 
 /// Wrong tokens of one address that are answered at once: more than anybody mistypes.
@@ -93,7 +94,7 @@ impl Guesses {
         let answer = if matches!(verdict, Verdict::Late(..)) { "late" } else { "at_once" };
         self.metrics.token_guesses.with_label_values(&[self.listener, answer]).inc();
         if count > FREE
-            && let Some(left_out) = self.calm.due("guesses")
+            && let Some(left_out) = self.calm.due_about("guesses", peer.ip())
         {
             let listener = self.listener;
             tracing::warn!(listener, %peer, count, left_out, "many wrong tokens from one address");
@@ -138,16 +139,10 @@ impl Guesses {
     }
 }
 
-/// What one host has to itself.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        address => address,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     fn guesses() -> Guesses {
@@ -220,13 +215,5 @@ mod tests {
         let sources = guesses.sources.lock().unwrap();
         assert_eq!(sources.len(), SOURCES);
         assert!(sources[&"192.0.2.1".parse::<IpAddr>().unwrap()].known);
-    }
-
-    #[test]
-    fn hosts_of_one_small_network_are_one() {
-        let of = |text: &str| network(text.parse().unwrap());
-        assert_eq!(of("2001:db8:1:2:3::4"), of("2001:db8:1:2:ffff::"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }

@@ -300,7 +300,7 @@ impl PushHandler {
         // First what does not wait: who has gone in the meantime was refused all the same.
         let reason = refusal.reason();
         self.metrics.push_failures.with_label_values(&[reason]).inc();
-        if let Some(left_out) = self.calm.due(reason) {
+        if let Some(left_out) = self.calm.due_about(reason, peer.ip()) {
             tracing::warn!(%request_id, reason, %peer, left_out, error = %refusal, "push refused");
         }
         if let Refusal::Token(TokenFault::Malformed | TokenFault::Forged) = refusal {

@@ -324,7 +324,7 @@ impl Api {
         };
         let caller = bearer(headers).and_then(|token| tokens.find(token));
         let Some(caller) = caller else {
-            if let Some(left_out) = self.inner.calm.due("unauthorised") {
+            if let Some(left_out) = self.inner.calm.due_about("unauthorised", from.peer.ip()) {
                 tracing::warn!(peer = %from.peer, left_out, "a call of the admin API without a valid token");
             }
             let fault =

@@ -62,7 +62,7 @@ impl Drop for UnderWay<'_> {
         }
         self.failed();
         self.metrics.push_failures.with_label_values(&[PEER_GONE]).inc();
-        if let Some(left_out) = self.calm.due(PEER_GONE) {
+        if let Some(left_out) = self.calm.due_about(PEER_GONE, self.peer.ip()) {
             let (request_id, peer, reason) = (self.request_id, self.peer, PEER_GONE);
             let waited_secs = self.began.elapsed().as_secs_f64();
             tracing::warn!(%request_id, reason, %peer, left_out, waited_secs, "push refused");
