@@ -22,7 +22,11 @@
 //!
 //! Besides there are **fixed tokens**: those which other programs gave to the gateway for sessions that we adopted. They
 //! may be shared by many agents, so the body has to say whose push it is, and its agent must be one of the token's.
-//! A fixed token counts as minted at the adoption: once newer tokens of ours were seen it ends like any other.
+//! A fixed token counts as minted at the adoption: once newer tokens of ours were seen it ends like any other. It has no greatest
+//! age.
+//!
+//! What was seen, and when a session was adopted, is in memory alone: after a restart what was superseded is good again until a
+//! newer token comes, and a fixed token counts as minted then.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -9,9 +9,10 @@
 //!    (the secret was lost, or a copy of the gateway pushes to the wrong relay), and a gateway whose pool of connections waits for our
 //!    refusals would be late with good pushes. The admin API does not use this exception: its callers are few, people choose
 //!    its tokens, and one caller's read token is no reason to let it guess at another's.
-//! 3. **A guess must be slow.** Tokens of pushes carry a MAC of 128 bits, so that no rate at all would find one. Tokens of the admin
-//!    API have 16 characters at least, which people make. After `FREE` wrong ones in `WINDOW` an address gets its
-//!    refusals `DELAY` late, and its connection is closed after each (`reply`, `api`): it pays for a TLS handshake each time.
+//! 3. **A guess must be slow.** Tokens of pushes carry a MAC of 128 bits, so that no rate at all would find one. But those that
+//!    sessions were adopted with are made by other programs and have 8 characters at least, and tokens of the admin API are made by
+//!    people and have 16. After `FREE` wrong ones in `WINDOW` an address gets its refusals `DELAY` late, and its connection is closed
+//!    after each (`reply`, `api`): it pays for a TLS handshake each time.
 //! 4. **Guessing must cost us nothing.** Answers that wait are few (`HELD_PER_SOURCE`, `HELD`), far fewer than the listeners allow
 //!    connections; beyond them a refusal goes out at once, because a connection that waits is dearer than one that is over. A token
 //!    is judged from the head, before a body is read. The table has `SOURCES` addresses (of IPv6 networks of 64 bits, which one host
