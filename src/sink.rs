@@ -129,7 +129,7 @@ pub struct DeliveryError {
     pub disposition: Disposition,
     /// A short name from a bounded set, used as a metric label, such as `queue_full` or `message_too_large`.
     pub reason: &'static str,
-    /// What the client library or the broker said, as [`plain`] leaves it; no payload and no secret.
+    /// What the client library or the broker said, without control characters and not too long; no payload and no secret.
     pub detail: String,
 }
 

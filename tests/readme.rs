@@ -128,6 +128,9 @@ fn sign_in_retcodes() -> String {
             }
             Meaning::SwitchingOver => "tries again after a few seconds".to_owned(),
             Meaning::Transient => "tries again, ever more slowly".to_owned(),
+            Meaning::UnderWay => {
+                "tries again, ever more slowly; who is then signed in may be the agent itself".to_owned()
+            }
             Meaning::Doubtful => "tries three times, then suspends".to_owned(),
             Meaning::Suspend(why) => format!("suspends the agent: `{}`", why.as_str()),
             other => panic!("{code}: {other:?} is no answer to a sign-in"),

@@ -294,8 +294,15 @@ impl Api {
         left.body = false;
         let parts = self.inner.parts.get().ok_or_else(|| Fault::unavailable("ccrelay is starting"))?;
         let runtime = parts.runtime.clone();
-        let asked =
-            Asked { api: self.clone(), parts: parts.clone(), route, scope: caller.scope, uri: head.uri, body, _place: place };
+        let asked = Asked {
+            api: self.clone(),
+            parts: parts.clone(),
+            route,
+            scope: caller.scope,
+            uri: head.uri,
+            body,
+            _place: place,
+        };
         if let Some(follow) = live(route.endpoint) {
             return follow(&asked.call(), self.inner.seats.take(self.admitted(&head.headers))?);
         }

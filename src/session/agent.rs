@@ -146,8 +146,6 @@ pub(super) struct Agent {
     turn: Option<Instant>,
     /// There after a call that failed.
     trouble: Option<Box<Trouble>>,
-    /// There after a sign-in that gave no session.
-    refused: Option<Box<Refused>>,
 }
 
 /// Calls that fail, for the log and the journal.
@@ -156,6 +154,8 @@ struct Trouble {
     /// How many in a row, of each kind: one may fail on and on while others succeed.
     failures: Vec<(Operation, u32)>,
     last_retcode: Option<Retcode>,
+    /// There after a sign-in that gave no session.
+    refused: Option<Refused>,
 }
 
 impl Trouble {
@@ -196,7 +196,6 @@ impl Agent {
             saved_awaiting: false,
             turn: None,
             trouble: None,
-            refused: None,
         }
     }
 
@@ -234,7 +233,8 @@ impl Agent {
     /// Whether the agent is suspended for its password, which is in a file and may be another one some day.
     fn waits_for_a_password(&self) -> bool {
         let suspended = matches!(self.machine.state(), State::Suspended(why) if why.is_of_the_password());
-        suspended && self.refused.is_some() && matches!(self.config.password, PasswordSource::File(_))
+        let tried = self.trouble.as_ref().is_some_and(|trouble| trouble.refused.is_some());
+        suspended && tried && matches!(self.config.password, PasswordSource::File(_))
     }
 
     async fn look_at_password(&mut self) {
@@ -245,16 +245,19 @@ impl Agent {
         }
         let Ok(password) = self.gateway.passwords.read(&self.config.password).await else { return };
         let found = self.gateway.marks.of(&password);
-        if self.refused.as_mut().is_some_and(|refused| refused.finds_another(found)) {
+        let refused = self.trouble.as_mut().and_then(|trouble| trouble.refused.as_mut());
+        if refused.is_some_and(|refused| refused.finds_another(found)) {
             tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(),
                 "the password's file holds another one than was refused: the agent is signed in again");
             self.step(Input::SignIn).await;
         }
     }
 
-    /// A sign-in with this password has ended.
+    /// A sign-in with this password has ended. Where it gave a session, all trouble is past.
     fn note_tried(&mut self, tried: Mark) {
-        self.refused = (self.machine.state() != State::Active).then(|| Box::new(Refused::new(tried)));
+        if self.machine.state() != State::Active {
+            self.trouble.get_or_insert_default().refused = Some(Refused::new(tried));
+        }
     }
 
     async fn answer_bell(&mut self) {
@@ -310,7 +313,7 @@ impl Agent {
                     self.step(Input::SignOut).await;
                 }
                 if let Input::StartSuspended(suspension) = input {
-                    self.refused = Some(Box::default());
+                    self.trouble.get_or_insert_default().refused = Some(Refused::default());
                     self.tell_still_suspended(suspension);
                     self.save().await;
                 }

@@ -10,7 +10,8 @@ use ccrelay::event::{AgentId, GatewayName};
 use ccrelay::metrics::Metrics;
 use ccrelay::session::config::SessionsConfig;
 use ccrelay::session::{
-    Deps, EventStore, Journal, LifecycleEvent, SessionStore, Sessions, StoreError, Stored, TokenSource,
+    Deps, EventStore, Journal, LifecycleEvent, SessionStore, Sessions, StoreError, Stored, StoredSession,
+    TokenSource,
 };
 use ccrelay::simulate::settings::{Agents, PushShape};
 use ccrelay::simulate::{Fault, FaultKind, Operation, Settings, SignOut, Simulator};
@@ -45,6 +46,13 @@ impl SessionStore for World {
     }
 
     fn unlisted(&self) -> Vec<(GatewayName, AgentId)> {
+        Vec::new()
+    }
+
+    fn take_past(
+        &self,
+        _is_past: &dyn Fn(&GatewayName, &StoredSession) -> bool,
+    ) -> Vec<(GatewayName, AgentId)> {
         Vec::new()
     }
 

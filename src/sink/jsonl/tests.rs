@@ -1,5 +1,5 @@
 use std::io::BufRead;
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 
 use super::*;
 use crate::sink::Disposition;
@@ -8,6 +8,15 @@ use crate::sink::testing::message;
 fn sink(path: &Path) -> JsonlSink {
     let options = JsonlOptions { path: path.display().to_string() };
     JsonlSink::new(options.validate("sinks.file", &mut Problems::default()).unwrap())
+}
+
+/// A sink whose output is the end of a pipe, as standard output may be.
+fn piped() -> (JsonlSink, io::PipeReader) {
+    let (reader, writer) = io::pipe().unwrap();
+    let output = Output::File { file: File::from(OwnedFd::from(writer)), regular: false };
+    let mut sink = JsonlSink::new(JsonlConfig { path: None });
+    sink.output = Some(Arc::new(output));
+    (sink, reader)
 }
 
 fn ids(path: &Path) -> Vec<String> {
@@ -121,8 +130,7 @@ async fn a_full_device_is_a_retry() {
 
 #[tokio::test]
 async fn a_write_that_was_given_up_goes_on_and_no_other_tears_its_lines() {
-    let (reader, writer) = std::io::pipe().unwrap();
-    let mut sink = sink(Path::new(&format!("/proc/self/fd/{}", writer.as_raw_fd())));
+    let (mut sink, reader) = piped();
     // More than a pipe holds.
     let mut large = message("101", 1);
     let content = serde_json::Value::String("x".repeat(200_000));
@@ -147,8 +155,7 @@ async fn a_write_that_was_given_up_goes_on_and_no_other_tears_its_lines() {
 
 #[tokio::test]
 async fn an_output_that_takes_nothing_does_not_hold_the_end() {
-    let (mut reader, writer) = std::io::pipe().unwrap();
-    let mut sink = sink(Path::new(&format!("/proc/self/fd/{}", writer.as_raw_fd())));
+    let (mut sink, mut reader) = piped();
     for sequence in 0..2000 {
         drop(sink.publish(&message("101", sequence)).await.unwrap());
     }

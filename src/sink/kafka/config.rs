@@ -278,7 +278,7 @@ impl KafkaConfig {
     /// Has librdkafka make a client and lets it go: only then does it read certificates and keys, and compare properties with each
     /// other. Without brokers it connects to nobody.
     fn try_out(&self) -> Result<(), String> {
-        let mut config = self.client_config();
+        let mut config = self.client_config().map_err(|error| error.detail)?;
         config.remove("bootstrap.servers");
         let made: Result<BaseProducer<Silent>, _> = config.create_with_context(Silent);
         made.map(drop).map_err(|error| match error {

@@ -24,7 +24,6 @@ async fn agents_are_listed_in_pages_and_by_their_states() {
     let all = ["1001", "1002", "1003"].map(str::to_owned).to_vec();
     assert_eq!(page(&client, "").await, (all.clone(), 3, None));
     assert_eq!(page(&client, "?gateway=main&state=active").await.0, all);
-    assert_eq!(page(&client, "?gateway=other").await, (Vec::new(), 0, None));
     let (mut seen, mut after) = (Vec::new(), String::new());
     loop {
         let (ids, total, next) = page(&client, &format!("?limit=1{after}")).await;
