@@ -82,7 +82,13 @@ impl Mosquitto {
     }
 
     pub(crate) async fn stop(&mut self) {
-        self.take().end(Signal::SIGTERM).await;
+        let process = self.take();
+        process.signal(Signal::SIGTERM);
+        // It forgets a signal that comes in the last moment of its start.
+        if !process.ends_within(Duration::from_secs(5)).await {
+            process.signal(Signal::SIGTERM);
+        }
+        process.ended(DEADLINE).await;
     }
 
     pub(crate) async fn kill9(&mut self) {

@@ -76,6 +76,16 @@ impl Process {
         self.ended(Duration::from_secs(30)).await
     }
 
+    /// Whether it ends within this time.
+    pub(crate) async fn ends_within(&self, within: Duration) -> bool {
+        let end = async {
+            while self.is_alive() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(within, end).await.is_ok()
+    }
+
     /// Waits until it has ended, keeping its folder. Gives its exit code.
     pub(crate) async fn ended(mut self, within: Duration) -> i32 {
         eventually(&format!("the end of {}", self.name), within, || async {
