@@ -58,7 +58,7 @@ fn the_environment_overrides_the_file() {
 
 #[test]
 fn a_level_that_is_none_is_refused_in_the_file_and_in_the_environment() {
-    for level in ["warning", "inof", "verbose", "info,ccrelay=debg"] {
+    for level in ["warning", "infos", "verbose", "info,ccrelay=deb"] {
         let wrong = folder(&format!("[log]\nlevel = '{level}'"));
         assert!(refused(wrong.path(), &[]).contains("log.level: item "), "{level}");
         let good = folder("");

@@ -57,13 +57,13 @@ mod tests {
         for (bad, item) in [
             ("", 1),
             ("warning", 1),
-            ("inof", 1),
+            ("infos", 1),
             ("verbose", 1),
             ("info,", 2),
             // The library takes no blanks.
             ("info, rdkafka=off", 2),
             ("info,ccrelay", 2),
-            ("ccrelay=debg", 1),
+            ("ccrelay=deb", 1),
             ("ccrelay=", 1),
             ("debug,ccrelay=warning", 2),
         ] {

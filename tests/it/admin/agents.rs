@@ -49,7 +49,7 @@ async fn an_agent_is_signed_out_and_in_again_by_the_api() {
     assert_eq!(gone["sign_out_budget_secs"], Value::Null);
     assert!(scene.simulator.session(&agent("1001")).is_none(), "the gateway knows it too");
     assert_eq!(page(&client, "?state=signed_out&reason=signed_out").await.0, ["1001"]);
-    for misspelt in ["?reason=signed-out", "?gateway=mein"] {
+    for misspelt in ["?reason=signed-out", "?gateway=other"] {
         assert_eq!(client.get(&format!("/api/v1/agents{misspelt}")).await.status, 400, "{misspelt}");
     }
     assert_eq!(client.post("/api/v1/agents/main/1001/sign-in").await.status, 202);
