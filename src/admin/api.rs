@@ -293,7 +293,6 @@ impl Api {
         let body = read_body(body).await?;
         left.body = false;
         let parts = self.inner.parts.get().ok_or_else(|| Fault::unavailable("ccrelay is starting"))?;
-        let runtime = parts.runtime.clone();
         let asked = Asked {
             api: self.clone(),
             parts: parts.clone(),
@@ -308,6 +307,7 @@ impl Api {
         }
         let answer = if route.is_audited() {
             left.count = false;
+            let runtime = asked.parts.runtime.clone();
             let work = asked.answer_and_note(caller, from.peer).in_current_span();
             let answer = self.inner.changes.spawn_on(work, &runtime).await;
             answer.map_err(|error| Fault::internal("the call cannot be answered", &error))?

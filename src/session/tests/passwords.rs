@@ -2,12 +2,24 @@
 
 use std::path::Path;
 
+use super::Sessions;
 use super::config::PasswordSource;
 use super::fake::{Scene, Script, view};
 use super::retcode::Operation::Login;
 
 fn scene(file: &Path) -> Scene {
     Scene::with(&["291"], |_, agent| agent.password = PasswordSource::File(file.to_owned()))
+}
+
+/// An agent whose password, "wrong" in this file, the gateway has refused.
+async fn refused() -> (tempfile::NamedTempFile, Scene, Sessions) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "wrong").unwrap();
+    let scene = scene(file.path());
+    scene.gateway.always(Login, Script::Code("100-004"));
+    let sessions = scene.start();
+    scene.pass(10).await;
+    (file, scene, sessions)
 }
 
 #[tokio::test(start_paused = true)]
@@ -24,13 +36,8 @@ async fn an_empty_file_is_waited_for_and_never_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_corrected_password_is_tried_by_itself_and_the_same_one_never_again() {
-    let file = tempfile::NamedTempFile::new().unwrap();
+    let (file, scene, sessions) = refused().await;
     let write = |word: &str| std::fs::write(file.path(), word).unwrap();
-    let scene = scene(file.path());
-    write("wrong");
-    scene.gateway.always(Login, Script::Code("100-004"));
-    let sessions = scene.start();
-    scene.pass(10).await;
     assert_eq!((view(&sessions).state, view(&sessions).reason), ("suspended", Some("bad_credentials")));
     write("wrong\n");
     scene.pass(100).await;
@@ -47,13 +54,8 @@ async fn a_corrected_password_is_tried_by_itself_and_the_same_one_never_again() 
 
 #[tokio::test(start_paused = true)]
 async fn a_start_that_keeps_an_agent_suspended_looks_for_another_password_from_then_on() {
-    let file = tempfile::NamedTempFile::new().unwrap();
+    let (file, scene, sessions) = refused().await;
     let write = |word: &str| std::fs::write(file.path(), word).unwrap();
-    let scene = scene(file.path());
-    write("wrong");
-    scene.gateway.always(Login, Script::Code("100-004"));
-    let sessions = scene.start();
-    scene.pass(10).await;
     sessions.shutdown(false).await;
     scene.gateway.heal();
     let sessions = scene.start();

@@ -112,6 +112,21 @@ async fn the_commands_of_the_runbook_work_as_they_stand() {
     drop(folder);
 }
 
+/// Sets an event aside, or with an empty id the whole record.
+async fn set_aside(relay: &TestRelay, sink: &str, offset: u64, event_id: &str) {
+    let letter = DeadLetter {
+        sink: sink.to_owned(),
+        spool_offset: offset,
+        event_id: event_id.to_owned(),
+        topic: "t".to_owned(),
+        reason: "too_large".to_owned(),
+        detail: String::new(),
+        at: Timestamp(1_784_529_722_590),
+        attempts: 1,
+    };
+    relay.spool().dead_letter(letter).await.expect("it is set aside");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_hidden_from_a_sink_is_hidden_in_its_dead_letters_too() {
     let relay = TestRelay::with_operations(|folder| {
@@ -131,17 +146,7 @@ async fn what_is_hidden_from_a_sink_is_hidden_in_its_dead_letters_too() {
     let id = format!("{}-{offset}-0", relay.spool().id());
     // One whole record, of which nobody knows what is in it; and one of a sink that is not there any more.
     for (sink, event_id) in [("stuck", id.as_str()), ("stuck", ""), ("gone", &id), ("file", &id)] {
-        let letter = DeadLetter {
-            sink: sink.to_owned(),
-            spool_offset: offset,
-            event_id: event_id.to_owned(),
-            topic: "t".to_owned(),
-            reason: "too_large".to_owned(),
-            detail: String::new(),
-            at: Timestamp(1_784_529_722_590),
-            attempts: 1,
-        };
-        relay.spool().dead_letter(letter).await.expect("it is set aside");
+        set_aside(&relay, sink, offset, event_id).await;
     }
     let client = Client { address: relay.operations, token: Some(ADMIN.to_owned()) };
     let mut texts = vec![client.get("/api/v1/dead-letters/export?limit=3").await.text];
@@ -176,17 +181,7 @@ async fn who_may_only_look_sees_nobodys_number_or_words_in_dead_letters() {
     for (sink, index) in [("file", "-0"), ("file", "-1"), ("file", ""), ("gone", "-0")] {
         let event_id =
             if index.is_empty() { String::new() } else { format!("{}-{offset}{index}", relay.spool().id()) };
-        let letter = DeadLetter {
-            sink: sink.to_owned(),
-            spool_offset: offset,
-            event_id,
-            topic: "t".to_owned(),
-            reason: "too_large".to_owned(),
-            detail: String::new(),
-            at: Timestamp(1_784_529_722_590),
-            attempts: 1,
-        };
-        relay.spool().dead_letter(letter).await.expect("it is set aside");
+        set_aside(&relay, sink, offset, &event_id).await;
     }
     let client = |token: &str| Client { address: relay.operations, token: Some(token.to_owned()) };
     let paths = ["", "/export", "/1", "/2", "/3", "/4"].map(|path| format!("/api/v1/dead-letters{path}"));

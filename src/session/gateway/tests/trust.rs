@@ -128,19 +128,25 @@ async fn without_the_check_of_the_name_all_else_is_still_checked() {
     assert!(!trusts(&server, revoked).await);
 }
 
+/// A gateway's configuration with this change, and what is wrong with it.
+fn checked(change: Change<'_>) -> (crate::session::config::SessionsConfig, crate::config::Problems) {
+    let mut raw: RawGateway = serde_json::from_value(serde_json::json!({
+        "name": "main", "base_url": "https://gw.example/", "ca_file": crate::session::TEST_CA,
+        "callback_uri": "https://relay.example/push/main",
+    }))
+    .unwrap();
+    change(&mut raw);
+    let mut problems = crate::config::Problems::default();
+    let config = validate(vec![raw], Vec::new(), &mut problems);
+    (config, problems)
+}
+
 #[tokio::test]
 async fn what_is_not_checked_any_more_after_a_reload_is_said_when_it_comes_into_force() {
     use tracing_subscriber::layer::SubscriberExt;
 
     let config = |change: Change<'_>| {
-        let mut raw: RawGateway = serde_json::from_value(serde_json::json!({
-            "name": "main", "base_url": "https://gw.example/", "ca_file": crate::session::TEST_CA,
-            "callback_uri": "https://relay.example/push/main",
-        }))
-        .unwrap();
-        change(&mut raw);
-        let mut problems = crate::config::Problems::default();
-        let config = validate(vec![raw], Vec::new(), &mut problems);
+        let (config, problems) = checked(change);
         assert!(problems.found().is_empty(), "{:?}", problems.found());
         config.gateways.into_iter().next().unwrap()
     };
@@ -210,14 +216,7 @@ async fn a_file_that_cannot_be_used_is_a_mistake_of_the_configuration_with_key_a
         }),
     ];
     for (key, path, change) in cases {
-        let mut raw: RawGateway = serde_json::from_value(serde_json::json!({
-            "name": "main", "base_url": "https://gw.example/", "ca_file": crate::session::TEST_CA,
-            "callback_uri": "https://relay.example/push/main",
-        }))
-        .unwrap();
-        change(&mut raw);
-        let mut problems = crate::config::Problems::default();
-        let _config = validate(vec![raw], Vec::new(), &mut problems);
+        let (_config, problems) = checked(change);
         let [problem] = problems.found() else { panic!("{key}: {:?}", problems.found()) };
         assert_eq!(problem.key, format!("gateways[0].{key}"));
         assert!(problem.message.contains(&path.display().to_string()), "{}", problem.message);
