@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{TryAcquireError, mpsc, oneshot, watch};
 
 use crate::clock::Timestamp;
 use crate::event::envelope::RawEvent;
@@ -221,9 +221,7 @@ impl Queued {
 #[derive(Clone)]
 pub struct Spool {
     writer: mpsc::Sender<writer::Command>,
-    /// Room with the writer for appends, and for records that cannot wait: neither takes that of the other.
-    room: Arc<Semaphore>,
-    own_room: Arc<Semaphore>,
+    room: Arc<writer::Room>,
     keeper: mpsc::Sender<keeper::Command>,
     log: log::Log,
     end: watch::Receiver<u64>,
@@ -314,7 +312,9 @@ impl Spool {
         tokio::task::spawn(writer::answer(commits, end_sender));
         let watchers = Watchers::new();
         let ring = Ring::default();
+        let room = Arc::new(writer::Room::new(QUEUE, OWN_QUEUE));
         let parts = start::Parts {
+            room: writer::RoomGiven(room.clone()),
             signals: writer::Signals { answers, failure: failure_sender },
             tap: Tap::new(watchers.clone(), Filler::new(ring.clone(), &sinks)),
             config: config.clone(),
@@ -325,9 +325,7 @@ impl Spool {
             clock,
         };
         let threads = start::start(opened, parts, to_writer, to_keeper)?;
-        let (room, own_room) = (Arc::new(Semaphore::new(QUEUE)), Arc::new(Semaphore::new(OWN_QUEUE)));
-        let spool =
-            Spool { writer, room, own_room, keeper, log, end, failure, id, config, sinks, watchers, ring };
+        let spool = Spool { writer, room, keeper, log, end, failure, id, config, sinks, watchers, ring };
         Ok((spool, threads))
     }
 
@@ -370,8 +368,19 @@ impl Spool {
         record: NewRecord,
         events: Option<Vec<agents::NewEvent>>,
     ) -> Result<Appended, AppendError> {
-        let room = self.room.clone().acquire_owned().await.map_err(|_| AppendError::Closed)?;
-        ask(&self.writer, |reply| writer::Command::Append { record, events, room, reply }).await
+        let room = self.room.appends.acquire().await.map_err(|_| AppendError::Closed)?;
+        let (reply, answer) = oneshot::channel();
+        let command = writer::Command::Append { record, events, room: writer::Taken::Appends, reply };
+        // Who has room need not wait, but for the moments of other commands.
+        match self.writer.try_send(command) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(command)) => {
+                self.writer.send(command).await.map_err(|_| AppendError::Closed)?;
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(AppendError::Closed),
+        }
+        room.forget();
+        answer.await.map_err(|_| AppendError::Failed)?
     }
 
     /// Gives a record its place at once: behind all that were appended or queued before, and before all that will be. Nothing has
@@ -381,13 +390,18 @@ impl Spool {
     /// When it will not be stored: too many wait, or the spool is closed.
     pub fn queue(&self, record: NewRecord) -> Result<Queued, AppendError> {
         let events = agents::read_events(record.kind, &record.body);
-        let room = self.own_room.clone().try_acquire_owned().map_err(|_| AppendError::Full)?;
+        let room = self.room.own.try_acquire().map_err(|error| match error {
+            TryAcquireError::NoPermits => AppendError::Full,
+            TryAcquireError::Closed => AppendError::Closed,
+        })?;
         let (reply, answer) = oneshot::channel();
-        let queued = self.writer.try_send(writer::Command::Append { record, events, room, reply });
-        queued.map(|()| Queued(answer)).map_err(|error| match error {
+        let command = writer::Command::Append { record, events, room: writer::Taken::Own, reply };
+        self.writer.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AppendError::Full,
             mpsc::error::TrySendError::Closed(_) => AppendError::Closed,
-        })
+        })?;
+        room.forget();
+        Ok(Queued(answer))
     }
 
     /// The offset after the newest durable record; notified of every commit of records and of replays.

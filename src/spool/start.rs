@@ -13,7 +13,7 @@ use super::log;
 use super::mark::{self, MarkFile};
 use super::schema::{self, OpenError, Opened};
 use super::watching::Tap;
-use super::writer::{self, Signals, Writer};
+use super::writer::{self, RoomGiven, Signals, Writer};
 use super::{SinkState, SpoolConfig, SpoolThreads};
 use crate::calm::Calm;
 use crate::clock::Clock;
@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 
 /// What the threads share with each other and with the world.
 pub(super) struct Parts {
+    pub(super) room: RoomGiven,
     pub(super) signals: Signals,
     pub(super) tap: Tap,
     pub(super) config: Arc<SpoolConfig>,
@@ -39,8 +40,17 @@ pub(super) fn start(
     to_keeper: mpsc::Receiver<keeper::Command>,
 ) -> Result<SpoolThreads, OpenError> {
     let Opened { connection, log, lock, spool_id, newest, agents_as_of, stored_first, .. } = opened;
-    let Parts { signals, tap, config, sinks, writer: writer_sender, keeper: keeper_sender, metrics, clock } =
-        parts;
+    let Parts {
+        room,
+        signals,
+        tap,
+        config,
+        sinks,
+        writer: writer_sender,
+        keeper: keeper_sender,
+        metrics,
+        clock,
+    } = parts;
     let path = schema::database(&config.directory);
     let alarm = Alarm {
         failure: signals.failure.clone(),
@@ -84,6 +94,7 @@ pub(super) fn start(
     let measured = keeper.begin().map_err(sql)?;
     let mut writer = Writer {
         log,
+        room,
         book,
         newest,
         mark,

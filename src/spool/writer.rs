@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::agents::{AgentBook, Batch, NewEvent, Placement, Rules, Tally};
 use super::keeper::{self, Rows};
@@ -25,8 +25,11 @@ use crate::metrics::Metrics;
 
 /// Records in one commit at most: bounds what one fsync can hold up.
 const BATCH_RECORDS: usize = 1024;
-/// Bytes in one commit at most.
+/// Bytes in one commit, beyond which no more are taken into it.
 const BATCH_BYTES: usize = 1 << 20;
+/// Records taken from the queue at once: each time costs a lock that those who append want too. What they have may go beyond
+/// [`BATCH_BYTES`].
+const TAKEN_AT_ONCE: usize = 32;
 /// Agents' rows given to the keeper with one commit that somebody waits for.
 const AGENT_ROWS: usize = 64;
 /// The same when nobody waits.
@@ -46,8 +49,8 @@ pub(super) enum Command {
         record: NewRecord,
         /// Its events, where it has an envelope that can be read.
         events: Option<Vec<NewEvent>>,
-        /// The room that it takes while it waits.
-        room: OwnedSemaphorePermit,
+        /// Whose room it takes while it waits.
+        room: Taken,
         reply: Reply<Appended>,
     },
     /// Answer when all that was asked before is done.
@@ -58,6 +61,55 @@ pub(super) enum Command {
     Failed(String),
     /// Write what waits and end.
     Close,
+}
+
+/// Room with the writer for records that wait. It is taken one by one, and given back for a whole commit at once.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// For those whose senders can wait for it.
+    pub(super) appends: Semaphore,
+    /// For those that must have their place at once, so that the others cannot take it.
+    pub(super) own: Semaphore,
+}
+
+impl Room {
+    pub(super) fn new(appends: usize, own: usize) -> Room {
+        Room { appends: Semaphore::new(appends), own: Semaphore::new(own) }
+    }
+}
+
+/// Which part of the room a record takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    Appends,
+    Own,
+}
+
+/// The writer's end of the room. With it the room ends: who waits for it learns that there is no writer any more.
+#[derive(Debug)]
+pub(super) struct RoomGiven(pub(super) Arc<Room>);
+
+impl RoomGiven {
+    /// These records wait no longer.
+    fn give_back(&self, commands: &[Command]) {
+        let mut counts = (0, 0);
+        for command in commands {
+            match command {
+                Command::Append { room: Taken::Appends, .. } => counts.0 += 1,
+                Command::Append { room: Taken::Own, .. } => counts.1 += 1,
+                _ => {}
+            }
+        }
+        self.0.appends.add_permits(counts.0);
+        self.0.own.add_permits(counts.1);
+    }
+}
+
+impl Drop for RoomGiven {
+    fn drop(&mut self) {
+        self.0.appends.close();
+        self.0.own.close();
+    }
 }
 
 /// What the keeper has measured with a beat.
@@ -156,6 +208,7 @@ pub(super) struct Waiting {
 /// Owns the log and what is known of the agents.
 pub(super) struct Writer {
     pub(super) log: LogWriter,
+    pub(super) room: RoomGiven,
     pub(super) book: AgentBook,
     /// When the newest record came.
     pub(super) newest: Timestamp,
@@ -190,13 +243,12 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut batch = Vec::with_capacity(BATCH_RECORDS);
-        while let Some(first) = commands.blocking_recv() {
-            let mut bytes = first.size();
-            batch.push(first);
-            while batch.len() < BATCH_RECORDS && bytes < BATCH_BYTES {
-                let Ok(next) = commands.try_recv() else { break };
-                bytes += next.size();
-                batch.push(next);
+        while commands.blocking_recv_many(&mut batch, TAKEN_AT_ONCE) > 0 {
+            let mut bytes = batch.iter().map(Command::size).sum::<usize>();
+            while batch.len() < BATCH_RECORDS && bytes < BATCH_BYTES && !commands.is_empty() {
+                let from = batch.len();
+                commands.blocking_recv_many(&mut batch, TAKEN_AT_ONCE.min(BATCH_RECORDS - from));
+                bytes += batch[from..].iter().map(Command::size).sum::<usize>();
             }
             match self.commit(&mut batch, &commands) {
                 Ok(Next::Go) => {}
@@ -220,12 +272,12 @@ impl Writer {
         let end = self.log.log().end();
         let mut waiting = Waiting::default();
         let bytes = batch.iter().map(Command::size).sum::<usize>() as u64;
+        self.room.give_back(batch);
         self.make_room(bytes, tick, &mut waiting);
         let mut next = end;
         for command in batch.drain(..) {
             match command {
-                Command::Append { record, events, room, reply } => {
-                    drop(room);
+                Command::Append { record, events, reply, .. } => {
                     self.append(record, events.as_deref(), reply, end, &mut next, &mut waiting);
                 }
                 Command::Pulse { reply } => waiting.pulses.push(reply),
@@ -589,7 +641,10 @@ pub(super) fn replay(book: &mut AgentBook, log: &mut LogReader, mut from: u64) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::AgentKey;
     use super::*;
+    use crate::event::normalise::RecordKind;
+    use crate::event::{AgentId, GatewayName};
 
     #[tokio::test]
     async fn an_end_that_is_told_late_wakes_workers_and_takes_nothing_back() {
@@ -604,6 +659,39 @@ mod tests {
         }
         drop(commits);
         answering.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn room_comes_back_with_what_is_taken_and_ends_with_the_writer() {
+        let room = Arc::new(Room::new(1, 1));
+        let given = RoomGiven(room.clone());
+        for taken in [Taken::Appends, Taken::Own] {
+            let part = if taken == Taken::Own { &room.own } else { &room.appends };
+            part.try_acquire().unwrap().forget();
+            assert!(part.try_acquire().is_err());
+            given.give_back(&[append(taken)]);
+            part.try_acquire().unwrap().forget();
+        }
+        let waits = room.clone();
+        let waits = tokio::task::spawn(async move { waits.appends.acquire().await.is_err() });
+        tokio::task::yield_now().await;
+        drop(given);
+        assert!(waits.await.unwrap() && room.own.try_acquire().is_err());
+    }
+
+    fn append(room: Taken) -> Command {
+        let agent = AgentKey {
+            gateway: GatewayName::parse("main").unwrap(),
+            agent_id: AgentId::parse("1001").unwrap(),
+        };
+        let record = NewRecord {
+            kind: RecordKind::Lifecycle,
+            received_at: Timestamp(0),
+            agent,
+            body: bytes::Bytes::new(),
+            answer: None,
+        };
+        Command::Append { record, events: None, room, reply: oneshot::channel().0 }
     }
 
     #[test]
