@@ -397,6 +397,19 @@ fn clear(file: &File, from: u64, to: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes what must not be lost; [`sync`] makes it durable.
+fn write(file: &File, bytes: &[u8], position: u64) -> io::Result<()> {
+    #[cfg(test)]
+    super::testing::has_written(file, bytes, position);
+    file.write_all_at(bytes, position)
+}
+
+fn sync(file: &File) -> io::Result<()> {
+    #[cfg(test)]
+    super::testing::has_synced(file);
+    file.sync_data()
+}
+
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
@@ -476,7 +489,7 @@ impl LogWriter {
     fn again(log: Log, segment: Arc<Segment>, position: u64) -> Result<LogWriter, WriteError> {
         let file = OpenOptions::new().read(true).write(true).open(&segment.path).map_err(WriteError::of)?;
         clear(&file, position, segment.size).map_err(WriteError::of)?;
-        file.sync_data().map_err(WriteError::Failed)?;
+        sync(&file).map_err(WriteError::Failed)?;
         Ok(LogWriter { log, segment, file, position, staged: Vec::new(), unsure: false })
     }
 
@@ -510,11 +523,11 @@ impl LogWriter {
         let whole = (self.position + length).next_multiple_of(PAGE as u64) - self.position;
         self.staged.resize(usize::try_from(whole).unwrap_or(usize::MAX), 0);
         self.unsure = true;
-        self.file.write_all_at(&self.staged, self.position).map_err(WriteError::of)?;
+        write(&self.file, &self.staged, self.position).map_err(WriteError::of)?;
         #[cfg(test)]
         super::testing::wait_for_disk(&self.log.0.folder);
         // After a sync that failed another one that succeeds proves nothing.
-        self.file.sync_data().map_err(WriteError::Failed)?;
+        sync(&self.file).map_err(WriteError::Failed)?;
         self.unsure = false;
         self.staged.clear();
         self.position += length;
@@ -614,8 +627,8 @@ fn start_segment(
     let spool_id = log.0.spool_id.clone();
     let header = Header { number, first_offset, previous, previous_end, spool_id };
     // Synced: when the file before it is given back, this one must be there.
-    file.write_all_at(&header.encode(), 0).map_err(WriteError::of)?;
-    file.sync_data().map_err(WriteError::Failed)?;
+    write(&file, &header.encode(), 0).map_err(WriteError::of)?;
+    sync(&file).map_err(WriteError::Failed)?;
     let segment = Arc::new(Segment::new(header, path, size));
     lock(&log.0.segments).push_back(segment.clone());
     Ok((segment, file))

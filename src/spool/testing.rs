@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -121,4 +122,56 @@ pub(super) fn wait_for_disk(folder: &Path) {
     while held.iter().any(|one| one == folder) {
         held = RELEASED.wait(held).unwrap_or_else(PoisonError::into_inner);
     }
+}
+
+/// Files whose power may be cut, with what their disk has of them, and what only memory has.
+static POWERED: Mutex<Vec<Powered>> = Mutex::new(Vec::new());
+
+#[derive(Debug)]
+struct Powered {
+    path: PathBuf,
+    durable: Vec<u8>,
+    written: Vec<(usize, Vec<u8>)>,
+}
+
+/// Has power cuts of the log in this folder lose what is written from now on and not synced.
+pub(crate) fn watch_power(directory: &Path) {
+    for path in log_files(directory) {
+        let durable = fs::read(&path).unwrap();
+        POWERED.lock().unwrap_or_else(PoisonError::into_inner).push(Powered {
+            path,
+            durable,
+            written: Vec::new(),
+        });
+    }
+}
+
+/// Leaves of the files that were there when [`watch_power`] began what their disk has.
+pub(crate) fn cut_power(directory: &Path) {
+    let folder = log::folder(directory);
+    let mut powered = POWERED.lock().unwrap_or_else(PoisonError::into_inner);
+    for file in powered.extract_if(.., |file| file.path.starts_with(&folder)) {
+        fs::write(&file.path, &file.durable).unwrap();
+    }
+}
+
+fn with_powered(file: &File, change: impl FnOnce(&mut Powered)) {
+    let mut powered = POWERED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !powered.is_empty() {
+        let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        powered.iter_mut().find(|file| file.path == path).map(change);
+    }
+}
+
+pub(super) fn has_written(file: &File, bytes: &[u8], position: u64) {
+    with_powered(file, |file| file.written.push((position as usize, bytes.to_vec())));
+}
+
+/// What was written before [`watch_power`] began, as by a process whose own sync has failed, is not made durable by this.
+pub(super) fn has_synced(file: &File) {
+    with_powered(file, |file| {
+        for (position, bytes) in std::mem::take(&mut file.written) {
+            file.durable[position..position + bytes.len()].copy_from_slice(&bytes);
+        }
+    });
 }

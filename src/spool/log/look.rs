@@ -1,7 +1,7 @@
 //! Finding out what the files of a log are, before anything is changed.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::super::segment::{self, HEADER, Header, PAGE};
 use super::read::tail;
-use super::{Log, LogWriter, Place, Segment, WriteError, file_name, folder, lock, pages};
+use super::{Log, LogWriter, Place, Segment, WriteError, file_name, folder, lock, pages, sync, write};
 use crate::clock::Timestamp;
 
 /// How often the files are listed while some are given other names.
@@ -30,6 +30,8 @@ pub(in crate::spool) struct Look {
     pub(in crate::spool) last_begins: u64,
     /// The byte of it where its records end.
     pub(super) last_ends: u64,
+    /// The byte of it where those end of which it is known that they are durable.
+    durable_ends: u64,
     /// Files without a record that is needed.
     unused: Vec<PathBuf>,
 }
@@ -93,20 +95,21 @@ fn look_once(directory: &Path, spool_id: &str, first: u64, acknowledged: u64) ->
     let broken = broken_links(&segments, |number| faults.iter().any(|(faulty, _)| *faulty == number));
     let faults = faults.into_iter().map(|(_, fault)| fault).chain(broken).collect();
     let (mut end, mut newest, mut last_begins, mut last_ends) = (first, None, first, HEADER);
+    let mut durable_ends = HEADER;
     if let Some(last) = segments.back() {
         let mut bytes = vec![0; usize::try_from(last.size).unwrap_or(usize::MAX)];
         last.read_at(&File::open(&last.path)?, &mut bytes, 0)?;
         let tail = tail(&bytes, last.header.first_offset, acknowledged);
         last.ends_at(Place { offset: tail.end, position: tail.position });
         (end, newest, last_begins) = (tail.end, tail.newest.map(Timestamp), last.header.first_offset);
-        last_ends = tail.position;
+        (last_ends, durable_ends) = (tail.position, tail.durable);
     }
     let needed = first;
     let first = segments.front().map_or(first, |oldest| first.max(oldest.header.first_offset)).min(end);
     let next_number = numbers.last().map_or(1, |last| last + 1);
     let segments = segments.into_iter().map(Arc::new).collect();
     let log = Log::new(folder, spool_id, segments, first, end, next_number);
-    Ok(Look { log, newest, faults, needed, last_begins, last_ends, unused })
+    Ok(Look { log, newest, faults, needed, last_begins, last_ends, durable_ends, unused })
 }
 
 /// Takes out the files that never had a record and that a start has put another one in the place of ([`Look::go_on`]): that one is
@@ -225,6 +228,9 @@ impl Look {
         let end = self.log.end();
         let newest: Vec<_> = lock(&self.log.0.segments).iter().rev().take(2).cloned().collect();
         let last = newest.first();
+        if let Some(last) = last {
+            make_durable(last, self.durable_ends, self.last_ends)?;
+        }
         // One without a record has another one in its place, also where a repair has left out what was lost before it.
         let empty = last.filter(|last| last.header.first_offset >= end);
         let previous = if empty.is_some() { newest.get(1) } else { last };
@@ -244,4 +250,17 @@ impl Look {
             }
         }
     }
+}
+
+/// Has what was found in a file on the disk before anything counts on it. A process that was killed, or whose sync has failed, may
+/// have left records there that only the system's memory has, and after a sync that failed the system takes them for written. So
+/// those that nobody was answered for are written once more, which is one batch at most.
+fn make_durable(segment: &Segment, from: u64, to: u64) -> Result<(), WriteError> {
+    let file = OpenOptions::new().read(true).write(true).open(&segment.path).map_err(WriteError::of)?;
+    let mut bytes = vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX)];
+    // Nothing is written over pages that the disk does not give.
+    if pages::read_at(&file, &mut bytes, from).map_err(WriteError::of)? == 0 {
+        write(&file, &bytes, from).map_err(WriteError::of)?;
+    }
+    sync(&file).map_err(WriteError::Failed)
 }

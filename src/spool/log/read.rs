@@ -287,18 +287,22 @@ pub(super) struct Tail {
     pub(super) position: u64,
     /// When the last record came.
     pub(super) newest: Option<u64>,
+    /// Where those end of which it is known that they are durable.
+    pub(super) durable: u64,
 }
 
 /// Looks for the last record of a file. What comes behind a place without a record counts only when it shows that the place
 /// was synced: because a later batch follows, or because all below `acknowledged` was.
 pub(super) fn tail(bytes: &[u8], first_offset: u64, acknowledged: u64) -> Tail {
     let mut at = HEADER as usize;
-    let mut tail = Tail { end: first_offset, position: HEADER, newest: None };
+    let mut tail = Tail { end: first_offset, position: HEADER, newest: None, durable: HEADER };
     while let Some(rest) = bytes.get(at..) {
         match segment::parse(rest) {
             Piece::Good(stored, length) if stored.offset == tail.end => {
                 at += length;
-                tail = Tail { end: stored.offset + 1, position: at as u64, newest: Some(stored.received_ms) };
+                let (end, position) = (stored.offset + 1, at as u64);
+                let durable = if end <= acknowledged { position } else { tail.durable };
+                tail = Tail { end, position, newest: Some(stored.received_ms), durable };
             }
             _ => match segment::resume(bytes, at, &(tail.end + 1..u64::MAX)) {
                 Some((place, stored)) if stored.batch > tail.end || tail.end < acknowledged => {
