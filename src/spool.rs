@@ -477,7 +477,7 @@ impl Spool {
     /// stays, with one attempt more, when it fails again; also across a crash. Gives how many were not asked for before.
     ///
     /// # Errors
-    /// When that is not stored.
+    /// When that is not stored, or not of all.
     pub async fn replay_letters(&self, which: LetterFilter) -> Result<u64, AppendError> {
         ask(&self.keeper, |reply| keeper::Command::ReplayLetters { which, reply }).await
     }
@@ -485,7 +485,7 @@ impl Spool {
     /// Gives dead letters up for good. Gives how many.
     ///
     /// # Errors
-    /// When that is not stored.
+    /// When that is not stored, or not of all: some may be gone then.
     pub async fn discard_letters(&self, which: LetterFilter) -> Result<u64, AppendError> {
         ask(&self.keeper, |reply| keeper::Command::DiscardLetters { which, reply }).await
     }

@@ -16,6 +16,10 @@ use super::segment::Stored;
 use crate::clock::Timestamp;
 use crate::event::{Event, cloudevent, normalise};
 
+mod sweep;
+
+pub(super) use sweep::{Change, Sweep};
+
 /// An event that can never be delivered to a sink.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -321,6 +325,13 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<StoredLetter> {
     })
 }
 
+/// Whether an event was set aside before.
+pub(super) fn is_there(connection: &Connection, letter: &DeadLetter) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM dead_letters WHERE sink = ?1 AND spool_offset = ?2 AND event_id = ?3)")?
+        .query_row(params![letter.sink, letter.spool_offset, letter.event_id], |row| row.get(0))
+}
+
 /// Sets an event aside, with a copy of its record where there is one; beside it stands whether it is what was stored. What is damaged
 /// is kept as it was found, but for its names. An event that a worker sets aside again, because it had to go back to its cursor,
 /// is there already; then its attempts are those that the worker has counted. Gives the letter's bytes where it is a new one.
@@ -329,9 +340,7 @@ pub(super) fn insert(
     letter: &DeadLetter,
     record: Option<(Stored<'_>, bool)>,
 ) -> rusqlite::Result<Option<u64>> {
-    let there = connection
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM dead_letters WHERE sink = ?1 AND spool_offset = ?2 AND event_id = ?3)")?
-        .query_row(params![letter.sink, letter.spool_offset, letter.event_id], |row| row.get::<_, bool>(0))?;
+    let there = is_there(connection, letter)?;
     let stored = record.as_ref().map(|(stored, _)| stored);
     let intact = record.as_ref().filter(|(_, intact)| *intact).map(|(stored, _)| stored);
     // What is damaged may hold numbers that SQLite cannot.
@@ -396,16 +405,6 @@ pub(super) fn insert_beside(connection: &Connection, letter: &DeadLetter) -> rus
     Ok(bytes.map(|bytes| copied.unwrap_or(bytes)))
 }
 
-/// Asks that letters be delivered again, those of sinks that there are. Gives how many were not asked for before.
-pub(super) fn replay(connection: &Connection, filter: &LetterFilter) -> rusqlite::Result<u64> {
-    let conditions = Conditions::of(filter);
-    let query = format!(
-        "INSERT OR IGNORE INTO replays (letter, sink)
-         SELECT d.id, d.sink FROM dead_letters d JOIN cursors c ON c.sink = d.sink WHERE {WHERE} ORDER BY d.id"
-    );
-    connection.prepare_cached(&query)?.execute(&conditions.parameters()[..]).map(|count| count as u64)
-}
-
 /// Of the letters that the filter lets through, how many are of sinks that there are not: nobody would deliver them again.
 pub(super) fn stranded(connection: &Connection, filter: &LetterFilter) -> rusqlite::Result<u64> {
     let conditions = Conditions::of(filter);
@@ -413,16 +412,6 @@ pub(super) fn stranded(connection: &Connection, filter: &LetterFilter) -> rusqli
         "SELECT count(*) FROM dead_letters d WHERE {WHERE} AND d.sink NOT IN (SELECT sink FROM cursors)"
     );
     connection.prepare_cached(&query)?.query_row(&conditions.parameters()[..], |row| row.get(0))
-}
-
-/// Deletes letters, also such as wait to be delivered again. Gives how many.
-pub(super) fn discard(connection: &Connection, filter: &LetterFilter) -> rusqlite::Result<u64> {
-    let conditions = Conditions::of(filter);
-    let query = format!("DELETE FROM dead_letters AS d WHERE {WHERE}");
-    let count = connection.prepare_cached(&query)?.execute(&conditions.parameters()[..])?;
-    let orphans = "DELETE FROM replays WHERE letter NOT IN (SELECT id FROM dead_letters)";
-    connection.prepare_cached(orphans)?.execute([])?;
-    Ok(count as u64)
 }
 
 /// Stores what became of a letter that was delivered again. One that was discarded meanwhile stays discarded.

@@ -2,7 +2,7 @@
 //! transaction. It also frees records. Nobody who pushes waits for it. Beside it a thread gives the beat and prepares the log's
 //! files.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use rusqlite::{Connection, params};
 use tokio::sync::mpsc;
 
 use super::agents::AgentRow;
-use super::dead_letters::{self, LetterFilter, Replayed};
+use super::dead_letters::{self, Change, LetterFilter, Replayed, Sweep};
 use super::limits;
 use super::log::{Item, Log, LogReader};
 use super::reader;
@@ -110,6 +110,8 @@ pub(super) struct Keeper {
     pub(super) letters_changed: bool,
     /// Sinks that are not configured any more and had letters at the start.
     pub(super) former_sinks: Vec<String>,
+    /// Changes of many letters that are under way.
+    pub(super) sweeps: VecDeque<(Sweep, Reply<u64>)>,
     /// The last transaction met a full disk.
     pub(super) disk_full: bool,
     pub(super) writer: mpsc::Sender<writer::Command>,
@@ -125,10 +127,9 @@ pub(super) struct Keeper {
 #[derive(Debug, Default)]
 struct Held {
     letters: Vec<(Reply<bool>, Result<bool, AppendError>)>,
-    counts: Vec<(Reply<u64>, u64)>,
+    /// Of sweeps that do not begin.
+    counts: Vec<Reply<u64>>,
     others: Vec<Reply<()>>,
-    /// Somebody asked for replays: workers look for them.
-    replays: bool,
 }
 
 impl Keeper {
@@ -152,9 +153,15 @@ impl Keeper {
 
     pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut batch = Vec::new();
-        while let Some(first) = commands.blocking_recv() {
-            batch.push(first);
-            while batch.len() < BATCH {
+        loop {
+            // A sweep goes on between commands.
+            let sweeping = !self.sweeps.is_empty();
+            let first = if sweeping { commands.try_recv().ok() } else { commands.blocking_recv() };
+            if first.is_none() && !sweeping {
+                break;
+            }
+            batch.extend(first);
+            while !batch.is_empty() && batch.len() < BATCH {
                 let Ok(next) = commands.try_recv() else { break };
                 batch.push(next);
             }
@@ -163,14 +170,23 @@ impl Keeper {
             if batch.iter().any(|command| matches!(command, Command::Failed)) {
                 return refuse_all(batch, &mut commands);
             }
-            let done = self
-                .commit(&mut batch, tick || closing)
-                .and_then(|()| if tick { self.beat().map_err(|e| self.fault(e)) } else { Ok(()) });
-            match done {
-                Err(ChangeError::Failed(error)) => return self.fail(&error, batch, &mut commands),
-                // Nothing of a beat is owed to anybody: it is made up for when there is space.
-                Err(ChangeError::Full(_)) => self.disk_is_full(),
-                Ok(()) => {}
+            let mut done = Ok(());
+            if !batch.is_empty() {
+                done = self
+                    .commit(&mut batch, tick || closing)
+                    .and_then(|()| if tick { self.beat().map_err(|e| self.fault(e)) } else { Ok(()) });
+            }
+            if !closing && !matches!(done, Err(ChangeError::Failed(_))) {
+                done = self.sweep().and(done);
+            }
+            // Nothing of a beat is owed to anybody: it is made up for when there is space.
+            if matches!(done, Err(ChangeError::Full(_))) {
+                self.disk_is_full();
+                // What could not be stored has taken the rest of the disk for the journal: it is wanted for records.
+                done = self.shrink_journal().map_err(|error| self.fault(error));
+            }
+            if let Err(ChangeError::Failed(error)) = done {
+                return self.fail(&error, batch, &mut commands);
             }
             if closing {
                 break;
@@ -210,28 +226,61 @@ impl Keeper {
             self.disk_full = false;
             self.rows.clear();
             self.rows_as_of = None;
-            if held.replays {
-                self.note_replays().map_err(|error| self.fault(error))?;
-            }
             held.answer();
             return Ok(());
         };
+        (self.agents_as_of, self.letter_bytes) = (as_of, letter_bytes);
+        (self.stored_cursors, self.stored_first) = stored;
+        let (error, verdict) = self.roll_back(error);
+        held.refuse(verdict);
+        Err(error)
+    }
+
+    /// Ends a transaction that has failed. Gives what that means, and what those who wait for it are told.
+    fn roll_back(&self, error: rusqlite::Error) -> (ChangeError, AppendError) {
         if !self.connection.is_autocommit()
             // A roll-back needs no disk. Should it fail all the same, the next BEGIN does, and that ends the daemon.
             && let Err(error) = self.connection.execute_batch("ROLLBACK")
         {
             tracing::error!(%error, "a transaction of the spool could not be rolled back");
         }
-        (self.agents_as_of, self.letter_bytes) = (as_of, letter_bytes);
-        (self.stored_cursors, self.stored_first) = stored;
         let error = self.fault(error);
         let (reason, verdict) = match &error {
             ChangeError::Full(_) => ("full", AppendError::Full),
             ChangeError::Failed(_) => ("failed", AppendError::Failed),
         };
         self.metrics.spool_failures.with_label_values(&[reason]).inc();
-        held.refuse(verdict);
-        Err(error)
+        (error, verdict)
+    }
+
+    fn shrink_journal(&self) -> rusqlite::Result<()> {
+        schema::shrink_journal(&self.connection, &self.path)
+    }
+
+    /// Goes on with a sweep, by a piece. Who asked for it is answered after the last one.
+    fn sweep(&mut self) -> Result<(), ChangeError> {
+        let Some((mut sweep, reply)) = self.sweeps.pop_front() else { return Ok(()) };
+        self.letters_changed = true;
+        let begun = self.connection.execute_batch("BEGIN IMMEDIATE");
+        let over = begun
+            .and_then(|()| sweep.step(&self.connection))
+            .and_then(|over| self.connection.execute_batch("COMMIT").map(|()| over));
+        let over = match over.map_err(|error| self.roll_back(error)) {
+            Ok(over) => over,
+            Err((error, verdict)) => {
+                tell(reply, Err(verdict));
+                return Err(error);
+            }
+        };
+        if sweep.is_replay() {
+            self.note_replays().map_err(|error| self.fault(error))?;
+        }
+        if over {
+            tell(reply, Ok(sweep.changed()));
+        } else {
+            self.sweeps.push_back((sweep, reply));
+        }
+        Ok(())
     }
 
     fn fault(&self, error: rusqlite::Error) -> ChangeError {
@@ -241,7 +290,10 @@ impl Keeper {
     fn stage(&mut self, command: Command, held: &mut Held) -> rusqlite::Result<()> {
         match command {
             Command::DeadLetter { letter, reply } => {
-                if self.letter_bytes >= self.config.limits.max_dead_letter_bytes {
+                // One that is there already, from before its sink went back to its cursor, takes no more room.
+                if self.letter_bytes >= self.config.limits.max_dead_letter_bytes
+                    && !dead_letters::is_there(&self.connection, &letter)?
+                {
                     held.letters.push((reply, Err(AppendError::Full)));
                     return Ok(());
                 }
@@ -259,17 +311,12 @@ impl Keeper {
                 }
             }
             Command::ReplayLetters { which, reply } => {
-                held.counts.push((reply, 0));
-                let count = dead_letters::replay(&self.connection, &which)?;
-                held.replays = true;
-                held.count(count);
+                let sinks = self.sinks.iter().map(|sink| sink.name.clone()).collect();
+                self.sweeps.push_back((Sweep::new(Change::Replay { sinks }, which), reply));
                 Ok(())
             }
             Command::DiscardLetters { which, reply } => {
-                held.counts.push((reply, 0));
-                let count = dead_letters::discard(&self.connection, &which)?;
-                self.letters_changed = true;
-                held.count(count);
+                self.sweeps.push_back((Sweep::new(Change::Discard, which), reply));
                 Ok(())
             }
             Command::SettleReplay { letter, outcome, reply } => {
@@ -390,6 +437,8 @@ impl Keeper {
     /// After a beat's transaction: free what nobody needs, give space back, set the gauges.
     fn beat(&mut self) -> rusqlite::Result<()> {
         self.log.free_below(self.stored_first);
+        // First, as the rest may find no room.
+        self.measure()?;
         let free: u64 = self.connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
         let pages: u64 = self.connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
         if free > u64::from(VACUUM_PAGES) && free > pages / 4 {
@@ -398,7 +447,7 @@ impl Keeper {
             let mut steps = vacuum.query([])?;
             while steps.next()?.is_some() {}
         }
-        self.measure()
+        self.shrink_journal()
     }
 
     fn measure(&mut self) -> rusqlite::Result<()> {
@@ -472,7 +521,9 @@ impl Keeper {
         while let Some(command) = commands.blocking_recv() {
             rest.push(command);
         }
-        let closed = self.commit(&mut rest, true).and_then(|()| {
+        let closed = self.commit(&mut rest, true);
+        self.sweeps.drain(..).for_each(|(_, reply)| tell(reply, Err(AppendError::Closed)));
+        let closed = closed.and_then(|()| {
             let truncated = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
             // The index beside the journal stays: on a full disk the next start could not make it anew.
             let kept = truncated.and_then(|()| schema::leave_as_it_is(&self.connection, true));
@@ -517,7 +568,7 @@ impl Held {
     fn hold(&mut self, command: Command) {
         match command {
             Command::ReplayLetters { reply, .. } | Command::DiscardLetters { reply, .. } => {
-                self.counts.push((reply, 0));
+                self.counts.push(reply);
             }
             // What stands here is never told: who holds without doing refuses.
             Command::DeadLetter { reply, .. } => self.letters.push((reply, Err(AppendError::Failed))),
@@ -528,22 +579,14 @@ impl Held {
         }
     }
 
-    /// Sets the number that the last who asked for one is told.
-    fn count(&mut self, count: u64) {
-        if let Some((_, last)) = self.counts.last_mut() {
-            *last = count;
-        }
-    }
-
     fn answer(self) {
         self.letters.into_iter().for_each(|(reply, result)| tell(reply, result));
-        self.counts.into_iter().for_each(|(reply, count)| tell(reply, Ok(count)));
         self.others.into_iter().for_each(|reply| tell(reply, Ok(())));
     }
 
     fn refuse(self, verdict: AppendError) {
         self.letters.into_iter().for_each(|(reply, _)| tell(reply, Err(verdict)));
-        self.counts.into_iter().for_each(|(reply, _)| tell(reply, Err(verdict)));
+        self.counts.into_iter().for_each(|reply| tell(reply, Err(verdict)));
         self.others.into_iter().for_each(|reply| tell(reply, Err(verdict)));
     }
 }

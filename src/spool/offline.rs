@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 use thiserror::Error;
 
 use super::Record;
-use super::dead_letters::{self, LetterFilter};
+use super::dead_letters::{self, Change, LetterFilter, Sweep};
 use super::inspect::{PIECE, PIECE_BYTES};
 use super::log::{Item, Log, LogReader};
 use super::schema::{self, OpenError};
@@ -150,7 +150,11 @@ impl Offline {
     /// # Errors
     /// When that cannot be stored.
     pub fn replay_letters(&self, which: &LetterFilter) -> Result<u64, OpenError> {
-        self.change(|connection| dead_letters::replay(connection, which))
+        let sinks = self.change(|connection| {
+            let mut names = connection.prepare("SELECT sink FROM cursors")?;
+            names.query_map([], |row| row.get(0))?.collect()
+        });
+        self.sweep(Sweep::new(Change::Replay { sinks: sinks? }, which.clone()))
     }
 
     /// Of these dead letters, how many are of sinks that there are not, so that nobody would deliver them again.
@@ -164,9 +168,9 @@ impl Offline {
     /// Gives dead letters up for good. Gives how many.
     ///
     /// # Errors
-    /// When that cannot be stored.
+    /// When that cannot be stored; some may be gone then.
     pub fn discard_letters(&self, which: &LetterFilter) -> Result<u64, OpenError> {
-        self.change(|connection| dead_letters::discard(connection, which))
+        self.sweep(Sweep::new(Change::Discard, which.clone()))
     }
 
     /// Moves a sink's cursor back, so that what the spool still has of the records from there on is delivered again, with
@@ -177,6 +181,11 @@ impl Offline {
     pub fn rewind(&self, sink: &str, from: From) -> Result<u64, RewindError> {
         let place = self.change(|connection| rewind(connection, &self.log, sink, from));
         place.map_err(RewindError::Spool)?
+    }
+
+    fn sweep(&self, mut sweep: Sweep) -> Result<u64, OpenError> {
+        while !self.change(|connection| sweep.step(connection))? {}
+        Ok(sweep.changed())
     }
 
     fn change<T>(&self, change: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, OpenError> {

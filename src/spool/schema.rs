@@ -403,6 +403,19 @@ fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Gives the space of a journal back that has grown far beyond what is kept of it. After a transaction that was rolled back SQLite
+/// would do so only with the next thousand pages, which on a full disk nobody writes. A journal that is being read stays.
+pub(super) fn shrink_journal(connection: &Connection, database: &Path) -> rusqlite::Result<()> {
+    let bytes = fs::metadata(database.with_extension("db-wal")).map_or(0, |journal| journal.len());
+    if bytes <= 2 * JOURNAL_KEPT {
+        return Ok(());
+    }
+    connection.busy_timeout(Duration::ZERO)?;
+    let shrunk = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    connection.busy_timeout(BUSY)?;
+    shrunk
+}
+
 fn recover(
     mut connection: Connection,
     log: LogWriter,
@@ -528,5 +541,33 @@ mod tests {
         assert!(!full(ffi::SQLITE_IOERR_WRITE, None));
         assert!(full(ffi::SQLITE_FULL, None));
         assert!(full(ffi::SQLITE_IOERR_SHMSIZE, None));
+    }
+
+    #[test]
+    fn a_journal_that_a_rolled_back_transaction_has_left_large_is_given_back_unless_it_is_being_read() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = database(folder.path());
+        let mut connection = Connection::open(&path).unwrap();
+        create(&mut connection).unwrap();
+        set_up_writer(&connection).unwrap();
+        connection.pragma_update(None, "cache_size", 10).unwrap();
+        connection
+            .execute_batch(
+                "BEGIN;
+                 CREATE TABLE filler (bytes); INSERT INTO filler VALUES (zeroblob(12000000));
+                 ROLLBACK;",
+            )
+            .unwrap();
+        let journal = || fs::metadata(path.with_extension("db-wal")).unwrap().len();
+        let left = journal();
+        assert!(left > 12_000_000);
+        let reading = open_looking(folder.path()).unwrap();
+        reading.execute_batch("BEGIN").unwrap();
+        assert_eq!(number(&reading, "first_offset").unwrap(), 1);
+        shrink_journal(&connection, &path).unwrap();
+        assert_eq!(journal(), left);
+        drop(reading);
+        shrink_journal(&connection, &path).unwrap();
+        assert_eq!(journal(), 0);
     }
 }

@@ -1,6 +1,6 @@
 //! Starting the threads of an open spool.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -82,6 +82,7 @@ pub(super) fn start(
         letter_bytes: 0,
         letters_changed: true,
         former_sinks: Vec::new(),
+        sweeps: VecDeque::new(),
         disk_full: false,
         writer: writer_sender,
         signals: signals.clone(),

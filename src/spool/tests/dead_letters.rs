@@ -1,3 +1,4 @@
+use super::super::dead_letters::{Change, Sweep};
 use super::*;
 
 fn letter(spool: &Spool, sink: &str, offset: u64, index: Option<u32>) -> DeadLetter {
@@ -169,6 +170,9 @@ async fn letters_beyond_their_limit_are_refused_until_there_is_room() {
     assert!(stored >= 1);
     let refused = spool.dead_letter(letter(&spool, "kafka", stored + 1, Some(0))).await;
     assert_eq!(refused, Err(AppendError::Full));
+    let again = DeadLetter { attempts: 7, ..letter(&spool, "kafka", 1, Some(0)) };
+    assert_eq!(spool.dead_letter(again).await, Ok(false), "what is there takes no more room");
+    assert_eq!(spool.letter(1).await.unwrap().unwrap().stored.letter.attempts, 7);
     assert!(spool.append(push("1001", &["still"], 50)).await.is_ok(), "pushes have nothing to do with it");
     let held = || metrics.dead_letters.with_label_values(&["kafka"]).get();
     until(async || held() == i64::try_from(stored).unwrap()).await;
@@ -317,4 +321,75 @@ async fn an_event_with_half_a_surrogate_pair_is_shown_and_exported_as_text() {
         assert!(text.starts_with('{') && text.contains(r#""message":"\ud83d""#), "{text}");
     }
     close(spool, threads).await;
+}
+
+/// Puts letters of kafka into a closed spool, with bodies of a thousand bytes, all of different sizes.
+fn set_many_aside(folder: &Path, count: u64) {
+    let database = rusqlite::Connection::open(folder.join("spool.db")).unwrap();
+    let many = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+        INSERT INTO dead_letters (sink, spool_offset, event_id, topic, reason, detail, at_ms, attempts, bytes, body)
+        SELECT 'kafka', i, 'one of many', 't', 'too_large', '', 0, 1, 1000 + i * 7919 % 4001, randomblob(1000) FROM n";
+    database.execute(many, [count]).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_letters_are_discarded_in_pieces_that_need_little_journal_each() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = with_letters(folder.path()).await;
+    close(spool, threads).await;
+    set_many_aside(folder.path(), 20_000);
+    let (connection, _look, _lock) = schema::open_offline(folder.path()).unwrap();
+    let mut sweep = Sweep::new(Change::Discard, of_sink("kafka"));
+    let (mut pieces, mut most) = (0, 0);
+    loop {
+        let transaction = connection.unchecked_transaction().unwrap();
+        let before = sweep.changed();
+        let over = sweep.step(&transaction).unwrap();
+        assert!(sweep.changed() - before <= 512);
+        transaction.commit().unwrap();
+        most = most.max(std::fs::metadata(folder.path().join("spool.db-wal")).unwrap().len());
+        if pieces == 0 {
+            // What comes while it is under way stays.
+            let late = "UPDATE dead_letters SET sink = 'kafka', id = 30000 WHERE sink = 'mqtt'";
+            assert_eq!(connection.execute(late, []).unwrap(), 1);
+        }
+        pieces += 1;
+        if over {
+            break;
+        }
+    }
+    assert_eq!(sweep.changed(), 20_003);
+    assert!(pieces > 39, "{pieces}");
+    assert!(most < 12 << 20, "{most} bytes of journal for 40 MB of letters");
+    let left: u64 = connection.query_row("SELECT sum(id) FROM dead_letters", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 30_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn others_are_served_while_many_letters_are_changed_and_a_close_ends_that() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = with_letters(folder.path()).await;
+    close(spool, threads).await;
+    set_many_aside(folder.path(), 5_000);
+    let (spool, threads) = open(config(folder.path()), &["kafka", "mqtt"]);
+    let all = || LetterFilter::default();
+    let (asked, saved) =
+        tokio::join!(spool.replay_letters(all()), spool.save_session(agent("1001"), Some(b"guid".to_vec())));
+    assert_eq!((asked, saved), (Ok(5_004), Ok(())));
+    assert_eq!(spool.reader("kafka").unwrap().replays(0, 10_000).await.unwrap().len(), 5_003);
+    let one = LetterFilter { ids: vec![4, u64::MAX], ..LetterFilter::default() };
+    assert_eq!(spool.discard_letters(one).await, Ok(1));
+    let some = LetterFilter { ids: vec![1, 2], ..LetterFilter::default() };
+    assert_eq!(
+        tokio::join!(spool.discard_letters(some), spool.discard_letters(of_sink("mqtt"))),
+        (Ok(2), Ok(0))
+    );
+    let (discarded, ()) = tokio::join!(spool.discard_letters(all()), spool.close());
+    assert!(matches!(discarded, Ok(5_001) | Err(AppendError::Closed)), "{discarded:?}");
+    tokio::task::spawn_blocking(move || threads.join()).await.unwrap();
+    // What is left is sound, and goes in the same way without a daemon.
+    assert!(repair::examine(folder.path()).unwrap().findings.0.is_empty());
+    let offline = offline::Offline::open(folder.path()).unwrap();
+    assert!(offline.discard_letters(&all()).unwrap() <= 5_001);
+    assert_eq!(offline.discard_letters(&all()).unwrap(), 0);
 }
