@@ -40,6 +40,7 @@ use crate::trace::{Exporter, Traces};
 
 mod bridge;
 mod journal;
+mod removed;
 mod sinks;
 
 use bridge::{EventBridge, ObserverBridge, StoreBridge, TokenBridge};
@@ -240,6 +241,8 @@ impl Relay {
             ),
         );
         readiness.set(true, &metrics);
+        let forget = removed::forget(spool.clone(), metrics.clone(), removed::KEPT_FOR, lifecycle.stopping());
+        lifecycle.spawn("removed sinks", forget);
         tracing::info!(
             callback = %callback_addr,
             operations = %operations.address,

@@ -506,6 +506,15 @@ impl Spool {
         ask(&self.keeper, |reply| keeper::Command::SaveSession { agent, stored, reply }).await
     }
 
+    /// Gives up what sinks have not got that are not among those of this start, so that its space is freed; returns when that is
+    /// fsynced. Until then a later start with such a sink goes on where it was.
+    ///
+    /// # Errors
+    /// When that is not stored.
+    pub async fn forget_removed_sinks(&self) -> Result<(), AppendError> {
+        ask(&self.keeper, |reply| keeper::Command::ForgetRemoved { reply }).await
+    }
+
     /// Returns when the spool's threads have done everything that was asked of them before, also when they had to refuse that.
     ///
     /// # Errors

@@ -43,6 +43,8 @@ pub(super) enum Command {
     SaveSession { agent: AgentKey, stored: Option<Vec<u8>>, reply: Reply<()> },
     /// Store rows of agents.
     Rows(Rows),
+    /// Give up what sinks have not got that are not configured any more.
+    ForgetRemoved { reply: Reply<()> },
     /// Answer when all that was asked before is done.
     Pulse { reply: Reply<()> },
     /// The beat.
@@ -108,6 +110,8 @@ pub(super) struct Keeper {
     pub(super) letter_bytes: u64,
     /// Dead letters came or went since they were last counted.
     pub(super) letters_changed: bool,
+    /// Sinks that are not configured any more and are not given up yet, and where they had got to.
+    pub(super) removed: Vec<(String, u64)>,
     /// Sinks that are not configured any more and had letters at the start.
     pub(super) former_sinks: Vec<String>,
     /// Changes of many letters that are under way.
@@ -130,6 +134,8 @@ struct Held {
     /// Of sweeps that do not begin.
     counts: Vec<Reply<u64>>,
     others: Vec<Reply<()>>,
+    /// Removed sinks are given up.
+    forgets: bool,
 }
 
 impl Keeper {
@@ -226,6 +232,9 @@ impl Keeper {
             self.disk_full = false;
             self.rows.clear();
             self.rows_as_of = None;
+            if held.forgets {
+                self.has_forgotten();
+            }
             held.answer();
             return Ok(());
         };
@@ -328,6 +337,11 @@ impl Keeper {
                 held.others.push(reply);
                 self.save_session(&agent, stored.as_deref())
             }
+            Command::ForgetRemoved { reply } => {
+                held.others.push(reply);
+                held.forgets = true;
+                self.removed.iter().try_for_each(|(sink, _)| schema::forget_sink(&self.connection, sink))
+            }
             Command::Pulse { reply } => {
                 held.others.push(reply);
                 Ok(())
@@ -419,7 +433,17 @@ impl Keeper {
 
     /// Everything below is confirmed by every sink, in stored cursors, and told in stored agents' rows.
     fn free_below(&self) -> u64 {
-        self.stored_cursors.iter().copied().min().unwrap_or(u64::MAX).min(self.agents_as_of)
+        let removed = self.removed.iter().map(|(_, at)| *at);
+        let needed = self.stored_cursors.iter().copied().chain(removed).min();
+        needed.unwrap_or(u64::MAX).min(self.agents_as_of)
+    }
+
+    /// The cursors of removed sinks are gone: with the next beat so is what only they needed.
+    fn has_forgotten(&mut self) {
+        for (sink, at) in self.removed.drain(..) {
+            let records = self.log.end().saturating_sub(at);
+            tracing::warn!(%sink, records, "a sink was removed from the configuration; what it had not got is given up for it");
+        }
     }
 
     /// Workers are to look for dead letters that are to be delivered again.
@@ -573,6 +597,7 @@ impl Held {
             // What stands here is never told: who holds without doing refuses.
             Command::DeadLetter { reply, .. } => self.letters.push((reply, Err(AppendError::Failed))),
             Command::Pulse { reply }
+            | Command::ForgetRemoved { reply }
             | Command::SaveSession { reply, .. }
             | Command::SettleReplay { reply, .. } => self.others.push(reply),
             Command::Rows(_) | Command::Tick | Command::Failed | Command::Close => {}

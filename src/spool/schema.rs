@@ -138,6 +138,8 @@ pub(super) struct Opened {
     pub(super) agents_as_of: u64,
     pub(super) stored_first: u64,
     pub(super) sinks: Vec<SinkState>,
+    /// Sinks that are not configured any more, and where they had got to.
+    pub(super) removed: Vec<(String, u64)>,
 }
 
 pub(super) fn database(directory: &Path) -> PathBuf {
@@ -427,9 +429,10 @@ fn recover(
     let (first, next) = (log.log().first(), log.log().end());
     let agents_as_of = number(&transaction, "agents_as_of")?;
     let spool_id = spool_id(&transaction)?;
+    let removed = removed_sinks(&transaction, sinks, next)?;
     let sinks = sink_states(&transaction, sinks, first, next)?;
     transaction.commit()?;
-    Ok(Opened { connection, log, lock, spool_id, newest, agents_as_of, stored_first: first, sinks })
+    Ok(Opened { connection, log, lock, spool_id, newest, agents_as_of, stored_first: first, sinks, removed })
 }
 
 fn sink_states(
@@ -455,21 +458,31 @@ fn sink_states(
         let replay_to = dead_letters::replay_to(connection, &sink.name)?;
         known.push(SinkState::new(sink, at, replay_to));
     }
-    forget_removed(connection, sinks, next_offset)?;
     Ok(known)
 }
 
-fn forget_removed(connection: &Connection, sinks: &[SinkStart], next_offset: u64) -> rusqlite::Result<()> {
-    let stored: Vec<(String, u64)> = connection
-        .prepare("SELECT sink, next_offset FROM cursors")?
+/// Sinks that are not configured any more. They keep what they had not got for now: this start may fail, or be one with the wrong
+/// configuration.
+fn removed_sinks(
+    connection: &Connection,
+    sinks: &[SinkStart],
+    next_offset: u64,
+) -> rusqlite::Result<Vec<(String, u64)>> {
+    let mut stored = connection.prepare("SELECT sink, next_offset FROM cursors")?;
+    let mut removed = stored
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    for (name, at) in stored.into_iter().filter(|(name, _)| sinks.iter().all(|s| s.name != *name)) {
-        let records = next_offset.saturating_sub(at);
-        tracing::warn!(sink = %name, records, "a sink was removed from the configuration; what it had not got is given up for it");
-        connection.execute("DELETE FROM cursors WHERE sink = ?1", [name])?;
+        .collect::<rusqlite::Result<Vec<(String, u64)>>>()?;
+    removed.retain(|(name, _)| sinks.iter().all(|sink| sink.name != *name));
+    for (name, at) in &removed {
+        let records = next_offset.saturating_sub(*at);
+        tracing::warn!(sink = %name, records, "a sink is not configured any more: what it has not got is given up some minutes after this start, and no sooner than pushes are taken, unless it is put back");
     }
-    Ok(())
+    Ok(removed)
+}
+
+/// Forgets where a sink had got to that is not configured any more.
+pub(super) fn forget_sink(connection: &Connection, sink: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM cursors WHERE sink = ?1")?.execute([sink]).map(|_| ())
 }
 
 /// Bytes of the database with its journal and index.

@@ -39,7 +39,7 @@ pub(super) fn start(
     to_writer: mpsc::Receiver<writer::Command>,
     to_keeper: mpsc::Receiver<keeper::Command>,
 ) -> Result<SpoolThreads, OpenError> {
-    let Opened { connection, log, lock, spool_id, newest, agents_as_of, stored_first, .. } = opened;
+    let Opened { connection, log, lock, spool_id, newest, agents_as_of, stored_first, removed, .. } = opened;
     let Parts {
         room,
         signals,
@@ -81,6 +81,7 @@ pub(super) fn start(
         stored_first,
         letter_bytes: 0,
         letters_changed: true,
+        removed,
         former_sinks: Vec::new(),
         sweeps: VecDeque::new(),
         disk_full: false,

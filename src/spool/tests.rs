@@ -277,7 +277,34 @@ async fn a_new_sink_begins_where_it_is_told_and_a_removed_one_frees_its_records(
     assert!(spool.reader("kafka").is_err(), "kafka was removed");
     let early = spool.reader("early").unwrap();
     early.confirm(5);
+    spool.forget_removed_sinks().await.unwrap();
     until(async || read_all(&early).await.is_empty()).await;
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_without_a_sink_gives_up_nothing_of_it_by_itself() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka", "mqtt"]);
+    for n in 0..4u64 {
+        spool.append(push("1001", &[&n.to_string()], n)).await.unwrap();
+    }
+    spool.reader("mqtt").unwrap().confirm(3);
+    close(spool, threads).await;
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    spool.reader("kafka").unwrap().confirm(5);
+    close(spool, threads).await;
+    let now = |name: &str| SinkStart { from: StartFrom::Now, ..sink(name) };
+    let (spool, threads) = Spool::open(
+        config(folder.path()),
+        &[now("kafka"), now("mqtt")],
+        Metrics::new([], []).unwrap(),
+        Clock::system(),
+    )
+    .unwrap();
+    assert_eq!(spool.cursors(), [("kafka".to_owned(), 5), ("mqtt".to_owned(), 3)]);
+    let left = read_all(&spool.reader("mqtt").unwrap()).await;
+    assert_eq!(left.iter().map(|record| record.offset).collect::<Vec<_>>(), [3, 4]);
     close(spool, threads).await;
 }
 
