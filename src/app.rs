@@ -100,10 +100,11 @@ impl Relay {
     pub async fn start_unless_stopped(
         config: Config,
         lifecycle: &Lifecycle,
+        manager: &Notifier,
     ) -> anyhow::Result<Option<Relay>> {
         let cut_off = lifecycle.stopped_for(config.shutdown_grace);
         // On a task of its own: a disk that hangs holds a thread.
-        let start = tokio::spawn(Relay::start(config, lifecycle.clone()));
+        let start = tokio::spawn(Relay::start_slowly(config, lifecycle.clone(), manager.clone()));
         let started = tokio::select! {
             biased;
             started = start => started.context("the start panicked")?,
@@ -120,7 +121,16 @@ impl Relay {
     /// # Errors
     /// When a file, an address or the spool cannot be used; the message says which. [`Stopped`] when somebody wants a stop while the
     /// disk is read, which may take long.
-    pub async fn start(mut config: Config, lifecycle: Lifecycle) -> anyhow::Result<Relay> {
+    pub async fn start(config: Config, lifecycle: Lifecycle) -> anyhow::Result<Relay> {
+        Relay::start_slowly(config, lifecycle, Notifier::default()).await
+    }
+
+    /// The same; while it takes long and gets on, the service manager hears so.
+    async fn start_slowly(
+        mut config: Config,
+        lifecycle: Lifecycle,
+        manager: Notifier,
+    ) -> anyhow::Result<Relay> {
         let reloads = lifecycle.reloads();
         let clock = Clock::system();
         let gateways: Vec<GatewayName> = config.sessions.gateways.iter().map(|g| g.name.clone()).collect();
@@ -128,7 +138,7 @@ impl Relay {
         let metrics = Metrics::new(gateways.iter().map(GatewayName::as_str), names).context("metrics")?;
         let tls = Arc::new(ArcSwap::new(config.callback.tls.made.clone()));
         reload::show_expiry(&config, &metrics);
-        let (spool, threads) = open_spool(&config, &metrics, &clock).await?;
+        let (spool, threads) = open_spool(&config, &metrics, &clock, manager).await?;
         let authenticator = Arc::new(authenticator(&config.token, &config.spool.directory, &clock)?);
         let (kept, stored) = (KeptAgents::load(&config.spool.directory)?, StoreBridge::load(&spool)?);
         if lifecycle.stopping().is_cancelled() {
@@ -358,6 +368,7 @@ async fn open_spool(
     config: &Config,
     metrics: &Metrics,
     clock: &Clock,
+    manager: Notifier,
 ) -> anyhow::Result<(Spool, SpoolThreads)> {
     let start =
         |sink: &SinkConfig| SinkStart { name: sink.name.clone(), from: sink.from, when_full: sink.when_full };
@@ -366,8 +377,9 @@ async fn open_spool(
         tracing::warn!("no sinks are configured: events are stored, answered and freed at once");
     }
     let (spool, metrics, clock) = (config.spool.clone(), metrics.clone(), clock.clone());
-    let opened = tokio::task::spawn_blocking(move || Spool::open(spool, &sinks, metrics, clock)).await?;
-    opened.context("cannot open the spool")
+    let goes_on = move || manager.still_starting();
+    let open = move || Spool::open_slowly(spool, &sinks, metrics, clock, &goes_on);
+    tokio::task::spawn_blocking(open).await?.context("cannot open the spool")
 }
 
 async fn close_spool(spool: &Spool, threads: SpoolThreads) -> anyhow::Result<()> {

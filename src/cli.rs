@@ -212,7 +212,9 @@ fn run(mut config: Config, origin: Origin) -> ExitCode {
         let lifecycle = Lifecycle::default();
         lifecycle.watch_signals().context("cannot watch signals")?;
         let manager = Notifier::from_environment()?;
-        let Some(mut relay) = Relay::start_unless_stopped(config, &lifecycle).await? else { return Ok(()) };
+        let Some(mut relay) = Relay::start_unless_stopped(config, &lifecycle, &manager).await? else {
+            return Ok(());
+        };
         relay.show(problems);
         logging.count_in(&relay.metrics);
         relay.watch_files(origin, logging.set_level.clone(), &manager);

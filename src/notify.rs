@@ -1,4 +1,4 @@
-//! Word to the service manager that started this process (`sd_notify(3)`): ready, reloading, stopping, a line of status,
+//! Word to the service manager that started this process (`sd_notify(3)`): still starting, ready, reloading, stopping, a line of status,
 //! and signs of life for its watchdog.
 //!
 //! One datagram for each word, to the socket that `NOTIFY_SOCKET` names; without one nothing is sent. Nothing here waits:
@@ -28,6 +28,9 @@ use crate::spool::Spool;
 
 /// How often the line of status is made anew.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a start that gets on may then be silent: what the service unit gives it at first.
+const STILL_STARTING: Duration = Duration::from_secs(300);
 
 /// A `NOTIFY_SOCKET` or `WATCHDOG_USEC` that is of no use.
 #[derive(Debug, Error)]
@@ -93,6 +96,11 @@ impl Notifier {
     /// Pushes are taken.
     pub fn ready(&self) {
         self.send("READY=1");
+    }
+
+    /// The start takes long, and gets on.
+    pub fn still_starting(&self) {
+        self.send(&format!("EXTEND_TIMEOUT_USEC={}", STILL_STARTING.as_micros()));
     }
 
     /// Tells the manager how it stands until the stop, and that.
@@ -220,6 +228,9 @@ mod tests {
         let mut word = [0; 64];
         let length = heard.recv(&mut word).unwrap();
         assert_eq!(&word[..length], b"READY=1");
+        Notifier::new(path.as_os_str(), None).unwrap().still_starting();
+        let length = heard.recv(&mut word).unwrap();
+        assert_eq!(&word[..length], b"EXTEND_TIMEOUT_USEC=300000000");
 
         let name = format!("ccrelay-notify-{}", std::process::id());
         let heard = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();

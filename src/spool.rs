@@ -299,7 +299,22 @@ impl Spool {
         metrics: crate::metrics::Metrics,
         clock: crate::clock::Clock,
     ) -> Result<(Spool, SpoolThreads), OpenError> {
-        let opened = schema::open(&config, sinks)?;
+        Spool::open_slowly(config, sinks, metrics, clock, &|| ())
+    }
+
+    /// The same; calls `goes_on` now and then while a spool of an earlier release is brought to this one's version, which may take
+    /// minutes.
+    ///
+    /// # Errors
+    /// As [`Spool::open`].
+    pub fn open_slowly(
+        config: SpoolConfig,
+        sinks: &[SinkStart],
+        metrics: crate::metrics::Metrics,
+        clock: crate::clock::Clock,
+        goes_on: &dyn Fn(),
+    ) -> Result<(Spool, SpoolThreads), OpenError> {
+        let opened = schema::open(&config, sinks, goes_on)?;
         let id: Arc<str> = opened.spool_id.as_str().into();
         let config = Arc::new(config);
         let sinks: Arc<[SinkState]> = opened.sinks.clone().into();

@@ -27,7 +27,7 @@ mod look;
 mod pages;
 mod read;
 
-pub(super) use look::{Look, has_files, look, spool_id};
+pub(super) use look::{Look, file_bytes, has_files, look, spool_id};
 pub(super) use read::{Item, LogReader};
 
 /// The folder of the files in that of the spool.
@@ -341,6 +341,8 @@ impl Log {
 
     /// Makes a file of this many bytes, synced.
     fn make(&self, size: u64, hurry: bool) -> io::Result<Spare> {
+        #[cfg(test)]
+        super::testing::find_room(&self.0.folder)?;
         let number = self.0.next_number.fetch_add(1, Ordering::Relaxed);
         let path = self.0.folder.join(file_name(number));
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;

@@ -1,7 +1,9 @@
 //! Bringing a spool of an earlier release to this one's version. Up to version 2 records were rows of the database; now they
 //! are in a log of their own. A crash in between leaves the old version, and the next start begins again.
 
+use std::ops::Range;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -9,7 +11,7 @@ use super::damage::{self, Damage};
 use super::log::{self, Copied, WriteError};
 use super::mark::Mark;
 use super::reader;
-use super::schema::{self, APPLICATION_ID, OpenError, SCHEMA_VERSION};
+use super::schema::{self, APPLICATION_ID, ChangeError, OpenError, SCHEMA_VERSION};
 use super::segment::Stored;
 use crate::clock::Timestamp;
 
@@ -30,12 +32,16 @@ const FROM_VERSION_1: &str = "
 pub(super) const LETTERS_OF_VERSION_1: &str = "*, 1 AS attempts, NULL AS crc,
     200 + length(detail) + coalesce(length(body), 0) + coalesce(length(before), 0) AS bytes";
 
-/// Brings an open database to this version.
+/// How often is said how far it has got, in the log and to whoever waits for the start.
+const SAID_EVERY: Duration = Duration::from_secs(10);
+
+/// Brings an open database to this version. Calls `goes_on` now and then, while it gets on.
 pub(super) fn migrate(
     connection: &mut Connection,
     directory: &Path,
     version: i64,
     mark: Option<&Mark>,
+    goes_on: &dyn Fn(),
 ) -> Result<(), OpenError> {
     let sql = |source| schema::fault(directory, source);
     let next = next_offset(connection).map_err(sql)?;
@@ -44,18 +50,12 @@ pub(super) fn migrate(
         return Err(schema::damaged(directory, vec![lost]));
     }
     let folder = log::folder(directory);
-    let io = |source| OpenError::Io { path: folder.clone(), source };
-    log::remove_folder(&folder).map_err(io)?;
+    log::remove_folder(&folder).map_err(|source| OpenError::Io { path: folder.clone(), source })?;
     let first = first_offset(connection).map_err(sql)?.unwrap_or(next);
-    let mut copied = Copied::create(&folder, &spool_id, first).map_err(|error| io(error.into()))?;
-    let mut faults = Vec::new();
-    let mut take = |stored: &Stored<'_>| copied.take(stored);
-    let written = copy(connection, &mut take, &mut |damage| faults.push(damage)).map_err(sql)?;
-    if !faults.is_empty() {
-        log::remove_folder(&folder).map_err(io)?;
-        return Err(schema::damaged(directory, faults));
+    if let Err(error) = copy_records(connection, directory, &spool_id, first..next, goes_on) {
+        remove_half(&folder);
+        return Err(error);
     }
-    written.and_then(|()| copied.end_at(next)).map_err(|error| io(error.into()))?;
     let finish = |connection: &mut Connection| {
         let transaction = connection.transaction()?;
         if version == 1 {
@@ -69,9 +69,55 @@ pub(super) fn migrate(
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         transaction.commit()
     };
-    finish(connection).map_err(sql)?;
+    finish(connection).map_err(|error| match ChangeError::of(error, directory) {
+        ChangeError::Full(error) => {
+            remove_half(&folder);
+            sql(error)
+        }
+        // It may have come to the disk all the same, and then the folder has the only copy.
+        ChangeError::Failed(error) => sql(error),
+    })?;
     tracing::info!(version = SCHEMA_VERSION, "the spool was brought to this release's version");
     Ok(())
+}
+
+/// Copies the records of a database of an earlier version into a log.
+fn copy_records(
+    connection: &Connection,
+    directory: &Path,
+    spool_id: &str,
+    offsets: Range<u64>,
+    goes_on: &dyn Fn(),
+) -> Result<(), OpenError> {
+    let folder = log::folder(directory);
+    let io = |error: WriteError| OpenError::Io { path: folder.clone(), source: error.into() };
+    let mut copied = Copied::create(&folder, spool_id, offsets.start).map_err(io)?;
+    let (mut faults, mut said) = (Vec::new(), Instant::now());
+    goes_on();
+    let mut take = |stored: &Stored<'_>| {
+        if said.elapsed() >= SAID_EVERY {
+            said = Instant::now();
+            let (records, of) = (copied.records, offsets.end - offsets.start);
+            tracing::info!(records, of, "the spool is being brought to this release's version");
+            goes_on();
+        }
+        copied.take(stored)
+    };
+    let written = copy(connection, &mut take, &mut |damage| faults.push(damage))
+        .map_err(|source| schema::fault(directory, source))?;
+    if !faults.is_empty() {
+        return Err(schema::damaged(directory, faults));
+    }
+    written.and_then(|()| copied.end_at(offsets.end)).map_err(io)?;
+    goes_on();
+    Ok(())
+}
+
+/// The records are in the database still. What was copied of them must not keep the disk full.
+fn remove_half(folder: &Path) {
+    if let Err(error) = log::remove_folder(folder) {
+        tracing::warn!(path = %folder.display(), %error, "a copy of records that was left half done cannot be removed");
+    }
 }
 
 /// Offset after the newest record of a database of an earlier version.

@@ -12,7 +12,7 @@ use super::damage::{self, Damage, Findings};
 use super::log::{self, Copied, Look};
 use super::mark::{self, Mark, MarkFile};
 use super::schema::{self, OpenError};
-use super::{migrate, reader};
+use super::{limits, migrate, reader};
 use crate::clock::Timestamp;
 
 /// How often a spool is looked at while a daemon frees what is looked at.
@@ -124,7 +124,7 @@ fn look_at_log(connection: &Connection, directory: &Path, mark: Option<&Mark>) -
 /// Saves what can be read of a damaged spool in a new database and a new log, which take their places.
 ///
 /// # Errors
-/// When a daemon has the spool, or what is new cannot be written; then nothing was changed.
+/// When a daemon has the spool, or there is no room for what is new, or it cannot be written; then nothing was changed.
 pub fn repair(directory: &Path, now: Timestamp) -> Result<Repaired, OpenError> {
     fs::metadata(directory).map_err(|source| OpenError::Io { path: directory.to_path_buf(), source })?;
     let _lock = schema::lock_as_owner(directory)?;
@@ -132,10 +132,20 @@ pub fn repair(directory: &Path, now: Timestamp) -> Result<Repaired, OpenError> {
     let draft = Draft { database: directory.join("spool.db.draft"), log: directory.join("records.draft") };
     let io = |source| OpenError::Io { path: draft.database.clone(), source };
     draft.remove().map_err(io)?;
+    check_room(directory)?;
     let salvage = Salvage { directory, mark: mark.as_ref(), saved: Vec::new(), torn: Vec::new() };
-    let (Salvage { saved, torn, .. }, new) = salvage.write(&draft)?;
-    File::open(&draft.database).and_then(|file| file.sync_all()).map_err(io)?;
-    let kept = put_in_place(directory, &draft, now).map_err(io)?;
+    let written = salvage.write(&draft).and_then(|written| {
+        File::open(&draft.database).and_then(|file| file.sync_all()).map_err(io)?;
+        let kept = keep_beside(directory, now).map_err(io)?;
+        Ok((written, kept))
+    });
+    let ((Salvage { saved, torn, .. }, new), kept) = written.inspect_err(|_| {
+        // A half copy must not keep the disk full.
+        if let Err(error) = draft.remove() {
+            tracing::warn!(path = %draft.database.display(), %error, "what a repair has left half done cannot be removed");
+        }
+    })?;
+    let kept = put_in_place(directory, &draft, kept, now).map_err(io)?;
     MarkFile::create(directory, &new.spool_id, new.next_offset, new.newest)
         .map_err(|source| OpenError::Io { path: mark::path(directory), source })?;
     Ok(Repaired { saved, torn, kept })
@@ -171,21 +181,52 @@ fn unless_missing(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// The damaged files get second names first; the old journal goes before the new database comes, because SQLite would
-/// take it for the new one's. A crash in between leaves a spool that is still known as damaged.
-fn put_in_place(directory: &Path, draft: &Draft, now: Timestamp) -> io::Result<Vec<PathBuf>> {
-    let database = schema::database(directory);
-    let stamp: String = now.to_string().chars().filter(char::is_ascii_alphanumeric).collect();
+/// Without room beside what there is nothing is begun. All that is good is copied, which is mostly nearly all.
+fn check_room(directory: &Path) -> Result<(), OpenError> {
+    let records = log::file_bytes(directory)
+        .map_err(|source| OpenError::Io { path: log::folder(directory), source })?;
+    let needed = records + schema::file_bytes(&schema::database(directory));
+    match limits::free_disk(directory) {
+        Some(free) if free < needed => {
+            Err(OpenError::NoRoom { directory: directory.to_path_buf(), needed, free })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn stamp(now: Timestamp) -> String {
+    now.to_string().chars().filter(char::is_ascii_alphanumeric).collect()
+}
+
+/// Gives the files of the damaged database second names.
+fn keep_beside(directory: &Path, now: Timestamp) -> io::Result<Vec<PathBuf>> {
+    let (database, stamp) = (schema::database(directory), stamp(now));
     let mut kept = Vec::new();
     for suffix in ["", "-wal"] {
         let file = beside(&database, suffix);
         if fs::metadata(&file).is_ok_and(|file| file.len() > 0) {
             let other = beside(&database, &format!("{suffix}.damaged-{stamp}"));
             // Not every file system has second names.
-            fs::hard_link(&file, &other).or_else(|_| fs::copy(&file, &other).map(|_| ()))?;
+            let linked = fs::hard_link(&file, &other).or_else(|_| fs::copy(&file, &other).map(|_| ()));
             kept.push(other);
+            if let Err(error) = linked {
+                kept.iter().try_for_each(|other| unless_missing(fs::remove_file(other)))?;
+                return Err(error);
+            }
         }
     }
+    Ok(kept)
+}
+
+/// The damaged files have second names by now; the old journal goes before the new database comes, because SQLite would
+/// take it for the new one's. A crash in between leaves a spool that is still known as damaged.
+fn put_in_place(
+    directory: &Path,
+    draft: &Draft,
+    mut kept: Vec<PathBuf>,
+    now: Timestamp,
+) -> io::Result<Vec<PathBuf>> {
+    let (database, stamp) = (schema::database(directory), stamp(now));
     let folder = File::open(directory)?;
     folder.sync_all()?;
     for suffix in ["-wal", "-shm"] {
@@ -347,16 +388,23 @@ fn finish(new: &mut Connection, spool_id: &str, records: &New) -> rusqlite::Resu
     new.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
+/// Rows copied with one transaction: the journal stays small beside what they take.
+const ROWS: usize = 512;
+
 fn copy(old: &Connection, new: &Connection, table: &str, columns: &str, order: &str) -> rusqlite::Result<()> {
     let mut rows = old.prepare(&format!("SELECT {columns} FROM {table} {order}"))?;
     let names = rows.column_names().collect::<Vec<_>>().join(", ");
     let count = rows.column_count();
     let places = vec!["?"; count].join(", ");
     let mut insert = new.prepare(&format!("INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"))?;
-    let mut rows = rows.query(params![])?;
+    let (mut rows, mut copied) = (rows.query(params![])?, 0);
     while let Some(row) = rows.next()? {
         let values = (0..count).map(|column| row.get::<_, Value>(column));
         insert.execute(params_from_iter(values.collect::<rusqlite::Result<Vec<_>>>()?))?;
+        copied += 1;
+        if copied % ROWS == 0 {
+            new.execute_batch("COMMIT; BEGIN")?;
+        }
     }
     Ok(())
 }

@@ -120,6 +120,19 @@ pub enum OpenError {
         /// Who wants it.
         user: u32,
     },
+    /// A repair would not find the room for what it saves.
+    #[error(
+        "a repair writes a copy of what it saves, of up to {needed} bytes, and the disk of {} has {free} free: nothing was changed",
+        directory.display()
+    )]
+    NoRoom {
+        /// Which folder.
+        directory: PathBuf,
+        /// Bytes of the copy at most, about.
+        needed: u64,
+        /// Free bytes.
+        free: u64,
+    },
     /// A sink that was not named at the start.
     #[error("no sink is called {0}")]
     UnknownSink(String),
@@ -146,8 +159,12 @@ pub(super) fn database(directory: &Path) -> PathBuf {
     directory.join(DATABASE)
 }
 
-/// Opens for writing, when nothing is damaged.
-pub(super) fn open(config: &SpoolConfig, sinks: &[SinkStart]) -> Result<Opened, OpenError> {
+/// Opens for writing, when nothing is damaged. Calls `goes_on` now and then where that takes long.
+pub(super) fn open(
+    config: &SpoolConfig,
+    sinks: &[SinkStart],
+    goes_on: &dyn Fn(),
+) -> Result<Opened, OpenError> {
     let lock = lock(&config.directory)?;
     let path = database(&config.directory);
     let io = |source| OpenError::Io { path: path.clone(), source };
@@ -158,7 +175,7 @@ pub(super) fn open(config: &SpoolConfig, sinks: &[SinkStart]) -> Result<Opened, 
     }
     // SQLite gives its journal the mode of the database, so this one call keeps all of it private.
     OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io)?;
-    let (connection, look) = open_sound(&config.directory, mark.as_ref())?;
+    let (connection, look) = open_sound(&config.directory, mark.as_ref(), goes_on)?;
     set_up_writer(&connection).map_err(sql)?;
     let newest = look.newest.or(mark.map(|mark| mark.newest)).unwrap_or_default();
     let log = look.go_on();
@@ -177,7 +194,7 @@ pub(super) fn open_offline(directory: &Path) -> Result<(Connection, Look, File),
     if let Some(damage) = damage::of_files(directory, mark.as_ref()) {
         return Err(damaged(directory, vec![damage]));
     }
-    let (connection, look) = open_sound(directory, mark.as_ref())?;
+    let (connection, look) = open_sound(directory, mark.as_ref(), &|| ())?;
     set_up_writer(&connection).map_err(|source| OpenError::Database { path, source })?;
     Ok((connection, look, lock))
 }
@@ -188,7 +205,11 @@ pub(super) fn damaged(directory: &Path, findings: Vec<Damage>) -> OpenError {
 
 /// Opens a database, new or not, with its log, and brings it to this version, unless something is damaged: then not a byte is
 /// changed, not even by a checkpoint, because the journal may hold what the database does not.
-fn open_sound(directory: &Path, mark: Option<&Mark>) -> Result<(Connection, Look), OpenError> {
+fn open_sound(
+    directory: &Path,
+    mark: Option<&Mark>,
+    goes_on: &dyn Fn(),
+) -> Result<(Connection, Look), OpenError> {
     let path = database(directory);
     let sql = |source| fault(directory, source);
     let mut connection =
@@ -213,7 +234,7 @@ fn open_sound(directory: &Path, mark: Option<&Mark>) -> Result<(Connection, Look
     leave_as_it_is(&connection, false).map_err(sql)?;
     match version {
         0 => create(&mut connection).map_err(sql)?,
-        1 | 2 => migrate::migrate(&mut connection, directory, version, mark)?,
+        1 | 2 => migrate::migrate(&mut connection, directory, version, mark, goes_on)?,
         _ => {}
     }
     let look = match looked {

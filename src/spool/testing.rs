@@ -124,6 +124,31 @@ pub(super) fn wait_for_disk(folder: &Path) {
     }
 }
 
+/// Folders of logs whose disk has no room for another file.
+static FULL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// A disk without room for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct FullDisk(PathBuf);
+
+/// Has the log in this folder find no room for another file.
+pub(crate) fn fill_disk(folder: &Path) -> FullDisk {
+    FULL.lock().unwrap_or_else(PoisonError::into_inner).push(folder.to_path_buf());
+    FullDisk(folder.to_path_buf())
+}
+
+impl Drop for FullDisk {
+    fn drop(&mut self) {
+        FULL.lock().unwrap_or_else(PoisonError::into_inner).retain(|folder| *folder != self.0);
+    }
+}
+
+/// What the system says of a file that is to be made there.
+pub(super) fn find_room(folder: &Path) -> io::Result<()> {
+    let full = FULL.lock().unwrap_or_else(PoisonError::into_inner);
+    if full.iter().any(|one| one == folder) { Err(rustix::io::Errno::NOSPC.into()) } else { Ok(()) }
+}
+
 /// Files whose power may be cut, with what their disk has of them, and what only memory has.
 static POWERED: Mutex<Vec<Powered>> = Mutex::new(Vec::new());
 

@@ -169,7 +169,16 @@ async fn records_of_the_release_before_go_into_the_log_also_when_that_was_left_h
     drop(database);
     std::fs::create_dir(log::folder(folder.path())).unwrap();
     std::fs::write(log::folder(folder.path()).join("000000000001.log"), [1; 9000]).unwrap();
-    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    let told = std::cell::Cell::new(0);
+    let (spool, threads) = Spool::open_slowly(
+        config(folder.path()),
+        &[sink("kafka")],
+        Metrics::new([], []).unwrap(),
+        Clock::system(),
+        &|| told.set(told.get() + 1),
+    )
+    .unwrap();
+    assert!(told.get() > 0, "who waits for the start hears that it gets on");
     let after = read_all(&spool.reader("kafka").unwrap()).await;
     let kept = before.iter().filter(|record| record.offset >= 6 && record.offset != 9);
     assert_eq!(format!("{after:?}"), format!("{:?}", kept.collect::<Vec<_>>()));

@@ -154,6 +154,13 @@ pub(in crate::spool) fn has_files(directory: &Path) -> bool {
     numbers(&folder(directory)).is_ok_and(|numbers| !numbers.is_empty())
 }
 
+/// Bytes of all files of a log that may be damaged.
+pub(in crate::spool) fn file_bytes(directory: &Path) -> io::Result<u64> {
+    let folder = folder(directory);
+    let sizes = numbers(&folder)?.into_iter().map(|number| folder.join(file_name(number)).metadata());
+    sizes.map(|file| file.map(|file| file.len())).sum()
+}
+
 /// Whose the files say that they are.
 pub(in crate::spool) fn spool_id(directory: &Path) -> Option<String> {
     let folder = folder(directory);

@@ -551,3 +551,40 @@ async fn without_its_mark_a_sound_spool_starts() {
     close(spool, threads).await;
     assert_eq!(mark::read(folder.path()).unwrap().next_offset, 41);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_or_a_new_version_that_finds_no_room_leaves_nothing_behind() {
+    let folder = closed().await;
+    let names = || {
+        let entries = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = entries.collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    let full = testing::fill_disk(&folder.path().join("records.draft"));
+    let repair = repair::repair(folder.path(), Timestamp(0));
+    assert!(matches!(repair, Err(OpenError::Io { .. })), "{repair:?}");
+    assert_eq!(names(), before);
+    drop(full);
+    drop(as_version_2(folder.path()));
+    let full = testing::fill_disk(&log::folder(folder.path()));
+    assert!(matches!(refused(&folder), OpenError::Io { .. }));
+    assert!(!log::folder(folder.path()).exists());
+    drop(full);
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    assert_eq!(read_all(&spool.reader("kafka").unwrap()).await.len(), 40);
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_says_what_room_it_needs_and_does_not_begin_without() {
+    let folder = closed().await;
+    let large = fs::File::create(log::folder(folder.path()).join("000000000999.log")).unwrap();
+    large.set_len(1 << 43).unwrap();
+    let before = fs::read(file(&folder, "spool.db")).unwrap();
+    let error = repair::repair(folder.path(), Timestamp(0)).unwrap_err();
+    assert!(matches!(error, OpenError::NoRoom { needed, .. } if needed > 1 << 43), "{error}");
+    assert!(!file(&folder, "spool.db.draft").exists());
+    assert_eq!(fs::read(file(&folder, "spool.db")).unwrap(), before);
+}
