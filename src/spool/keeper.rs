@@ -23,6 +23,10 @@ use crate::calm::Calm;
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::Metrics;
 
+mod held;
+
+use held::Held;
+
 /// Commands in one transaction at most.
 const BATCH: usize = 1024;
 /// Free pages given back to the file system with one beat.
@@ -125,17 +129,6 @@ pub(super) struct Keeper {
     pub(super) path: PathBuf,
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
-}
-
-/// Answers that wait for the transaction.
-#[derive(Debug, Default)]
-struct Held {
-    letters: Vec<(Reply<bool>, Result<bool, AppendError>)>,
-    /// Of sweeps that do not begin.
-    counts: Vec<Reply<u64>>,
-    others: Vec<Reply<()>>,
-    /// Removed sinks are given up.
-    forgets: bool,
 }
 
 impl Keeper {
@@ -585,35 +578,6 @@ fn refuse_all(batch: Vec<Command>, commands: &mut mpsc::Receiver<Command>) {
         held.hold(command);
     }
     held.refuse(AppendError::Failed);
-}
-
-impl Held {
-    /// Takes the answer a command waits for, without doing what it asks.
-    fn hold(&mut self, command: Command) {
-        match command {
-            Command::ReplayLetters { reply, .. } | Command::DiscardLetters { reply, .. } => {
-                self.counts.push(reply);
-            }
-            // What stands here is never told: who holds without doing refuses.
-            Command::DeadLetter { reply, .. } => self.letters.push((reply, Err(AppendError::Failed))),
-            Command::Pulse { reply }
-            | Command::ForgetRemoved { reply }
-            | Command::SaveSession { reply, .. }
-            | Command::SettleReplay { reply, .. } => self.others.push(reply),
-            Command::Rows(_) | Command::Tick | Command::Failed | Command::Close => {}
-        }
-    }
-
-    fn answer(self) {
-        self.letters.into_iter().for_each(|(reply, result)| tell(reply, result));
-        self.others.into_iter().for_each(|reply| tell(reply, Ok(())));
-    }
-
-    fn refuse(self, verdict: AppendError) {
-        self.letters.into_iter().for_each(|(reply, _)| tell(reply, Err(verdict)));
-        self.counts.into_iter().for_each(|reply| tell(reply, Err(verdict)));
-        self.others.into_iter().for_each(|reply| tell(reply, Err(verdict)));
-    }
 }
 
 /// Gauges are signed; ours never reach the sign.
