@@ -1,5 +1,5 @@
-//! `ccrelay spool`: look into a spool, also while the daemon runs; and what needs it stopped: moving a sink back, and
-//! saving what can be read of a damaged spool.
+//! `ccrelay spool`: look into a spool, also while the daemon runs; and what needs it stopped: moving a sink back, going on with a
+//! backup, and saving what can be read of a damaged spool.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,6 +62,9 @@ pub(super) enum SpoolCommand {
         #[arg(long)]
         from: From,
     },
+    /// Prepare a spool that was put back from a backup: events that come have ids then that none had after the backup. What it
+    /// holds is delivered on. Not beside a daemon.
+    Restored(SpoolPlace),
     /// Save what can be read of a damaged spool in a new database; the damaged one is kept beside it. Not beside a daemon.
     Repair {
         #[command(flatten)]
@@ -106,6 +109,7 @@ pub(super) fn spool(command: SpoolCommand) -> anyhow::Result<ExitCode> {
         SpoolCommand::Verify(place) => verify(&place),
         SpoolCommand::Dump { place, agent, since, limit } => dump(&place, agent.as_deref(), since, limit),
         SpoolCommand::Replay { place, sink, from } => replay(&place, &sink, from),
+        SpoolCommand::Restored(place) => restored(&place),
         SpoolCommand::Repair { place, accept_loss } => repair(&place, accept_loss),
     }
 }
@@ -122,6 +126,12 @@ pub(super) fn offline(place: &SpoolPlace, instead: &str) -> anyhow::Result<Offli
 fn replay(place: &SpoolPlace, sink: &str, from: From) -> anyhow::Result<ExitCode> {
     let records = offline(place, "stop it first")?.rewind(sink, from)?;
     say!("{records} records will be delivered to {sink} again when the daemon runs");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn restored(place: &SpoolPlace) -> anyhow::Result<ExitCode> {
+    let next = offline(place, "stop it first")?.go_on_as_restored()?;
+    say!("the next record has the offset {next}: no event has had such an id");
     Ok(ExitCode::SUCCESS)
 }
 

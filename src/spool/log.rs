@@ -538,8 +538,8 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Goes on with another file at `first`, where a repair leaves out what was lost.
-    fn skip_to(&mut self, first: u64) -> Result<(), WriteError> {
+    /// Goes on with another file at `first`, where a repair leaves out what was lost, or a restored spool what others have had.
+    pub(super) fn skip_to(&mut self, first: u64) -> Result<(), WriteError> {
         if first > self.log.end() {
             self.roll(first, 0)?;
             self.log.0.end.store(first, Ordering::Release);

@@ -9,9 +9,13 @@ use thiserror::Error;
 use super::Record;
 use super::dead_letters::{self, Change, LetterFilter, Sweep};
 use super::inspect::{PIECE, PIECE_BYTES};
-use super::log::{Item, Log, LogReader};
+use super::log::{self, Item, Log, LogReader, Look, WriteError};
+use super::mark::{self, MarkFile};
 use super::schema::{self, OpenError};
 use crate::clock::Timestamp;
+
+/// Offsets left out behind a backup: more than any relay gives out between a backup and the loss of its disk.
+const LEFT_OUT: u64 = 100_000_000;
 
 /// Where a sink is to begin again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,8 +133,8 @@ fn first_record(
 #[derive(Debug)]
 pub struct Offline {
     connection: Connection,
-    log: Log,
-    path: PathBuf,
+    look: Look,
+    directory: PathBuf,
     /// Keeps a daemon out for as long as this lives.
     _lock: File,
 }
@@ -142,7 +146,7 @@ impl Offline {
     /// When there is none, a daemon has it ([`OpenError::InUse`]), or it cannot be opened.
     pub fn open(directory: &Path) -> Result<Offline, OpenError> {
         let (connection, look, lock) = schema::open_offline(directory)?;
-        Ok(Offline { connection, log: look.log, path: schema::database(directory), _lock: lock })
+        Ok(Offline { connection, look, directory: directory.to_path_buf(), _lock: lock })
     }
 
     /// Has dead letters delivered again when the daemon runs next. Gives how many were not asked for before.
@@ -179,8 +183,35 @@ impl Offline {
     /// # Errors
     /// Says why the cursor cannot go there; then it stays.
     pub fn rewind(&self, sink: &str, from: From) -> Result<u64, RewindError> {
-        let place = self.change(|connection| rewind(connection, &self.log, sink, from));
+        let place = self.change(|connection| rewind(connection, &self.look.log, sink, from));
         place.map_err(RewindError::Spool)?
+    }
+
+    /// Has a spool that was put back from a backup go on with offsets, and so with ids of events, that it cannot have given out after the
+    /// backup. What it holds stays, and every sink goes on where it was. Gives the offset of the next record.
+    ///
+    /// # Errors
+    /// When that cannot be written. Done once more, it leaves out offsets once more.
+    pub fn go_on_as_restored(self) -> Result<u64, OpenError> {
+        let end = self.look.log.end();
+        let next = end + LEFT_OUT;
+        // First the log: what the database and the mark say of it must be there.
+        let spool_id = self.change(schema::spool_id)?;
+        let newest = self.look.newest.or(mark::read(&self.directory).map(|mark| mark.newest));
+        let Offline { connection, look, directory, _lock } = self;
+        let io = |error: WriteError| OpenError::Io { path: log::folder(&directory), source: error.into() };
+        look.go_on().and_then(|mut log| log.skip_to(next)).map_err(io)?;
+        let store = || {
+            let transaction = connection.unchecked_transaction()?;
+            transaction.execute("UPDATE meta SET value = ?1 WHERE key = 'next_offset'", [next])?;
+            // Who has all of it waits for the next record.
+            transaction.execute("UPDATE cursors SET next_offset = ?2 WHERE next_offset = ?1", [end, next])?;
+            transaction.commit()
+        };
+        store().map_err(|source| OpenError::Database { path: schema::database(&directory), source })?;
+        MarkFile::create(&directory, &spool_id, next, newest.unwrap_or_default())
+            .map_err(|source| OpenError::Io { path: mark::path(&directory), source })?;
+        Ok(next)
     }
 
     fn sweep(&self, mut sweep: Sweep) -> Result<u64, OpenError> {
@@ -195,6 +226,6 @@ impl Offline {
             transaction.commit()?;
             Ok(result)
         };
-        run().map_err(|source| OpenError::Database { path: self.path.clone(), source })
+        run().map_err(|source| OpenError::Database { path: schema::database(&self.directory), source })
     }
 }

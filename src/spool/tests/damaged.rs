@@ -588,3 +588,29 @@ async fn a_repair_says_what_room_it_needs_and_does_not_begin_without() {
     assert!(!file(&folder, "spool.db.draft").exists());
     assert_eq!(fs::read(file(&folder, "spool.db")).unwrap(), before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_folder_that_was_put_back_gives_no_id_again_once_that_was_said() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    store(&spool, 0..20).await;
+    spool.reader("mqtt").unwrap().confirm(21);
+    spool.reader("kafka").unwrap().confirm(6);
+    close(spool, threads).await;
+    // A start that nothing came after, as of a backup that was tried out.
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    close(spool, threads).await;
+    let next = offline::Offline::open(folder.path()).unwrap().go_on_as_restored().unwrap();
+    assert_eq!(next, 100_000_021);
+    assert!(repair::examine(folder.path()).unwrap().findings.0.is_empty());
+    for round in 0..2 {
+        let (spool, threads) = open(config(folder.path()), &SINKS);
+        assert_eq!(spool.cursors(), [("kafka".to_owned(), 6), ("mqtt".to_owned(), next)]);
+        let appended = spool.append(push("1001", &["next"], 100 + 20 * round)).await.unwrap();
+        assert_eq!(appended.offset, next + round);
+        let left = read_all(&spool.reader("kafka").unwrap()).await;
+        let offsets: Vec<_> = left.iter().map(|record| record.offset).filter(|offset| *offset >= 6).collect();
+        assert_eq!(offsets, (6..=20).chain(next..=next + round).collect::<Vec<_>>());
+        close(spool, threads).await;
+    }
+}
