@@ -6,6 +6,7 @@
 //!
 //! A snapshot is stored with every record, so it stays small: it holds a bounded number of calls with ids of bounded length.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -130,10 +131,7 @@ impl AgentSnapshot {
 
     /// Follows the body of a life-cycle record, read as the normaliser reads it.
     pub fn apply_own(&mut self, body: &[u8], at: Timestamp) -> Transition {
-        let body = serde_json::from_slice::<&RawValue>(body).ok();
-        let members = body.and_then(|body| Members::of(body.into()));
-        let name = members.as_ref().and_then(|members| members.value("type")).and_then(json::text);
-        self.apply_session(&name.unwrap_or_default(), at)
+        self.apply_session(&own_type(body), at)
     }
 
     /// Follows one of ccrelay's own events, such as `session.lost`.
@@ -309,6 +307,19 @@ impl AgentSnapshot {
             ended: Vec::new(),
         }
     }
+}
+
+/// Whether the body of a life-cycle record tells of the end of a session.
+#[must_use]
+pub fn ends_session(body: &[u8]) -> bool {
+    matches!(&*own_type(body), "session.lost" | "session.ended")
+}
+
+/// The type of the event that the body of a life-cycle record is; empty where there is none.
+fn own_type(body: &[u8]) -> Cow<'_, str> {
+    let body = serde_json::from_slice::<&RawValue>(body).ok();
+    let members = body.and_then(|body| Members::of(body.into()));
+    members.and_then(|members| members.value("type")).and_then(json::text).unwrap_or_default()
 }
 
 /// An event, the call that it means, and the calls that end with it.

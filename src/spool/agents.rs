@@ -21,6 +21,11 @@
 //!
 //! Only a push can repeat, and only a push. What answers a poll has left the gateway's queue, so an equal answer brings
 //! events that are new, and nothing after a poll is taken for a repeat of what came before it.
+//!
+//! Nor does anything repeat what came before the end of a session: every session begins with the same events, and agents would
+//! stay where the first of them left them. A push of the old session that the gateway repeats only then comes as new events,
+//! with other ids: a consumer who is told something twice is better off than one who is never told. The start of a session
+//! ends nothing, because it is also told of one that goes on, and the gateway's first push may come before it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,7 +39,7 @@ use crate::clock::Timestamp;
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::{EventRef, RecordKind, Repeated};
 use crate::event::report::Report;
-use crate::event::state::{AgentSnapshot, AgentState, CallOutcome, Transition};
+use crate::event::state::{self, AgentSnapshot, AgentState, CallOutcome, Transition};
 use crate::event::vocabulary;
 use crate::exchange::Exchange;
 
@@ -398,6 +403,9 @@ impl AgentRow {
 
     fn advance_own(&mut self, sequence: u64, body: &[u8], at: Timestamp, tally: &mut Tally) {
         let transition = Arc::make_mut(&mut self.snapshot).apply_own(body, at);
+        if state::ends_session(body) {
+            self.last = None;
+        }
         self.next_sequence = self.next_sequence.max(sequence + numbers(&transition));
         tally.add(&transition);
     }

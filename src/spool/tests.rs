@@ -646,6 +646,39 @@ mod repeats {
         close(spool, threads).await;
     }
 
+    fn own(event_type: &str, at: u64) -> NewRecord {
+        let body = Bytes::from(format!(r#"{{"type":"{event_type}"}}"#));
+        NewRecord { kind: RecordKind::Lifecycle, body, ..record("1001", &[], at) }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_first_events_of_a_session_repeat_none_of_the_session_before_also_after_a_crash() {
+        let signed_in = ["AgentOther_InService", "AgentState_Ready"];
+        let signed_in = signed_in.map(|name| format!(r#"{{"eventType":"{name}","content":null}}"#));
+        for (event_type, repeated) in [
+            ("session.lost", 0),
+            ("session.ended", 0),
+            // These say nothing of a new session.
+            ("session.degraded", 2),
+            ("session.started", 2),
+        ] {
+            for crashes in [false, true] {
+                let folder = TempDir::new().unwrap();
+                let (mut spool, mut threads) = open(config(folder.path()), &["kafka"]);
+                spool.append(record("1001", &signed_in, 0)).await.unwrap();
+                spool.append(own(event_type, 9)).await.unwrap();
+                let copy = crash_copy(folder.path());
+                if crashes {
+                    close(spool, threads).await;
+                    (spool, threads) = open(config(copy.path()), &["kafka"]);
+                }
+                let appended = spool.append(record("1001", &signed_in, 20)).await.unwrap();
+                assert_eq!(appended.repeated, repeated, "{event_type}, after a crash: {crashes}");
+                close(spool, threads).await;
+            }
+        }
+    }
+
     /// A poll is asked for again only when its answer was stored, so what it brings is always new.
     #[tokio::test(flavor = "multi_thread")]
     async fn an_answer_to_a_poll_is_no_repeat_however_equal_it_is_also_after_a_crash() {
