@@ -15,7 +15,7 @@ pub mod data;
 pub mod details;
 pub mod envelope;
 pub mod ids;
-mod json;
+pub(crate) mod json;
 pub mod normalise;
 pub mod report;
 pub mod state;

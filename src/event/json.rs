@@ -98,11 +98,11 @@ fn end_of_nested(bytes: &[u8], begin: usize) -> Option<usize> {
 
 /// The members of one object, their values unread and in the order of the text.
 #[derive(Debug)]
-pub(super) struct Members<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
+pub(crate) struct Members<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
 
 impl<'a> Members<'a> {
     /// The members of `value` when it is an object.
-    pub(super) fn of(value: Json<'a>) -> Option<Members<'a>> {
+    pub(crate) fn of(value: Json<'a>) -> Option<Members<'a>> {
         if value.first_byte() != Some(b'{') {
             return None;
         }
@@ -116,7 +116,7 @@ impl<'a> Members<'a> {
     }
 
     /// The value of the member called `name`, in whatever case.
-    pub(super) fn value(&self, name: &str) -> Option<Json<'a>> {
+    pub(crate) fn value(&self, name: &str) -> Option<Json<'a>> {
         self.0.iter().rev().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 
@@ -138,7 +138,7 @@ pub(super) fn elements(value: &RawValue) -> Vec<&RawValue> {
 }
 
 /// The text of a string. Halves of surrogate pairs, which JSON can write and Unicode cannot, become U+FFFD.
-pub(super) fn string(value: Json<'_>) -> Option<Cow<'_, str>> {
+pub(crate) fn string(value: Json<'_>) -> Option<Cow<'_, str>> {
     let inner = value.get().strip_prefix('"')?.strip_suffix('"')?;
     if memchr(b'\\', inner.as_bytes()).is_none() {
         return Some(Cow::Borrowed(inner));
@@ -148,7 +148,7 @@ pub(super) fn string(value: Json<'_>) -> Option<Cow<'_, str>> {
 }
 
 /// The text of a string, number or boolean; nothing for the empty string, `null`, arrays and objects.
-pub(super) fn text(value: Json<'_>) -> Option<Cow<'_, str>> {
+pub(crate) fn text(value: Json<'_>) -> Option<Cow<'_, str>> {
     match value.first_byte()? {
         b'"' => string(value).filter(|text| !text.is_empty()),
         b'{' | b'[' | b'n' => None,

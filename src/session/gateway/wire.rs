@@ -1,15 +1,18 @@
 //! Requests and answers as bytes. Names are the gateway's own; answers are read as leniently as they are written:
 //! retcodes as string or number, booleans as `"false"`, `msg` for `message`, bodies in GBK.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderName};
 use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
-use crate::event::{AgentId, charset};
+use crate::event::json::{self, Members};
+use crate::event::{AgentId, Json, charset};
 use crate::session::call::{Call, CallError, Cookie, Reply, SignInResult, Ticket};
 use crate::session::config::{GatewayConfig, Mode, SignInOptions, Skills};
 use crate::session::forward::ForwardRequest;
@@ -231,8 +234,9 @@ pub(super) fn guid(value: &HeaderValue) -> Option<SecretString> {
 
 /// The GUID in the body of the answer to `updateGuid`, which comes without the name before it.
 pub(super) fn updated_guid(bytes: &[u8]) -> Option<SecretString> {
-    let value = json(bytes).ok()?;
-    guid_of(value.get("result")?.get("guid")?.as_str()?)
+    let text = text(bytes);
+    let result = Members::of(members(&text).ok()??.value("result")?)?;
+    guid_of(&json::string(result.value("guid")?)?)
 }
 
 fn guid_of(text: &str) -> Option<SecretString> {
@@ -251,56 +255,66 @@ pub(super) fn cookie(value: &HeaderValue) -> Option<Cookie> {
     (!name.is_empty() && short).then(|| Cookie { name: name.to_owned(), value: SecretString::from(value) })
 }
 
-/// Reads the body of an answer.
+/// Reads the body of an answer: no more of it than is asked for, so that nothing an event says, however odd, can make an answer
+/// of the gateway unreadable.
 pub(super) fn reply(bytes: &[u8]) -> Result<Reply, CallError> {
-    let value = json(bytes).map_err(|error| CallError::Broken(format!("the answer is not JSON: {error}")))?;
-    let retcode = match value.get("retcode") {
-        Some(Value::String(text)) => Retcode::new(text),
-        Some(Value::Number(number)) => Retcode::new(&number.to_string()),
-        _ => return Err(CallError::Broken("the answer has no retcode".into())),
+    let text = text(bytes);
+    let members =
+        members(&text).map_err(|error| CallError::Broken(format!("the answer is not JSON: {error}")))?;
+    let retcode = members.as_ref().and_then(|members| members.value("retcode")).and_then(retcode);
+    let (Some(members), Some(retcode)) = (members, retcode) else {
+        return Err(CallError::Broken("the answer has no retcode".into()));
     };
-    let message = text_of(&value, "message").or_else(|| text_of(&value, "msg")).unwrap_or_default();
+    let message = text_of(&members, "message").or_else(|| text_of(&members, "msg")).unwrap_or_default();
     Ok(Reply {
         retcode,
         message: message.chars().filter(|c| !c.is_control()).take(MESSAGE_LENGTH).collect(),
-        result: value.get("result").map(sign_in_result).unwrap_or_default(),
+        result: members.value("result").map(sign_in_result).unwrap_or_default(),
     })
 }
 
 /// The answer to a poll, in UTF-8, where it brings an event, as far as can be read. A byte order mark is none of it.
 pub(super) fn event(bytes: &Bytes) -> Option<Bytes> {
-    let value = json(bytes).ok()?;
-    let there = value.get("event").is_some_and(|event| !event.is_null());
-    there.then(|| bytes.slice(bytes.len() - without_mark(bytes).len()..))
+    let text = text(bytes);
+    let event = members(&text).ok()??.value("event")?;
+    (event.get() != "null").then(|| bytes.slice(bytes.len() - without_mark(bytes).len()..))
 }
 
-/// The JSON of an answer, which may be in GBK or begin with a byte order mark.
-fn json(bytes: &[u8]) -> serde_json::Result<Value> {
-    serde_json::from_str(&charset::read(without_mark(bytes)))
+/// The text of an answer, which may be in GBK or begin with a byte order mark.
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    charset::read(without_mark(bytes))
+}
+
+/// The members of an answer; none where it is JSON, but no object.
+fn members(text: &str) -> serde_json::Result<Option<Members<'_>>> {
+    Ok(Members::of(serde_json::from_str::<&RawValue>(text)?.into()))
 }
 
 fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
 }
 
-fn sign_in_result(result: &Value) -> SignInResult {
+fn retcode(value: Json<'_>) -> Option<Retcode> {
+    match value.get().as_bytes().first()? {
+        b'"' => json::string(value).map(|text| Retcode::new(&text)),
+        b'-' | b'0'..=b'9' => Some(Retcode::new(value.get())),
+        _ => None,
+    }
+}
+
+fn sign_in_result(result: Json<'_>) -> SignInResult {
+    let Some(result) = Members::of(result) else { return SignInResult::default() };
     SignInResult {
-        media_type: text_of(result, "mediatype").map(|text| text.chars().take(8).collect()),
-        password_change_required: text_of(result, "isForceChange")
+        media_type: text_of(&result, "mediatype").map(|text| text.chars().take(8).collect()),
+        password_change_required: text_of(&result, "isForceChange")
             .is_some_and(|text| text.eq_ignore_ascii_case("true") || text == "1"),
-        password_days_left: text_of(result, "timeRemaining").and_then(|text| text.trim().parse().ok()),
+        password_days_left: text_of(&result, "timeRemaining").and_then(|text| text.trim().parse().ok()),
     }
 }
 
 /// A field as text, whichever of string, number and boolean it was sent as; empty counts as missing.
-fn text_of(value: &Value, name: &str) -> Option<String> {
-    let text = match value.get(name)? {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => number.to_string(),
-        Value::Bool(flag) => flag.to_string(),
-        _ => return None,
-    };
-    (!text.is_empty()).then_some(text)
+fn text_of<'a>(members: &Members<'a>, name: &str) -> Option<Cow<'a, str>> {
+    members.value(name).and_then(json::text)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ fn request(operation: Operation, agent: serde_json::Value) -> Request<Full<Bytes
     Wire::new(&gateway).request(call, &gateway.bases()[0]).unwrap()
 }
 
-async fn body(request: Request<Full<Bytes>>) -> Value {
+async fn body(request: Request<Full<Bytes>>) -> serde_json::Value {
     let bytes = request.into_body().collect().await.unwrap().to_bytes();
     serde_json::from_slice(&bytes).unwrap()
 }
@@ -263,5 +263,18 @@ fn an_updated_guid_and_an_event_are_read_where_the_rest_of_the_answer_is() {
             assert_eq!(event(&polled).unwrap()[..], polled[mark.len()..]);
             assert_eq!(event(&Bytes::from(body(r#","event":null"#))), None);
         }
+    }
+}
+
+#[test]
+fn an_event_is_handed_on_whatever_its_content_is() {
+    let deep = format!("{}1{}", "[".repeat(500), "]".repeat(500));
+    for content in [r#""hi \ud83d""#, "1e999", r#"{"\udfff":1}"#, &deep] {
+        let answer = format!(
+            r#"{{"message":"\ud83d","retcode":"0","event":{{"eventType":"AgentEvent_MessageData","content":{content}}}}}"#
+        );
+        let answer = Bytes::from(answer);
+        assert_eq!(reply(&answer).unwrap().retcode.as_str(), "0", "{content}");
+        assert_eq!(event(&answer), Some(answer), "{content}");
     }
 }
