@@ -406,6 +406,18 @@ impl Authenticator {
         }
     }
 
+    /// The agent whose pushes this token is good for, where it is no other's as well.
+    #[must_use]
+    pub fn sole_holder(&self, bearer: &Bearer) -> Option<AgentId> {
+        let token = match bearer {
+            Bearer::Agent(agent) => return Some(agent.clone()),
+            Bearer::Fixed(token) => token,
+        };
+        let fixed = self.fixed.read().unwrap_or_else(PoisonError::into_inner);
+        let mut holders = fixed.holders.get(token)?.keys();
+        holders.next().filter(|_| holders.next().is_none()).cloned()
+    }
+
     /// The agent of that name, if the push may be its; `None` when it may not.
     ///
     /// # Errors
@@ -801,8 +813,10 @@ mod tests {
         assert_eq!(admit("1002"), Ok(Some(agent("1002"))));
         assert_eq!(admit("1003"), Ok(None));
         assert_eq!(admit("none"), Ok(None));
+        assert_eq!(authenticator.sole_holder(&bearer), None);
         authenticator.revoke_fixed(&gateway(), &agent("1001"));
         assert_eq!(admit("1001"), Ok(None));
+        assert_eq!(authenticator.sole_holder(&bearer), Some(agent("1002")));
         authenticator.accept_fixed(&gateway(), &agent("1002"), &"another one".into());
         assert_eq!(authenticator.bearer(&gateway(), "chosenByThem"), Err(TokenFault::Malformed));
         let other = GatewayName::parse("other").unwrap();

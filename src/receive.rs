@@ -2,7 +2,7 @@
 //!
 //! Checks come in this order, each before the next costs anything: connection limits and time-outs, path, method,
 //! **token**, declared length, encoding, **then body**. The token comes as early as that because it says whose push it is:
-//! whatever a push of an agent is refused for, the gateway counts it against the agent, and so do we. Whatever is well-formed JSON with the right `workNo` is stored and answered
+//! whatever a push of an agent is refused for, the gateway counts it against the agent, and so do we. Whatever is well-formed JSON with the right `workNo`, or with none where the token alone says whose it is, is stored and answered
 //! with success: what it means is for the normaliser to say later, so that no event however odd can cost an agent the
 //! session. The brokers have no part in an answer.
 
@@ -253,8 +253,11 @@ impl PushHandler {
         let Admitted { gateway, bearer, charset, body } = admitted;
         let body = charset.to_utf8(self.body(body).await?);
         let envelope = envelope::parse(&body).map_err(Refusal::Envelope)?;
-        let agent_id =
-            self.authenticator.admit(gateway, &bearer, &envelope.work_no).map_err(Refusal::Token)?;
+        // Some events name nobody, and their token may be one agent's alone.
+        let sole = if envelope.names_nobody() { self.authenticator.sole_holder(&bearer) } else { None };
+        let work_no = envelope.work_no.as_deref().or(sole.as_ref().map(AgentId::as_str));
+        let work_no = work_no.ok_or(Refusal::NoWorkNo)?;
+        let agent_id = self.authenticator.admit(gateway, &bearer, work_no).map_err(Refusal::Token)?;
         let agent_id = agent_id.ok_or(Refusal::OtherAgent)?;
         let agent = &*agent.insert(key(gateway, &agent_id));
         let record = NewRecord {

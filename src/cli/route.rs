@@ -94,7 +94,8 @@ fn explain(config: &Config, bytes: &[u8], gateway: Option<&str>) -> Result<Vec<R
         return Ok(vec![Report::of(config, &facts)]);
     }
     let gateway = gateway_of(config, gateway)?;
-    let work_no = envelope::parse(bytes).map_err(|error| error.to_string())?.work_no.into_owned();
+    let work_no = envelope::parse(bytes).map_err(|error| error.to_string())?.work_no;
+    let work_no = work_no.ok_or("no workNo")?;
     let agent_id = AgentId::parse(&work_no).map_err(|error| format!("workNo: {error}"))?;
     let record = RecordView {
         spool_id: "test",

@@ -1,11 +1,14 @@
 //! What a push or a poll answer says: whose events, and which. Lenient in all but one thing: the whole body must be
-//! JSON. Nothing is copied that can be borrowed from the body.
+//! a JSON object. Nothing is copied that can be borrowed from the body.
 //!
 //! Accepted shapes (CEC API Reference cec_07_1274, cec_07_1275, and the event samples):
 //!
 //! - `{"workNo": "291", "eventList": [{"eventType", "workNo", "content", "eventGenTime"}, ...]}`, the push;
 //! - `{"message": "", "retcode": "0", "event": {...}}`, the poll answer and the legacy push, where `event` may be null;
 //! - `{"eventType", "workNo", "content"}`, one event without an envelope.
+//!
+//! Some events name no agent (events.json: `AgentOther_BeQcStart`), and where there is no list, nothing does. Whose they are is then
+//! known from elsewhere: who was polled, or whose token came with them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -30,8 +33,9 @@ const EVENT_MEMBERS: &[&str] = &["eventType", "workNo", "content", "eventGenTime
 /// The body of one push or poll answer.
 #[derive(Debug)]
 pub struct Envelope<'a> {
-    /// Whose events these are, as written: compare it with the agent that the token names.
-    pub work_no: Cow<'a, str>,
+    /// Whose events these are, as written: compare it with the agent that the token names. None when nobody is named, or the
+    /// events name different agents.
+    pub work_no: Option<Cow<'a, str>>,
     /// The events, oldest first; may be empty.
     pub events: Vec<RawEvent<'a>>,
 }
@@ -57,7 +61,7 @@ pub struct RawEvent<'a> {
     pub says_more: bool,
 }
 
-/// A body that names no agent or is not JSON.
+/// A body that is not what a push or a poll answer is.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum EnvelopeError {
     /// Not JSON in UTF-8.
@@ -70,15 +74,15 @@ pub enum EnvelopeError {
         /// Column in bytes, from 1.
         column: usize,
     },
-    /// JSON, but no agent is named, or different ones.
+    /// JSON, but no object.
     #[error("no workNo")]
-    NoWorkNo,
+    NoObject,
 }
 
 /// Reads a body.
 ///
 /// # Errors
-/// When the body is not JSON from its first byte to its last, nests deeper than 60 levels, or names no agent.
+/// When the body is not JSON from its first byte to its last, nests deeper than 60 levels, or is no object.
 pub fn parse(body: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let text = std::str::from_utf8(body)
@@ -86,14 +90,23 @@ pub fn parse(body: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
     check_depth(body)?;
     if !text.trim_start().starts_with('{') {
         serde_json::from_str::<IgnoredAny>(text).map_err(syntax_error)?;
-        return Err(EnvelopeError::NoWorkNo);
+        return Err(EnvelopeError::NoObject);
     }
     // Again, because an odd list can be read only whole. What is wrong with a text is told by the second reading.
     let top = Top::read(text, true).or_else(|_| Top::read(text, false)).map_err(syntax_error)?;
     let events = read_events(text, &top);
     let work_no =
         top.work_no.and_then(|work_no| json::text(work_no.into())).or_else(|| common_work_no(&events));
-    work_no.map(|work_no| Envelope { work_no, events }).ok_or(EnvelopeError::NoWorkNo)
+    Ok(Envelope { work_no, events })
+}
+
+impl Envelope<'_> {
+    /// Whether there are events, and nobody says whose they are.
+    #[must_use]
+    pub fn names_nobody(&self) -> bool {
+        let nobody = self.work_no.is_none() && self.events.iter().all(|event| event.work_no.is_none());
+        nobody && !self.events.is_empty()
+    }
 }
 
 fn read_events<'a>(text: &'a str, top: &Top<'a>) -> Vec<RawEvent<'a>> {
@@ -159,10 +172,11 @@ impl<'de> Visitor<'de> for TopVisitor {
     }
 }
 
-/// The agent that every event names; none when one names no agent or another one.
+/// The agent that the events name, of which some may name nobody; none when they name different ones.
 fn common_work_no<'a>(events: &[RawEvent<'a>]) -> Option<Cow<'a, str>> {
-    let first = events.first()?.work_no.clone()?;
-    events.iter().all(|event| event.work_no.as_ref() == Some(&first)).then_some(first)
+    let mut named = events.iter().filter_map(|event| event.work_no.as_ref());
+    let first = named.next()?;
+    named.all(|other| other == first).then(|| first.clone())
 }
 
 impl<'a> RawEvent<'a> {

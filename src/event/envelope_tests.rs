@@ -14,7 +14,7 @@ fn a_push_lists_events_with_their_content_verbatim() {
         r#"{"workNo":"291","eventList":[{"eventType":"AgentOther_InService","workNo":"291","content":""},
             {"content": {"a" : 1.50e+2} ,"eventType":"AgentState_Ready","eventGenTime":1784529722590}]}"#,
     );
-    assert_eq!(envelope.work_no, "291");
+    assert_eq!(envelope.work_no.as_deref(), Some("291"));
     assert_eq!(envelope.events[0].event_type, "AgentOther_InService");
     assert_eq!(envelope.events[0].content.unwrap().get(), "\"\"");
     assert_eq!(envelope.events[1].content.unwrap().get(), r#"{"a" : 1.50e+2}"#);
@@ -26,12 +26,24 @@ fn a_push_lists_events_with_their_content_verbatim() {
 #[test]
 fn a_poll_answer_has_one_event_or_none() {
     let body = r#"{"message":"","retcode":"0","event":{"eventType":"AgentState_Ready","workNo":"291","content":null}}"#;
-    assert_eq!(parsed(body).work_no, "291");
+    assert_eq!(parsed(body).work_no.as_deref(), Some("291"));
     assert_eq!(types(body), ["AgentState_Ready"]);
     assert_eq!(types(r#"{"retcode":"0","event":null,"workNo":"5"}"#), [""; 0]);
     for nobody in [r#"{"message":"","retcode":"0"}"#, r#"{"retcode":"0","event":null}"#] {
-        assert_eq!(parse(nobody.as_bytes()).unwrap_err(), EnvelopeError::NoWorkNo);
+        assert!(parsed(nobody).events.is_empty() && parsed(nobody).work_no.is_none(), "{nobody}");
     }
+}
+
+#[test]
+fn an_event_may_name_nobody() {
+    let begun = r#"{"eventType":"AgentOther_BeQcStart","content":{"qcType":8,"qcAgentId":30169}}"#;
+    for body in [begun, &format!(r#"{{"message":"","retcode":"0","event":{begun}}}"#)] {
+        assert_eq!(types(body), ["AgentOther_BeQcStart"]);
+        assert!(parsed(body).names_nobody(), "{body}");
+    }
+    let another = format!(r#"{{"eventList":[{begun},{{"workNo":"291"}}]}}"#);
+    assert_eq!(parsed(&another).work_no.as_deref(), Some("291"));
+    assert!(!parsed(&another).names_nobody());
 }
 
 #[test]
@@ -59,7 +71,7 @@ fn odd_shapes_are_taken_for_what_they_mean() {
         ("\u{feff}{\"workNo\":\"291\",\"new\":{\"x\":[1]}}", vec![]),
     ] {
         assert_eq!(types(body), expected, "{body}");
-        assert_eq!(parsed(body).work_no, "291", "{body}");
+        assert_eq!(parsed(body).work_no.as_deref(), Some("291"), "{body}");
     }
 }
 
@@ -148,14 +160,13 @@ fn a_nesting_bomb_is_an_error() {
 
 #[test]
 fn events_of_different_agents_name_no_agent() {
-    for body in [
-        r#"{"eventList":[{"workNo":"1"},{"workNo":"2"}]}"#,
-        r#"{"eventList":[{"workNo":"1"},{}]}"#,
-        r#"{"eventList":[]}"#,
-        r#"{"workNo":null,"eventList":["1"]}"#,
-        r#"{"workNo":{"a":1}}"#,
-        "7",
+    for (body, nobody) in [
+        (r#"{"eventList":[{"workNo":"1"},{"workNo":"2"}]}"#, false),
+        (r#"{"eventList":[]}"#, false),
+        (r#"{"workNo":null,"eventList":["1"]}"#, true),
+        (r#"{"workNo":{"a":1}}"#, false),
     ] {
-        assert_eq!(parse(body.as_bytes()).unwrap_err(), EnvelopeError::NoWorkNo, "{body}");
+        assert_eq!((parsed(body).work_no, parsed(body).names_nobody()), (None, nobody), "{body}");
     }
+    assert_eq!(parse(b"7").unwrap_err(), EnvelopeError::NoObject);
 }

@@ -81,7 +81,8 @@ pub struct Repeated {
 /// A record that no event can be made of.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum NormaliseError {
-    /// The body of a push or poll answer cannot be read. What the receiver accepts can be, so this is damage.
+    /// The body of a push or poll answer cannot be read. What the receiver accepts can be, so this is damage, or a poll answer
+    /// that is none.
     #[error("the body cannot be read")]
     Envelope(#[from] EnvelopeError),
     /// The body of a life-cycle record is not an object.

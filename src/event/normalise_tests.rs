@@ -68,7 +68,16 @@ fn a_poll_answer_gives_one_event_or_none() {
     assert_eq!(events.len(), 1);
     let phone = events[0].data.details.phone.as_ref().unwrap();
     assert_eq!(phone.released_by, Some(Code { code: 3, name: Some("platform") }));
-    assert!(poll(r#"{"workNo":"291","message":"","retcode":"0","event":null}"#).is_empty());
+    assert!(poll(r#"{"message":"","retcode":"0","event":null}"#).is_empty());
+}
+
+#[test]
+fn an_event_that_names_nobody_is_the_agents_whose_record_it_is() {
+    // As documented (events.json: cec_07_0542).
+    let body = r#"{"message":"","retcode":"0","event":{"eventType":"AgentOther_BeQcStart","content":{"qcType":8,"qcAgentId":30169}}}"#;
+    let events = normalised(RecordKind::Poll, &[], &AgentSnapshot::default(), body);
+    assert_eq!((events.len(), events[0].agent_id.as_str()), (1, "291"));
+    assert_eq!(events[0].data.raw.event_type, "AgentOther_BeQcStart");
 }
 
 #[test]

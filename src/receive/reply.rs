@@ -51,6 +51,9 @@ pub enum Refusal {
     /// Not what a push is.
     #[error("{0}")]
     Envelope(EnvelopeError),
+    /// Neither the body nor the token says whose it is.
+    #[error("no workNo")]
+    NoWorkNo,
     /// No space.
     #[error("the spool is full")]
     SpoolFull,
@@ -77,7 +80,7 @@ impl Refusal {
             Refusal::BodyTimeout => "body_timeout",
             Refusal::BodyBroken(_) => "body_broken",
             Refusal::Envelope(EnvelopeError::NotJson { .. }) => "not_json",
-            Refusal::Envelope(EnvelopeError::NoWorkNo) => "no_work_no",
+            Refusal::NoWorkNo | Refusal::Envelope(EnvelopeError::NoObject) => "no_work_no",
             Refusal::SpoolFull => "spool_full",
             Refusal::SpoolFailed => "spool_failed",
             Refusal::Stopping => "stopping",
@@ -102,7 +105,7 @@ impl Refusal {
             Refusal::TokenMissing | Refusal::Token(_) => StatusCode::UNAUTHORIZED,
             Refusal::OtherAgent => StatusCode::FORBIDDEN,
             Refusal::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Refusal::BodyBroken(_) | Refusal::Envelope(_) => StatusCode::BAD_REQUEST,
+            Refusal::BodyBroken(_) | Refusal::Envelope(_) | Refusal::NoWorkNo => StatusCode::BAD_REQUEST,
             Refusal::SpoolFull | Refusal::SpoolFailed | Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -115,7 +118,8 @@ impl Refusal {
             | Refusal::EncodingUnsupported
             | Refusal::BodyTimeout
             | Refusal::BodyBroken(_)
-            | Refusal::Envelope(_) => "000-006",
+            | Refusal::Envelope(_)
+            | Refusal::NoWorkNo => "000-006",
             Refusal::SpoolFull | Refusal::SpoolFailed | Refusal::Stopping => "100-007",
         }
     }
@@ -125,6 +129,7 @@ impl Refusal {
         !matches!(
             self,
             Refusal::Envelope(_)
+                | Refusal::NoWorkNo
                 | Refusal::OtherAgent
                 | Refusal::SpoolFull
                 | Refusal::SpoolFailed

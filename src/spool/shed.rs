@@ -8,6 +8,7 @@ use std::io;
 use super::log::LogReader;
 use super::{ReadRecord, SinkState, WhenFull};
 use crate::event::envelope;
+use crate::event::normalise::RecordKind;
 
 /// Records given up at a time, at most.
 const RECORDS: usize = 4096;
@@ -56,9 +57,11 @@ pub(super) fn shed(log: &mut LogReader, sinks: &[SinkState], bytes: u64) -> io::
             // A record of our own has no envelope and is one event, and so is what nobody can read.
             let (events, body) = match ReadRecord::from(item) {
                 ReadRecord::Good(record) => {
-                    let events =
-                        envelope::parse(&record.body).map_or(1, |envelope| envelope.events.len() as u64);
-                    (events, record.body.len() as u64)
+                    let listed = match record.kind {
+                        RecordKind::Lifecycle => None,
+                        RecordKind::Push | RecordKind::Poll => envelope::parse(&record.body).ok(),
+                    };
+                    (listed.map_or(1, |envelope| envelope.events.len() as u64), record.body.len() as u64)
                 }
                 ReadRecord::Damaged { .. } => (1, 0),
             };

@@ -23,6 +23,24 @@ async fn pushes_of_both_shapes_are_stored_and_answered_with_success() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_names_nobody_is_the_agents_whose_token_came_with_it() {
+    let relay = TestRelay::start().await;
+    let begun =
+        r#"{"message":"","retcode":"0","event":{"eventType":"AgentOther_BeQcStart","content":{"qcType":8}}}"#;
+    let answer = relay.push("1001", begun).await;
+    assert_eq!((answer.status, answer.retcode().as_str()), (200, "0"));
+    let published =
+        eventually("the event published", DEADLINE, || async { relay.published().first().cloned() }).await;
+    assert_eq!(published["subject"], "1001");
+    // Events that name somebody are theirs or nobody's.
+    let other = r#"{"event":{"eventType":"AgentState_Ready","workNo":"1002"}}"#;
+    relay.assert_refused(request(&relay.token("1001"), other), (403, "000-003"), "other_agent").await;
+    let both = r#"{"eventList":[{"workNo":"1001"},{"workNo":"1002"}]}"#;
+    relay.assert_refused(request(&relay.token("1001"), both), REFUSED, "no_work_no").await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_pushes_come_on_one_connection() {
     let relay = TestRelay::start().await;
     let mut stream = relay.connect().await;
