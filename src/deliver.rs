@@ -22,15 +22,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::clock::{Clock, Timestamp};
-use crate::event::normalise;
+use crate::event::normalise::Place;
 use crate::event::{Event, EventData};
 use crate::metrics::Metrics;
 use crate::route::{Router, TopicTemplate};
 use crate::sink::{Ack, CopyNote, DeliveryError, Disposition, Message, Purpose, Sink};
-use crate::spool::{DeadLetter, ReadRecord, Record, Replay, Replayed, Spool, SpoolReader};
+use crate::spool::{DeadLetter, Record, Replay, Replayed, Spool, SpoolReader};
 use crate::trace::{SinkTraces, TraceContext};
 
 mod meter;
+mod reading;
 mod tries;
 mod trouble;
 mod ways;
@@ -47,6 +48,8 @@ pub const REASONS: &[&str] = &["dead_letter_storage", "not_routed", "spool", "st
 const READ_RECORDS: usize = 512;
 /// Bytes of bodies read from the spool at a time, about.
 const READ_BYTES: usize = 1 << 20;
+/// Events that wait, from which on no more are made: records may have lists of many, whose events take far more than the bodies.
+const MOST_WAITING: usize = 4096;
 /// Bytes of the contents of events in flight, about; one event may always go. Clients hold copies of their own.
 const WINDOW_BYTES: usize = 16 << 20;
 /// The reason of events that are larger than the far end allows, whatever the sink.
@@ -106,9 +109,9 @@ pub struct Worker {
     stop: CancellationToken,
     backoff: Backoff,
     tries: Tries,
-    /// The newest event that is settled and has others of its record behind it. So whatever is settled is progress, also over
-    /// lives of the client.
-    settled: Option<String>,
+    /// The newest event that is settled and has others of its record behind it, with the record's offset. So whatever is settled is
+    /// progress, also over lives of the client.
+    settled: Option<(u64, String)>,
     traces: SinkTraces,
 }
 
@@ -203,6 +206,8 @@ struct Flow {
     /// Bytes of what is in flight, about.
     bytes: usize,
     waiting: VecDeque<Waiting>,
+    /// The record whose events wait last goes on at this place.
+    rest: Option<(Arc<Record>, Place)>,
     in_flight: VecDeque<InFlight>,
     /// Something could not be handed over: nothing more is, so that nothing overtakes it.
     blocked: bool,
@@ -290,18 +295,7 @@ impl Worker {
     }
 
     async fn deliver(&mut self) -> Ended {
-        let mut flow = Flow {
-            next: self.reader.cursor(),
-            replayed_to: 0,
-            published_to: 0,
-            bytes: 0,
-            waiting: VecDeque::new(),
-            in_flight: VecDeque::new(),
-            blocked: false,
-            in_record: false,
-            last_progress: Instant::now(),
-            last_look: Instant::now(),
-        };
+        let mut flow = Flow::new(self.reader.cursor());
         let mut end = self.spool.end();
         loop {
             if let Err(ended) = self.advance(&mut flow, &mut end).await {
@@ -325,7 +319,9 @@ impl Worker {
         let stopping = self.stop.is_cancelled();
         // The cursor knows whole records only: one that was begun goes to its end also in a stop, or all of it came again after it.
         let room = flow.has_room(self.config.window) && (!stopping || flow.in_record);
-        if room && !stopping && flow.waiting.is_empty() {
+        if room && flow.waiting.is_empty() && flow.rest.is_some() {
+            self.go_on(flow).await?;
+        } else if room && !stopping && flow.waiting.is_empty() {
             let more = *end.borrow_and_update() > flow.next;
             if self.reader.replay_to() > flow.replayed_to {
                 self.read_replays(flow).await?;
@@ -389,100 +385,6 @@ impl Worker {
         self.settle(flow, result).await
     }
 
-    async fn read(&mut self, flow: &mut Flow) -> Result<(), Ended> {
-        // What was given up in the meantime is not delivered.
-        flow.next = flow.next.max(self.reader.cursor());
-        // The events of records that are in memory are made once for all sinks.
-        if let Some(records) = self.reader.recent(flow.next, READ_RECORDS) {
-            for recent in records {
-                let events = recent.events(self.spool.id()).map(<[_]>::to_vec);
-                self.prepare(flow, &recent.record, events).await?;
-                flow.next = recent.record.offset + 1;
-            }
-            return Ok(());
-        }
-        let records = self.reader.read(flow.next, READ_RECORDS, READ_BYTES).await;
-        let records = records.map_err(|error| DeliveryError::retry("spool", error.to_string()))?;
-        for record in records {
-            let offset = record.offset();
-            match record {
-                ReadRecord::Good(record) => {
-                    let made = normalise::normalise(&record.view(self.spool.id()));
-                    let events = made.map(|events| events.into_iter().map(Arc::new).collect());
-                    self.prepare(flow, &record, events).await?;
-                }
-                ReadRecord::Damaged { fault, .. } => {
-                    self.set_aside_record(flow, offset, Timestamp(0), fault).await?
-                }
-            }
-            flow.next = offset + 1;
-        }
-        Ok(())
-    }
-
-    /// Queues the events that were made of a record; one of which none can be made is set aside.
-    async fn prepare(
-        &mut self,
-        flow: &mut Flow,
-        record: &Record,
-        made: Result<Vec<Arc<Event>>, impl std::fmt::Display>,
-    ) -> Result<(), Ended> {
-        let (offset, received_at) = (record.offset, record.received_at);
-        let mut events = match made {
-            Ok(events) => events,
-            Err(error) => {
-                return self.set_aside_record(flow, offset, received_at, &error.to_string()).await;
-            }
-        };
-        self.leave_out_settled(&mut events);
-        if self.config.repeats == Repeats::Drop {
-            let all = events.len();
-            events.retain(|event| !event.repeat);
-            self.meter.repeats_dropped(all - events.len());
-        }
-        if self.queue(flow, offset, received_at, events, None) == 0 {
-            flow.waiting.push_back(Waiting::nothing(offset, received_at));
-        }
-        Ok(())
-    }
-
-    /// Of the events of a whole record those are left out that were settled before one behind them failed.
-    fn leave_out_settled(&self, events: &mut Vec<Arc<Event>>) {
-        let Some(settled) = &self.settled else { return };
-        if let Some(last) = events.iter().position(|event| event.id == *settled) {
-            events.drain(..=last);
-        }
-    }
-
-    /// Gives how many messages wait now: there is none for events that no route sends to this sink.
-    fn queue(
-        &self,
-        flow: &mut Flow,
-        offset: u64,
-        received_at: Timestamp,
-        events: Vec<Arc<Event>>,
-        replay: Option<ReplayOf>,
-    ) -> usize {
-        let (router, trace) = (self.config.way.load(), self.traces.context(offset));
-        let (mut count, mut unrouted) = (0, 0);
-        for event in events {
-            let message = self.message(&router, event, trace, replay.is_some());
-            unrouted += usize::from(message.as_ref().is_none_or(Message::is_state));
-            if message.is_none() {
-                continue;
-            }
-            flow.waiting.push_back(Waiting { offset, ends_record: false, received_at, message, replay });
-            count += 1;
-        }
-        self.meter.unrouted(unrouted);
-        if count > 0
-            && let Some(last) = flow.waiting.back_mut()
-        {
-            last.ends_record = true;
-        }
-        count
-    }
-
     /// The event on its way to this sink; or its agent's state alone, where the sink retains that and no route speaks of the
     /// event: what is retained would be wrong until the next change otherwise.
     fn message(
@@ -509,8 +411,12 @@ impl Worker {
         let newest = self.reader.replay_to();
         let replays = self.reader.replays(flow.replayed_to, READ_REPLAYS).await;
         let replays = replays.map_err(|error| DeliveryError::retry("spool", error.to_string()))?;
-        let all = replays.len() < READ_REPLAYS;
+        let mut all = replays.len() < READ_REPLAYS;
         for Replay { number, letter } in replays {
+            if flow.is_full() {
+                all = false;
+                break;
+            }
             flow.replayed_to = number;
             let stored = &letter.stored;
             let replay = ReplayOf { letter: stored.id, whole: stored.letter.event_id.is_empty() };
@@ -519,9 +425,9 @@ impl Worker {
                     let (offset, at) = (stored.letter.spool_offset, stored.letter.at);
                     let mut events = events.into_iter().map(Arc::new).collect();
                     if replay.whole {
-                        self.leave_out_settled(&mut events);
+                        self.leave_out_settled(offset, &mut events);
                     }
-                    if self.queue(flow, offset, at, events, Some(replay)) == 0 {
+                    if self.queue(flow, (offset, at), events, Some(replay), true) == 0 {
                         let detail = "no route sends the event to this sink any more";
                         let error = DeliveryError::dead_letter("not_routed", detail);
                         self.settle_replay(replay.letter, Some(error)).await?;
@@ -667,7 +573,7 @@ impl Worker {
         flow.bytes = flow.bytes.saturating_sub(settled.as_ref().map_or(0, weight));
         if replay.is_none_or(|replay| replay.whole) {
             let settled = settled.filter(|_| !ends_record);
-            self.settled = settled.map(|message| message.event.id.clone());
+            self.settled = settled.map(|message| (offset, message.event.id.clone()));
         }
         flow.last_progress = Instant::now();
         self.meter.in_flight(flow.in_flight.len());
@@ -788,6 +694,28 @@ impl Worker {
 }
 
 impl Flow {
+    /// One that begins at this offset.
+    fn new(next: u64) -> Flow {
+        Flow {
+            next,
+            replayed_to: 0,
+            published_to: 0,
+            bytes: 0,
+            waiting: VecDeque::new(),
+            rest: None,
+            in_flight: VecDeque::new(),
+            blocked: false,
+            in_record: false,
+            last_progress: Instant::now(),
+            last_look: Instant::now(),
+        }
+    }
+
+    /// Whether so many events wait that no more are made.
+    fn is_full(&self) -> bool {
+        self.waiting.len() >= MOST_WAITING || self.rest.is_some()
+    }
+
     /// Whether one more event may be in flight.
     fn has_room(&self, window: usize) -> bool {
         !self.blocked && self.in_flight.len() < window && self.bytes < WINDOW_BYTES

@@ -252,7 +252,7 @@ impl PushHandler {
     ) -> Result<Appended, Refusal> {
         let Admitted { gateway, bearer, charset, body } = admitted;
         let body = charset.to_utf8(self.body(body).await?);
-        let envelope = envelope::parse(&body).map_err(Refusal::Envelope)?;
+        let envelope = envelope::parse_push(&body).map_err(Refusal::Envelope)?;
         // Some events name nobody, and their token may be one agent's alone.
         let sole = if envelope.names_nobody() { self.authenticator.sole_holder(&bearer) } else { None };
         let work_no = envelope.work_no.as_deref().or(sole.as_ref().map(AgentId::as_str));

@@ -262,6 +262,17 @@ impl Bench {
         stall_timeout: Duration,
         script: impl FnMut(&Seen, usize) -> Verdict + Send + 'static,
     ) -> Running {
+        let (book, worker) = self.worker(sink, window, stall_timeout, script);
+        Running { book, task: tokio::spawn(worker.run()) }
+    }
+
+    fn worker(
+        &self,
+        sink: &str,
+        window: usize,
+        stall_timeout: Duration,
+        script: impl FnMut(&Seen, usize) -> Verdict + Send + 'static,
+    ) -> (Arc<Mutex<Book>>, Worker) {
         let router = self
             .router
             .clone()
@@ -286,8 +297,7 @@ impl Bench {
         let reader = self.spool.reader(sink).unwrap();
         let (spool, metrics, stop) = (self.spool.clone(), self.metrics.clone(), self.stop.clone());
         let worker = Worker::new(config, Box::new(fake), spool, reader, metrics, Clock::system(), stop);
-        let worker = worker.traced(self.traces.of_sink(sink, None));
-        Running { book, task: tokio::spawn(worker.run()) }
+        (book, worker.traced(self.traces.of_sink(sink, None)))
     }
 
     /// Stores a push of `events` events. Gives their ids.
@@ -1083,6 +1093,7 @@ fn only(subject: Subject, pattern: Pattern) -> Router {
     Router::new(vec![Rule { name: "chosen".into(), conditions, target }], None, Arc::default())
 }
 
+mod long_lists;
 mod traces;
 
 mod replays {

@@ -25,6 +25,11 @@ use crate::clock::Timestamp;
 /// Deeper nesting than this is an attack: real content has two levels. Consumers' JSON readers stop at 64 levels at the
 /// earliest, and an event that is passed on whole lies one level deeper there than in the body.
 const MAX_DEPTH: usize = 60;
+/// More events than this are no push of a gateway: it keeps an agent's events for 120 s at most, and no agent has 80 in a second.
+/// An element of a list may be of two bytes, and an event made of it is of some thousand: the events of a push are to fit into
+/// memory however it is written, and the bound on its bytes does not say so. To refuse a push costs its agent the session in the
+/// end, so this is far above all that was ever seen, which are tens. What is stored, or was polled, is read whatever its number.
+pub const MAX_PUSHED_EVENTS: usize = 10_000;
 /// An `eventGenTime` outside of 2000-01-01 to 2100-01-01 is not one.
 const PLAUSIBLE_MILLIS: std::ops::Range<u64> = 946_684_800_000..4_102_444_800_000;
 /// The members of an event that we know. `jsonKey` repeats the names of the others.
@@ -38,6 +43,15 @@ pub struct Envelope<'a> {
     pub work_no: Option<Cow<'a, str>>,
     /// The events, oldest first; may be empty.
     pub events: Vec<RawEvent<'a>>,
+}
+
+/// A body taken apart, its events unread: of tiny ones there may be half a million in it, and what is read of each takes a hundred
+/// times as much.
+#[derive(Debug)]
+pub struct Unread<'a> {
+    /// What the envelope itself says.
+    work_no: Option<&'a RawValue>,
+    elements: Vec<&'a RawValue>,
 }
 
 /// One event, its content unread.
@@ -77,6 +91,9 @@ pub enum EnvelopeError {
     /// JSON, but no object.
     #[error("no workNo")]
     NoObject,
+    /// A push that holds too many.
+    #[error("a push of more than {MAX_PUSHED_EVENTS} events")]
+    TooManyEvents,
 }
 
 /// Reads a body.
@@ -84,6 +101,23 @@ pub enum EnvelopeError {
 /// # Errors
 /// When the body is not JSON from its first byte to its last, nests deeper than 60 levels, or is no object.
 pub fn parse(body: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
+    take_apart(body).map(Unread::read)
+}
+
+/// Reads the body of a push that is about to be stored.
+///
+/// # Errors
+/// As [`parse`], and when there are more than [`MAX_PUSHED_EVENTS`].
+pub fn parse_push(body: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
+    let unread = take_apart(body)?;
+    if unread.count() > MAX_PUSHED_EVENTS { Err(EnvelopeError::TooManyEvents) } else { Ok(unread.read()) }
+}
+
+/// Finds the events of a body.
+///
+/// # Errors
+/// As [`parse`].
+pub fn take_apart(body: &[u8]) -> Result<Unread<'_>, EnvelopeError> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let text = std::str::from_utf8(body)
         .map_err(|error| error_at(body, error.valid_up_to(), "the text is not UTF-8"))?;
@@ -94,10 +128,26 @@ pub fn parse(body: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
     }
     // Again, because an odd list can be read only whole. What is wrong with a text is told by the second reading.
     let top = Top::read(text, true).or_else(|_| Top::read(text, false)).map_err(syntax_error)?;
-    let events = read_events(text, &top);
-    let work_no =
-        top.work_no.and_then(|work_no| json::text(work_no.into())).or_else(|| common_work_no(&events));
-    Ok(Envelope { work_no, events })
+    Ok(top.into_unread(text))
+}
+
+impl<'a> Unread<'a> {
+    /// How many events there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.elements.len()
+    }
+
+    /// The events from this one on, read one by one.
+    pub fn events_from(&self, index: usize) -> impl Iterator<Item = RawEvent<'a>> {
+        self.elements.iter().skip(index).map(|raw| RawEvent::read(raw))
+    }
+
+    fn read(self) -> Envelope<'a> {
+        let events: Vec<_> = self.events_from(0).collect();
+        let work_no = self.work_no.and_then(|work_no| json::text(work_no.into()));
+        Envelope { work_no: work_no.or_else(|| common_work_no(&events)), events }
+    }
 }
 
 impl Envelope<'_> {
@@ -107,14 +157,6 @@ impl Envelope<'_> {
         let nobody = self.work_no.is_none() && self.events.iter().all(|event| event.work_no.is_none());
         nobody && !self.events.is_empty()
     }
-}
-
-fn read_events<'a>(text: &'a str, top: &Top<'a>) -> Vec<RawEvent<'a>> {
-    let lists = [&top.event_list, &top.event];
-    if lists.iter().all(|list| list.is_none()) && top.is_event {
-        return serde_json::from_str(text).map(RawEvent::read).into_iter().collect();
-    }
-    lists.into_iter().flatten().flatten().map(|event| RawEvent::read(event)).collect()
 }
 
 /// The members of a body that we know. Of those that come twice the last one counts.
@@ -128,6 +170,17 @@ struct Top<'a> {
 }
 
 impl<'a> Top<'a> {
+    /// The events of the object, which `text` is.
+    fn into_unread(self, text: &'a str) -> Unread<'a> {
+        let elements = match (self.event_list, self.event) {
+            (None, None) if self.is_event => serde_json::from_str(text).into_iter().collect(),
+            (Some(list), None) | (None, Some(list)) => list,
+            (None, None) => Vec::new(),
+            (Some(list), Some(more)) => [list, more].concat(),
+        };
+        Unread { work_no: self.work_no, elements }
+    }
+
     /// Reads the object that `text` is, and checks all of it. `usual` finds the events on the way, and fails where `eventList` is
     /// no array.
     fn read(text: &'a str, usual: bool) -> Result<Top<'a>, serde_json::Error> {

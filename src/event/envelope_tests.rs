@@ -159,6 +159,15 @@ fn a_nesting_bomb_is_an_error() {
 }
 
 #[test]
+fn a_push_of_too_many_events_is_an_error_and_what_is_stored_is_none() {
+    let body = |count: usize| format!(r#"{{"workNo":"1","eventList":[0{}]}}"#, ",0".repeat(count - 1));
+    assert_eq!(parse_push(body(MAX_PUSHED_EVENTS).as_bytes()).unwrap().events.len(), MAX_PUSHED_EVENTS);
+    let more = body(MAX_PUSHED_EVENTS + 1);
+    assert_eq!(parse_push(more.as_bytes()).unwrap_err(), EnvelopeError::TooManyEvents);
+    assert_eq!(parsed(&more).events.len(), MAX_PUSHED_EVENTS + 1);
+}
+
+#[test]
 fn events_of_different_agents_name_no_agent() {
     for (body, nobody) in [
         (r#"{"eventList":[{"workNo":"1"},{"workNo":"2"}]}"#, false),

@@ -90,23 +90,73 @@ pub enum NormaliseError {
     Lifecycle,
 }
 
+/// Some events of a record, one after the other.
+#[derive(Debug)]
+pub struct Piece {
+    /// The events.
+    pub events: Vec<Event>,
+    /// Where the record goes on, if it does.
+    pub rest: Option<Place>,
+}
+
+/// A place between two events of a record, and what is known there.
+#[derive(Debug, Clone)]
+pub struct Place {
+    index: usize,
+    snapshot: AgentSnapshot,
+    next: u64,
+}
+
 /// Makes the events of `record`, in their order. A call that ends with an event is one event more, after it.
 ///
 /// # Errors
 /// When the body is not what the record's kind says. That never mends: set the record aside.
 pub fn normalise(record: &RecordView<'_>) -> Result<Vec<Event>, NormaliseError> {
-    let mut maker =
-        Maker { record, snapshot: record.before.clone(), next: record.sequence, made: Vec::new() };
+    piece(record, None, usize::MAX).map(|piece| piece.events)
+}
+
+/// Makes events of `record` from a place in it on, or from its begin: of `most` elements of its list, with the calls that end
+/// with them. All that are made of a record may be a thousand times as large as its body.
+///
+/// # Errors
+/// As [`normalise`].
+pub fn piece(record: &RecordView<'_>, from: Option<&Place>, most: usize) -> Result<Piece, NormaliseError> {
+    let (index, snapshot, next) = match from {
+        Some(place) => (place.index, place.snapshot.clone(), place.next),
+        None => (0, record.before.clone(), record.sequence),
+    };
+    let mut maker = Maker { record, snapshot, next, made: Vec::new() };
     if record.kind == RecordKind::Lifecycle {
         maker.lifecycle_event()?;
-        return Ok(maker.made);
+        return Ok(Piece { events: maker.made, rest: None });
     }
-    let envelope = envelope::parse(record.body)?;
-    maker.made.reserve_exact(envelope.events.len());
-    for (index, raw) in envelope.events.iter().enumerate() {
-        maker.gateway_event(index, raw);
+    let unread = envelope::take_apart(record.body)?;
+    let end = unread.count().min(index.saturating_add(most));
+    maker.made.reserve_exact(end.saturating_sub(index));
+    for (index, raw) in (index..end).zip(unread.events_from(index)) {
+        maker.gateway_event(index, &raw);
     }
-    Ok(maker.made)
+    let Maker { snapshot, next, made, .. } = maker;
+    let rest = (end < unread.count()).then_some(Place { index: end, snapshot, next });
+    Ok(Piece { events: made, rest })
+}
+
+/// The piece of a record in which the event with this id is, where there is one; all pieces are of `most` elements.
+///
+/// # Errors
+/// As [`normalise`].
+pub fn piece_with(record: &RecordView<'_>, id: &str, most: usize) -> Result<Option<Piece>, NormaliseError> {
+    let mut from = None;
+    loop {
+        let piece = piece(record, from.as_ref(), most)?;
+        if piece.events.iter().any(|event| event.id == id) {
+            return Ok(Some(piece));
+        }
+        from = piece.rest;
+        if from.is_none() {
+            return Ok(None);
+        }
+    }
 }
 
 /// Makes the events of one record.

@@ -61,6 +61,48 @@ fn repeats_have_the_ids_of_the_first_delivery_and_do_not_move_the_agent() {
 }
 
 #[test]
+fn pieces_of_a_record_are_what_the_whole_is() {
+    let talking = |call: &str| format!(r#"{{"eventType":"AgentEvent_Talking","content":"{call}"}}"#);
+    let ready = r#"{"eventType":"AgentState_Ready"}"#.to_owned();
+    let list = [talking("1-1"), talking("1-2"), ready.clone(), talking("1-3"), ready, "0".to_owned()];
+    let body = format!(r#"{{"workNo":"291","eventList":[{}]}}"#, list.join(","));
+    let first = Repeated { first: EventRef { offset: 64, index: 3 }, sequence: 2 };
+    let (gateway, agent_id) = (GatewayName::parse("main").unwrap(), AgentId::parse("291").unwrap());
+    let record = RecordView {
+        spool_id: "k3v9",
+        offset: 70,
+        kind: RecordKind::Push,
+        received_at: RECEIVED_AT,
+        gateway: &gateway,
+        agent_id: &agent_id,
+        sequence: 5,
+        repeats: &[first],
+        before: &AgentSnapshot::default(),
+        body: body.as_bytes(),
+    };
+    let whole = normalise(&record).unwrap();
+    assert!(whole.len() > list.len(), "calls ended");
+    for most in 1..=list.len() {
+        let (mut events, mut place, mut pieces) = (Vec::new(), None, 0);
+        loop {
+            let made = piece(&record, place.as_ref(), most).unwrap();
+            events.extend(made.events);
+            pieces += 1;
+            place = made.rest;
+            if place.is_none() {
+                break;
+            }
+        }
+        assert_eq!((&events, pieces), (&whole, list.len().div_ceil(most)), "{most} at a time");
+        for event in &whole {
+            let made = piece_with(&record, &event.id, most).unwrap().unwrap();
+            assert!(made.events.contains(event), "{most} at a time");
+        }
+    }
+    assert!(piece_with(&record, "k3v9-71-0", 2).unwrap().is_none());
+}
+
+#[test]
 fn a_poll_answer_gives_one_event_or_none() {
     let poll = |body: &str| normalised(RecordKind::Poll, &[], &AgentSnapshot::default(), body);
     let body = r#"{"message":"","retcode":"0","event":{"eventType":"AgentOther_PhoneRelease","workNo":"291","content":{"phoneState":"3"}}}"#;

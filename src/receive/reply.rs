@@ -72,7 +72,7 @@ impl Refusal {
         match self {
             Refusal::NotFound => "not_found",
             Refusal::MethodNotAllowed => "method_not_allowed",
-            Refusal::TooLarge { .. } => "too_large",
+            Refusal::TooLarge { .. } | Refusal::Envelope(EnvelopeError::TooManyEvents) => "too_large",
             Refusal::EncodingUnsupported => "encoding_unsupported",
             Refusal::TokenMissing => "token_missing",
             Refusal::Token(fault) => fault.reason(),
@@ -100,7 +100,9 @@ impl Refusal {
         match self {
             Refusal::NotFound => StatusCode::NOT_FOUND,
             Refusal::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Refusal::TooLarge { .. } | Refusal::Envelope(EnvelopeError::TooManyEvents) => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             Refusal::EncodingUnsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Refusal::TokenMissing | Refusal::Token(_) => StatusCode::UNAUTHORIZED,
             Refusal::OtherAgent => StatusCode::FORBIDDEN,

@@ -148,7 +148,8 @@ impl NewEvent {
 pub(super) fn read_events(kind: RecordKind, body: &[u8]) -> Option<Vec<NewEvent>> {
     match kind {
         RecordKind::Push | RecordKind::Poll => {
-            envelope::parse(body).ok().map(|envelope| new_events(&envelope.events))
+            let unread = envelope::take_apart(body).ok()?;
+            Some(unread.events_from(0).map(|event| NewEvent::of(&event)).collect())
         }
         // One event of ours, without an envelope.
         RecordKind::Lifecycle => None,

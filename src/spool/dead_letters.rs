@@ -20,6 +20,9 @@ mod sweep;
 
 pub(super) use sweep::{Change, Sweep};
 
+/// Elements of a record's list of which events are made at a time, to find one.
+const PIECE: usize = 256;
+
 /// An event that can never be delivered to a sink.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -151,11 +154,14 @@ impl Letter {
             ReadRecord::Good(record) => record,
             ReadRecord::Damaged { fault, .. } => return Err((*fault).to_owned()),
         };
-        let mut events = normalise::normalise(&record.view(spool_id)).map_err(|error| error.to_string())?;
-        let id = &self.stored.letter.event_id;
-        if !id.is_empty() {
-            events.retain(|event| event.id == *id);
-        }
+        let (view, id) = (record.view(spool_id), &self.stored.letter.event_id);
+        let events = if id.is_empty() {
+            normalise::normalise(&view)
+        } else {
+            let piece = normalise::piece_with(&view, id, PIECE);
+            piece.map(|piece| piece.into_iter().flat_map(|p| p.events).filter(|e| e.id == *id).collect())
+        };
+        let events: Vec<Event> = events.map_err(|error| error.to_string())?;
         if events.is_empty() { Err("the record has no such event".to_owned()) } else { Ok(events) }
     }
 

@@ -12,19 +12,24 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Record, SinkState};
 use crate::event::Event;
-use crate::event::normalise::{NormaliseError, normalise};
+use crate::event::normalise::{self, NormaliseError, Piece};
 
 /// Records at most: twice what one commit can hold.
 const RECORDS: u64 = 2048;
-/// Bytes of bodies at most. The events made of them take a few times as much.
+/// Bytes of bodies at most. The events made of them take a few times as much, but for the tiniest.
 const BYTES: usize = 2 << 20;
+
+/// Events at most that are kept of a record. Of longer lists, which are rare, every sink makes its own: kept they could take a
+/// thousand times as much as the bodies.
+const EVENTS: usize = 16;
 
 /// A record that was stored a moment ago.
 #[derive(Debug)]
 pub struct Recent {
     /// The record.
     pub record: Arc<Record>,
-    events: OnceLock<Result<Vec<Arc<Event>>, NormaliseError>>,
+    /// None in it stands for more than are kept.
+    events: OnceLock<Result<Option<Vec<Arc<Event>>>, NormaliseError>>,
 }
 
 impl Recent {
@@ -32,16 +37,16 @@ impl Recent {
         Recent { record, events: OnceLock::new() }
     }
 
-    /// Its events, made when they are first asked for.
+    /// Its events, made when they are first asked for; none when they are too many to be kept.
     ///
     /// # Errors
     /// When none can be made of it.
-    pub fn events(&self, spool_id: &str) -> Result<&[Arc<Event>], &NormaliseError> {
+    pub fn events(&self, spool_id: &str) -> Result<Option<&[Arc<Event>]>, &NormaliseError> {
         let made = self.events.get_or_init(|| {
-            let events = normalise(&self.record.view(spool_id))?;
-            Ok(events.into_iter().map(Arc::new).collect())
+            let Piece { events, rest } = normalise::piece(&self.record.view(spool_id), None, EVENTS)?;
+            Ok(rest.is_none().then(|| events.into_iter().map(Arc::new).collect()))
         });
-        made.as_ref().map(Vec::as_slice)
+        made.as_ref().map(Option::as_deref)
     }
 }
 
@@ -192,6 +197,16 @@ mod tests {
         ring.extend((RECORDS + 10..RECORDS + 12).map(|offset| record(offset, BYTES / 2 + 1)), 0);
         assert_eq!(offsets(&ring, RECORDS + 11), Some(vec![RECORDS + 11]));
         assert_eq!(offsets(&ring, RECORDS + 10), None);
+    }
+
+    #[test]
+    fn events_of_a_short_list_are_kept_and_those_of_a_long_one_are_not() {
+        for (count, kept) in [(1, Some(1)), (EVENTS, Some(EVENTS)), (EVENTS + 1, None)] {
+            let body = format!(r#"{{"workNo":"101","eventList":[0{}]}}"#, ",0".repeat(count - 1));
+            let record = Record { body: Bytes::from(body), ..Record::clone(&record(1, 0)) };
+            let recent = Recent::new(Arc::new(record));
+            assert_eq!(recent.events("k3v9").unwrap().map(<[_]>::len), kept);
+        }
     }
 
     #[test]

@@ -59,9 +59,9 @@ pub(super) fn shed(log: &mut LogReader, sinks: &[SinkState], bytes: u64) -> io::
                 ReadRecord::Good(record) => {
                     let listed = match record.kind {
                         RecordKind::Lifecycle => None,
-                        RecordKind::Push | RecordKind::Poll => envelope::parse(&record.body).ok(),
+                        RecordKind::Push | RecordKind::Poll => envelope::take_apart(&record.body).ok(),
                     };
-                    (listed.map_or(1, |envelope| envelope.events.len() as u64), record.body.len() as u64)
+                    (listed.map_or(1, |unread| unread.count() as u64), record.body.len() as u64)
                 }
                 ReadRecord::Damaged { .. } => (1, 0),
             };

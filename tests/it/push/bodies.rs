@@ -210,6 +210,20 @@ async fn a_body_that_is_too_large_is_refused_by_its_declared_and_by_its_true_len
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_push_of_more_events_than_any_gateway_has_is_refused_and_a_long_one_delivered() {
+    let relay = TestRelay::start().await;
+    let body = |count: usize| format!(r#"{{"workNo":"1001","eventList":[0{}]}}"#, ",0".repeat(count - 1));
+    let refused = request(&relay.token("1001"), body(10_001));
+    relay.assert_refused(refused, (413, "000-006"), "too_large").await;
+    assert_eq!(relay.push("1001", body(3000)).await.status, 200);
+    eventually("all events published", DEADLINE, || async {
+        Some(relay.published().len()).filter(|published| *published >= 3000)
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_chunked_body_is_taken_and_a_broken_one_refused() {
     let relay = TestRelay::start().await;
     let headers = format!("service_token: {}\r\ntransfer-encoding: chunked\r\n", relay.token("1001"));
