@@ -358,7 +358,7 @@ impl Spool {
     /// # Cancel safety
     /// Dropping the future after it began does not tell whether the record was stored.
     pub async fn append(&self, record: NewRecord) -> Result<Appended, AppendError> {
-        let events = agents::read_events(record.kind, &record.body);
+        let events = agents::read_events(record.kind, &record.agent.agent_id, &record.body);
         self.append_events(record, events).await
     }
 
@@ -374,7 +374,7 @@ impl Spool {
         record: NewRecord,
         events: &[RawEvent<'_>],
     ) -> Result<Appended, AppendError> {
-        let events = Some(agents::new_events(events));
+        let events = Some(agents::new_events(events, &record.agent.agent_id));
         self.append_events(record, events).await
     }
 
@@ -404,7 +404,7 @@ impl Spool {
     /// # Errors
     /// When it will not be stored: too many wait, or the spool is closed.
     pub fn queue(&self, record: NewRecord) -> Result<Queued, AppendError> {
-        let events = agents::read_events(record.kind, &record.body);
+        let events = agents::read_events(record.kind, &record.agent.agent_id, &record.body);
         let room = self.room.own.try_acquire().map_err(|error| match error {
             TryAcquireError::NoPermits => AppendError::Full,
             TryAcquireError::Closed => AppendError::Closed,

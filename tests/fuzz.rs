@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use ccrelay::clock::Timestamp;
 use ccrelay::event::normalise::{EventRef, RecordKind, RecordView, Repeated, normalise};
+use ccrelay::event::report::Report;
 use ccrelay::event::state::AgentSnapshot;
 use ccrelay::event::{AgentId, GatewayName, cloudevent, envelope, vocabulary};
 use serde::de::IgnoredAny;
@@ -386,7 +387,13 @@ impl Bench {
             return 1 + self.snapshot.apply_own(body, at).ended.len();
         }
         let Ok(envelope) = envelope::parse(body) else { return 0 };
-        envelope.events.iter().skip(repeats).map(|event| 1 + self.snapshot.apply(event, at).ended.len()).sum()
+        let fresh = envelope.events.iter().skip(repeats);
+        fresh
+            .map(|event| {
+                let report = Report::of(event).filter(|_| !event.is_of_other_than(&self.agent_id));
+                1 + self.snapshot.apply_report(report.as_ref(), event.time(at)).ended.len()
+            })
+            .sum()
     }
 }
 

@@ -18,6 +18,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use super::ids::AgentId;
 use super::json::{self, Json, Members};
 use super::vocabulary::{self, Entry};
 use crate::clock::Timestamp;
@@ -261,6 +262,13 @@ impl<'a> RawEvent<'a> {
             raw,
             says_more,
         }
+    }
+
+    /// Whether it names another agent than the one it came for: then it says nothing of that one.
+    #[must_use]
+    pub fn is_of_other_than(&self, agent_id: &AgentId) -> bool {
+        let own = self.work_no.as_deref().map(AgentId::parse);
+        own.is_some_and(|own| own.is_ok_and(|own| own != *agent_id))
     }
 
     /// When it happened: when the gateway made it, or else when it was received.

@@ -176,8 +176,10 @@ impl Maker<'_> {
         let body = Body::read(raw.content);
         let time = raw.time(record.received_at);
         let repeated = record.repeats.get(index);
-        // A repeated event moved the agent when it came first; the agent has gone on since.
-        let followed = entry.filter(|_| repeated.is_none()).unwrap_or(&NO_EFFECT);
+        // A repeated event moved the agent when it came first; the agent has gone on since. One of another agent never does, and
+        // whose it is stands nowhere else.
+        let is_other = raw.is_of_other_than(record.agent_id);
+        let followed = entry.filter(|_| repeated.is_none() && !is_other).unwrap_or(&NO_EFFECT);
         let transition = self.snapshot.follow(&Report::read(followed, &body), time);
         let mut details = entry.map_or_else(Details::default, |entry| content::details(entry.content, &body));
         add_call_states(&mut details, entry, &transition);
@@ -185,7 +187,7 @@ impl Maker<'_> {
             event_type: raw.event_type.to_string(),
             content: raw.content.and_then(Verbatim::of_part),
             event_gen_time: raw.raw_gen_time.and_then(Verbatim::of_part),
-            event: raw.says_more.then(|| Verbatim::of(raw.raw)),
+            event: (raw.says_more || is_other).then(|| Verbatim::of(raw.raw)),
             withheld: false,
         };
         let place = EventRef { offset: record.offset, index: u32::try_from(index).unwrap_or(u32::MAX) };
@@ -270,7 +272,7 @@ impl Maker<'_> {
     }
 }
 
-/// What unknown and repeated events do to the agent.
+/// What unknown and repeated events, and those of others, do to the agent.
 static NO_EFFECT: Entry = Entry {
     gateway_type: "",
     event_type: vocabulary::UNKNOWN_TYPE,

@@ -116,7 +116,7 @@ impl AgentSnapshot {
     /// Follows `event`, which was received at `received_at`. The event's own time counts where it has one. Cheap: the
     /// content of an event that moves nothing is not read, so that its call's state is not in the answer either.
     ///
-    /// Events that are marked as repeats must not be applied: they were when they came first.
+    /// Events that are marked as repeats must not be applied: they were when they came first. Nor those of another agent.
     pub fn apply(&mut self, event: &RawEvent<'_>, received_at: Timestamp) -> Transition {
         self.apply_report(Report::of(event).as_ref(), event.time(received_at))
     }

@@ -36,6 +36,7 @@ use twox_hash::XxHash3_64;
 
 use super::{AgentKey, Record};
 use crate::clock::Timestamp;
+use crate::event::AgentId;
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::{EventRef, RecordKind, Repeated};
 use crate::event::report::Report;
@@ -134,22 +135,24 @@ pub(super) struct NewEvent {
 }
 
 impl NewEvent {
-    fn of(event: &RawEvent<'_>) -> NewEvent {
+    fn of(event: &RawEvent<'_>, agent_id: &AgentId) -> NewEvent {
+        // What is another's says nothing of this agent, as in the normaliser.
+        let followed = Some(event).filter(|event| !event.is_of_other_than(agent_id));
         NewEvent {
             category: event.entry.map_or(vocabulary::UNKNOWN_CATEGORY, |entry| entry.category),
             digest: digest(event.raw.get().as_bytes()),
             time: event.gen_time,
-            report: Report::of(event).map(Report::into_owned),
+            report: followed.and_then(Report::of).map(Report::into_owned),
         }
     }
 }
 
 /// The events of a record that has an envelope which can be read.
-pub(super) fn read_events(kind: RecordKind, body: &[u8]) -> Option<Vec<NewEvent>> {
+pub(super) fn read_events(kind: RecordKind, agent_id: &AgentId, body: &[u8]) -> Option<Vec<NewEvent>> {
     match kind {
         RecordKind::Push | RecordKind::Poll => {
             let unread = envelope::take_apart(body).ok()?;
-            Some(unread.events_from(0).map(|event| NewEvent::of(&event)).collect())
+            Some(unread.events_from(0).map(|event| NewEvent::of(&event, agent_id)).collect())
         }
         // One event of ours, without an envelope.
         RecordKind::Lifecycle => None,
@@ -157,8 +160,8 @@ pub(super) fn read_events(kind: RecordKind, body: &[u8]) -> Option<Vec<NewEvent>
 }
 
 /// The same of a body that was read before.
-pub(super) fn new_events(events: &[RawEvent<'_>]) -> Vec<NewEvent> {
-    events.iter().map(NewEvent::of).collect()
+pub(super) fn new_events(events: &[RawEvent<'_>], agent_id: &AgentId) -> Vec<NewEvent> {
+    events.iter().map(|event| NewEvent::of(event, agent_id)).collect()
 }
 
 /// All agents, in memory; the writer thread owns it and stores what changed.
@@ -250,7 +253,7 @@ impl AgentBook {
     pub(super) fn replay(&mut self, record: &Record) {
         let (row, tally) = self.touch(&record.agent);
         row.snapshot = Arc::new(record.before.clone());
-        let Some(events) = read_events(record.kind, &record.body) else {
+        let Some(events) = read_events(record.kind, &record.agent.agent_id, &record.body) else {
             row.advance_own(record.sequence, &record.body, record.received_at, tally);
             return;
         };

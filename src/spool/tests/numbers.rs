@@ -75,6 +75,26 @@ async fn numbers_have_no_gap_across_summaries_own_events_repeats_expiry_and_a_cr
     close(spool, threads).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_another_agent_moves_nobody_and_is_numbered() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = open(config(folder.path()), &["kafka"]);
+    let others = r#"{"eventType":"AgentState_Work","workNo":"1002","content":null}"#.to_owned();
+    let list = [talking("1-1"), others, event("AgentEvent_New", "null")];
+    spool.append(record("1001", &list, 0)).await.unwrap();
+    spool.append(record("1001", &[released("1-1")], 1)).await.unwrap();
+    let events = published(&spool).await;
+    assert_consecutive(&events);
+    use crate::event::state::AgentState::Busy;
+    assert!(events.iter().all(|event| event.data.agent.state == Busy), "{events:?}");
+    let whole = events[1].data.raw.event.as_ref().map(|raw| raw.as_str());
+    assert!(whole.is_some_and(|raw| raw.contains(r#""workNo":"1002""#)), "{whole:?}");
+    assert!(events[0].data.raw.event.is_none());
+    let stored = read_all(&spool.reader("kafka").unwrap()).await;
+    assert_eq!(stored[1].before.state, Busy, "so it is at receipt");
+    close(spool, threads).await;
+}
+
 /// How many agents have a row in the spool, and below which offset the rows hold everything.
 fn progress(directory: &Path) -> (usize, u64) {
     let connection = rusqlite::Connection::open(directory.join("spool.db")).unwrap();
