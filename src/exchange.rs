@@ -45,6 +45,8 @@ pub struct Exchange {
     number: u64,
     /// When the gateway had certainly begun it. A connection may have been opened for its first request.
     begun: Instant,
+    /// When it was read.
+    read: Instant,
 }
 
 impl Connection {
@@ -85,7 +87,8 @@ impl Connection {
         self.begun.store(self.micros(now), Ordering::Release);
         let at_once = stood_still || now.saturating_duration_since(self.ready) <= AT_ONCE;
         let opened_for_it = number == 1 && at_once;
-        Exchange { connection: self.clone(), number, begun: if opened_for_it { self.accepted } else { now } }
+        let begun = if opened_for_it { self.accepted } else { now };
+        Exchange { connection: self.clone(), number, begun, read: now }
     }
 
     /// All that was to be written is.
@@ -135,6 +138,18 @@ impl Exchange {
     pub fn arrived(&self) -> bool {
         self.connection.requests.load(Ordering::Acquire) > self.number
             || self.connection.ended.load(Ordering::Acquire)
+    }
+
+    /// How long after this one `later` came, whatever was done to the clock in between.
+    #[must_use]
+    pub fn until(&self, later: &Exchange) -> Duration {
+        later.read.saturating_duration_since(self.read)
+    }
+
+    /// The same, as if it had come so much later.
+    #[cfg(test)]
+    pub(crate) fn delayed(self, by: Duration) -> Exchange {
+        Exchange { begun: self.begun + by, read: self.read + by, ..self }
     }
 
     /// Whether `later` was begun before the answer to this one left.

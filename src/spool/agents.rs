@@ -13,6 +13,8 @@
 //! In the last case both wait here at the same time, as after a machine that stood still, and the repeat may even be read
 //! first; the batch that is then read last is the beginning of the one before.
 //!
+//! How long after another a batch comes is not measured by wall time, which may be put forward or back in between, but across a start.
+//!
 //! Two equal chat messages in a row on one connection are therefore two events, and so are two on connections of their own
 //! that the gateway ends when it is answered: the second request, or the end, shows that the first answer arrived. What is
 //! known of that is stored with the batch, so that a restart forgets none of it but what the last second before a crash told.
@@ -468,14 +470,14 @@ impl LastBatch {
         let alike = !self.events.is_empty()
             && !events.is_empty()
             && self.events.iter().zip(events).all(|(old, new)| old.digest == new.digest);
-        let gap = batch.received_at.since(self.received_at);
+        let (gap, overlaps) = match (&self.reply, &batch.answer) {
+            (Reply::Sent(last), Some(new)) => (last.until(new), last.overlaps(new)),
+            // Across a start only wall time tells.
+            _ => (batch.received_at.since(self.received_at), false),
+        };
         let timed = self.events.iter().all(|event| event.timed);
         let whole = self.events.len() <= events.len();
         let unanswered = whole && self.reply.may_be_lost() && gap >= rules.soonest;
-        let overlaps = match (&self.reply, &batch.answer) {
-            (Reply::Sent(last), Some(new)) => last.overlaps(new),
-            _ => false,
-        };
         let pushed = batch.kind == RecordKind::Push;
         pushed && alike && gap <= rules.window && (timed || unanswered || overlaps)
     }

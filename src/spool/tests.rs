@@ -543,8 +543,8 @@ mod repeats {
             if ended {
                 connection.ended();
             }
-            let second =
-                NewRecord { answer: Some(Connection::new().begin()), ..push("1001", &["hello"], 15) };
+            let again = Connection::new().begin().delayed(Duration::from_secs(15));
+            let second = NewRecord { answer: Some(again), ..push("1001", &["hello"], 15) };
             assert_eq!(spool.append(second).await.unwrap().repeated, repeated, "ended: {ended}");
             close(spool, threads).await;
         }
@@ -628,6 +628,29 @@ mod repeats {
             assert_eq!(appended.repeated, repeated, "at {at} s");
         }
         close(spool, threads).await;
+    }
+
+    /// The clock is put forward by an hour, or back, between a push and its repeat 10 s later.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_step_of_the_clock_hides_no_repeat() {
+        let untimed = r#"{"eventType":"AgentEvent_MessageData","content":"hello"}"#;
+        let timed = r#"{"eventType":"AgentState_Ready","eventGenTime":1784529722590,"content":null}"#;
+        for event in [untimed, timed] {
+            for at in [3600 + 3610, 10] {
+                let folder = TempDir::new().unwrap();
+                let (spool, threads) = open(config(folder.path()), &["kafka"]);
+                let batch = |at, exchange| NewRecord {
+                    answer: Some(exchange),
+                    ..record("1001", &[event.to_owned()], at)
+                };
+                let first = Connection::new().begin();
+                spool.append(batch(3600, first.clone())).await.unwrap();
+                first.answered();
+                let again = Connection::new().begin().delayed(Duration::from_secs(10));
+                assert_eq!(spool.append(batch(at, again)).await.unwrap().repeated, 1, "at {at} s: {event}");
+                close(spool, threads).await;
+            }
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
