@@ -101,8 +101,14 @@ pub const SESSION_LOSS_REASONS: &[&str] =
 /// Why an event of a session's life was not stored: label `reason` of `ccrelay_session_events_lost_total`.
 pub const SESSION_EVENT_LOSS_REASONS: &[&str] = &["queue_full", "spool_full", "spool_failed", "stopping"];
 /// What can be wrong with a session that lives: label `reason` of `ccrelay_sessions_degraded`.
-pub const SESSION_DEGRADATIONS: &[&str] =
-    &["heartbeats_failing", "skills_refused", "settings_refused", "sign_out_refused", "no_pushes"];
+pub const SESSION_DEGRADATIONS: &[&str] = &[
+    "heartbeats_failing",
+    "skills_refused",
+    "settings_refused",
+    "sign_out_refused",
+    "sign_out_unconfirmed",
+    "no_pushes",
+];
 /// Bounds of the sign-out budget: label `within_secs` of `ccrelay_sign_out_budget_agents`. All sessions are within the last.
 pub const BUDGET_BOUNDS: &[(&str, u64)] = &[
     ("0", 0),

@@ -260,17 +260,21 @@ pub enum Degradation {
     SettingsRefused,
     /// A sign-out was refused, for instance in a call: the session stays.
     SignOutRefused,
+    /// The agent is to be signed out, and the gateway does not know the session, which may stand by a newer GUID or at another of its
+    /// addresses: it is asked on for as long as that can be.
+    SignOutUnconfirmed,
     /// No push has come since the sign-in, which causes events. Found out by those who see pushes, not by the machine.
     NoPushes,
 }
 
 impl Degradation {
     /// All of them.
-    pub const ALL: [Degradation; 5] = [
+    pub const ALL: [Degradation; 6] = [
         Degradation::HeartbeatsFailing,
         Degradation::SkillsRefused,
         Degradation::SettingsRefused,
         Degradation::SignOutRefused,
+        Degradation::SignOutUnconfirmed,
         Degradation::NoPushes,
     ];
 
@@ -282,6 +286,7 @@ impl Degradation {
             Degradation::SkillsRefused => "skills_refused",
             Degradation::SettingsRefused => "settings_refused",
             Degradation::SignOutRefused => "sign_out_refused",
+            Degradation::SignOutUnconfirmed => "sign_out_unconfirmed",
             Degradation::NoPushes => "no_pushes",
         }
     }
@@ -631,6 +636,9 @@ impl Machine {
         if self.held.as_mut().is_some_and(Held::drop_refusal) {
             self.effects.push(Effect::Mended(Degradation::SignOutRefused));
         }
+        if self.held.as_mut().is_some_and(Held::drop_unconfirmed) {
+            self.effects.push(Effect::Mended(Degradation::SignOutUnconfirmed));
+        }
         if self.held.is_none() && self.in_flight.is_none() {
             self.doubtful = 0;
             self.sign_in_backoff.reset();
@@ -792,11 +800,9 @@ impl Machine {
         let Some(held) = &mut self.held else { return };
         match outcome {
             Outcome::Answered(Meaning::Ok) => self.heartbeat_succeeded(sent, now),
-            // Out already, by a sign-out whose answer was lost or by somebody else: that was what was wanted.
-            Outcome::Answered(Meaning::Lost(loss))
-                if self.state == State::SigningOut && self.wish.waits() && loss != Loss::OtherAddress =>
-            {
-                self.is_out();
+            Outcome::Answered(Meaning::Lost(loss)) if self.wish.waits() => {
+                held.heartbeat_waits(now + LEAVE_PAUSE);
+                self.unknown_while_leaving(loss, now);
             }
             Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
             Outcome::Answered(Meaning::Suspend(suspension)) => self.suspend(suspension),
@@ -833,6 +839,9 @@ impl Machine {
         if held.forgets_refusal() {
             self.effects.push(Effect::Mended(Degradation::SignOutRefused));
         }
+        if held.drop_unconfirmed() {
+            self.effects.push(Effect::Mended(Degradation::SignOutUnconfirmed));
+        }
         // Else the GUID that we know is on its way out. What stands in our way then may still be our own session.
         if held.knows_newest_guid() {
             self.ours_until = None;
@@ -866,6 +875,9 @@ impl Machine {
                 held.skills_ended(SkillsState::Done, &self.rules, now);
                 self.effects.push(Effect::SkillsSet);
             }
+            Outcome::Answered(Meaning::Lost(loss)) if self.wish.waits() => {
+                self.unknown_while_leaving(loss, now)
+            }
             Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
             Outcome::Answered(Meaning::SwitchingOver) => held.skills_wait(now + switch_over_wait()),
             Outcome::Answered(Meaning::Refused) => return self.skills_refused(now),
@@ -895,6 +907,9 @@ impl Machine {
         // Where the configuration has changed meanwhile, what is wanted now has not been asked for yet.
         let asked = held.setting(&self.rules) == Some(operation);
         match outcome {
+            Outcome::Answered(Meaning::Lost(loss)) if self.wish.waits() => {
+                self.unknown_while_leaving(loss, now)
+            }
             Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
             _ if !asked => {}
             Outcome::Answered(Meaning::Ok) => {
@@ -962,7 +977,11 @@ impl Machine {
     fn sign_out_ended(&mut self, outcome: Outcome, now: Instant) {
         self.sign_out_tries = self.sign_out_tries.saturating_add(1);
         match outcome {
-            Outcome::Answered(Meaning::Lost(loss)) if self.may_stand_unknown(loss) => {
+            Outcome::Answered(Meaning::Lost(loss)) if self.wish.waits() => {
+                self.due = Some(now + LEAVE_PAUSE);
+                self.unknown_while_leaving(loss, now);
+            }
+            Outcome::Answered(Meaning::Lost(loss)) if self.may_stand_unknown(loss, now) => {
                 self.sign_out_refused(now)
             }
             Outcome::Answered(Meaning::Ok | Meaning::Lost(_)) => self.is_out(),
@@ -986,10 +1005,33 @@ impl Machine {
     }
 
     /// Whether a gateway that says that it does not know the session may know it by a newer GUID, or at another address: then it would
-    /// stand in its queues for as long as the gateway waits for heartbeats, and calls would ring.
-    fn may_stand_unknown(&self, loss: Loss) -> bool {
+    /// stand in its queues for as long as the gateway waits for heartbeats, and calls would ring. Not where an event has announced its end.
+    fn may_stand_unknown(&self, loss: Loss, now: Instant) -> bool {
+        let announced = self.held.as_ref().is_some_and(Held::end_was_announced);
+        if announced && loss != Loss::SwitchedOver {
+            return false;
+        }
         matches!(loss, Loss::OtherAddress | Loss::SwitchedOver)
             || self.held.as_ref().is_some_and(|held| !held.knows_newest_guid())
+            // Of an earlier run, with a GUID that may not have been saved, or after a call that was passed on without an answer.
+            || self.is_ours(now)
+    }
+
+    /// The gateway does not know the session of an agent who is to be signed out. Out already, by a sign-out whose answer was lost or by
+    /// somebody else: that was what was wanted. Where it may stand all the same, and a person wants the agent out, it is asked for until
+    /// nobody can have kept it alive. Who leaves may be to come back, which does not wait for that.
+    fn unknown_while_leaving(&mut self, loss: Loss, now: Instant) {
+        let unsure = self.may_stand_unknown(loss, now);
+        let Some(held) = &mut self.held else { return };
+        let over =
+            held.silence(now) >= self.rules.sign_out_limit && self.ours_until.is_none_or(|until| now > until);
+        if over || !unsure {
+            self.is_out();
+        } else if !self.wish.is_out() {
+            self.sign_out_refused(now);
+        } else if held.remember_unconfirmed() {
+            self.effects.push(Effect::Degraded(Degradation::SignOutUnconfirmed));
+        }
     }
 
     /// There is no session any more, as was wanted.

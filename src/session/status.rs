@@ -114,6 +114,7 @@ impl Degradations {
             Degradation::SignOutRefused => 4,
             Degradation::NoPushes => 8,
             Degradation::SettingsRefused => 16,
+            Degradation::SignOutUnconfirmed => 32,
         }
     }
 

@@ -51,11 +51,15 @@ struct Sums {
 impl Sums {
     fn add(&mut self, shared: &Shared, near: Duration, now: Instant) {
         let Some(budget) = shared.budget(now) else { return };
-        self.least_budget = Some(self.least_budget.map_or(budget, |least| least.min(budget)));
+        // One that the gateway does not know, and that is to be signed out, is to end: nobody is in danger.
+        let wanted = !shared.degradations().contains(Degradation::SignOutUnconfirmed);
+        if wanted {
+            self.least_budget = Some(self.least_budget.map_or(budget, |least| least.min(budget)));
+        }
         for (count, (_, bound)) in self.within.iter_mut().zip(BUDGET_BOUNDS) {
             *count += i64::from(budget <= Duration::from_secs(*bound));
         }
-        self.about_to_be_signed_out += i64::from(budget < near);
+        self.about_to_be_signed_out += i64::from(wanted && budget < near);
         for (count, one) in self.degraded.iter_mut().zip(Degradation::ALL) {
             *count += i64::from(shared.degradations().contains(one));
         }

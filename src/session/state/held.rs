@@ -99,6 +99,8 @@ pub(super) struct Held {
     renewals_rest: u8,
     /// For how many heartbeats it is still shown that a sign-out was refused.
     refusal_shown: u8,
+    /// It is shown that a sign-out was answered with nothing but that the session is unknown.
+    unconfirmed_shown: bool,
     /// The token was refused: the next heartbeat goes without.
     pub(super) omit_token: bool,
     /// No heartbeat has succeeded since one failed, be it that the gateway could not be reached or is switching over.
@@ -209,6 +211,7 @@ impl Held {
             newest: Newest::Ours,
             renewals_rest: 0,
             refusal_shown: 0,
+            unconfirmed_shown: false,
             omit_token: false,
             troubled: false,
             degraded: false,
@@ -338,6 +341,16 @@ impl Held {
     /// The agent is to be signed in: whether a refusal was shown till now.
     pub(super) fn drop_refusal(&mut self) -> bool {
         std::mem::take(&mut self.refusal_shown) > 0
+    }
+
+    /// The session is unknown where it is to be signed out, and may stand: whether that is still to be told.
+    pub(super) fn remember_unconfirmed(&mut self) -> bool {
+        !std::mem::replace(&mut self.unconfirmed_shown, true)
+    }
+
+    /// The session is known after all, or not to be signed out any more: whether the contrary was shown till now.
+    pub(super) fn drop_unconfirmed(&mut self) -> bool {
+        std::mem::take(&mut self.unconfirmed_shown)
     }
 
     /// An event says that the session has ended: ask the gateway now. The event may be late and belong to an earlier

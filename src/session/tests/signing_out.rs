@@ -1,7 +1,7 @@
 //! Agents who are to be signed out, for good or until a person says otherwise, and what comes between.
 
 use super::fake::{Scene, Script, agent, main_gateway, view};
-use super::retcode::Operation::{Handshake, Login, Logout};
+use super::retcode::Operation::{ForceLogin, Handshake, Login, Logout};
 use super::*;
 
 /// The daemon is killed: what it had stored by now is what the next start finds.
@@ -25,6 +25,55 @@ async fn a_sign_out_that_the_gateway_does_not_answer_keeps_a_persons_word() {
         assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("signed_out", 1), "{script:?}");
         assert!(!scene.gateway.is_signed_in("291"), "{script:?}");
         assert_eq!(scene.reasons(), ["signed_in", "signed_out"], "{script:?}");
+        scene.gateway.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_whose_answers_are_lost_for_a_while_turns_no_sign_out_into_a_sign_in() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    for operation in [Handshake, Logout] {
+        scene.gateway.always(operation, Script::AnswerLost);
+    }
+    scene.pass(20).await;
+    assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+    scene.pass(15).await;
+    assert!(!scene.gateway.is_signed_in("291"), "signed out, and nobody was told");
+    scene.gateway.heal();
+    scene.pass(20).await;
+    assert_eq!(view(&sessions).state, "signing_out");
+    assert!(view(&sessions).degraded.contains(&"sign_out_unconfirmed"), "{:?}", view(&sessions));
+    scene.pass(200).await;
+    assert_eq!((view(&sessions).state, view(&sessions).reason), ("signed_out", Some("signed_out")));
+    assert_eq!(scene.gateway.count(Login) + scene.gateway.count(ForceLogin), 1);
+    assert!(view(&sessions).degraded.is_empty());
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_out_while_calls_go_to_an_address_that_does_not_know_the_session_signs_nobody_in_there() {
+    for returns in [false, true] {
+        let scene = Scene::new();
+        let sessions = scene.start();
+        scene.pass(20).await;
+        scene.gateway.move_to(1);
+        assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+        scene.pass(60).await;
+        let seen = view(&sessions);
+        assert_eq!((seen.state, seen.reason), ("signing_out", Some("sign_out_unconfirmed")));
+        assert!(seen.sign_out_budget_secs.is_some_and(|left| left < 60.0));
+        let alarmed = scene.metrics.about_to_be_signed_out.with_label_values(&["main"]).get();
+        assert_eq!(alarmed, 0, "it is to end");
+        assert!(scene.gateway.is_signed_in("291"), "where it is not asked for");
+        if returns {
+            scene.gateway.move_to(0);
+        }
+        scene.pass(if returns { 15 } else { 100 }).await;
+        assert_eq!((view(&sessions).state, scene.gateway.is_signed_in("291")), ("signed_out", false));
+        assert_eq!(scene.gateway.count(Login) + scene.gateway.count(ForceLogin), 1);
+        assert_eq!(scene.reasons(), ["signed_in", "sign_out_unconfirmed", "signed_out"]);
         scene.gateway.check();
     }
 }

@@ -103,24 +103,14 @@ fn a_sign_out_is_believed_of_a_session_that_is_unknown_unless_it_may_stand_by_an
     bench.answer(Logout, Meaning::Lost(Loss::NotSignedIn));
     assert_eq!((bench.state(), bench.effects), (State::SignedOut, vec![Effect::SignedOut]));
 
-    let mut bench = Bench::active(false);
-    bench.input(Input::SignOut);
-    bench.answer(Logout, Meaning::Lost(Loss::OtherAddress));
-    assert_eq!(bench.effects, [Effect::Degraded(Degradation::SignOutRefused)]);
-    // It is to be had again, so that it can be signed out.
-    bench.answer(Handshake, Meaning::Lost(Loss::OtherAddress));
-    bench.answer(Login, Meaning::SignedIn);
-    bench.answer(ForceLogin, Meaning::Ok);
-    bench.input(Input::SignOut);
-    bench.answer(Logout, Meaning::Ok);
-    assert_eq!(bench.state(), State::SignedOut);
-
-    let mut bench = Bench::active(false);
-    bench.call(Handshake, LOST_ANSWER);
-    bench.input(Input::SignOut);
-    bench.answer(Logout, Meaning::Lost(Loss::GuidRefused));
-    assert_eq!(bench.state(), State::Active);
-    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
-    bench.answer(Login, Meaning::SignedIn);
-    bench.answer(ForceLogin, Meaning::Ok);
+    // More of these in `sign_out`.
+    for (lost, loss) in [(0, Loss::OtherAddress), (1, Loss::GuidRefused)] {
+        let mut bench = Bench::active(false);
+        for _ in 0..lost {
+            bench.call(Handshake, LOST_ANSWER);
+        }
+        bench.input(Input::SignOut);
+        bench.answer(Logout, Meaning::Lost(loss));
+        assert_eq!((bench.state(), bench.machine.is_wanted_out()), (State::SigningOut, true));
+    }
 }

@@ -91,3 +91,141 @@ fn a_stop_leaves_the_sign_out_to_the_next_run() {
         assert!(bench.machine.is_wanted_out() && bench.machine.holds_session());
     }
 }
+
+/// The agent is to be signed out, and whatever is asked is answered with that the session is unknown, until it shows as signed out.
+/// Returns how long that took.
+fn is_unknown_until_it_is_out(bench: &mut Bench, loss: Loss) -> Duration {
+    let began = bench.now;
+    while bench.state() != State::SignedOut {
+        assert!(bench.state() == State::SigningOut && bench.machine.is_wanted_out(), "{:?}", bench.state());
+        let Next::Call(operation, due) = bench.machine.next() else { panic!("nothing to do") };
+        assert!(matches!(operation, Logout | Handshake), "{operation:?}");
+        assert!(due <= bench.now + LEAVE_PAUSE, "{operation:?}");
+        bench.answer(operation, Meaning::Lost(loss));
+    }
+    assert_eq!(bench.machine.next(), Next::Rest, "nobody is at the desk");
+    bench.now - began
+}
+
+const UNCONFIRMED: Effect = Effect::Degraded(Degradation::SignOutUnconfirmed);
+
+#[test]
+fn a_sign_out_of_a_session_that_may_have_a_newer_guid_is_asked_for_until_nobody_can_have_kept_it_alive() {
+    for loss in [Loss::NotSignedIn, Loss::GuidRefused] {
+        // Answers are lost for a while, of a heartbeat and of the sign-out.
+        let mut bench = Bench::active(false);
+        bench.call(Handshake, LOST_ANSWER);
+        let doubted = bench.now;
+        bench.input(Input::SignOut);
+        bench.call(Logout, LOST_ANSWER);
+        is_unknown_until_it_is_out(&mut bench, loss);
+        let took = bench.now - doubted;
+        assert!(took > LIMIT && took < LIMIT + SILENCE_MARGIN + 2 * LEAVE_PAUSE, "{took:?}");
+        assert_eq!(bench.effects, [UNCONFIRMED, Effect::SignedOut]);
+    }
+}
+
+#[test]
+fn a_sign_out_at_an_address_that_does_not_know_the_session_is_asked_for_until_it_has_ended_at_the_other() {
+    for loss in [Loss::OtherAddress, Loss::SwitchedOver] {
+        let mut bench = Bench::active(false);
+        bench.input(Input::SignOut);
+        let took = is_unknown_until_it_is_out(&mut bench, loss);
+        assert!(took + 5 * SECOND > LIMIT && took < LIMIT + 2 * LEAVE_PAUSE, "{took:?}");
+        assert_eq!(bench.effects, [UNCONFIRMED, Effect::SignedOut]);
+
+        // Calls go back to where it is known.
+        let mut bench = Bench::active(false);
+        bench.input(Input::SignOut);
+        for _ in 0..3 {
+            bench.answer(Logout, Meaning::Lost(loss));
+        }
+        assert_eq!(bench.state(), State::SigningOut);
+        while !matches!(bench.machine.next(), Next::Call(Handshake, _)) {
+            bench.answer(Logout, Meaning::Lost(loss));
+        }
+        bench.answer(Handshake, Meaning::Ok);
+        bench.answer(Logout, Meaning::Ok);
+        let mended = Effect::Mended(Degradation::SignOutUnconfirmed);
+        assert_eq!(bench.effects, [UNCONFIRMED, mended, Effect::Kept, Effect::SignedOut]);
+    }
+}
+
+#[test]
+fn a_heartbeat_on_its_way_when_the_agent_is_to_be_signed_out_is_no_reason_to_believe_it() {
+    for (loss, state) in [(Loss::OtherAddress, State::SigningOut), (Loss::NotSignedIn, State::SignedOut)] {
+        let mut bench = Bench::active(false);
+        bench.input(Input::Began(Handshake));
+        bench.input(Input::SignOut);
+        bench.input(Input::Ended(Outcome::Answered(Meaning::Lost(loss))));
+        assert_eq!(bench.state(), state, "{loss:?}");
+    }
+    let mut bench = Bench::active(false);
+    bench.call(Handshake, LOST_ANSWER);
+    bench.input(Input::Began(Handshake));
+    bench.input(Input::SignOut);
+    bench.input(Input::Ended(Outcome::Answered(Meaning::Lost(Loss::GuidRefused))));
+    assert_eq!(bench.answer(Logout, Meaning::Ok), Duration::ZERO);
+    assert_eq!(bench.effects, [UNCONFIRMED, Effect::SignedOut]);
+}
+
+#[test]
+fn an_event_that_announces_the_end_confirms_a_sign_out_whose_answer_was_lost() {
+    let mut bench = Bench::active(false);
+    bench.call(Handshake, LOST_ANSWER);
+    bench.input(Input::SignOut);
+    bench.answer(Logout, Meaning::Lost(Loss::NotSignedIn));
+    assert_eq!(bench.state(), State::SigningOut);
+    bench.input(Input::ForcedOut);
+    assert!(bench.answer(Handshake, Meaning::Lost(Loss::NotSignedIn)) < SECOND);
+    assert_eq!(bench.effects, [UNCONFIRMED, Effect::SignedOut]);
+}
+
+#[test]
+fn a_session_of_an_earlier_run_is_asked_for_as_long_unless_a_heartbeat_has_shown_that_its_guid_is_the_newest()
+{
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(Some(left_behind(10 * SECOND))));
+    bench.input(Input::SignOut);
+    let took = is_unknown_until_it_is_out(&mut bench, Loss::NotSignedIn);
+    assert!(took > LIMIT - 10 * SECOND, "{took:?}");
+    assert_eq!(bench.effects, [UNCONFIRMED, Effect::SignedOut]);
+
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(Some(left_behind(10 * SECOND))));
+    bench.answer(Handshake, Meaning::Ok);
+    bench.input(Input::SignOut);
+    bench.answer(Logout, Meaning::Lost(Loss::NotSignedIn));
+    assert_eq!(bench.state(), State::SignedOut);
+}
+
+#[test]
+fn a_person_may_think_better_of_a_sign_out_that_is_not_confirmed() {
+    let mut bench = Bench::active(false);
+    bench.input(Input::SignOut);
+    bench.answer(Logout, Meaning::Lost(Loss::OtherAddress));
+    bench.input(Input::SignIn);
+    assert_eq!(bench.effects, [UNCONFIRMED, Effect::Mended(Degradation::SignOutUnconfirmed)]);
+    bench.answer(Handshake, Meaning::Lost(Loss::OtherAddress));
+    bench.answer(Login, Meaning::SignedIn);
+    bench.answer(ForceLogin, Meaning::Ok);
+    assert_eq!(bench.state(), State::Active);
+}
+
+#[test]
+fn an_agent_who_leaves_unknown_to_the_gateway_may_be_to_come_back_and_waits_for_nothing() {
+    // A heartbeat is on its way, or the sign-out itself.
+    for in_flight in [true, false] {
+        let mut bench = Bench::active(false);
+        if in_flight {
+            bench.input(Input::Began(Handshake));
+        }
+        bench.input(Input::Leave);
+        if !in_flight {
+            bench.input(Input::Began(Logout));
+        }
+        bench.input(Input::Ended(Outcome::Answered(Meaning::Lost(Loss::OtherAddress))));
+        assert_eq!((bench.machine.next(), bench.machine.holds_session()), (Next::Done, true));
+        assert!(bench.effects.is_empty());
+    }
+}
