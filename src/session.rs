@@ -187,7 +187,8 @@ pub struct StoredSession {
     /// Whether the agent was to be signed out, and has not been yet since it is in a call.
     #[serde(default)]
     pub leaving: bool,
-    /// Whether a person wants the agent signed out, and it has not been yet since the gateway does not answer.
+    /// Whether a person wants the agent signed out, and it has not been yet since the gateway does not answer, or since it is leaving to
+    /// come back.
     #[serde(default)]
     pub wanted_out: bool,
 }

@@ -77,6 +77,20 @@ struct Next {
     adoption: Option<Adoption>,
     /// It is the same agent in another mode, and a person has signed it out.
     signed_out: bool,
+    /// What a person has said since: it is said again to whoever comes.
+    word: Option<Ring>,
+}
+
+impl Next {
+    fn new(config: Arc<AgentConfig>, signed_out: bool) -> Next {
+        Next { config, adoption: None, signed_out, word: None }
+    }
+
+    /// It is to be like that. What was said of it, or given to it, stays, but a session that is pushed to is none for an agent who is polled.
+    fn configure(&mut self, config: Arc<AgentConfig>) {
+        self.adoption.take_if(|_| !config.mode.is_pushed());
+        self.config = config;
+    }
 }
 
 /// What became of an agent that was put into the roster.
@@ -215,14 +229,16 @@ impl Sessions {
                 Ok(Change::Added)
             }
             Some(slot) if slot.is_leaving() => {
-                slot.next = Some(Box::new(Next { config, adoption: None, signed_out: false }));
+                match &mut slot.next {
+                    Some(next) => next.configure(config),
+                    None => slot.next = Some(Box::new(Next::new(config, false))),
+                }
                 Ok(Change::Added)
             }
             Some(slot) if slot.config == config => Ok(Change::Unchanged),
             // A session is signed in for one way to its events: the agent leaves and comes back.
             Some(slot) if slot.config.mode != config.mode => {
-                let signed_out = slot.shared.wanted_out.load(Ordering::Acquire);
-                slot.next = Some(Box::new(Next { config, adoption: None, signed_out }));
+                slot.next = Some(Box::new(Next::new(config, slot.shared.is_wanted_out())));
                 slot.shared.leaving.store(true, Ordering::Release);
                 slot.shared.bell.ring(Ring::Leave);
                 Ok(Change::Changed)
@@ -285,7 +301,7 @@ impl Sessions {
             None => self.inner.begin(kept, &mut agents, alone(), Some(adoption), Start::default()),
             Some(slot) if slot.is_leaving() => {
                 let config = slot.next.take().map_or_else(alone, |next| next.config);
-                slot.next = Some(Box::new(Next { config, adoption: Some(adoption), signed_out: false }));
+                slot.next = Some(Box::new(Next { adoption: Some(adoption), ..Next::new(config, false) }));
             }
             Some(slot) => {
                 slot.shared.mail.put_adoption(adoption);
@@ -333,23 +349,23 @@ impl Sessions {
 
     /// An event says that this agent was signed out: its session asks the gateway now. Unknown agents are ignored.
     pub fn wake_forced_out(&self, gateway: &GatewayName, agent_id: &AgentId) {
-        self.ring(gateway, agent_id, Ring::ForcedOut);
+        self.with(gateway, agent_id, |shared| shared.bell.ring(Ring::ForcedOut));
     }
 
     /// Signs an agent in that is signed out or suspended; `false` when there is no such agent.
     pub fn sign_in(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
-        self.ring(gateway, agent_id, Ring::SignIn)
+        self.say(gateway, agent_id, Ring::SignIn)
     }
 
     /// Signs an agent in that is signed out or suspended, and this once forces out whoever is signed in in its place,
     /// whatever `takeover` says; `false` when there is no such agent.
     pub fn take_over(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
-        self.ring(gateway, agent_id, Ring::TakeOver)
+        self.say(gateway, agent_id, Ring::TakeOver)
     }
 
     /// Signs an agent out until a person signs it in again; `false` when there is no such agent.
     pub fn sign_out(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
-        self.ring(gateway, agent_id, Ring::SignOut)
+        self.say(gateway, agent_id, Ring::SignOut)
     }
 
     /// Notes whether a push of this agent was answered with success; the gateway counts failures too.
@@ -422,8 +438,17 @@ impl Sessions {
         true
     }
 
-    fn ring(&self, gateway: &GatewayName, agent_id: &AgentId, ring: Ring) -> bool {
-        self.with(gateway, agent_id, |shared| shared.bell.ring(ring)).is_some()
+    /// What a person says of an agent. One that leaves and comes back is to know it then, and its task stores it until then.
+    fn say(&self, gateway: &GatewayName, agent_id: &AgentId, word: Ring) -> bool {
+        let Some(kept) = self.inner.gateways.get(gateway) else { return false };
+        let mut agents = kept.write();
+        let Some(slot) = agents.get_mut(agent_id) else { return false };
+        if let Some(next) = &mut slot.next {
+            next.signed_out = word == Ring::SignOut;
+            next.word = Some(word);
+        }
+        slot.shared.bell.ring(word);
+        true
     }
 
     fn with<T>(
@@ -577,6 +602,9 @@ impl Inner {
             let stored = next.signed_out.then(|| Box::new(Stored::SIGNED_OUT));
             let start = Start { stored, ..Start::default() };
             self.begin(kept, &mut agents, next.config, next.adoption, start);
+            if let (Some(word), Some(slot)) = (next.word, agents.get(&shared.agent_id)) {
+                slot.shared.bell.ring(word);
+            }
         }
     }
 }
@@ -605,7 +633,7 @@ fn beginning(config: Arc<AgentConfig>, start: &Start, callback: u64) -> Beginnin
         Arc::new(AgentConfig { mode, ..AgentConfig::clone(&config) })
     };
     let signed_out = session.wanted_out;
-    let next = (leaves && config.is_listed()).then(|| Next { config, adoption: None, signed_out });
+    let next = (leaves && config.is_listed()).then(|| Next::new(config, signed_out));
     Beginning { config: before, leaves, next: next.map(Box::new) }
 }
 

@@ -308,7 +308,10 @@ pub enum Next {
 enum Wish {
     SignedIn,
     SignedOut,
-    Left,
+    Left {
+        /// A person wants it signed out, should it come back.
+        signed_out: bool,
+    },
     Stopped {
         sign_out: bool,
         /// It was to leave before.
@@ -321,22 +324,26 @@ enum Wish {
 impl Wish {
     /// Whether the task is to end.
     fn ends(self) -> bool {
-        matches!(self, Wish::Left | Wish::Stopped { .. })
+        matches!(self, Wish::Left { .. } | Wish::Stopped { .. })
     }
 
     /// Whether the agent is to be signed out for good, be it by the next run.
     fn leaves(self) -> bool {
-        matches!(self, Wish::Left | Wish::Stopped { left: true, .. })
+        matches!(self, Wish::Left { .. } | Wish::Stopped { left: true, .. })
     }
 
-    /// Whether a person wants the agent signed out, be it by the next run.
+    /// Whether a person wants the agent signed out, be it by the next run or when it has come back.
     fn is_out(self) -> bool {
-        matches!(self, Wish::SignedOut | Wish::Stopped { signed_out: true, .. })
+        match self {
+            Wish::SignedIn => false,
+            Wish::SignedOut => true,
+            Wish::Left { signed_out } | Wish::Stopped { signed_out, .. } => signed_out,
+        }
     }
 
     /// Whether a sign-out is asked for until it is done, with heartbeats between, however long the gateway is away.
     fn waits(self) -> bool {
-        matches!(self, Wish::Left | Wish::SignedOut)
+        matches!(self, Wish::Left { .. } | Wish::SignedOut)
     }
 }
 
@@ -459,7 +466,7 @@ impl Machine {
     /// Whether the daemon stops before that is done, so that it is for the next run.
     #[must_use]
     pub fn leaves_later(&self) -> bool {
-        self.leaves() && self.wish != Wish::Left
+        self.leaves() && !self.wish.waits()
     }
 
     /// When the gateway last heard of the session: from then on it counts silence.
@@ -547,12 +554,8 @@ impl Machine {
             Input::Configured { rules, skills, sign_in } => self.configured(rules, skills, sign_in, now),
             Input::ForwardBegan => self.in_flight = Some((InFlight::Forward, now)),
             Input::ForwardEnded(forwarded) => self.forward_ended(forwarded, now),
-            Input::SignOut if !self.wish.ends() => {
-                self.wish = Wish::SignedOut;
-                self.take_over = false;
-            }
-            Input::SignOut => {}
-            Input::Leave if !self.wish.ends() => self.wish = Wish::Left,
+            Input::SignOut => self.wish_signed_out(),
+            Input::Leave if !self.wish.ends() => self.wish = Wish::Left { signed_out: self.wish.is_out() },
             Input::Leave => {}
             Input::Stop { sign_out } => {
                 let (left, signed_out) = (self.wish.leaves(), self.wish.is_out());
@@ -628,7 +631,21 @@ impl Machine {
         }
     }
 
+    fn wish_signed_out(&mut self) {
+        match &mut self.wish {
+            Wish::Left { signed_out } => *signed_out = true,
+            Wish::Stopped { .. } => {}
+            Wish::SignedIn | Wish::SignedOut => {
+                self.wish = Wish::SignedOut;
+                self.take_over = false;
+            }
+        }
+    }
+
     fn wish_signed_in(&mut self, now: Instant) {
+        if let Wish::Left { signed_out } = &mut self.wish {
+            *signed_out = false;
+        }
         if self.wish.ends() {
             return;
         }
@@ -986,7 +1003,7 @@ impl Machine {
             }
             Outcome::Answered(Meaning::Ok | Meaning::Lost(_)) => self.is_out(),
             // In a call, which would end with the session: it is kept until then.
-            Outcome::Answered(Meaning::NotNow) if self.wish == Wish::Left => {
+            Outcome::Answered(Meaning::NotNow) if matches!(self.wish, Wish::Left { .. }) => {
                 self.sign_out_tries = 0;
                 self.due = Some(now + LEAVE_PAUSE);
             }

@@ -256,6 +256,11 @@ impl Shared {
         self.status().ticket = ticket.cloned();
     }
 
+    /// Whether a person wants the agent signed out, be it that its task has not heard so yet.
+    pub(super) fn is_wanted_out(&self) -> bool {
+        self.bell.last_word().unwrap_or_else(|| self.wanted_out.load(Ordering::Acquire))
+    }
+
     /// What proves the session, where there is one.
     pub(super) fn ticket(&self) -> Option<Arc<Ticket>> {
         self.status().ticket.clone()
@@ -466,6 +471,13 @@ impl Bell {
         Ring::ALL.into_iter().filter(move |ring| rung & *ring as u8 != 0)
     }
 
+    /// Whether a sign-out was rung last and not a sign-in, where either is still to be taken.
+    fn last_word(&self) -> Option<bool> {
+        let rung = self.rung.load(Ordering::Acquire);
+        let (out, back) = (Ring::SignOut as u8, Ring::SignIn as u8 | Ring::TakeOver as u8);
+        (rung & (out | back) != 0).then_some(rung & out != 0)
+    }
+
     /// Waits until something was rung, and leaves it there.
     ///
     /// # Cancel safety
@@ -564,8 +576,10 @@ mod tests {
         let bell = Bell::default();
         bell.ring(Ring::SignOut);
         bell.ring(Ring::ForcedOut);
+        assert_eq!(bell.last_word(), Some(true));
         bell.ring(Ring::SignIn);
+        assert_eq!(bell.last_word(), Some(false));
         assert_eq!(bell.take().collect::<Vec<_>>(), [Ring::ForcedOut, Ring::SignIn]);
-        assert_eq!(bell.take().count(), 0);
+        assert_eq!((bell.take().count(), bell.last_word()), (0, None));
     }
 }

@@ -180,3 +180,125 @@ async fn what_is_stored_of_agents_who_are_in_no_roster_any_more_goes_when_their_
     assert_eq!((state("1"), state("2")), ("active", "signed_out"));
     scene.gateway.check();
 }
+
+/// An agent in a call that is to come back in another mode, and its configuration then.
+async fn leaving_for_another_mode() -> (Scene, Sessions) {
+    let mut scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    scene.gateway.always(Logout, Script::Code("100-010"));
+    Arc::make_mut(&mut scene.config.agents[0]).mode = config::Mode::LegacyPush;
+    assert_eq!(sessions.put(scene.config.agents[0].clone()), Ok(Change::Changed));
+    scene.pass(5).await;
+    assert!(view(&sessions).leaving);
+    (scene, sessions)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_person_says_of_an_agent_who_leaves_to_come_back_holds_then() {
+    for killed in [false, true] {
+        for (words, end) in
+            [(&[false][..], "signed_out"), (&[false, true], "active"), (&[true, false], "signed_out")]
+        {
+            let (scene, mut sessions) = leaving_for_another_mode().await;
+            for signed_in in words {
+                let say = if *signed_in { Sessions::sign_in } else { Sessions::sign_out };
+                assert!(say(&sessions, &main_gateway(), &agent("291")));
+                scene.pass(2).await;
+            }
+            if killed {
+                kill(&scene, sessions).await;
+                sessions = scene.start();
+                scene.pass(20).await;
+            }
+            assert_eq!(view(&sessions).state, "signing_out", "its call goes on");
+            scene.gateway.heal();
+            scene.pass(60).await;
+            assert_eq!(view(&sessions).state, end, "{words:?} {killed}");
+            let sign_ins = if end == "active" { 2 } else { 1 };
+            assert_eq!(scene.gateway.count(Login), sign_ins, "{words:?} {killed}");
+            scene.gateway.check();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_who_was_signed_out_before_it_leaves_to_come_back_stays_out_over_a_kill() {
+    let mut scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    scene.gateway.always(Logout, Script::Unreachable);
+    assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+    scene.pass(5).await;
+    Arc::make_mut(&mut scene.config.agents[0]).mode = config::Mode::LegacyPush;
+    assert_eq!(sessions.put(scene.config.agents[0].clone()), Ok(Change::Changed));
+    scene.pass(1).await;
+    kill(&scene, sessions).await;
+    let sessions = scene.start();
+    scene.pass(5).await;
+    scene.gateway.heal();
+    scene.pass(60).await;
+    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("signed_out", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_out_that_the_task_has_not_heard_yet_holds_in_another_mode() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    scene.gateway.always(Handshake, Script::Slow);
+    let beats = scene.gateway.count(Handshake);
+    while scene.gateway.count(Handshake) == beats {
+        scene.pass(1).await;
+    }
+    assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+    let mut other = config::AgentConfig::clone(&scene.config.agents[0]);
+    other.mode = config::Mode::LegacyPush;
+    assert_eq!(sessions.put(other), Ok(Change::Changed));
+    scene.pass(60).await;
+    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("signed_out", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_further_change_while_an_agent_leaves_takes_back_neither_a_persons_word_nor_an_adoption() {
+    let (scene, sessions) = leaving_for_another_mode().await;
+    assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+    let mut other = config::AgentConfig::clone(&scene.config.agents[0]);
+    other.takeover = true;
+    assert_eq!(sessions.put(other.clone()), Ok(Change::Added));
+    scene.gateway.heal();
+    scene.pass(60).await;
+    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("signed_out", 1));
+
+    for (mode, out, end) in [
+        (config::Mode::Push, false, ("active", true, 1)),
+        (config::Mode::Push, true, ("signed_out", false, 1)),
+        (config::Mode::Poll, false, ("active", false, 2)),
+    ] {
+        let (scene, sessions) = leaving_for_another_mode().await;
+        scene.gateway.sign_in_elsewhere("291", "theirs");
+        let theirs = call::Ticket::new("theirs".into(), Vec::new());
+        sessions.adopt(&main_gateway(), &agent("291"), theirs, "theirToken".into()).unwrap();
+        other.mode = mode;
+        assert_eq!(sessions.put(other.clone()), Ok(Change::Added));
+        if out {
+            assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+        }
+        scene.gateway.heal();
+        scene.pass(60).await;
+        let seen = view(&sessions);
+        let adopted = seen.adopted && scene.gateway.is_signed_in("291");
+        assert_eq!((seen.state, adopted, scene.gateway.count(Login)), end, "{mode:?} {out}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_person_who_takes_over_while_the_agent_leaves_is_heard_when_it_comes_back() {
+    let (scene, sessions) = leaving_for_another_mode().await;
+    assert!(sessions.take_over(&main_gateway(), &agent("291")));
+    scene.gateway.occupy("291");
+    scene.gateway.heal();
+    scene.pass(15).await;
+    assert_eq!((view(&sessions).state, scene.gateway.count(ForceLogin)), ("active", 1));
+    scene.gateway.check();
+}

@@ -213,6 +213,20 @@ fn a_person_may_think_better_of_a_sign_out_that_is_not_confirmed() {
 }
 
 #[test]
+fn an_agent_whom_a_person_has_signed_out_is_asked_for_as_long_when_it_leaves_too() {
+    let mut bench = Bench::active(false);
+    bench.input(Input::SignOut);
+    bench.input(Input::Leave);
+    let began = bench.now;
+    while bench.machine.next() != Next::Done {
+        let Next::Call(operation, _) = bench.machine.next() else { panic!("nothing to do") };
+        bench.answer(operation, Meaning::Lost(Loss::OtherAddress));
+    }
+    assert!(bench.now - began > LIMIT - 5 * SECOND);
+    assert_eq!(bench.effects, [UNCONFIRMED, Effect::SignedOut]);
+}
+
+#[test]
 fn an_agent_who_leaves_unknown_to_the_gateway_may_be_to_come_back_and_waits_for_nothing() {
     // A heartbeat is on its way, or the sign-out itself.
     for in_flight in [true, false] {
