@@ -710,7 +710,11 @@ impl Machine {
             (Wish::SignedIn, _) => {}
             (Wish::Stopped { sign_out: false, .. }, _) => self.done = true,
             (_, State::SigningOut) => {}
-            (wish, _) if self.held.is_none() => {
+            (wish, state) if self.held.is_none() => {
+                // A loss was told, and with it that the agent will be signed in again.
+                if state == State::Recovering {
+                    self.effects.push(Effect::SignedOut);
+                }
                 self.state = State::SignedOut;
                 self.due = None;
                 self.under_way = false;

@@ -156,6 +156,30 @@ async fn an_agent_who_is_taken_away_in_a_call_is_signed_out_after_it_also_when_a
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_goes_during_an_outage_has_ended_on_the_topics_too() {
+    for outage in [150, 5] {
+        let scene = Scene::with(&["1", "2"], |_, _| {});
+        let sessions = scene.start();
+        scene.pass(20).await;
+        for operation in [Handshake, Login, Logout] {
+            scene.gateway.always(operation, Script::Unreachable);
+        }
+        scene.pass(outage).await;
+        assert!(sessions.sign_out(&main_gateway(), &agent("1")));
+        assert!(sessions.remove(&main_gateway(), &agent("2")));
+        scene.pass(150).await;
+        let gone = sessions.view(&main_gateway(), &agent("1")).unwrap();
+        assert_eq!((gone.state, gone.reason), ("signed_out", Some("signed_out")));
+        for id in ["1", "2"] {
+            let journal = scene.world.journal.lock().unwrap();
+            let told = journal.iter().filter(|(of, _)| of == id).map(|(_, event)| event.reason);
+            let told: Vec<_> = told.filter(|reason| *reason != "heartbeats_failing").collect();
+            assert_eq!(told, ["signed_in", "timed_out", "signed_out"], "{id}, {outage} s");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_stored_of_agents_who_are_in_no_roster_any_more_goes_when_their_sessions_are_past() {
     let mut scene = Scene::with(&["1", "2"], |_, _| {});
     let sessions = scene.start();

@@ -63,6 +63,26 @@ fn a_sign_out_of_a_session_that_nobody_answers_for_ends_with_the_session() {
         bench.call(operation, UNREACHABLE);
     }
     assert_eq!((bench.state(), bench.machine.next()), (State::SignedOut, Next::Rest));
+    assert_eq!(bench.effects[1..], [Effect::Lost(Loss::TimedOut), Effect::SignedOut]);
+}
+
+#[test]
+fn an_agent_who_is_not_to_come_back_after_a_loss_that_was_told_has_ended() {
+    for input in [Input::SignOut, Input::Leave, Input::Stop { sign_out: true }] {
+        let mut bench = Bench::active(false);
+        bench.answer(Handshake, Meaning::Lost(Loss::NotSignedIn));
+        bench.call(Login, UNREACHABLE);
+        bench.input(input);
+        assert_eq!(bench.effects, [Effect::Lost(Loss::NotSignedIn), Effect::SignedOut], "{input:?}");
+        bench.input(input);
+        assert_eq!(bench.effects.len(), 2, "once");
+    }
+    // Nobody was told of a session.
+    let mut bench = Bench::new(false);
+    bench.input(Input::StartNew);
+    bench.call(Login, UNREACHABLE);
+    bench.input(Input::SignOut);
+    assert_eq!((bench.state(), bench.effects.as_slice()), (State::SignedOut, &[][..]));
 }
 
 #[test]
