@@ -1072,6 +1072,8 @@ impl Machine {
     /// The gateway does not sign the agent out: leave the session to the next run, to silence, or keep it.
     fn sign_out_refused(&mut self, now: Instant) {
         if let Some(suspension) = self.after_sign_out.take() {
+            // It stands for as long as the gateway waits for heartbeats, and may meet us when another password is there before.
+            self.may_be_ours_from(now, Doubt::Great);
             self.suspend(suspension);
         } else if self.wish.ends() {
             self.done = true;

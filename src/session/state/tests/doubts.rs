@@ -88,6 +88,38 @@ fn a_sign_in_of_ours_that_is_still_under_way_begins_a_session_that_is_ours() {
 }
 
 #[test]
+fn a_session_that_could_not_be_ended_after_its_password_was_to_be_changed_is_ours_for_as_long_as_it_stands() {
+    let suspended = |refusals: &[Outcome]| {
+        let mut bench = Bench::new(false);
+        bench.input(Input::StartNew);
+        bench.call(Login, Outcome::PasswordChangeRequired);
+        for refusal in refusals {
+            bench.call(Logout, *refusal);
+        }
+        assert_eq!(bench.state(), State::Suspended(Suspension::PasswordChangeRequired));
+        bench
+    };
+    for refusals in [&[LOST_ANSWER; 3][..], &[Outcome::Answered(Meaning::NotNow)]] {
+        let mut bench = suspended(refusals);
+        bench.now += LIMIT;
+        bench.input(Input::SignIn);
+        bench.answer(Login, Meaning::SignedIn);
+        bench.answer(ForceLogin, Meaning::Ok);
+
+        let mut bench = suspended(refusals);
+        bench.now += LIMIT + SILENCE_MARGIN + SECOND;
+        bench.input(Input::SignIn);
+        bench.answer(Login, Meaning::SignedIn);
+        assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+    }
+    // One that has been ended stands in nobody's way.
+    let mut bench = suspended(&[Outcome::Answered(Meaning::Ok)]);
+    bench.input(Input::SignIn);
+    bench.answer(Login, Meaning::SignedIn);
+    assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+}
+
+#[test]
 fn a_sign_in_that_is_under_way_without_our_doing_is_somebody_elses() {
     let mut bench = Bench::new(false);
     bench.input(Input::StartNew);
