@@ -206,7 +206,7 @@ fn sign_out(
     let _mark = CallMark::set(slot, SessionCall::SignOut)?;
     {
         let mut agent = slot.lock();
-        if agent.session.is_none() {
+        if agent.session.is_none() && !gateway.settings.second_logout_unknown {
             return Err(Refusal::SIGNED_OUT);
         }
         calls::authenticate(&mut agent, headers, &gateway.settings)?;

@@ -112,6 +112,8 @@ pub struct Settings {
     pub cookies: bool,
     /// How long a sign-in takes, to meet 100-021.
     pub login_delay_ms: u64,
+    /// A sign-out of an agent who is not signed in answers 100-006, as other calls do, rather than 100-008; manuals list both.
+    pub second_logout_unknown: bool,
     /// The first events are pushed, and answered, before the login is answered.
     pub events_before_answer: bool,
     /// Pushes renew the GUID too, so that their `Guid` may be newer than any the client was told.
@@ -210,6 +212,7 @@ impl Default for Settings {
             lockout_ms: 1_800_000,
             cookies: false,
             login_delay_ms: 0,
+            second_logout_unknown: false,
             events_before_answer: false,
             guid_runs_ahead: false,
             heartbeat_renews_token: true,

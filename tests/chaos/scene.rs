@@ -91,16 +91,18 @@ fn be_unkind(settings: &mut Settings, seed: u64) {
     settings.inspection = if either() { Inspection::Same } else { Inspection::Other };
     settings.push_batch_limit = if either() { 3 } else { settings.push_batch_limit };
     settings.login_delay_ms = if either() { 300 } else { 0 };
+    settings.second_logout_unknown = either();
     println!(
         "the gateway: push_new_connection {}, guid_runs_ahead {}, repeat_grows {}, repeat_keeps_headers {}, \
-         inspection {:?}, push_batch_limit {}, login_delay_ms {}",
+         inspection {:?}, push_batch_limit {}, login_delay_ms {}, second_logout_unknown {}",
         settings.push_new_connection,
         settings.guid_runs_ahead,
         settings.repeat_grows,
         settings.repeat_keeps_headers,
         settings.inspection,
         settings.push_batch_limit,
-        settings.login_delay_ms
+        settings.login_delay_ms,
+        settings.second_logout_unknown
     );
 }
 

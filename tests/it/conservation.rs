@@ -231,6 +231,7 @@ async fn nothing_is_lost_with_a_gateway_that_is_as_unkind_as_it_may_be() {
         settings.push_batch_limit = 3;
         settings.repeat_grows = false;
         settings.repeat_keeps_headers = true;
+        settings.second_logout_unknown = true;
         settings.inspection = Inspection::Same;
         "guid_interval_secs = 20\n"
     };

@@ -118,6 +118,15 @@ async fn logout_ends_the_session_and_a_second_one_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_second_logout_may_be_told_no_more_than_other_calls() {
+    let simulator = start(Settings { second_logout_unknown: true, ..settings() }).await;
+    let mut client = Client::new(&simulator, 1001);
+    client.login_to_poll().await;
+    assert_eq!(client.call(Method::DELETE, "logout").await.retcode(), "0");
+    assert_eq!(client.call(Method::DELETE, "logout").await.retcode(), "100-006");
+}
+
+#[tokio::test]
 async fn a_reason_out_of_range_is_refused() {
     let simulator = start(settings()).await;
     let mut client = Client::new(&simulator, 1001);
