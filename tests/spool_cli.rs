@@ -166,8 +166,10 @@ async fn looking_is_safe_beside_a_daemon_and_changes_are_refused() {
         let said = fails(at, change);
         assert!(said.contains("a running daemon has this spool: use its admin API"), "{said}");
     }
-    let said = fails(at, &["spool", "replay", "--sink", "bus", "--from", "1"]);
-    assert!(said.contains("a running daemon has this spool: stop it first"), "{said}");
+    for change in [&["spool", "replay", "--sink", "bus", "--from", "1"][..], &["spool", "restored"]] {
+        let said = fails(at, change);
+        assert!(said.contains("a running daemon has this spool: stop it first"), "{said}");
+    }
     assert_eq!(spool.dead_letters().expect("readable").len(), 4);
     close(spool, threads).await;
 }
@@ -243,6 +245,15 @@ async fn a_sink_goes_back_to_what_is_still_there_and_says_what_is_not() {
     let folder = stopped().await;
     let said = fails(folder.path(), &["spool", "replay", "--sink", "wall", "--from", "1"]);
     assert!(said.contains("are freed: begin there or later") && said.contains("records before "), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_was_put_back_goes_on_with_ids_that_none_has_had() {
+    let folder = stopped().await;
+    let at = folder.path();
+    let said = run(at, &["spool", "restored"]);
+    assert_eq!(said, "the next record has the offset 100000011: no event has had such an id\n");
+    assert_eq!(run(at, &["spool", "verify", "--json"])["sound"], true);
 }
 
 #[tokio::test(flavor = "multi_thread")]
