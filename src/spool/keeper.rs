@@ -182,7 +182,8 @@ impl Keeper {
             if matches!(done, Err(ChangeError::Full(_))) {
                 self.disk_is_full();
                 // What could not be stored has taken the rest of the disk for the journal: it is wanted for records.
-                done = self.shrink_journal().map_err(|error| self.fault(error));
+                let emptied = schema::empty_journal(&self.connection, &self.path);
+                done = emptied.map_err(|error| self.fault(error));
             }
             if let Err(ChangeError::Failed(error)) = done {
                 return self.fail(&error, batch, &mut commands);
@@ -253,10 +254,6 @@ impl Keeper {
         };
         self.metrics.spool_failures.with_label_values(&[reason]).inc();
         (error, verdict)
-    }
-
-    fn shrink_journal(&self) -> rusqlite::Result<()> {
-        schema::shrink_journal(&self.connection, &self.path)
     }
 
     /// Goes on with a sweep, by a piece. Who asked for it is answered after the last one.
@@ -464,7 +461,7 @@ impl Keeper {
             let mut steps = vacuum.query([])?;
             while steps.next()?.is_some() {}
         }
-        self.shrink_journal()
+        schema::shrink_journal(&self.connection, &self.path)
     }
 
     fn measure(&mut self) -> rusqlite::Result<()> {
