@@ -150,6 +150,7 @@ fn the_runbook_says_what_to_do_for_each_reason_of_a_refused_push() {
             // A stop refuses what comes meanwhile, and no alert asks for it.
             "stopping" => continue,
             "spool_full" | "spool_failed" => "CcrelaySpoolRefusesPushes",
+            "peer_gone" => "CcrelayPushesUnanswered",
             _ => "CcrelayPushesRefused",
         };
         let section =

@@ -41,6 +41,8 @@ const FILES_IN_USE: f64 = 0.8;
 const MANY_GUESSES: u64 = 100;
 /// Refused pushes and failed handshakes of one reason: up to this many are somebody's slip.
 const MANY: u64 = 5;
+/// Pushes that the gateway gave up in two minutes: up to this many are those of one line that broke.
+const GIVEN_UP: u64 = 3;
 
 /// The worst first.
 pub(super) fn concerns(
@@ -192,8 +194,8 @@ fn of_spool(metrics: &Metrics, lately: &Lately, found: &mut Found) {
         .push_failures
         .iter()
         .partition(|(reason, _)| matches!(**reason, "spool_full" | "spool_failed"));
-    // A stop refuses what comes meanwhile, and the gateway repeats it.
-    others.retain(|(reason, count)| **reason != "stopping" && **count > MANY);
+    // A stop refuses what comes meanwhile, and the gateway repeats it. What the gateway gave up is told for itself.
+    others.retain(|(reason, count)| !matches!(**reason, "stopping" | "peer_gone") && **count > MANY);
     if !stored.is_empty() {
         found.critical(
             "CcrelaySpoolRefusesPushes",
@@ -203,6 +205,13 @@ fn of_spool(metrics: &Metrics, lately: &Lately, found: &mut Found) {
     }
     if !others.is_empty() {
         found.warning("CcrelayPushesRefused", "", counted("pushes were refused", others));
+    }
+    if lately.pushes_given_up > GIVEN_UP {
+        let given_up = lately.pushes_given_up;
+        let what = format!(
+            "{given_up} pushes of the last two minutes were not answered before the gateway gave them up"
+        );
+        found.critical("CcrelayPushesUnanswered", "", what);
     }
     match metrics.spool_fill_ratio.get() {
         full if full >= 1.0 && stored.is_empty() => {
@@ -311,6 +320,7 @@ mod tests {
         let late = Latency { secs: 8.0, over: false };
         Lately {
             push_failures: [("spool_full", 7), ("token_forged", MANY + 1)].into(),
+            pushes_given_up: GIVEN_UP + 1,
             session_losses: 2,
             sign_in_failures: [("main".to_owned(), 1)].into(),
             shed: [("mqtt".to_owned(), 9)].into(),
@@ -344,7 +354,7 @@ mod tests {
         let lately = all_wrong(&metrics);
         let sinks = ["kafka".to_owned(), "mqtt".to_owned()];
         let found = concerns(&metrics, false, &gateways(), &sinks, &lately, Timestamp(0));
-        assert_eq!(found.len(), 25, "{found:#?}");
+        assert_eq!(found.len(), 26, "{found:#?}");
         assert!(found.is_sorted_by_key(|concern| concern.severity), "{found:#?}");
         for concern in &found {
             let alert = concern.alert;
@@ -386,7 +396,9 @@ mod tests {
     fn what_the_alerts_let_pass_is_no_concern_either() {
         let metrics = Metrics::new(["main"], []).unwrap();
         let few = Lately {
-            push_failures: [("token_forged", MANY), ("not_json", 1), ("stopping", 50)].into(),
+            push_failures: [("token_forged", MANY), ("not_json", 1), ("stopping", 50), ("peer_gone", 50)]
+                .into(),
+            pushes_given_up: GIVEN_UP,
             handshake_failures: [("tls_handshake", MANY)].into(),
             guesses: [("callback", MANY_GUESSES), ("operations", MANY_GUESSES)].into(),
             ..Lately::default()

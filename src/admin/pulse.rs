@@ -25,6 +25,8 @@ const SAMPLES: usize = 151;
 const RATE: Duration = Duration::from_secs(10);
 /// How far ahead it is looked whether the spool is full by then, as the alert does.
 const FORECAST: Duration = Duration::from_secs(4 * 3600);
+/// Pushes that the gateway gave up are counted over this time, as the alert does: an agent has no more than that.
+const GIVEN_UP: Duration = Duration::from_secs(120);
 /// Latencies are of this time.
 const LATENCY: Duration = Duration::from_secs(60);
 
@@ -83,6 +85,8 @@ struct SinkPace {
 pub(super) struct Lately {
     /// By reason.
     pub(super) push_failures: BTreeMap<&'static str, u64>,
+    /// Pushes that the gateway gave up before they were answered, in the last two minutes.
+    pub(super) pushes_given_up: u64,
     pub(super) session_losses: u64,
     /// By gateway.
     pub(super) sign_in_failures: BTreeMap<String, u64>,
@@ -225,6 +229,7 @@ impl Pulse {
         };
         let since = |now: u64, then: u64| now.saturating_sub(then);
         let minute_ago = self.before(now, LATENCY).unwrap_or(now);
+        let given_up = |sample: &Sample| sample.push_failures.get("peer_gone").copied().unwrap_or_default();
         let handshakes =
             now.handshake_failures.iter().map(|(r, n)| (*r, since(*n, then.handshake_failures[r])));
         let late = self.gateways.iter().filter_map(|gateway| {
@@ -237,6 +242,7 @@ impl Pulse {
         let shed = now.shed.iter().map(|(sink, n)| (sink.clone(), since(*n, then.shed[sink])));
         Lately {
             push_failures: failures.filter(|(_, count)| *count > 0).collect(),
+            pushes_given_up: since(given_up(now), self.before(now, GIVEN_UP).map_or(given_up(now), given_up)),
             session_losses: since(now.session_losses, then.session_losses),
             sign_in_failures: sign_ins.filter(|(_, count)| *count > 0).collect(),
             shed: shed.filter(|(_, count)| *count > 0).collect(),
@@ -317,5 +323,24 @@ mod tests {
         assert!((pace.sinks["kafka"].delivered_per_sec - 3.0).abs() < 1e-6, "{pace:?}");
         assert!((pace.refused_per_sec - 0.5).abs() < 1e-6, "{pace:?}");
         assert_eq!(pulse.lately().push_failures["spool_full"], SAMPLES as u64 - 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pushes_that_the_gateway_gave_up_count_for_two_minutes() {
+        let metrics = Metrics::new([], []).unwrap();
+        let mut pulse = Pulse::new(Vec::new(), Vec::new());
+        let mut given_up_after = async |beats: u32, count: u64| {
+            metrics.push_failures.with_label_values(&["peer_gone"]).inc_by(count);
+            for _ in 0..beats {
+                tokio::time::advance(BEAT).await;
+                pulse.beat(&metrics);
+            }
+            pulse.lately().pushes_given_up
+        };
+        assert_eq!(given_up_after(1, 0).await, 0);
+        assert_eq!(given_up_after(1, 4).await, 4);
+        assert_eq!(given_up_after(59, 1).await, 5);
+        assert_eq!(given_up_after(1, 0).await, 1);
+        assert_eq!(given_up_after(60, 0).await, 0);
     }
 }

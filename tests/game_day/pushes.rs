@@ -13,6 +13,7 @@ use crate::support::process::Process;
 
 pub(crate) const ALERTS: &[&str] = &[
     "CcrelayPushesRefused",
+    "CcrelayPushesUnanswered",
     "CcrelayTokenGuessing",
     "CcrelayUnknownEvents",
     "CcrelaySpoolSlow",
@@ -31,12 +32,16 @@ const FILES_IN_USE: usize = FILES * 8 / 10;
 const IDLE: usize = FILES / 2;
 /// And to the operations listener: not so many that there is no file left to be scraped with.
 const IDLE_OPERATORS: usize = 35;
+/// For how long the gateway waits for an answer: longer than for a disk that is slow, and not for one that stalls.
+const PUSH_TIMEOUT_MS: u64 = 8000;
+const SLOW: Duration = Duration::from_millis(1500);
+const STALLED: Duration = Duration::from_secs(12);
 const TEN_DAYS: Duration = Duration::from_secs(10 * 86_400);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_goes_wrong_with_pushes_disk_and_files_is_told_and_its_cause_is_shown() {
     let _together = MACHINE.read().await;
-    let mut scene = Scene::prepare(AGENTS).await;
+    let mut scene = Scene::prepare_with(AGENTS, |gateway| gateway.push_timeout_ms = PUSH_TIMEOUT_MS).await;
     let folder = scene.relay.folder().to_owned();
     scene.configure(&Plan {
         agents: 1001..=1000 + AGENTS,
@@ -60,13 +65,16 @@ async fn what_goes_wrong_with_pushes_disk_and_files_is_told_and_its_cause_is_sho
     emitted.expect("the agent is signed in");
     scene.fires("CcrelayUnknownEvents", &["AgentOther_Novel"]).await;
 
-    let slow = slow_disk(&scene);
+    let slow = disk_that_takes(&scene, SLOW);
     let seen = scene.fires("CcrelaySpoolSlow", &["ccrelay_spool_commit_duration_seconds_bucket"]).await;
     let [all, quick] = ["+Inf", "1"].map(|le| bucket(&seen, le));
     assert!(all > quick + 1.0, "commits of more than a second: {seen}");
     scene.fires("CcrelayAnswersSlow", &["ccrelay_spool_commit_duration_seconds_sum"]).await;
-    // The disk is well again.
     slow.end(Signal::SIGINT).await;
+    let stalled = disk_that_takes(&scene, STALLED);
+    scene.fires("CcrelayPushesUnanswered", &["\"reason\":\"peer_gone\"", "\"waited_secs\":"]).await;
+    // The disk is well again.
+    stalled.end(Signal::SIGINT).await;
 
     scene.words = vec![
         ("FILE", folder.join("cert.pem").display().to_string()),
@@ -119,13 +127,13 @@ fn guess(operations: std::net::SocketAddr) {
     assert!(answers.lines().all(|status| status == "401") && !answers.is_empty(), "{output:?}");
 }
 
-/// From now on every fsync of the relay takes a second and a half.
-fn slow_disk(scene: &Scene) -> Process {
+/// From now on every fsync of the relay takes so long.
+fn disk_that_takes(scene: &Scene, time: Duration) -> Process {
     let pid = scene.relay.running().pid().to_string();
     let words = ["strace", "-f", "-p", &pid, "-e", "trace=fdatasync,fsync", "-o", "/dev/null"];
-    let delay = ["-e", "inject=fdatasync,fsync:delay_enter=1500000"];
-    let command: Vec<String> = words.iter().chain(&delay).map(|word| (*word).to_owned()).collect();
-    let folder = scene.relay.folder().join("strace");
+    let delay = format!("inject=fdatasync,fsync:delay_enter={}", time.as_micros());
+    let command: Vec<String> = words.iter().chain(&["-e", &delay]).map(|word| (*word).to_owned()).collect();
+    let folder = scene.relay.folder().join(format!("strace-{}", time.as_millis()));
     std::fs::create_dir(&folder).expect("the folder can be written");
     Process::start(&folder, &command)
 }

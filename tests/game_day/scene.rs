@@ -50,6 +50,11 @@ pub(crate) struct Plan<'a> {
 impl Scene {
     /// A gateway of so many agents, and a relay that is not yet configured.
     pub(crate) async fn prepare(agents: u32) -> Scene {
+        Scene::prepare_with(agents, |_| ()).await
+    }
+
+    /// The same with other settings of the gateway.
+    pub(crate) async fn prepare_with(agents: u32, set: impl FnOnce(&mut Settings)) -> Scene {
         let mut relay = Relay::prepare();
         let mut settings = Settings::local();
         settings.guid_interval_ms = 20_000;
@@ -61,6 +66,7 @@ impl Scene {
         settings.push_timeout_ms = 20_000;
         settings.eventpush.ssl.cert.pem = Some(relay.ca_pem());
         settings.agents = vec![Agents::range(1001, 1000 + agents, PASSWORD)];
+        set(&mut settings);
         let simulator = Simulator::start(settings).await.expect("the simulator starts");
         relay.at_pace(Pace { heartbeat: 1, sign_out_limit: SIGN_OUT_LIMIT, repeat_soonest_millis: 400 });
         Scene { simulator, relay, prometheus: None, page: None, fired: BTreeSet::new(), words: Vec::new() }
