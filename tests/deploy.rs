@@ -143,6 +143,27 @@ fn every_alert_has_a_case_in_which_it_fires_and_a_section_in_the_runbook_and_no_
     }
 }
 
+/// What the runbook says of an alert.
+fn section(alert: &str) -> &'static str {
+    let section =
+        RUNBOOK.split(&format!("\n## {alert}\n")).nth(1).and_then(|rest| rest.split("\n## ").next());
+    section.unwrap_or_else(|| panic!("the runbook has no section {alert}"))
+}
+
+#[test]
+fn whatever_shows_a_slow_disk_leads_to_what_it_costs_agents() {
+    for alert in ["CcrelayAgentsAboutToBeSignedOut", "CcrelayAnswersSlow", "CcrelaySpoolSlow"] {
+        let section = section(alert);
+        assert!(section.contains("(#ccrelaypushesunanswered)") && section.contains("agent"), "{alert}");
+    }
+    let near = section("CcrelayAgentsAboutToBeSignedOut");
+    for way_on in
+        ["`peer_gone`", "(#ccrelayspoolslow)", "(#ccrelayspoolrefusespushes)", "(#ccrelaypushesrefused)"]
+    {
+        assert!(near.contains(way_on), "{way_on}");
+    }
+}
+
 #[test]
 fn the_runbook_says_what_to_do_for_each_reason_of_a_refused_push() {
     for reason in PUSH_FAILURE_REASONS {
@@ -153,9 +174,7 @@ fn the_runbook_says_what_to_do_for_each_reason_of_a_refused_push() {
             "peer_gone" => "CcrelayPushesUnanswered",
             _ => "CcrelayPushesRefused",
         };
-        let section =
-            RUNBOOK.split(&format!("\n## {alert}\n")).nth(1).and_then(|rest| rest.split("\n## ").next());
-        let section = section.expect("a section");
+        let section = section(alert);
         // Of a full spool there is nothing else in its section.
         assert!(*reason == "spool_full" || section.contains(&format!("`{reason}`")), "{alert}: {reason}");
     }
