@@ -165,6 +165,25 @@ fn whatever_shows_a_slow_disk_leads_to_what_it_costs_agents() {
 }
 
 #[test]
+fn the_runbook_has_the_configuration_checked_before_a_restart() {
+    let before = RUNBOOK.split("\n## ").next().expect("a part");
+    assert!(before.contains("restart") && before.contains("`ccrelay check --config"));
+    for alert in [
+        "CcrelayAgentsWithoutPushes",
+        "CcrelayOnBackupAddress",
+        "CcrelaySpoolRefusesPushes",
+        "CcrelaySinkStopped",
+        "CcrelayRestartNeeded",
+    ] {
+        let steps = section(alert).split("**Do:**").nth(1).expect("something to do").split("\n- ");
+        for step in steps.filter(|step| step.contains(" restart")) {
+            assert!(step.contains("`ccrelay check`"), "{alert}: {step}");
+        }
+    }
+    assert!(section("CcrelaySpoolRefusesPushes").contains("`to` and `not_to` of all `[[routes]]`"));
+}
+
+#[test]
 fn the_runbook_says_what_to_do_for_each_reason_of_a_refused_push() {
     for reason in PUSH_FAILURE_REASONS {
         let alert = match *reason {
