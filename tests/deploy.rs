@@ -240,6 +240,22 @@ fn a_metric_or_label_that_does_not_exist_is_noticed() {
 }
 
 #[test]
+fn panels_of_the_dashboard_have_ids_and_places_of_their_own() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().expect("an id")).collect();
+    assert_eq!(ids.len(), panels.len());
+    let mut taken = BTreeSet::new();
+    for panel in panels {
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().expect("a number"));
+        assert!(x + w <= 24, "{}", panel["title"]);
+        for place in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(taken.insert(place), "{} covers another", panel["title"]);
+        }
+    }
+}
+
+#[test]
 fn every_query_of_the_dashboard_is_one() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let queries = queries();

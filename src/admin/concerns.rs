@@ -62,7 +62,7 @@ pub(super) fn concerns(
     of_spool(metrics, lately, &mut found);
     of_answers(lately, &mut found);
     sinks.iter().for_each(|sink| of_sink(metrics, sink, lately, &mut found));
-    of_files(metrics, now, &mut found);
+    of_files(metrics, lately, now, &mut found);
     found.0.sort_by_key(|concern| concern.severity);
     found.0
 }
@@ -138,6 +138,17 @@ fn of_gateway(
     if let Some(late) = lately.lateness.get(gateway).filter(|late| late.is_over(HEARTBEAT_LATE_SECS)) {
         let what = format!("{gateway}: one heartbeat in a hundred is {late} late");
         found.warning("CcrelayHeartbeatsLate", gateway, what);
+    }
+    if let Some(polls) = lately.polls_unanswered.get(gateway) {
+        let what = format!(
+            "{gateway}: {polls} polls were not answered whole in the last minutes; events may be lost"
+        );
+        found.warning("CcrelayPollsUnanswered", gateway, what);
+    }
+    if let Some(events) = lately.session_events_lost.get(gateway) {
+        let what =
+            format!("{gateway}: {events} begins and ends of sessions were not stored in the last minutes");
+        found.critical("CcrelaySessionEventsLost", gateway, what);
     }
     for (_, which) in backups.iter().filter(|(of, _)| of == gateway) {
         let what = format!("{gateway}: calls go to {which}, as the main address answers nothing");
@@ -261,7 +272,7 @@ fn of_sink(metrics: &Metrics, sink: &str, lately: &Lately, found: &mut Found) {
     }
 }
 
-fn of_files(metrics: &Metrics, now: Timestamp, found: &mut Found) {
+fn of_files(metrics: &Metrics, lately: &Lately, now: Timestamp, found: &mut Found) {
     if let Some(part) = metrics.files_in_use().filter(|part| *part > FILES_IN_USE) {
         let what = format!("{:.0} % of the file descriptors are in use", part * 100.0);
         found.warning("CcrelayFilesRunningOut", "", what);
@@ -273,6 +284,10 @@ fn of_files(metrics: &Metrics, now: Timestamp, found: &mut Found) {
             let what = format!("the certificate for {purpose}{of} ends in {left:.1} days");
             found.warning("CcrelayCertificateExpiring", &format!("{purpose}{of}"), what);
         }
+    }
+    if lately.log_lines_dropped > 0 {
+        let what = format!("{} lines of the log were lost in the last minutes", lately.log_lines_dropped);
+        found.warning("CcrelayLogLinesDropped", "", what);
     }
     if metrics.rosters_stale.get() > 0 {
         found.warning("CcrelayRosterStale", "", "a roster's file is not in force");
@@ -322,6 +337,9 @@ mod tests {
             push_failures: [("spool_full", 7), ("token_forged", MANY + 1)].into(),
             pushes_given_up: GIVEN_UP + 1,
             session_losses: 2,
+            session_events_lost: [("main".to_owned(), 2)].into(),
+            polls_unanswered: [("main".to_owned(), 1)].into(),
+            log_lines_dropped: 70,
             sign_in_failures: [("main".to_owned(), 1)].into(),
             shed: [("mqtt".to_owned(), 9)].into(),
             handshake_failures: [("tls_handshake", MANY + 1)].into(),
@@ -354,7 +372,7 @@ mod tests {
         let lately = all_wrong(&metrics);
         let sinks = ["kafka".to_owned(), "mqtt".to_owned()];
         let found = concerns(&metrics, false, &gateways(), &sinks, &lately, Timestamp(0));
-        assert_eq!(found.len(), 26, "{found:#?}");
+        assert_eq!(found.len(), 29, "{found:#?}");
         assert!(found.is_sorted_by_key(|concern| concern.severity), "{found:#?}");
         for concern in &found {
             let alert = concern.alert;
@@ -381,6 +399,29 @@ mod tests {
         let found = concerns(&metrics, true, &limits, &[], &pulse.lately(), Timestamp(0));
         let found: Vec<_> = found.iter().map(|concern| (concern.alert, concern.subject.as_str())).collect();
         assert_eq!(found, [("CcrelaySignInsFailing", "north")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_lost_without_a_trace_elsewhere_is_a_concern_of_its_gateway_but_for_what_a_stop_leaves() {
+        let metrics = Metrics::new(["north", "south"], []).unwrap();
+        let names = ["north", "south"].map(str::to_owned);
+        let mut pulse = Pulse::new(names.to_vec(), Vec::new());
+        pulse.beat(&metrics);
+        for (gateway, reason) in [("north", "spool_full"), ("north", "queue_full"), ("south", "stopping")] {
+            metrics.session_events_lost.with_label_values(&[gateway, reason]).inc();
+        }
+        metrics.polls_unanswered.with_label_values(&["south"]).inc();
+        metrics.log_lines_dropped.inc_by(70);
+        pulse.beat(&metrics);
+        let limits = names.map(|gateway| Limit { gateway, ..gateways()[0].clone() });
+        let found = concerns(&metrics, true, &limits, &[], &pulse.lately(), Timestamp(0));
+        let found: Vec<_> = found.iter().map(|concern| (concern.alert, concern.subject.as_str())).collect();
+        let expected = [
+            ("CcrelaySessionEventsLost", "north"),
+            ("CcrelayPollsUnanswered", "south"),
+            ("CcrelayLogLinesDropped", ""),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::forecast::Trend;
 use crate::metrics::{
     CONNECTION_FAILURE_REASONS, EVENT_CATEGORIES, GUESS_ANSWERS, LISTENERS, Metrics, PUSH_FAILURE_REASONS,
-    SESSION_LOSS_REASONS,
+    SESSION_EVENT_LOSS_REASONS, SESSION_LOSS_REASONS,
 };
 
 /// How often a sample is to be taken.
@@ -37,6 +37,10 @@ struct Sample {
     received: u64,
     push_failures: BTreeMap<&'static str, u64>,
     session_losses: u64,
+    /// By gateway.
+    session_events_lost: BTreeMap<String, u64>,
+    polls_unanswered: BTreeMap<String, u64>,
+    log_lines_dropped: u64,
     /// By gateway.
     sign_in_failures: BTreeMap<String, u64>,
     shed: BTreeMap<String, u64>,
@@ -88,6 +92,11 @@ pub(super) struct Lately {
     /// Pushes that the gateway gave up before they were answered, in the last two minutes.
     pub(super) pushes_given_up: u64,
     pub(super) session_losses: u64,
+    /// Events of sessions' lives that were not stored, by gateway, but for those of a stop.
+    pub(super) session_events_lost: BTreeMap<String, u64>,
+    /// By gateway.
+    pub(super) polls_unanswered: BTreeMap<String, u64>,
+    pub(super) log_lines_dropped: u64,
     /// By gateway.
     pub(super) sign_in_failures: BTreeMap<String, u64>,
     /// By sink.
@@ -158,6 +167,13 @@ impl Pulse {
             })
             .values()
             .sum(),
+            session_events_lost: by_gateway(&|name| {
+                let of =
+                    |reason: &&str| metrics.session_events_lost.with_label_values(&[name, *reason]).get();
+                SESSION_EVENT_LOSS_REASONS.iter().filter(|reason| **reason != "stopping").map(of).sum()
+            }),
+            polls_unanswered: by_gateway(&|name| metrics.polls_unanswered.with_label_values(&[name]).get()),
+            log_lines_dropped: metrics.log_lines_dropped.get(),
             sign_in_failures: by_gateway(&|name| {
                 let of = |outcome: &str| metrics.sign_ins.with_label_values(&[name, outcome]).get();
                 ["refused", "timeout", "transport"].into_iter().map(of).sum()
@@ -237,15 +253,19 @@ impl Pulse {
         });
         let further = |(sink, behind): &(&String, &u64)| **behind > minute_ago.behind[*sink];
         let failures = now.push_failures.iter().map(|(r, n)| (*r, since(*n, then.push_failures[r])));
-        let sign_ins =
-            now.sign_in_failures.iter().map(|(g, n)| (g.clone(), since(*n, then.sign_in_failures[g])));
-        let shed = now.shed.iter().map(|(sink, n)| (sink.clone(), since(*n, then.shed[sink])));
+        let grown = |now: &BTreeMap<String, u64>, then: &BTreeMap<String, u64>| -> BTreeMap<String, u64> {
+            let grown = now.iter().map(|(name, count)| (name.clone(), since(*count, then[name])));
+            grown.filter(|(_, count)| *count > 0).collect()
+        };
         Lately {
             push_failures: failures.filter(|(_, count)| *count > 0).collect(),
             pushes_given_up: since(given_up(now), self.before(now, GIVEN_UP).map_or(given_up(now), given_up)),
             session_losses: since(now.session_losses, then.session_losses),
-            sign_in_failures: sign_ins.filter(|(_, count)| *count > 0).collect(),
-            shed: shed.filter(|(_, count)| *count > 0).collect(),
+            session_events_lost: grown(&now.session_events_lost, &then.session_events_lost),
+            polls_unanswered: grown(&now.polls_unanswered, &then.polls_unanswered),
+            log_lines_dropped: since(now.log_lines_dropped, then.log_lines_dropped),
+            sign_in_failures: grown(&now.sign_in_failures, &then.sign_in_failures),
+            shed: grown(&now.shed, &then.shed),
             handshake_failures: handshakes.filter(|(_, count)| *count > 0).collect(),
             guesses: now.guesses.iter().map(|(l, n)| (*l, since(*n, then.guesses[l]))).collect(),
             unknown_events: since(now.unknown_events, then.unknown_events),

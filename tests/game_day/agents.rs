@@ -21,12 +21,13 @@ pub(crate) const ALERTS: &[&str] = &[
     "CcrelayOnBackupAddress",
     "CcrelayHeartbeatsFailing",
     "CcrelayAgentsAboutToBeSignedOut",
+    "CcrelayPollsUnanswered",
     "CcrelayHeartbeatsLate",
     "CcrelayNotReady",
     "CcrelayDown",
 ];
 
-/// Those of the configuration; 1019 is of the roster, and 1020 has a wrong password.
+/// Those of the configuration, of which the last is polled; 1019 is of the roster, and 1020 has a wrong password.
 const FIRST: u32 = 1001;
 const LAST: u32 = 1018;
 const IN_ROSTER: &str = "1019";
@@ -88,6 +89,7 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
     main.stall();
     backup.stall();
     scene.fires("CcrelayHeartbeatsFailing", &["outcome=\"timeout\""]).await;
+    scene.fires("CcrelayPollsUnanswered", &["{gateway=\"main\"}"]).await;
     scene.fires("CcrelayAgentsAboutToBeSignedOut", &["main 1001 ", "heartbeats_failing"]).await;
     for path in [&main, &backup] {
         path.reset();
@@ -145,9 +147,11 @@ fn configure(scene: &mut Scene, main: &Proxy, backup: &Proxy) {
         "callback_uri = ",
         &format!(
             "backup_base_urls = [\"{other}\"]\npush_silence_limit_secs = 3\nsign_out_on_stop = true\n\
-             callback_uri = "
+             poll_deadline_secs = 12\ncallback_uri = "
         ),
     );
+    let polled = format!("id = \"{LAST}\"\n");
+    scene.relay.edit(&polled, &format!("{polled}mode = \"poll\"\n"));
     scene.words = vec![
         ("CA_FILE", format!("{folder}/gateway-ca.pem")),
         ("MAIN-ADDRESS", format!("127.0.0.1:{}", main.port())),

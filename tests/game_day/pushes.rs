@@ -22,6 +22,7 @@ pub(crate) const ALERTS: &[&str] = &[
     "CcrelayReloadRefused",
     "CcrelayRestartNeeded",
     "CcrelayFilesRunningOut",
+    "CcrelayLogLinesDropped",
 ];
 
 const AGENTS: u32 = 10;
@@ -100,6 +101,21 @@ async fn what_goes_wrong_with_pushes_disk_and_files_is_told_and_its_cause_is_sho
         })
         .await;
     assert!(seen.trim().parse::<usize>().is_ok_and(|open| open > FILES_IN_USE), "{seen}");
+
+    // There is much of the log, and its reader does not read.
+    drop((idle, operators));
+    scene.relay.stop().await;
+    let pipe = folder.join("stderr").display().to_string();
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("mkfifo starts");
+    assert!(made.success(), "{pipe}");
+    let _unread = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).expect("a pipe");
+    scene.relay.wrapper = ["sh", "-c", "exec \"$@\" 2>\"$0\"", &pipe].map(str::to_owned).to_vec();
+    scene.relay.edit("[operations]\n", "[log]\nlevel = \"trace\"\n[operations]\n");
+    scene.relay.start().await;
+    scene.simulator.play(50.0);
+    let operations = scene.relay.operations();
+    let shown = ["ccrelay_log_lines_dropped_total"];
+    scene.fires_while("CcrelayLogLinesDropped", &shown, || guess(operations)).await;
     scene.assert_all_fired(ALERTS);
     assert_eq!(scene.simulator.statistics().total.sign_outs.len(), 0, "nobody was signed out");
 }

@@ -1,7 +1,11 @@
 //! Brokers, and the spool that fills up behind them.
 
+use std::collections::BTreeMap;
+
+use ccrelay::simulate::SignOut;
+
 use crate::MACHINE;
-use crate::scene::{Plan, Scene};
+use crate::scene::{Plan, Scene, agent};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::proxy::Proxy;
 
@@ -13,12 +17,15 @@ pub(crate) const ALERTS: &[&str] = &[
     "CcrelaySpoolFilling",
     "CcrelaySpoolAlmostFull",
     "CcrelaySpoolRefusesPushes",
+    "CcrelaySessionEventsLost",
     "CcrelayShedding",
 ];
 
 const AGENTS: u32 = 60;
 /// So that it is full some time after the wall is 10,000 records behind.
 const SPOOL_BYTES: u32 = 14_000_000;
+/// So little that of what is in it then there is no room for the ends of sessions either.
+const TOO_FEW: u32 = SPOOL_BYTES / 2;
 /// Far less than what comes.
 const TRICKLE: u32 = 20_000;
 
@@ -26,6 +33,7 @@ const TRICKLE: u32 = 20_000;
 async fn what_goes_wrong_behind_the_spool_is_told_and_its_cause_is_shown() {
     let _alone = MACHINE.write().await;
     let mut scene = Scene::prepare(AGENTS).await;
+    let bytes = |most: u32| format!("max_bytes = {most}\n");
     let mut mosquitto = Mosquitto::start().await;
     mosquitto.stop().await;
     mosquitto.write_file("acl", "topic readwrite ccrelay/#\n");
@@ -52,7 +60,7 @@ async fn what_goes_wrong_behind_the_spool_is_told_and_its_cause_is_shown() {
 
     scene.relay.stop().await;
     scene.relay.edit(&forbidden, "");
-    scene.relay.edit("[spool]\n", &format!("[spool]\nmax_bytes = {SPOOL_BYTES}\n"));
+    scene.relay.edit("[spool]\n", &format!("[spool]\n{}", bytes(SPOOL_BYTES)));
     scene.relay.start().await;
     scene.simulator.play(20.0);
     path.slow(TRICKLE);
@@ -65,9 +73,17 @@ async fn what_goes_wrong_behind_the_spool_is_told_and_its_cause_is_shown() {
     scene.fires("CcrelaySpoolRefusesPushes", &["wall", "retrying"]).await;
 
     scene.relay.stop().await;
+    scene.relay.edit(&bytes(SPOOL_BYTES), &bytes(TOO_FEW));
+    scene.relay.start().await;
+    scene.simulator.force_out(&agent(1001)).expect("it is signed in");
+    scene.fires("CcrelaySessionEventsLost", &["reason=\"spool_full\""]).await;
+
+    scene.relay.stop().await;
+    scene.relay.edit(&bytes(TOO_FEW), &bytes(SPOOL_BYTES));
     scene.relay.edit("[sinks.wall.mqtt]\n", "[sinks.wall]\nwhen_full = \"shed\"\n[sinks.wall.mqtt]\n");
     scene.relay.start().await;
     scene.fires("CcrelayShedding", &["wall", "retrying"]).await;
     scene.assert_all_fired(ALERTS);
-    assert_eq!(scene.simulator.statistics().total.sign_outs.len(), 0, "nobody was signed out");
+    let sign_outs = scene.simulator.statistics().total.sign_outs;
+    assert_eq!(sign_outs, BTreeMap::from([(SignOut::Inspector, 1)]), "nobody else was signed out");
 }
