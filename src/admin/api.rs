@@ -5,6 +5,7 @@
 //! with the name of its token. All lines
 //! that a call leaves carry its `request_id`: the caller's own of `X-Request-Id`, or one that is made here and answered.
 //! What changes something runs on the daemon's own runtime, to its end and to its line in the log, also when the caller has gone.
+//! Only a call through to the gateway that still waits then is not made.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -152,6 +153,8 @@ pub(super) struct Call<'a> {
     pub(super) query: &'a str,
     pub(super) body: Bytes,
     pub(super) parts: &'a Parts,
+    /// Its caller has gone.
+    pub(super) gone: &'a CancellationToken,
     api: &'a Api,
 }
 
@@ -293,6 +296,9 @@ impl Api {
         let body = read_body(body).await?;
         left.body = false;
         let parts = self.inner.parts.get().ok_or_else(|| Fault::unavailable("ccrelay is starting"))?;
+        let gone = CancellationToken::new();
+        // Dropped with this, and so when the connection ends: what is answered elsewhere goes on.
+        let _caller = gone.clone().drop_guard();
         let asked = Asked {
             api: self.clone(),
             parts: parts.clone(),
@@ -300,6 +306,7 @@ impl Api {
             scope: caller.scope,
             uri: head.uri,
             body,
+            gone,
             _place: place,
         };
         if let Some(follow) = live(route.endpoint) {
@@ -366,6 +373,8 @@ struct Asked {
     scope: Scope,
     uri: Uri,
     body: Bytes,
+    /// Is cancelled when its caller has gone.
+    gone: CancellationToken,
     /// Is given back when this is dropped.
     _place: OwnedSemaphorePermit,
 }
@@ -379,6 +388,7 @@ impl Asked {
             query: self.uri.query().unwrap_or_default(),
             body: self.body.clone(),
             parts: &self.parts,
+            gone: &self.gone,
             api: &self.api,
         }
     }

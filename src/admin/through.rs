@@ -14,6 +14,8 @@ use crate::session::call::CallError;
 use crate::session::config::CallPattern;
 use crate::session::forward::{ForwardError, ForwardRequest};
 
+/// What the log and the count have for a call that was not made, since its caller had gone: nginx's status for that.
+const CALLER_GONE: u16 = 499;
 /// On what the gateway answered.
 const MARK: HeaderName = HeaderName::from_static("ccrelay-answer");
 
@@ -29,7 +31,8 @@ pub(super) async fn call(call: &Call<'_>) -> Answer {
     if opened(open, call, &agent_id).is_none() {
         return Err(not_open("no pattern in call_through of this gateway opens this call for this agent"));
     }
-    let answered = call.parts.sessions.forward(&gateway, &agent_id, request).await.map_err(fault)?;
+    let answered = call.parts.sessions.forward(&gateway, &agent_id, request, call.gone).await;
+    let answered = answered.map_err(fault)?;
     let status = StatusCode::from_u16(answered.status).ok().filter(|status| !status.is_informational());
     let status = status.ok_or_else(|| broken("the gateway answered with no status that can be passed on"))?;
     let mut response = answer(status, "application/json", answered.body);
@@ -75,6 +78,10 @@ fn fault(error: ForwardError) -> Fault {
         }
         ForwardError::Expired | ForwardError::Call(CallError::NotSent) => {
             Fault::new(StatusCode::SERVICE_UNAVAILABLE, "expired", error)
+        }
+        ForwardError::CallerGone => {
+            let status = StatusCode::from_u16(CALLER_GONE).unwrap_or(StatusCode::REQUEST_TIMEOUT);
+            Fault::new(status, "caller_gone", error)
         }
         ForwardError::Call(CallError::TimedOut) => {
             let message = "the gateway did not answer in time; it may have done what was asked";

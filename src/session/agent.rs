@@ -377,7 +377,7 @@ impl Agent {
     }
 
     /// The next call to be passed on, if it can be now. Those that cannot be made at all are told.
-    fn next_forward(&self) -> Option<Waiting> {
+    fn next_forward(&self) -> Option<Box<Waiting>> {
         let now = Instant::now();
         if !self.machine.holds_session() {
             self.shared.mail.refuse_forwards(&ForwardError::NoSession);
@@ -388,7 +388,7 @@ impl Agent {
     }
 
     /// Passes a call on. The session's own next call waits for its end.
-    async fn forward(&mut self, waiting: Waiting) {
+    async fn forward(&mut self, waiting: Box<Waiting>) {
         let Some(ticket) = self.ticket.clone() else { return };
         self.step(Input::ForwardBegan).await;
         let forwarded = self.gateway.calls.forward(&waiting.request, &ticket).await;

@@ -78,6 +78,9 @@ pub enum ForwardError {
     /// The session had no time for it before its deadline; the gateway has not seen it.
     #[error("the session had no time for it before the deadline")]
     Expired,
+    /// Its caller had gone before the session had time for it; the gateway has not seen it.
+    #[error("the caller had gone before the session had time for it")]
+    CallerGone,
     /// The call was made and failed.
     #[error(transparent)]
     Call(#[from] CallError),

@@ -318,7 +318,8 @@ impl Sessions {
     }
 
     /// Passes one call on to the gateway with the agent's GUID and cookies, between the session's own calls, of which
-    /// a due heartbeat goes first. At most [`crate::session::forward::FORWARD_QUEUE`] calls wait per agent.
+    /// a due heartbeat goes first. At most [`crate::session::forward::FORWARD_QUEUE`] calls wait per agent. One that still waits
+    /// when `gone` says that its caller has gone is not made: a caller who asks again would have it made twice.
     ///
     /// # Errors
     /// When the call is not made, or no answer comes; the error says whether the gateway may have seen it.
@@ -327,9 +328,11 @@ impl Sessions {
         gateway: &GatewayName,
         agent_id: &AgentId,
         request: ForwardRequest,
+        gone: &CancellationToken,
     ) -> Result<ForwardAnswer, ForwardError> {
-        let (answer, receiver) = oneshot::channel();
-        let waiting = Waiting { request, until: Instant::now() + FORWARD_PATIENCE, answer };
+        let (answer, mut receiver) = oneshot::channel();
+        let (until, gone) = (Instant::now() + FORWARD_PATIENCE, gone.clone());
+        let waiting = Waiting { request, until, gone: gone.clone(), answer };
         let put = self.with(gateway, agent_id, |shared| {
             shared.ticket().ok_or(ForwardError::NoSession)?;
             shared.mail.put_forward(waiting)?;
@@ -337,7 +340,18 @@ impl Sessions {
             Ok(())
         });
         let result = match put.unwrap_or(Err(ForwardError::UnknownAgent)) {
-            Ok(()) => receiver.await.unwrap_or(Err(ForwardError::Ended)),
+            Ok(()) => {
+                let answered = tokio::select! {
+                    biased;
+                    answered = &mut receiver => answered,
+                    () = gone.cancelled() => {
+                        self.with(gateway, agent_id, |shared| shared.mail.drop_unwanted());
+                        // One that is being made goes on, and what came of it is wanted for the log.
+                        receiver.await
+                    }
+                };
+                answered.unwrap_or(Err(ForwardError::Ended))
+            }
             Err(error) => Err(error),
         };
         if matches!(result, Err(ForwardError::NoSession | ForwardError::QueueFull | ForwardError::Expired)) {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use secrecy::SecretString;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::session::call::Ticket;
 use crate::session::config::AgentConfig;
@@ -26,7 +27,15 @@ pub(super) struct Waiting {
     pub(super) request: ForwardRequest,
     /// Not to be begun later than this.
     pub(super) until: Instant,
+    /// Nobody waits for it any more.
+    pub(super) gone: CancellationToken,
     pub(super) answer: oneshot::Sender<Result<ForwardAnswer, ForwardError>>,
+}
+
+impl Waiting {
+    fn is_wanted(&self) -> bool {
+        !self.gone.is_cancelled() && !self.answer.is_closed()
+    }
 }
 
 #[derive(Default)]
@@ -70,8 +79,7 @@ impl Mailbox {
     pub(super) fn put_forward(&self, waiting: Waiting) -> Result<(), ForwardError> {
         let mut content = self.open();
         let forwards = &mut content.get_or_insert_default().forwards;
-        // Who has given up waiting takes no place.
-        forwards.retain(|waiting| !waiting.answer.is_closed());
+        leave_out_unwanted(forwards);
         if forwards.len() >= FORWARD_QUEUE {
             return Err(ForwardError::QueueFull);
         }
@@ -87,20 +95,30 @@ impl Mailbox {
         self.take(|content| content.adoption.take())
     }
 
-    /// The next call that somebody still waits for and that is in time; the others are told.
-    pub(super) fn take_forward(&self, now: Instant) -> Option<Waiting> {
+    /// The next call that somebody still waits for and that is in time; the others are told. It is boxed, since each idle session
+    /// would have room for one else.
+    pub(super) fn take_forward(&self, now: Instant) -> Option<Box<Waiting>> {
         self.take(|content| {
             while let Some(waiting) = content.forwards.pop_front() {
-                if waiting.answer.is_closed() {
+                if !waiting.is_wanted() {
+                    drop(waiting.answer.send(Err(ForwardError::CallerGone)));
                     continue;
                 }
                 if now <= waiting.until {
-                    return Some(waiting);
+                    return Some(Box::new(waiting));
                 }
                 drop(waiting.answer.send(Err(ForwardError::Expired)));
             }
             None
         })
+    }
+
+    /// Takes out the calls that nobody waits for any more.
+    pub(super) fn drop_unwanted(&self) {
+        self.take(|content| {
+            leave_out_unwanted(&mut content.forwards);
+            Some(())
+        });
     }
 
     /// Tells all that wait for a call that it is not made.
@@ -127,6 +145,16 @@ impl Mailbox {
     }
 }
 
+/// Calls whose caller has gone take no place, and are not made.
+fn leave_out_unwanted(forwards: &mut VecDeque<Waiting>) {
+    let (wanted, unwanted) = std::mem::take(forwards).into_iter().partition(Waiting::is_wanted);
+    *forwards = wanted;
+    let unwanted: VecDeque<Waiting> = unwanted;
+    for waiting in unwanted {
+        drop(waiting.answer.send(Err(ForwardError::CallerGone)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -141,7 +169,7 @@ mod tests {
     fn waiting(path: &str, until: Instant) -> (Waiting, Answer) {
         let request = ForwardRequest::new(Method::GET, path, None, Bytes::new()).unwrap();
         let (answer, receiver) = oneshot::channel();
-        (Waiting { request, until, answer }, receiver)
+        (Waiting { request, until, gone: CancellationToken::new(), answer }, receiver)
     }
 
     #[test]
@@ -160,6 +188,25 @@ mod tests {
         assert_eq!(mailbox.put_forward(more), Ok(()), "who has gone makes room");
         let first = mailbox.take_forward(now).unwrap();
         assert_eq!(first.request.path(), "/x/1");
+    }
+
+    #[test]
+    fn a_call_whose_caller_has_gone_is_not_made_and_takes_no_place() {
+        let (mailbox, now) = (Mailbox::default(), Instant::now());
+        let (first, mut first_answer) = waiting("/x/first", now);
+        let (second, mut second_answer) = waiting("/x/second", now);
+        let gone = [first.gone.clone(), second.gone.clone()];
+        for waiting in [first, second] {
+            mailbox.put_forward(waiting).unwrap();
+        }
+        gone[0].cancel();
+        mailbox.drop_unwanted();
+        assert_eq!(first_answer.try_recv().unwrap().unwrap_err(), ForwardError::CallerGone);
+        assert!(second_answer.try_recv().is_err(), "its caller still waits");
+        gone[1].cancel();
+        assert!(mailbox.take_forward(now).is_none());
+        assert_eq!(second_answer.try_recv().unwrap().unwrap_err(), ForwardError::CallerGone);
+        assert!(mailbox.open().is_none());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use http::Method;
 use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
 
 use super::fake::{Scene, Script, agent, main_gateway, view};
 use crate::session::call::Ticket;
@@ -130,7 +131,8 @@ async fn live(takeover: bool, turns: Vec<(Turn, u64)>) -> Result<(), TestCaseErr
                 let request = ForwardRequest::new(Method::GET, path, None, Bytes::new()).unwrap();
                 let sessions = sessions.clone();
                 forwards.push(tokio::spawn(async move {
-                    drop(sessions.forward(&main_gateway(), &agent("291"), request).await);
+                    let patient = CancellationToken::new();
+                    drop(sessions.forward(&main_gateway(), &agent("291"), request, &patient).await);
                 }));
             }
             Turn::Configure { takeover, skills, password, state } => {

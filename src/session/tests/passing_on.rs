@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use secrecy::ExposeSecret;
+use tokio_util::sync::CancellationToken;
 
 use super::fake::{Scene, Script, agent, main_gateway, view};
 use super::forward::{FORWARD_QUEUE, ForwardAnswer, ForwardError, ForwardRequest};
@@ -13,7 +14,7 @@ use super::*;
 
 async fn forward(sessions: &Sessions, path: &str) -> Result<ForwardAnswer, ForwardError> {
     let request = ForwardRequest::new(Method::POST, path, None, Bytes::new()).unwrap();
-    sessions.forward(&main_gateway(), &agent("291"), request).await
+    sessions.forward(&main_gateway(), &agent("291"), request, &CancellationToken::new()).await
 }
 
 fn body(answer: ForwardAnswer) -> serde_json::Value {
@@ -66,6 +67,42 @@ async fn calls_wait_their_turn_and_a_due_heartbeat_goes_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_waits_when_its_caller_goes_is_not_made_and_one_in_hand_goes_on() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    scene.gateway.forward_once(Script::RequestLost);
+    let gone = CancellationToken::new();
+    let call = |path| {
+        let request = ForwardRequest::new(Method::PUT, path, None, Bytes::new()).unwrap();
+        let (sessions, gone) = (sessions.clone(), gone.clone());
+        async move { sessions.forward(&main_gateway(), &agent("291"), request, &gone).await }
+    };
+    let (in_hand, waiting, next, ()) = tokio::join!(
+        call("/in-hand/291"),
+        call("/waiting/291"),
+        async {
+            scene.pass(3).await;
+            forward(&sessions, "/next/291").await
+        },
+        async {
+            scene.pass(2).await;
+            gone.cancel();
+            scene.pass(20).await;
+        }
+    );
+    assert!(
+        matches!(in_hand, Err(ForwardError::Call(_))),
+        "its own outcome is what the log needs: {in_hand:?}"
+    );
+    assert_eq!(waiting.unwrap_err(), ForwardError::CallerGone);
+    assert!(next.is_ok(), "{next:?}");
+    let made = scene.gateway.forwarded();
+    assert!(made.iter().map(|(path, _)| path.as_str()).eq(["/in-hand/291", "/next/291"]), "{made:?}");
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn more_calls_than_the_queue_holds_are_refused_at_once() {
     let scene = Scene::new();
     let sessions = scene.start();
@@ -111,7 +148,7 @@ async fn without_a_session_calls_are_refused_at_once() {
     scene.pass(10).await;
     assert_eq!(forward(&sessions, "/say/291").await.unwrap_err(), ForwardError::NoSession);
     let request = ForwardRequest::new(Method::GET, "/x/292", None, Bytes::new()).unwrap();
-    let unknown = sessions.forward(&main_gateway(), &agent("292"), request).await;
+    let unknown = sessions.forward(&main_gateway(), &agent("292"), request, &CancellationToken::new()).await;
     assert_eq!(unknown.unwrap_err(), ForwardError::UnknownAgent);
     assert!(scene.gateway.forwarded().is_empty());
 }

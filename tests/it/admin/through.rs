@@ -240,6 +240,38 @@ async fn callers_who_wait_for_a_slow_gateway_keep_nobody_from_the_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn calls_whose_callers_have_hung_up_while_they_waited_are_not_made() {
+    let scene = scene().await;
+    let client = scene.admin();
+    let forwarded = "ccrelay_forwarded_calls_total{gateway=\"main\",outcome=\"answered\"}";
+    assert_eq!(scene.relay.metric(forwarded).await, 0.0);
+    scene.simulator.inject(Fault::next(Operation::SayBusy, 1, FaultKind::DelayMs(3_000)));
+    let path = through("1001", "onlineagent/1001/saybusy");
+    // One is under way and the others wait once one more is refused; which one that is nobody can say.
+    let callers: Vec<_> =
+        futures_util::future::join_all((0..10).map(|_| client.ask("POST", &path, ""))).await;
+    let answers = callers.into_iter().map(async |mut stream| {
+        let answer = answer(&mut stream).await.expect("an answer");
+        assert_eq!(answer.status, 429, "the others wait for the first: {answer:?}");
+        assert_eq!(scene.relay.log().matches("\"status\":499").count(), 0);
+    });
+    // All others are dropped with this: they hang up.
+    drop(futures_util::future::select_all(answers.map(Box::pin)).await);
+    let not_made = || scene.relay.log().matches("\"status\":499").count();
+    eventually("calls that were not made", DEADLINE, || async { (not_made() >= 6).then_some(()) }).await;
+    let reply = client.get(&through("1001", "onlineagent/1001/agentstatus")).await;
+    assert_eq!(reply.status, 200, "they have left their places: {reply:?}");
+    // The one that was under way, whose line has what the gateway answered, and the one after it.
+    assert_eq!(scene.relay.metric(forwarded).await, 2.0);
+    let log = scene.relay.log();
+    let noted =
+        log.lines().filter(|line| line.contains("\"operation\":\"POST onlineagent/{agent}/saybusy\""));
+    let noted: Vec<_> = noted.filter(|line| line.contains("\"status\":200")).collect();
+    assert_eq!(noted.len(), 1, "{noted:?}");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn failures_of_the_gateway_are_told_apart() {
     let scene = scene().await;
     let client = scene.admin();
