@@ -18,14 +18,20 @@ pub(super) fn rows(text: &str) -> (Vec<Row>, Vec<Mistake>) {
     let (records, mut mistakes) = records(text);
     let mut records = records.into_iter();
     let Some(header) = records.next() else { return (Vec::new(), mistakes) };
-    check_header(&header, &mut mistakes);
+    if !check_header(&header, &mut mistakes) {
+        // What stands in the rows below such a header is anybody's guess: in a file without one it is not even one.
+        return (Vec::new(), mistakes);
+    }
     let rows = records.filter_map(|record| row(&header, record, &mut mistakes)).collect();
     (rows, mistakes)
 }
 
-fn check_header(header: &Record, mistakes: &mut Vec<Mistake>) {
+/// False when it has a column that is unknown.
+fn check_header(header: &Record, mistakes: &mut Vec<Mistake>) -> bool {
+    let mut known = true;
     for (at, name) in header.fields.iter().enumerate() {
         let message = if !RawAgent::KEYS.contains(&name.as_str()) {
+            known = false;
             format!("unknown column; known here: {}", RawAgent::KEYS.join(", "))
         } else if header.fields[..at].contains(name) {
             "this column stands here twice".to_owned()
@@ -34,6 +40,7 @@ fn check_header(header: &Record, mistakes: &mut Vec<Mistake>) {
         };
         mistakes.push(Mistake::at(header.line, Some(column_name(name, at)), message));
     }
+    known
 }
 
 /// The column as its header names it, unless that is not the name of one: then it may be anything, even a password.
@@ -209,14 +216,25 @@ mod tests {
 
     #[test]
     fn mistakes_of_the_header_and_of_rows_name_line_and_column_but_no_value() {
-        let (rows, mistakes) = rows("id,secret,id\n1,2,3\n1,2\n");
+        let (rows, mistakes) = rows("id,status,id\n1,2,3\n1,2\n");
         let found: Vec<_> = mistakes.iter().map(|m| (m.line.unwrap(), m.column.as_deref())).collect();
-        assert_eq!(found, [(1, Some("2")), (1, Some("id")), (3, None)]);
+        assert_eq!(found, [(1, Some("id")), (3, None)]);
         assert_eq!(rows.len(), 1);
         let (rows, _) = super::rows("id,takeover,status,ip\n1,hush,hush,hush\n");
         let keys: Vec<_> = rows[0].wrong.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, ["takeover", "status", "ip"]);
         assert!(!format!("{:?}", rows[0].wrong).contains("hush"));
+    }
+
+    #[test]
+    fn a_file_without_a_header_is_one_mistake_for_each_field_of_its_first_row_and_none_is_quoted() {
+        let text = "1001,7001,hush-hush\n1002,7002,hush-too\n1003\n";
+        let (rows, mistakes) = rows(text);
+        assert_eq!(rows.len(), 0);
+        let found: Vec<_> = mistakes.iter().map(|m| (m.line.unwrap(), m.column.as_deref())).collect();
+        assert_eq!(found, [(1, Some("1")), (1, Some("2")), (1, Some("3"))]);
+        let said = format!("{mistakes:?}");
+        assert!(!["1001", "7001", "hush"].iter().any(|value| said.contains(value)), "{said}");
     }
 
     proptest! {
