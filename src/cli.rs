@@ -149,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Check(file) => with(config::load(&file.config), |config| {
             callback_doubts(&config)
                 .chain(relative_doubt(&config))
+                .chain(tokens_doubt(&config))
                 .for_each(|doubt| eprintln!("{}: warning: {doubt}", file.config.display()));
             say!("{}: no mistakes found", file.config.display());
             ExitCode::SUCCESS
@@ -179,6 +180,15 @@ fn relative_doubt(config: &Config) -> Option<String> {
             "relative paths are looked for below the folder that a command is started in, now here: {keys}"
         )
     })
+}
+
+/// A path that leads nowhere stops no start, but is more often misspelt than meant.
+fn tokens_doubt(config: &Config) -> Option<String> {
+    let path = config.operations.admin_tokens_file.as_deref().filter(|path| !path.exists())?;
+    Some(format!(
+        "operations.admin_tokens_file: there is no {}, so the admin API refuses everybody",
+        path.display()
+    ))
 }
 
 fn inspected(result: anyhow::Result<ExitCode>) -> ExitCode {

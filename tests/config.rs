@@ -72,6 +72,18 @@ fn a_level_that_is_none_is_refused_in_the_file_and_in_the_environment() {
 }
 
 #[test]
+fn a_file_of_tokens_that_is_gone_is_a_warning_and_no_mistake() {
+    let folder =
+        folder("[operations]\nadmin_tokens_file = '/nonexistent/tokens'\n[sinks.file.jsonl]\npath = '-'");
+    let output = check(folder.path(), &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let about =
+        "operations.admin_tokens_file: there is no /nonexistent/tokens, so the admin API refuses everybody";
+    assert_eq!(said, format!("config.toml: warning: {about}\n"));
+}
+
+#[test]
 fn a_callback_uri_that_leads_elsewhere_is_a_warning_and_no_mistake() {
     let folder = folder("[sinks.file.jsonl]\npath = '-'");
     let path = folder.path().join("config.toml");

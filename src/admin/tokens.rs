@@ -134,6 +134,18 @@ impl TokenList {
         TokenList::parse(text.expose_secret(), path)
     }
 
+    /// The same, but a file that is gone has no tokens: deleting it revokes them, and must not keep the rest of a
+    /// configuration out of force.
+    ///
+    /// # Errors
+    /// As [`TokenList::read`], when it is there.
+    pub fn read_if_there(path: &Path) -> Result<TokenList, TokensError> {
+        match TokenList::read(path) {
+            Err(error) if error.is_gone() => Ok(TokenList::default()),
+            read => read,
+        }
+    }
+
     /// Whether a line is one that a file may have; says what is wrong with it.
     ///
     /// # Errors
@@ -214,14 +226,14 @@ pub struct TokenFile {
 }
 
 impl TokenFile {
-    /// Reads the file.
+    /// Reads the file. One that is not there warns only: agents' sessions must not wait for who calls the API.
     ///
     /// # Errors
-    /// When it cannot be used.
+    /// When it is there and cannot be used.
     pub fn load(path: &Path) -> Result<TokenFile, TokensError> {
         // Looked at before it is read, so that a change in between is found later.
         let seen = Stamp::of(path);
-        let tokens = TokenList::read(path)?;
+        let tokens = TokenList::read_if_there(path)?;
         if tokens.entries.is_empty() {
             warn_of_none(path);
         }
@@ -242,9 +254,8 @@ impl TokenFile {
             return;
         }
         *seen = now;
-        let tokens = match TokenList::read(&self.path) {
+        let tokens = match TokenList::read_if_there(&self.path) {
             Ok(tokens) => tokens,
-            Err(error) if error.is_gone() => TokenList::default(),
             Err(error) => {
                 tracing::error!(%error, "the tokens of the admin API stay as they were");
                 return;
@@ -356,6 +367,16 @@ mod tests {
             assert!(file.find(TOKEN).is_none(), "{nothing:?}");
             assert!(file.find(TOKEN).is_none(), "{nothing:?}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_at_the_start_counts_once_it_is() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("tokens");
+        let file = TokenFile::load(&path).unwrap();
+        assert!(file.find(TOKEN).is_none());
+        write(&path, TOKEN, 0o600);
+        assert!(file.find(TOKEN).is_some());
     }
 
     #[test]

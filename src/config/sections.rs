@@ -618,7 +618,7 @@ impl RawOperations {
         const CERTIFICATE: &str = "operations.certificate_file";
         const KEY: &str = "operations.key_file";
         if let Some(file) = &self.admin_tokens_file {
-            problems.check(TOKENS, TokenList::read(file));
+            problems.check(TOKENS, TokenList::read_if_there(file));
         }
         let cipher_suites = cipher_suites("operations", &self.tls_cipher_suites, problems);
         let tls = match (self.certificate_file, self.key_file) {

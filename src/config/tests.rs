@@ -455,6 +455,9 @@ fn the_admin_api_wants_private_tokens_and_tls_away_from_loopback() {
     assert_mistakes(&format!("{open}{chain}"), &["operations.key_file: is required"]);
     assert_mistakes(&format!("{open}{chain}key_file = 'FOLDER/key.pem'\n"), &[]);
     assert_mistakes(&format!("{open}{chain}key_file = 'FOLDER/password'\n"), &["operations.key_file: "]);
+    // To delete it is to revoke all tokens: whatever else has changed must come into force all the same.
+    std::fs::remove_file(&tokens).unwrap();
+    assert_mistakes(&base, &[]);
     // Metrics alone may be open to all, as before.
     assert_mistakes(&format!("{CALLBACK}{GATEWAY}[operations]\nlisten = '0.0.0.0:9464'"), &[]);
 }
