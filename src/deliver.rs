@@ -333,7 +333,7 @@ impl Worker {
         if room && let Some(waiting) = flow.waiting.pop_front() {
             return self.publish(flow, waiting).await;
         }
-        self.flush().await?;
+        self.flush(flow).await?;
         flow.pace(self.config.window).await;
         if flow.in_flight.is_empty() {
             if stopping {
@@ -502,8 +502,21 @@ impl Worker {
         published.ok_or(Ended::Stopped)
     }
 
-    /// Has the sink write out what it holds, for which it has as long as for a confirmation.
-    async fn flush(&mut self) -> Result<(), Ended> {
+    /// Has the sink write out what it holds, for which it has as long as for a confirmation. What has come to be confirmed when that
+    /// fails is settled all the same, so that it does not come again.
+    async fn flush(&mut self, flow: &mut Flow) -> Result<(), Ended> {
+        let flushed = self.write_out().await;
+        if flushed.is_err() {
+            while let Some(Some(Ok(()))) =
+                flow.in_flight.front_mut().map(|front| (&mut front.ack).now_or_never())
+            {
+                self.settle(flow, Ok(())).await?;
+            }
+        }
+        flushed
+    }
+
+    async fn write_out(&mut self) -> Result<(), Ended> {
         let limit = self.config.stall_timeout;
         let late = |_| {
             let detail = format!("what was to be written was not taken for {} s", limit.as_secs());

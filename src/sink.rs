@@ -201,7 +201,8 @@ pub trait Sink: Send {
         None
     }
 
-    /// Pushes out what a sink may have buffered, before the worker waits for something else. Most need nothing.
+    /// Pushes out what a sink may have buffered, before the worker waits for something else: at least so much that the oldest
+    /// ack that is not resolved comes to be, if that is for the sink to do. Most need nothing.
     ///
     /// # Errors
     /// When it could not be written.

@@ -842,6 +842,21 @@ async fn what_is_not_written_out_counts_as_a_failure_and_does_not_hold_a_stop() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_confirmed_before_a_flush_failed_does_not_come_again() {
+    let mut bench = Bench::open();
+    bench.keeps = true;
+    let ids = bench.push_singles(2).await;
+    let running = bench.start_with("one", 100, Duration::from_millis(500), |_, _| Verdict::Hold);
+    running.published(2).await;
+    running.confirm(0);
+    running.published(3).await;
+    assert_eq!((running.ids()[2].as_str(), bench.cursor("one")), (ids[1].as_str(), 2));
+    bench.stop.cancel();
+    assert!(running.ended().await.lock().unwrap().closed);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_gives_up_on_a_client_that_cannot_be_made_anew() {
     let mut bench = Bench::open();
     bench.hangs = true;

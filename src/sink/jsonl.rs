@@ -1,6 +1,8 @@
 //! JSON lines: one structured CloudEvent per line, to a file or to standard output.
 //!
-//! [`Sink::publish`] fills a buffer; [`Sink::flush`] writes and syncs it and then resolves the acks. A write that failed
+//! [`Sink::publish`] fills pieces of whole lines; [`Sink::flush`] writes and syncs them, and the acks of each resolve when it is
+//! written. It ends before all are when they take long: so a reader that is slow and reads is told from one that does not, and
+//! what it has read does not come to it again. A write that failed
 //! half-way leaves a torn line: after [`Sink::reset`] a fresh line is begun, so that readers lose that one line only,
 //! and the worker publishes its event again.
 //!
@@ -9,6 +11,7 @@
 //! A pipe that nobody reads, or a file system that is away, holds a write for as long as it likes, and no system takes a write
 //! back. So one that the worker has given up goes on, and the next one waits for it: two would tear each other's lines.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -20,6 +23,7 @@ use futures_util::FutureExt;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::config::Problems;
 use crate::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
@@ -27,8 +31,14 @@ use crate::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
 /// Every reason of this sink's [`DeliveryError`]s.
 pub const REASONS: &[&str] = &["reset", "write"];
 
-/// What is worth a write before there is a flush.
-const BUFFER_BYTES: usize = 1 << 20;
+/// Bytes of a piece, about: as many as a pipe holds, and so few that the slowest reader has them before it is given up.
+const PIECE_BYTES: usize = 64 << 10;
+/// Pieces that go to a regular file in one write: each is synced, which takes a disk as long for a megabyte as for a line.
+const FILE_PIECES: usize = 16;
+/// Pieces that are worth a write before there is a flush.
+const MANY_PIECES: usize = 16;
+/// Once a flush has taken so long the worker has its turn.
+const FLUSH_TURN: Duration = Duration::from_millis(100);
 /// What a clean end may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The path that means standard output.
@@ -82,15 +92,22 @@ impl JsonlOptions {
 pub struct JsonlSink {
     config: JsonlConfig,
     output: Option<Arc<Output>>,
-    buffer: Vec<u8>,
-    waiting: Vec<oneshot::Sender<Result<(), DeliveryError>>>,
+    /// What is to be written, in order.
+    pieces: VecDeque<Piece>,
     /// A write under way.
     writing: Option<Writing>,
 }
 
-/// A write under way, which gives back what it needed, and who waits for it.
+/// Lines that are written together, and who waits for them.
+#[derive(Default)]
+struct Piece {
+    lines: Vec<u8>,
+    waiting: Vec<oneshot::Sender<Result<(), DeliveryError>>>,
+}
+
+/// A write under way, which gives back the output, and who waits for it.
 struct Writing {
-    written: JoinHandle<io::Result<(Arc<Output>, Vec<u8>)>>,
+    written: JoinHandle<io::Result<Arc<Output>>>,
     waiting: Vec<oneshot::Sender<Result<(), DeliveryError>>>,
 }
 
@@ -107,12 +124,12 @@ impl JsonlSink {
     /// A sink that opens its file at the first flush.
     #[must_use]
     pub fn new(config: JsonlConfig) -> JsonlSink {
-        JsonlSink { config, output: None, buffer: Vec::new(), waiting: Vec::new(), writing: None }
+        JsonlSink { config, output: None, pieces: VecDeque::new(), writing: None }
     }
 
     async fn add(&mut self, message: &Message) -> Result<Ack, DeliveryError> {
         // Nobody waits here: what is in flight is bounded by the worker, who knows how long a flush may take.
-        if self.buffer.len() >= BUFFER_BYTES
+        if self.pieces.len() >= MANY_PIECES
             && let Some(written) = self.written().now_or_never()
         {
             written?;
@@ -121,34 +138,59 @@ impl JsonlSink {
         // What the gateway said is verbatim, and it may have written it on several lines: blanks are all they mean in JSON.
         let event = message.structured();
         let blank = |byte: u8| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte };
-        self.buffer.extend(event.into_iter().map(blank));
-        self.buffer.push(b'\n');
         let (resolve, outcome) = oneshot::channel();
-        self.waiting.push(resolve);
+        let mut piece = match self.pieces.pop_back() {
+            Some(piece) if piece.lines.len() < PIECE_BYTES => piece,
+            full => {
+                self.pieces.extend(full);
+                Piece::default()
+            }
+        };
+        piece.lines.extend(event.into_iter().map(blank));
+        piece.lines.push(b'\n');
+        piece.waiting.push(resolve);
+        self.pieces.push_back(piece);
         Ok(Box::pin(async {
             let lost = |_| Err(DeliveryError::retry("reset", "the buffer was dropped before it was written"));
             outcome.await.unwrap_or_else(lost)
         }))
     }
 
+    /// Writes what there is, as long as that goes quickly: the first of it in any case.
     async fn write_out(&mut self) -> Result<(), DeliveryError> {
+        let began = Instant::now();
         self.written().await?;
-        if self.buffer.is_empty() {
-            return Ok(());
+        while !self.pieces.is_empty() {
+            self.begin_write();
+            self.written().await?;
+            if began.elapsed() > FLUSH_TURN {
+                break;
+            }
         }
-        self.begin_write();
-        self.written().await
+        Ok(())
     }
 
-    /// Begins to write what is in the buffer. There is no write under way.
+    async fn write_all_out(&mut self) -> Result<(), DeliveryError> {
+        self.written().await?;
+        while !self.pieces.is_empty() {
+            self.write_out().await?;
+        }
+        Ok(())
+    }
+
+    /// Begins to write the first pieces. There is no write under way.
     fn begin_write(&mut self) {
-        let lines = std::mem::take(&mut self.buffer);
-        let waiting = std::mem::take(&mut self.waiting);
+        let regular = self.output.as_ref().is_some_and(|output| output.is_regular());
+        let count = if regular { FILE_PIECES } else { 1 };
+        let pieces: Vec<Piece> = self.pieces.drain(..count.min(self.pieces.len())).collect();
+        let (lines, waiting): (Vec<_>, Vec<_>) =
+            pieces.into_iter().map(|piece| (piece.lines, piece.waiting)).unzip();
+        let waiting = waiting.into_iter().flatten().collect();
         let (output, config) = (self.output.take(), self.config.clone());
         let written = tokio::task::spawn_blocking(move || {
             let output = output.map_or_else(|| Output::open(&config).map(Arc::new), Ok)?;
             output.write(&lines)?;
-            Ok((output, lines))
+            Ok(output)
         });
         self.writing = Some(Writing { written, waiting });
     }
@@ -157,12 +199,8 @@ impl JsonlSink {
     async fn written(&mut self) -> Result<(), DeliveryError> {
         let Some(writing) = &mut self.writing else { return Ok(()) };
         let outcome = match (&mut writing.written).await {
-            Ok(Ok((output, mut lines))) => {
+            Ok(Ok(output)) => {
                 self.output = Some(output);
-                if self.buffer.is_empty() {
-                    lines.clear();
-                    self.buffer = lines;
-                }
                 Ok(())
             }
             Ok(Err(error)) => Err(DeliveryError::retry("write", error.to_string())),
@@ -198,16 +236,20 @@ impl Output {
         Ok(Output::File { file, regular })
     }
 
-    fn write(&self, lines: &[u8]) -> io::Result<()> {
+    fn is_regular(&self) -> bool {
+        matches!(self, Output::File { regular: true, .. })
+    }
+
+    fn write(&self, pieces: &[Vec<u8>]) -> io::Result<()> {
         match self {
             Output::Stdout => {
                 let mut stdout = io::stdout().lock();
-                stdout.write_all(lines)?;
+                pieces.iter().try_for_each(|lines| stdout.write_all(lines))?;
                 stdout.flush()
             }
             Output::File { file, regular } => {
                 let mut writer: &File = file;
-                writer.write_all(lines)?;
+                pieces.iter().try_for_each(|lines| writer.write_all(lines))?;
                 if *regular { file.sync_data() } else { Ok(()) }
             }
         }
@@ -245,8 +287,7 @@ impl Sink for JsonlSink {
     }
 
     fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
-        self.buffer.clear();
-        self.waiting.clear();
+        self.pieces.clear();
         self.output = None;
         if let Some(writing) = &mut self.writing {
             writing.waiting.clear();
@@ -257,7 +298,8 @@ impl Sink for JsonlSink {
     fn close(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             let late = |_| Err(DeliveryError::retry("stalled", "the output takes nothing"));
-            let written = tokio::time::timeout(CLOSE_TIMEOUT, self.write_out()).await.unwrap_or_else(late);
+            let written = tokio::time::timeout(CLOSE_TIMEOUT, self.write_all_out()).await;
+            let written = written.unwrap_or_else(late);
             if let Err(error) = written {
                 tracing::warn!(%error, "the last lines were not written; they stay in the spool");
             }

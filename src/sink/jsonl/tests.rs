@@ -154,6 +154,30 @@ async fn a_write_that_was_given_up_goes_on_and_no_other_tears_its_lines() {
 }
 
 #[tokio::test]
+async fn lines_that_a_slow_reader_has_got_are_confirmed_though_the_rest_waits() {
+    let (mut sink, mut reader) = piped();
+    let mut acks = Vec::new();
+    for sequence in 0..2000 {
+        acks.push(sink.publish(&message("101", sequence)).await.unwrap());
+    }
+    // It reads half of what a pipe holds, and then nothing for longer than a flush goes on.
+    let mut read = vec![0; PIECE_BYTES / 2];
+    for _ in 0..6 {
+        let flushed = tokio::time::timeout(2 * FLUSH_TURN, sink.flush()).await;
+        assert!(flushed.is_err() || flushed.unwrap().is_ok());
+        reader.read_exact(&mut read).unwrap();
+    }
+    let now = acks.iter_mut().map_while(FutureExt::now_or_never);
+    let confirmed = now.inspect(|result| assert!(result.is_ok(), "{result:?}")).count();
+    assert!((1..acks.len() / 2).contains(&confirmed), "{confirmed}");
+    std::thread::spawn(move || io::copy(&mut reader, &mut io::sink()));
+    sink.close().await;
+    for ack in acks.drain(confirmed..) {
+        ack.await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_output_that_takes_nothing_does_not_hold_the_end() {
     let (mut sink, mut reader) = piped();
     for sequence in 0..2000 {
