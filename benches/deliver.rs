@@ -85,7 +85,8 @@ async fn main() -> anyhow::Result<()> {
     let mut problems = Problems::default();
     let kafka =
         kafka.validate(STALL_TIMEOUT, "kafka", &mut problems).with_context(|| format!("{problems:?}"))?;
-    let sinks: [Box<dyn Sink>; 2] = [Box::new(Nowhere), Box::new(KafkaSink::new("kafka", kafka))];
+    let sinks: [Box<dyn Sink>; 2] =
+        [Box::new(Nowhere), Box::new(KafkaSink::new("kafka", kafka, Clock::system()))];
     let mut rows = Vec::new();
     for (name, sink) in SINKS.into_iter().zip(sinks) {
         let took = drain(name, sink, &spool, &metrics, &options).await?;

@@ -34,6 +34,8 @@ mod spool;
 #[path = "common/talking.rs"]
 mod talking;
 
+/// When records for Kafka are made.
+const NOW: Timestamp = Timestamp(1_784_529_900_000);
 const TALKING: &str = r#"{"workNo":"291","eventList":[{"eventType":"AgentEvent_Talking","workNo":"291","eventGenTime":1784529722590,"content":{"caller":"13800000000","callid":"1456401416-3","called":"6048","feature":"0","type":"main","mediaAbility":"1"}}]}"#;
 /// What came before it, and what comes after it: two events, the second of which is the call's summary.
 const RINGING: &str = r#"{"workNo":"291","eventList":[{"eventType":"AgentState_Busy","workNo":"291","eventGenTime":1784529716000,"content":null},{"eventType":"AgentEvent_Ringing","workNo":"291","eventGenTime":1784529716100,"content":{"caller":"13800000000","transfer":"no","callid":"1456401416-3","transfrom":"","called":"6048","type":"main","mediaAbility":"1","feature":"0"}}]}"#;
@@ -156,7 +158,7 @@ fn encoding(criterion: &mut Criterion, talking: &Push) -> anyhow::Result<()> {
     let mut group = criterion.benchmark_group("encode");
     for (name, encoding) in [("binary", Encoding::Binary), ("structured", Encoding::Structured)] {
         group.bench_function(format!("kafka {name}"), |bencher| {
-            bencher.iter(|| kafka::encode(black_box(&message), encoding));
+            bencher.iter(|| kafka::encode(black_box(&message), encoding, NOW));
         });
         let config = mqtt_config(name)?;
         mqtt::encode(&message, &config).map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -180,7 +182,7 @@ fn deliver(criterion: &mut Criterion, talking: &Push, released: &Push) {
         group.bench_function(format!("{name} to kafka"), |bencher| {
             bencher.iter(|| {
                 for message in black_box(push).messages() {
-                    black_box(kafka::encode(&message, Encoding::Binary));
+                    black_box(kafka::encode(&message, Encoding::Binary, NOW));
                 }
             });
         });

@@ -51,7 +51,7 @@ impl Surroundings {
             stand_back(&config.sink);
             let worker = || -> anyhow::Result<_> {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let client = open(&config.sink, &client);
+                let client = open(&config.sink, &client, &clock);
                 let reader = spool.reader(&config.sink)?;
                 let worker = Worker::new(config, client, spool, reader, metrics, clock, stop);
                 Ok((runtime, worker.traced(traces)))
@@ -93,9 +93,9 @@ impl Surroundings {
     }
 }
 
-fn open(name: &str, kind: &SinkKind) -> Box<dyn Sink> {
+fn open(name: &str, kind: &SinkKind, clock: &Clock) -> Box<dyn Sink> {
     match kind {
-        SinkKind::Kafka(config) => Box::new(KafkaSink::new(name, (**config).clone())),
+        SinkKind::Kafka(config) => Box::new(KafkaSink::new(name, (**config).clone(), clock.clone())),
         SinkKind::Mqtt(config) => Box::new(MqttSink::new(name, (**config).clone())),
         SinkKind::Jsonl(config) => Box::new(JsonlSink::new(config.clone())),
     }

@@ -13,6 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
 
 mod acks;
@@ -54,6 +55,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct KafkaSink {
     name: Arc<str>,
     config: KafkaConfig,
+    clock: Clock,
     batches: Batches,
     /// Absent only when the last one could not be made; the next [`Sink::reset`] tries again.
     client: Option<Client>,
@@ -73,12 +75,12 @@ impl KafkaSink {
     /// Makes the client; it connects by itself. Where it cannot be made, as with a file of certificates that was spoilt since the
     /// configuration was checked, the sink is one that fails and is tried again: keeping agents alive does not depend on it.
     #[must_use]
-    pub fn new(name: &str, config: KafkaConfig) -> KafkaSink {
+    pub fn new(name: &str, config: KafkaConfig, clock: Clock) -> KafkaSink {
         let name: Arc<str> = name.into();
         let batches = Batches { bytes: config.batch_bytes, solo: 0, halved: false };
         let client = start(&name, &config, batches)
             .inspect_err(|error| tracing::error!(sink = &*name, %error, "no Kafka client can be made yet"));
-        KafkaSink { name, config, batches, client: client.ok() }
+        KafkaSink { name, config, clock, batches, client: client.ok() }
     }
 
     async fn send(&mut self, message: &Message) -> Result<Ack, DeliveryError> {
@@ -86,7 +88,7 @@ impl KafkaSink {
         let Some(client) = &self.client else {
             return Err(DeliveryError::retry("client", "there is no client"));
         };
-        let mut encoded = encode(message, self.config.encoding);
+        let mut encoded = encode(message, self.config.encoding, self.clock.now());
         let key = self.config.key.of(&message.event);
         loop {
             let progress = client.progress().notified();

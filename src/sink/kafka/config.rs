@@ -159,12 +159,15 @@ pub struct KafkaOnErrorOptions {
     pub not_authorised: Disposition,
     /// No topic can have this name.
     pub topic_invalid: Disposition,
-    /// The broker refuses the record, its timestamp included.
+    /// The broker refuses the record.
     pub record_refused: Disposition,
+    /// The broker refuses the record's timestamp.
+    pub timestamp_refused: Disposition,
 }
 
 impl Default for KafkaOnErrorOptions {
-    /// What a person may mend at any time waits for it; what is in the record itself never mends.
+    /// What a person may mend at any time waits for it; what is in the record itself never mends. The timestamp is never ahead of our
+    /// clock, so one that is refused says that this clock is, in all likelihood, and each record would be set aside for it.
     fn default() -> KafkaOnErrorOptions {
         KafkaOnErrorOptions {
             too_large: Disposition::DeadLetter,
@@ -172,6 +175,7 @@ impl Default for KafkaOnErrorOptions {
             not_authorised: Disposition::Retry,
             topic_invalid: Disposition::DeadLetter,
             record_refused: Disposition::DeadLetter,
+            timestamp_refused: Disposition::Retry,
         }
     }
 }
@@ -184,7 +188,7 @@ impl KafkaOnErrorOptions {
             ("not_authorised", self.not_authorised),
             ("topic_invalid", self.topic_invalid),
             ("record_refused", self.record_refused),
-            ("timestamp_refused", self.record_refused),
+            ("timestamp_refused", self.timestamp_refused),
         ])
     }
 }

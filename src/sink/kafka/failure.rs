@@ -22,7 +22,7 @@ pub(super) fn classify(error: &KafkaError, alone: bool) -> DeliveryError {
             }
         }
         Some(Code::InvalidTopic) => DeliveryError::dead_letter("topic_invalid", detail),
-        Some(Code::InvalidTimestamp) if alone => DeliveryError::dead_letter("timestamp_refused", detail),
+        Some(Code::InvalidTimestamp) if alone => DeliveryError::retry("timestamp_refused", detail),
         Some(Code::InvalidRecord) if alone => DeliveryError::dead_letter("record_refused", detail),
         Some(Code::InvalidTimestamp | Code::InvalidRecord | Code::InvalidDifferentRecord) => {
             DeliveryError::retry("batch_refused", detail)
@@ -73,7 +73,7 @@ mod tests {
             (Code::Fatal, false, Retry, "fatal"),
             (Code::PurgeInflight, false, Retry, "reset"),
             (Code::InvalidTopic, false, DeadLetter, "topic_invalid"),
-            (Code::InvalidTimestamp, true, DeadLetter, "timestamp_refused"),
+            (Code::InvalidTimestamp, true, Retry, "timestamp_refused"),
             (Code::InvalidRecord, true, DeadLetter, "record_refused"),
             (Code::InvalidTimestamp, false, Retry, "batch_refused"),
             (Code::InvalidRecord, false, Retry, "batch_refused"),

@@ -24,7 +24,8 @@ fn sink(address: &str, lines: &str) -> KafkaSink {
         toml::from_str(&format!("bootstrap_servers = '{address}'\n{lines}")).expect("valid lines");
     let mut problems = Problems::default();
     let config = options.validate(STALL_TIMEOUT, "sinks.kafka", &mut problems);
-    KafkaSink::new("kafka", config.unwrap_or_else(|| panic!("{:?}", problems.found())))
+    let config = config.unwrap_or_else(|| panic!("{:?}", problems.found()));
+    KafkaSink::new("kafka", config, Clock::system())
 }
 
 fn ids(records: &[Record]) -> Vec<String> {
@@ -226,10 +227,13 @@ async fn only_the_records_that_are_too_large_are_set_aside_and_not_their_batch()
     assert_complete_and_in_order(ids(&kafka.read_all("limited").await), &sent);
 }
 
-/// A topic whose broker takes no record that is older than an hour.
+/// A topic whose broker takes no record that is older than a quarter of an hour.
 async fn create_topic_for_the_present(kafka: &Kafka, name: &str) {
-    kafka.create_topic(name, 1, &[("message.timestamp.before.max.ms", "3600000")]).await;
+    kafka.create_topic(name, 1, &[("message.timestamp.before.max.ms", "900000")]).await;
 }
+
+/// Older than that, and not so old that it could only be a wrong clock.
+const TOO_OLD: Duration = Duration::from_secs(1800);
 
 /// The message as one that happened so long ago.
 fn aged(mut message: Message, age: Duration) -> Message {
@@ -242,7 +246,6 @@ fn aged(mut message: Message, age: Duration) -> Message {
 
 #[tokio::test]
 async fn only_the_records_that_are_refused_are_set_aside_and_not_their_batch() {
-    const TWO_DAYS: Duration = Duration::from_secs(48 * 3600);
     let kafka = Kafka::shared().await;
     create_topic_for_the_present(kafka, "present").await;
     let new = |message| aged(message, Duration::ZERO);
@@ -250,9 +253,10 @@ async fn only_the_records_that_are_refused_are_set_aside_and_not_their_batch() {
     let old = [0, 100, 101, 299];
     let mut sent: Vec<Message> = messages("present", 300, 0).into_iter().map(new).collect();
     for (number, place) in (0..).zip(old) {
-        sent[place] = aged(message("present", "999", number), TWO_DAYS);
+        sent[place] = aged(message("present", "999", number), TOO_OLD);
     }
-    let mut sink = sink(&kafka.address(), "options = {'linger.ms' = 50}");
+    let lines = "options = {'linger.ms' = 50}\non_error = {timestamp_refused = 'dead_letter'}";
+    let mut sink = sink(&kafka.address(), lines);
     let report = tokio::time::timeout(DEADLINE, deliver_all(&mut sink, &sent, 100)).await.unwrap();
     let expected: Vec<_> = (0..4).map(|n| (format!("999-{n}"), "timestamp_refused")).collect();
     assert_eq!(report.dead_letters, expected);
@@ -260,6 +264,28 @@ async fn only_the_records_that_are_refused_are_set_aside_and_not_their_batch() {
     assert!(report.retries.iter().all(|reason| *reason == "batch_refused"), "{report:?}");
     sent.retain(|message| message.event.agent_id.as_str() != "999");
     assert_complete_and_in_order(ids(&kafka.read_all("present").await), &sent);
+}
+
+#[tokio::test]
+async fn a_record_whose_time_is_refused_is_tried_again_unless_something_else_was_chosen() {
+    let kafka = Kafka::shared().await;
+    create_topic_for_the_present(kafka, "waiting").await;
+    let mut sink = sink(&kafka.address(), "options = {'batch.num.messages' = 1}");
+    let sent = [aged(message("waiting", "101", 0), TOO_OLD)];
+    // The first is refused as one of a batch, for all that anybody knows.
+    for reason in ["batch_refused", "timestamp_refused"] {
+        let ack = sink.publish(&sent[0]).await.unwrap();
+        let error = tokio::time::timeout(DEADLINE, ack).await.unwrap().unwrap_err();
+        assert_eq!((error.disposition, error.reason), (Disposition::Retry, reason));
+        sink.reset().await.unwrap();
+    }
+    kafka.create_topic("clock-behind", 1, &[]).await;
+    let sent = [aged(message("clock-behind", "101", 0), Duration::from_secs(48 * 3600))];
+    assert!(deliver_all(&mut sink, &sent, 1).await.dead_letters.is_empty());
+    let records = kafka.read_all("clock-behind").await;
+    let times: Vec<_> = records.iter().map(|record| record.timestamp).collect();
+    let recorded = i64::try_from(sent[0].event.recorded_time.millis()).ok();
+    assert_eq!(times, [recorded], "of a gateway whose clock is days behind ours counts");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,15 +297,17 @@ async fn a_push_with_an_event_that_is_refused_holds_up_nothing_and_its_copy_goes
     Certificates::create(folder.path());
     let configuration = format!(
         "[sinks.bus]\ntopic = 'clocks'\ndead_letter_topic = 'clocks-dead'\n\
-         [sinks.bus.kafka]\nbootstrap_servers = '{}'\n[sinks.bus.kafka.options]\n'linger.ms' = 200\n",
+         [sinks.bus.kafka]\nbootstrap_servers = '{}'\n[sinks.bus.kafka.options]\n'linger.ms' = 200\n\
+         [sinks.bus.kafka.on_error]\ntimestamp_refused = 'dead_letter'\n",
         kafka.address()
     );
     let relay = Running::start(folder.path(), &configuration).await;
     let now = Clock::system().now().millis();
-    // Of each agent three events come in one push. The clock of the second agent's gateway was two days behind for one.
+    // Of each agent three events come in one push. One of the second agent's is too old.
     for agent in ["1001", "1002", "1003"] {
         let events = [1, 2, 3].map(|n| {
-            let behind = if (agent, n) == ("1002", 2) { 48 * 3600 * 1000 } else { 0 };
+            let behind = if (agent, n) == ("1002", 2) { TOO_OLD } else { Duration::ZERO };
+            let behind = u64::try_from(behind.as_millis()).expect("it is not that old");
             format!(
                 r#"{{"eventType":"AgentState_Ready","workNo":"{agent}","eventGenTime":{},"content":null}}"#,
                 now - behind + n
