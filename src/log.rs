@@ -3,7 +3,7 @@
 //! - **A kind** is one place in the code that logs (a callsite), so there are only so many. Of each, [`LINES`] pass in
 //!   [`INTERVAL`]; of the rest a line says how many there were ("more like this"), at the level of the kind. Debug and trace
 //!   lines all pass: whoever turns them on wants them all. So do those of [`AUDIT_TARGET`], whatever the level is: who has changed
-//!   what must be known also where nobody wants to read of the daemon's life.
+//!   what must be known also where nobody wants to read of the daemon's life. And so does what says how many lines are missing.
 //! - What is known to come in floods (refused pushes, broken connections) is calmed at its place already, by reason
 //!   ([`crate::calm`]); this here bounds whatever nobody thought of, lines of libraries included.
 //! - A panic is a line like any other.
@@ -40,6 +40,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(crate) const AUDIT_TARGET: &str = "ccrelay::audit";
 /// Of the lines that say how many were left out; there is one for a kind and interval.
 const OWN_TARGET: &str = "ccrelay::log";
+/// Of the line that says how many could not be written.
+const DROPPED_TARGET: &str = "ccrelay::log::dropped";
 /// Characters that are kept of what a kind says.
 const MESSAGE_CHARS: usize = 200;
 /// How long the end of the process waits for its last lines to be taken.
@@ -89,7 +91,7 @@ pub(crate) fn init(config: &LogConfig, problems: Problems) -> std::io::Result<Lo
         None
     });
     let fixed = from_environment.is_some();
-    let filter = with_audit(EnvFilter::new(from_environment.as_ref().unwrap_or(&config.level)));
+    let filter = with_own(EnvFilter::new(from_environment.as_ref().unwrap_or(&config.level)));
     let (filter, handle) = reload::Layer::new(filter);
     let kinds = Arc::new(Kinds::default());
     let lines = Lines::to_stderr()?;
@@ -104,17 +106,15 @@ pub(crate) fn init(config: &LogConfig, problems: Problems) -> std::io::Result<Lo
     }
     let set_level: SetLogLevel = Arc::new(move |level| {
         let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
-        handle.reload(with_audit(filter)).map_err(|error| error.to_string())
+        handle.reload(with_own(filter)).map_err(|error| error.to_string())
     });
     Ok(Logging { set_level: (!fixed).then_some(set_level), json, lines })
 }
 
-/// The same filter, but for lines of the audit.
-fn with_audit(filter: EnvFilter) -> EnvFilter {
-    match format!("{AUDIT_TARGET}=info").parse() {
-        Ok(always) => filter.add_directive(always),
-        Err(_) => filter,
-    }
+/// The same filter, but for lines of the audit and those that say how many could not be written.
+fn with_own(filter: EnvFilter) -> EnvFilter {
+    let always = [AUDIT_TARGET, DROPPED_TARGET].map(|target| format!("{target}=info").parse());
+    always.into_iter().flatten().fold(filter, EnvFilter::add_directive)
 }
 
 /// From now on a panic of any thread is a line of the log.
@@ -145,7 +145,9 @@ struct Limit(Arc<Kinds>);
 impl<S: Subscriber> Layer<S> for Limit {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        if *metadata.level() > Level::INFO || [AUDIT_TARGET, OWN_TARGET].contains(&metadata.target()) {
+        if *metadata.level() > Level::INFO
+            || [AUDIT_TARGET, OWN_TARGET, DROPPED_TARGET].contains(&metadata.target())
+        {
             return true;
         }
         self.0.admits(metadata, || message(event))
@@ -258,7 +260,7 @@ mod tests {
         let writer = lines.clone();
         let layer = fmt::layer().json().flatten_event(true).with_writer(move || writer.clone());
         let subscriber = tracing_subscriber::registry()
-            .with(with_audit(EnvFilter::new(level)))
+            .with(with_own(EnvFilter::new(level)))
             .with(Limit(kinds.clone()))
             .with(layer);
         tracing::subscriber::with_default(subscriber, || work(&kinds));
@@ -300,13 +302,17 @@ mod tests {
     }
 
     #[test]
-    fn who_has_changed_what_is_said_at_every_level() {
-        for level in ["warn", "error", "off", "ccrelay::audit=off", "ccrelay=error,rumqttc=debug"] {
+    fn who_has_changed_what_and_how_many_lines_are_missing_is_said_at_every_level() {
+        for level in
+            ["warn", "error", "off", "ccrelay::audit=off", "ccrelay::log=off", "ccrelay=error,rumqttc=debug"]
+        {
             let lines = logged_at(level, |_| {
                 tracing::info!("a day like any other");
                 tracing::info!(target: AUDIT_TARGET, "somebody has changed it");
+                tracing::warn!(target: DROPPED_TARGET, dropped = 7, "some are missing");
             });
             assert_eq!(lines.count("somebody has changed it"), 1, "{level}");
+            assert_eq!(lines.count("some are missing"), 1, "{level}");
             assert_eq!(lines.count("a day like any other"), 0, "{level}");
         }
     }

@@ -2,7 +2,8 @@
 //! time, and waits alone for a reader that does not read: a pipe that nobody empties, a terminal that is stopped.
 //!
 //! - **Bounded**: [`MOST`] bytes wait, and as many are being written. What finds the queue full is dropped and counted, and
-//!   once lines are written again one says how many there were. For lines of [`AUDIT_TARGET`] there is as much room again.
+//!   once lines are written again one says how many there were, whatever the level is. For that one and for lines of
+//!   [`AUDIT_TARGET`] there is as much room again.
 //! - **The end**: [`Lines::flush`] waits for what is left, but no longer than it is told.
 
 use std::fs::File;
@@ -15,7 +16,7 @@ use prometheus::IntCounter;
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::{AUDIT_TARGET, OWN_TARGET};
+use super::{AUDIT_TARGET, DROPPED_TARGET};
 
 /// Bytes that wait: some thousand lines, as many as come in seconds of the worst day.
 const MOST: usize = 1 << 20;
@@ -67,10 +68,12 @@ impl Lines {
         let writer = lines.clone();
         let run = move || {
             writer.write_to(target, &mut || {
-                if let Some(dropped) = writer.to_be_said() {
+                let dropped = writer.to_be_said();
+                if dropped > 0 {
                     let why = "log lines were dropped, since standard error took none or too few";
-                    tracing::warn!(target: OWN_TARGET, dropped, "{why}");
+                    tracing::warn!(target: DROPPED_TARGET, dropped, "{why}");
                 }
+                dropped
             });
         };
         std::thread::Builder::new().name("log-lines".into()).spawn(run)?;
@@ -111,15 +114,20 @@ impl Lines {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Writes for ever what comes into the queue. After each piece that was written `after` is called.
-    fn write_to(&self, mut target: impl Write, after: &mut dyn FnMut()) {
-        let mut text = Vec::new();
+    /// Writes for ever what comes into the queue. After each piece that was written `after` is called, which gives of how many
+    /// dropped lines it has put a line into the queue.
+    fn write_to(&self, mut target: impl Write, after: &mut dyn FnMut() -> u64) {
+        let (mut text, mut said) = (Vec::new(), 0);
         loop {
             let lines = self.take(&mut text);
             match write_all(&mut target, &text) {
-                Ok(()) => after(),
-                // Some of them may have been written.
-                Err(_) => self.lock().drop_lines(lines),
+                Ok(()) => said = after(),
+                // Some of them may have been written; but that which said so, if there was one, counts as not.
+                Err(_) => {
+                    let mut queue = self.lock();
+                    queue.drop_lines(lines);
+                    queue.unsaid += std::mem::take(&mut said);
+                }
             }
             self.written();
         }
@@ -143,11 +151,11 @@ impl Lines {
         }
     }
 
-    /// Lines that were dropped and of which nothing was said yet, where there is room to say it.
-    fn to_be_said(&self) -> Option<u64> {
+    /// Lines that were dropped and of which nothing was said yet, where there is room to say it; else none.
+    fn to_be_said(&self) -> u64 {
         let mut queue = self.lock();
         let room = queue.text.len() < MOST / 2;
-        (room && queue.unsaid > 0).then(|| std::mem::take(&mut queue.unsaid))
+        if room { std::mem::take(&mut queue.unsaid) } else { 0 }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -199,7 +207,7 @@ impl<'a> MakeWriter<'a> for Queued {
     }
 
     fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line<'a> {
-        let most = if metadata.target() == AUDIT_TARGET { 2 * MOST } else { MOST };
+        let most = if [AUDIT_TARGET, DROPPED_TARGET].contains(&metadata.target()) { 2 * MOST } else { MOST };
         Line { lines: &self.0, most }
     }
 }
@@ -227,17 +235,23 @@ mod tests {
 
     fn piped() -> (Arc<Lines>, Receiver<Vec<u8>>) {
         let (pipe, read) = sync_channel(0);
+        (written_to(Pipe(pipe)), read)
+    }
+
+    fn written_to(target: impl Write + Send + 'static) -> Arc<Lines> {
         let lines = Arc::new(Lines::default());
         let writer = lines.clone();
         let after = lines.clone();
         std::thread::spawn(move || {
-            writer.write_to(Pipe(pipe), &mut || {
-                if let Some(dropped) = after.to_be_said() {
+            writer.write_to(target, &mut || {
+                let dropped = after.to_be_said();
+                if dropped > 0 {
                     after.put(format!("{dropped} were dropped\n").as_bytes(), MOST);
                 }
+                dropped
             });
         });
-        (lines, read)
+        lines
     }
 
     fn line(of: u8) -> Vec<u8> {
@@ -293,5 +307,35 @@ mod tests {
         lines.put(b"for nobody\n", MOST);
         lines.flush(PATIENCE);
         assert_eq!(counter.get(), 1);
+    }
+
+    /// Fails the first time that it is to write this.
+    struct FullDisk(Pipe, Option<&'static [u8]>);
+
+    impl Write for FullDisk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.1.take_if(|refused| bytes.ends_with(refused)).is_some() {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            self.0.write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn how_many_were_dropped_is_said_again_when_what_said_so_was_not_written() {
+        let (pipe, read) = sync_channel(0);
+        let lines = written_to(FullDisk(Pipe(pipe), Some(b"3 were dropped\n")));
+        lines.lock().unsaid = 3;
+        lines.put(b"first\n", MOST);
+        assert_eq!(read.recv_timeout(PATIENCE).unwrap(), b"first\n");
+        while lines.lock().dropped == 0 {
+            std::thread::yield_now();
+        }
+        lines.put(b"second\n", MOST);
+        assert_eq!(read.recv_timeout(PATIENCE).unwrap(), b"second\n");
+        assert_eq!(read.recv_timeout(PATIENCE).unwrap(), b"4 were dropped\n", "with the line that said so");
     }
 }
