@@ -195,7 +195,7 @@ fn inspected(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("ccrelay: {error:#}");
         let configuration = error.downcast_ref::<ConfigError>().is_some();
-        ExitCode::from(if configuration { CONFIGURATION } else { FAILED })
+        if configuration { ExitCode::from(CONFIGURATION) } else { exit_code(&error) }
     })
 }
 

@@ -278,6 +278,16 @@ async fn a_damaged_spool_is_repaired_only_when_the_loss_is_accepted() {
         let said = fails(at, command);
         assert!(said.contains("record 7 is damaged") && said.contains("agent main/1001"), "{said}");
     }
+    for change in [
+        &["deadletters", "replay", "--all"][..],
+        &["deadletters", "discard", "--all"],
+        &["spool", "replay", "--sink", "bus", "--from", "1"],
+    ] {
+        let output = ccrelay(at, change);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(65), "{change:?}: {said}");
+        assert!(said.contains("record 7 is damaged"), "{change:?}: {said}");
+    }
     assert_eq!(fs::read(&records).expect("it is there"), bytes, "nothing was changed");
     let said = run(at, &["spool", "repair", "--accept-loss"]);
     assert!(said.as_str().expect("text").contains("saved    9 of records"), "{said}");
