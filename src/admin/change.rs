@@ -188,12 +188,21 @@ async fn read_agent(
     }
 }
 
-/// serde quotes texts in "…", and at most one.
+/// serde quotes one thing that stands in the body: a text in "…"; a number, or a key or word that it does not know, in `…` before what
+/// it expected. Of keys that are missing or come twice it names its own.
 fn without_values(message: &str) -> String {
-    match (message.find('"'), message.rfind('"')) {
-        (Some(first), Some(last)) => format!("{}…{}", &message[..first], &message[last + 1..]),
-        _ => message.to_owned(),
-    }
+    let own = message.starts_with("missing field") || message.starts_with("duplicate field");
+    let (first, last) = match message.find(['"', '`']) {
+        Some(first) if message[first..].starts_with('"') => (first, message.rfind('"')),
+        Some(first) if !own => {
+            let ends = ["`, expected", "`, there are no"];
+            (first, ends.iter().find_map(|end| message.rfind(end)).or_else(|| message.rfind('`')))
+        }
+        _ => return message.to_owned(),
+    };
+    // A quote alone ends nowhere.
+    let last = last.filter(|last| *last > first).unwrap_or(message.len() - 1);
+    format!("{}…{}", &message[..first], &message[last + 1..])
 }
 
 /// Where a body stops being what it should be; never what stands there.
@@ -262,5 +271,27 @@ mod tests {
         assert!(said.contains("boolean") && !said.contains("hush"), "{said}");
         let wrong = serde_json::from_slice::<Adopted>(br#"{"guid":7,"token":"hush-hush"}"#).err().unwrap();
         assert!(!without_values(&wrong.to_string()).contains("hush"));
+    }
+
+    #[test]
+    fn words_keys_and_numbers_that_are_wrong_are_not_quoted_either() {
+        for value in ["hush", "hush`, expected `hush", "hush\"`hush", "`hush`", "\"hush"] {
+            let agent = |key: &str, value: serde_json::Value| {
+                let agent = json!({ "gateway": "main", "id": "1", "phone_number": "1", key: value });
+                serde_json::from_value::<RawAgent>(agent).unwrap_err().to_string()
+            };
+            for (message, kept) in [
+                (agent("mode", value.into()), "expected "),
+                (agent(value, 1.into()), "`phone_number`"),
+                (agent("password_file", 70_707.into()), "expected "),
+                (agent("takeover", value.into()), "expected a boolean"),
+            ] {
+                let said = without_values(&message);
+                assert!(!said.contains("hush") && !said.contains("707"), "{message}: {said}");
+                assert!(said.contains('…') && said.contains(kept), "{message}: {said}");
+            }
+        }
+        let missing = serde_json::from_str::<Adopted>(r#"{"guid":"hush"}"#).err().unwrap();
+        assert!(without_values(&missing.to_string()).starts_with("missing field `token`"));
     }
 }
