@@ -19,7 +19,7 @@ use crate::admin::{self, Api, OperationsHandler, Parts, Readiness};
 use crate::authenticate::{Authenticator, TokenKey};
 use crate::calm::Calm;
 use crate::clock::Clock;
-use crate::config::{Config, OperationsConfig, SinkConfig, TokenConfig};
+use crate::config::{self, Config, OperationsConfig, SinkConfig, TokenConfig};
 use crate::deliver::{Troubles, Ways};
 use crate::event::GatewayName;
 use crate::guesses::Guesses;
@@ -153,7 +153,7 @@ impl Relay {
             None => (Traces::default(), None),
         };
 
-        callback_doubts(&config).for_each(|doubt| tracing::warn!("{doubt}"));
+        callback_doubts(&config).chain(config::variable_doubts()).for_each(|doubt| tracing::warn!("{doubt}"));
         let readiness = Readiness::default();
         let operations = Operations::start(&config.operations, &metrics, &readiness).await?;
         let (receiving, delivering) = (CancellationToken::new(), CancellationToken::new());

@@ -150,6 +150,7 @@ pub fn main() -> ExitCode {
             callback_doubts(&config)
                 .chain(relative_doubt(&config))
                 .chain(tokens_doubt(&config))
+                .chain(config::variable_doubts())
                 .for_each(|doubt| eprintln!("{}: warning: {doubt}", file.config.display()));
             say!("{}: no mistakes found", file.config.display());
             ExitCode::SUCCESS

@@ -115,6 +115,15 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     Source::of(path)?.draft()?.check()
 }
 
+/// Warnings of environment variables that look like configuration and are not. Values are no part of them.
+pub fn variable_doubts() -> impl Iterator<Item = String> {
+    layers::misspelt_variables().into_iter().map(|(name, meant)| {
+        format!(
+            "the environment variable {name} is ignored: two underscores part section and key, as in {meant}"
+        )
+    })
+}
+
 /// Where the text of a configuration comes from, again and again.
 #[derive(Debug, Clone)]
 pub struct Source {

@@ -72,6 +72,18 @@ fn a_level_that_is_none_is_refused_in_the_file_and_in_the_environment() {
 }
 
 #[test]
+fn a_variable_with_one_underscore_too_few_is_a_warning_that_names_what_was_meant() {
+    let folder = folder("[sinks.file.jsonl]\npath = '-'");
+    let output = check(folder.path(), &[("CCRELAY_SPOOL_MAX_BYTES", "10"), ("CCRELAY_CONFIG_FILE", "x")]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "config.toml: warning: the environment variable CCRELAY_SPOOL_MAX_BYTES is ignored: two underscores part section and \
+         key, as in CCRELAY_SPOOL__MAX_BYTES\n"
+    );
+}
+
+#[test]
 fn a_file_of_tokens_that_is_gone_is_a_warning_and_no_mistake() {
     let folder =
         folder("[operations]\nadmin_tokens_file = '/nonexistent/tokens'\n[sinks.file.jsonl]\npath = '-'");

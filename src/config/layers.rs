@@ -31,6 +31,31 @@ pub(super) fn merged(path: &Path, text: &str) -> Result<Dict, ConfigError> {
     Ok(layers.remove(&Profile::Default).unwrap_or_default())
 }
 
+/// Variables with one underscore where two belong, each with the name that was most likely meant: they are not configuration,
+/// and whoever has set one believes that it is.
+pub(super) fn misspelt_variables() -> Vec<(String, String)> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let mut misspelt: Vec<_> = names.filter_map(|name| meant_by(&name).map(|meant| (name, meant))).collect();
+    misspelt.sort_unstable();
+    misspelt
+}
+
+/// The variable that would be one of a key that there is, if this one has one underscore too few.
+fn meant_by(name: &str) -> Option<String> {
+    let name = name.to_uppercase();
+    let (section, key) = name.strip_prefix(PREFIX).filter(|rest| !rest.contains("__"))?.split_once('_')?;
+    let value = Value::from(Dict::from([(key.to_lowercase(), Value::from(""))]));
+    let dict = Dict::from([(section.to_lowercase(), value)]);
+    // Whatever is found fault with in the value; what has no keys is told by its path.
+    let known = match RawConfig::deserialize(&Value::from(dict)) {
+        Ok(_) => true,
+        Err(error) => error
+            .into_iter()
+            .all(|error| error.path.len() > 1 && !matches!(error.kind, Kind::UnknownField(..))),
+    };
+    known.then(|| format!("{PREFIX}{section}__{key}"))
+}
+
 /// Each key with a hash of its value.
 pub(super) fn outline(dict: &Dict) -> BTreeMap<String, u64> {
     let mut keys = BTreeMap::new();
@@ -290,6 +315,41 @@ impl Repair {
                 !empty
             }
             _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_with_one_underscore_is_known_by_the_key_that_it_would_set() {
+        for (name, meant) in [
+            ("CCRELAY_SPOOL_MAX_BYTES", "CCRELAY_SPOOL__MAX_BYTES"),
+            ("CCRELAY_LOG_LEVEL", "CCRELAY_LOG__LEVEL"),
+            ("CCRELAY_LOG_FORMAT", "CCRELAY_LOG__FORMAT"),
+            ("ccrelay_callback_listen", "CCRELAY_CALLBACK__LISTEN"),
+            ("CCRELAY_OPERATIONS_ADMIN_TOKENS_FILE", "CCRELAY_OPERATIONS__ADMIN_TOKENS_FILE"),
+            ("CCRELAY_TOKEN_PERIOD_SECS", "CCRELAY_TOKEN__PERIOD_SECS"),
+            ("CCRELAY_SHUTDOWN_GRACE_SECS", "CCRELAY_SHUTDOWN__GRACE_SECS"),
+            ("CCRELAY_SINKS_BUS_TOPIC", "CCRELAY_SINKS__BUS_TOPIC"),
+        ] {
+            assert_eq!(meant_by(name).as_deref(), Some(meant), "{name}");
+        }
+        // What is ours and no configuration, what is set right, what nobody can set so, and what Kubernetes sets for services.
+        for name in [
+            "CCRELAY_LOG",
+            "CCRELAY_CONFIG_FILE",
+            "CCRELAY_ADMIN_TOKEN_FILE",
+            "CCRELAY_SPOOL__MAX_BYTES",
+            "CCRELAY_GATEWAYS_NAME",
+            "CCRELAY_OPERATIONS_PORT",
+            "CCRELAY_OPERATIONS_PORT_9464_TCP",
+            "CCRELAY_OPERATIONS_SERVICE_HOST",
+            "SPOOL_MAX_BYTES",
+        ] {
+            assert_eq!(meant_by(name), None, "{name}");
         }
     }
 }
