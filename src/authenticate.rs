@@ -17,6 +17,10 @@
 //! that. Beyond its greatest age it is good only where it is of the agent's session and no newer one was seen: a gateway that
 //! goes on with the sign-in's token must not lose every agent once a day by a rule of ours.
 //!
+//! A token from the future is one that was minted while our clock, or that of another instance, was ahead: nobody else has the
+//! secret. It is good while its agent has a session, since a clock that is put right must sign nobody out. Which tokens are newer
+//! it does not tell, so it supersedes none.
+//!
 //! The secrets can be replaced while pushes come ([`Authenticator::replace`]): a secret that is taken away is still good for
 //! checking for one overlap, so that no push of a token that the gateway has already is refused.
 //!
@@ -81,7 +85,7 @@ pub enum TokenFault {
     /// Newer ones have been in use for longer than the overlap.
     #[error("token has been superseded")]
     Superseded(AgentId),
-    /// Minted in the future.
+    /// Minted in the future, for an agent without a session.
     #[error("token is from the future")]
     FromFuture(AgentId),
 }
@@ -291,6 +295,12 @@ impl Seen {
         self.session_since.is_some_and(|since| minted >= since) && self.superseded_at(minted).is_none()
     }
 
+    /// Forgets tokens that are later than this moment, which is now or a little later: they were seen while the clock was ahead,
+    /// and would pass for newer than all that are minted until it comes there again.
+    fn forget_after(&mut self, moment: Timestamp) {
+        self.tokens.retain(|(minted, _)| *minted <= moment);
+    }
+
     fn note(&mut self, minted: Timestamp, now: Timestamp, overlap: Duration) {
         if self.tokens.last().is_none_or(|(newest, _)| minted > *newest) {
             self.tokens.reserve_exact(1);
@@ -324,9 +334,13 @@ impl Authenticator {
         // Its first token bears the begin of a period, and may have been minted by an instance whose clock is behind. Where the
         // time is not known, nothing older than the greatest age can have been in use.
         let slack = self.rules.period + CLOCK_SKEW;
-        let since = since.map_or_else(|| self.clock.now().minus(self.rules.max_age), |at| at.minus(slack));
+        let now = self.clock.now();
+        let since = since.map_or_else(|| now.minus(self.rules.max_age), |at| at.minus(slack));
         let mut seen = self.shard(agent).lock().unwrap_or_else(PoisonError::into_inner);
-        seen.entry((gateway.clone(), agent.clone())).or_default().session_since = Some(since);
+        let seen = seen.entry((gateway.clone(), agent.clone())).or_default();
+        seen.session_since = Some(since);
+        // What was superseded stays so. But a later token than the session's own first one cannot supersede that.
+        seen.forget_after(now);
     }
 
     /// The agent's session has ended: its tokens end with their greatest age.
@@ -382,9 +396,6 @@ impl Authenticator {
         let leaving = keys.leaving.iter().filter(|(_, until)| *until > now).map(|(key, _)| key);
         if !keys.good.iter().chain(leaving).any(|key| key.id == parts.key && key.matches(gateway, &parts)) {
             return Err(TokenFault::Forged);
-        }
-        if parts.minted > now.plus(CLOCK_SKEW) {
-            return Err(TokenFault::FromFuture(parts.agent));
         }
         self.note(gateway, &parts, now)?;
         Ok(parts.agent)
@@ -489,6 +500,15 @@ impl Authenticator {
     fn note(&self, gateway: &GatewayName, parts: &Parts<'_>, now: Timestamp) -> Result<(), TokenFault> {
         let mut seen = self.shard(&parts.agent).lock().unwrap_or_else(PoisonError::into_inner);
         let seen = seen.entry((gateway.clone(), parts.agent.clone())).or_default();
+        let latest = now.plus(CLOCK_SKEW);
+        if parts.minted > latest {
+            if seen.session_since.is_none() {
+                return Err(TokenFault::FromFuture(parts.agent.clone()));
+            }
+            self.tell_from_future(gateway);
+            return Ok(());
+        }
+        seen.forget_after(latest);
         if now.since(parts.minted) > self.rules.max_age {
             if !seen.may_be_the_newest(parts.minted) {
                 return Err(TokenFault::Expired(parts.agent.clone()));
@@ -500,6 +520,13 @@ impl Authenticator {
         }
         seen.note(parts.minted, now, self.rules.overlap);
         Ok(())
+    }
+
+    fn tell_from_future(&self, gateway: &GatewayName) {
+        if let Some(left_out) = self.calm.due("token_from_future") {
+            tracing::warn!(%gateway, left_out, "a push has a token of a later time than it is: the clock of this machine was put \
+                back, or that of another instance is ahead; pushes are taken all the same, for as long as their sessions last");
+        }
     }
 
     fn tell_not_refreshed(&self, gateway: &GatewayName) {
@@ -799,6 +826,75 @@ mod tests {
         assert_eq!(check(), Err(TokenFault::Expired(agent("1001"))));
         authenticator.session_began(&gateway(), &agent("1001"), Some(clock.now()));
         assert_eq!(check(), Err(TokenFault::Expired(agent("1001"))), "it is not of this session");
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_costs_no_agent_its_session_then_or_when_the_old_time_comes() {
+        let hour = Duration::from_secs(3600);
+        let (authenticator, clock) = fixture();
+        let (agent, other) = (agent("1001"), agent("1002"));
+        let check = |token: &SecretString| authenticator.check(&gateway(), token.expose_secret());
+        let begin = || {
+            authenticator.session_began(&gateway(), &agent, Some(clock.now()));
+            authenticator.mint(&gateway(), &agent)
+        };
+        // The clock is wrong, the agent signs in, and the gateway goes on with the token of the sign-in.
+        clock.advance(hour);
+        let first = begin();
+        let of_nobody = authenticator.mint(&gateway(), &other);
+        assert_eq!(check(&first), Ok(agent.clone()));
+        clock.put_back(hour);
+        for _ in 0..5 {
+            assert_eq!(check(&first), Ok(agent.clone()));
+            clock.advance(Duration::from_secs(60));
+        }
+        assert_eq!(check(&of_nobody), Err(TokenFault::FromFuture(other)), "it has no session");
+        // What the first session left does not stand in the way of the second.
+        let second = begin();
+        for _ in 0..70 {
+            clock.advance(Duration::from_secs(60));
+            assert_eq!(check(&second), Ok(agent.clone()), "at {:?}", clock.now());
+        }
+        let last = authenticator.mint(&gateway(), &agent);
+        authenticator.session_ended(&gateway(), &agent);
+        clock.put_back(hour);
+        assert_eq!(check(&last), Err(TokenFault::FromFuture(agent)), "its session has ended");
+    }
+
+    #[test]
+    fn what_was_seen_while_the_clock_was_ahead_supersedes_nothing_once_it_is_right() {
+        let ahead = Duration::from_secs(900);
+        let (authenticator, clock) = fixture();
+        let agent = agent("1001");
+        let check = |token: &SecretString| authenticator.check(&gateway(), token.expose_secret());
+        authenticator.session_began(&gateway(), &agent, Some(clock.now()));
+        let old = authenticator.mint(&gateway(), &agent);
+        assert!(check(&old).is_ok());
+        clock.advance(ahead);
+        assert!(check(&authenticator.mint(&gateway(), &agent)).is_ok());
+        clock.put_back(ahead);
+        for _ in 0..30 {
+            assert_eq!(check(&old), Ok(agent.clone()), "at {:?}", clock.now());
+            clock.advance(Duration::from_secs(60));
+        }
+        assert!(check(&authenticator.mint(&gateway(), &agent)).is_ok());
+        clock.advance(RULES.overlap + Duration::from_secs(1));
+        assert_eq!(check(&old), Err(TokenFault::Superseded(agent)), "as ever");
+    }
+
+    #[test]
+    fn a_sign_in_after_a_small_step_back_of_the_clock_supersedes_what_was_seen_before() {
+        let (authenticator, clock) = fixture();
+        let agent = agent("1001");
+        let check = |token: &SecretString| authenticator.check(&gateway(), token.expose_secret());
+        assert!(check(&authenticator.mint(&gateway(), &agent)).is_ok());
+        clock.put_back(CLOCK_SKEW - Duration::from_secs(20));
+        authenticator.session_began(&gateway(), &agent, Some(clock.now()));
+        let kept = authenticator.mint(&gateway(), &agent);
+        for _ in 0..10 {
+            assert_eq!(check(&kept), Ok(agent.clone()), "at {:?}", clock.now());
+            clock.advance(Duration::from_secs(60));
+        }
     }
 
     #[test]

@@ -164,6 +164,14 @@ impl Clock {
             time.fetch_add(u64::try_from(by.as_millis()).unwrap_or(0), Ordering::AcqRel);
         }
     }
+
+    /// Moves a manual clock back, as a system's clock is put right.
+    #[cfg(test)]
+    pub(crate) fn put_back(&self, by: Duration) {
+        if let Some(time) = &self.manual {
+            time.fetch_sub(u64::try_from(by.as_millis()).unwrap_or(0), Ordering::AcqRel);
+        }
+    }
 }
 
 #[cfg(test)]
