@@ -27,7 +27,7 @@
 //! Besides there are **fixed tokens**: those which other programs gave to the gateway for sessions that we adopted. They
 //! may be shared by many agents, so the body has to say whose push it is, and its agent must be one of the token's.
 //! A fixed token counts as minted at the adoption: once newer tokens of ours were seen it ends like any other. It has no greatest
-//! age.
+//! age, but ends one overlap after its session, which leaves time for the last pushes and what the gateway repeats of them.
 //!
 //! What was seen, and when a session was adopted, is in memory alone: after a restart what was superseded is good again until a
 //! newer token comes, and a fixed token counts as minted then.
@@ -79,7 +79,7 @@ pub enum TokenFault {
     /// Made with another secret, for another gateway, or changed on the way.
     #[error("token was not made here")]
     Forged,
-    /// Older than the greatest age.
+    /// Older than the greatest age, or of a session that has ended.
     #[error("token has expired")]
     Expired(AgentId),
     /// Newer ones have been in use for longer than the overlap.
@@ -211,11 +211,25 @@ pub enum Bearer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FixedToken([u8; 32]);
 
-/// Fixed tokens: whose they are and since when, and which one an agent has.
+/// Fixed tokens: whose they are and how long, and which one an agent has.
 #[derive(Default)]
 struct FixedTokens {
-    holders: HashMap<FixedToken, HashMap<AgentId, Timestamp>>,
+    holders: HashMap<FixedToken, HashMap<AgentId, Held>>,
     by_agent: HashMap<(GatewayName, AgentId), Fixed>,
+}
+
+/// How long a fixed token is one agent's.
+#[derive(Clone, Copy)]
+struct Held {
+    since: Timestamp,
+    /// There once its session has ended.
+    until: Option<Timestamp>,
+}
+
+impl Held {
+    fn is_over(self, now: Timestamp) -> bool {
+        self.until.is_some_and(|until| now > until)
+    }
 }
 
 /// The fixed tokens of one agent.
@@ -227,8 +241,24 @@ struct Fixed {
 
 impl FixedTokens {
     fn insert(&mut self, agent: (GatewayName, AgentId), fixed: Fixed, now: Timestamp) {
-        self.holders.entry(fixed.newest).or_default().insert(agent.1.clone(), now);
+        let held = Held { since: now, until: None };
+        self.holders.entry(fixed.newest).or_default().insert(agent.1.clone(), held);
         self.by_agent.insert(agent, fixed);
+    }
+
+    /// Whether it is anybody's.
+    fn is_held(&self, token: &FixedToken, now: Timestamp) -> bool {
+        self.holders.get(token).is_some_and(|holders| holders.values().any(|held| !held.is_over(now)))
+    }
+
+    /// From `until` on the agent has none of those that it has now.
+    fn end(&mut self, agent: &(GatewayName, AgentId), until: Timestamp) {
+        let Some(Fixed { newest, before }) = self.by_agent.get(agent) else { return };
+        for token in std::iter::once(newest).chain(before) {
+            if let Some(held) = self.holders.get_mut(token).and_then(|holders| holders.get_mut(&agent.1)) {
+                held.until.get_or_insert(until);
+            }
+        }
     }
 
     fn remove(&mut self, agent: &(GatewayName, AgentId)) {
@@ -343,10 +373,13 @@ impl Authenticator {
         seen.forget_after(now);
     }
 
-    /// The agent's session has ended: its tokens end with their greatest age.
+    /// The agent's session has ended: its tokens end with their greatest age, and fixed ones, which have none, with the overlap.
     pub fn session_ended(&self, gateway: &GatewayName, agent: &AgentId) {
+        let key = (gateway.clone(), agent.clone());
+        let until = self.clock.now().plus(self.rules.overlap);
+        self.fixed.write().unwrap_or_else(PoisonError::into_inner).end(&key, until);
         let mut seen = self.shard(agent).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(seen) = seen.get_mut(&(gateway.clone(), agent.clone())) {
+        if let Some(seen) = seen.get_mut(&key) {
             seen.session_since = None;
         }
     }
@@ -411,7 +444,7 @@ impl Authenticator {
             Err(fault @ (TokenFault::Malformed | TokenFault::Forged)) => {
                 let token = FixedToken::of(gateway, token);
                 let fixed = self.fixed.read().unwrap_or_else(PoisonError::into_inner);
-                if fixed.holders.contains_key(&token) { Ok(Bearer::Fixed(token)) } else { Err(fault) }
+                if fixed.is_held(&token, self.clock.now()) { Ok(Bearer::Fixed(token)) } else { Err(fault) }
             }
             Err(fault) => Err(fault),
         }
@@ -432,7 +465,7 @@ impl Authenticator {
     /// The agent of that name, if the push may be its; `None` when it may not.
     ///
     /// # Errors
-    /// When the token has been superseded for this agent.
+    /// When the token has been superseded for this agent, or its session has ended.
     pub fn admit(
         &self,
         gateway: &GatewayName,
@@ -444,14 +477,19 @@ impl Authenticator {
             Bearer::Fixed(token) => token,
         };
         let Ok(agent) = AgentId::parse(work_no) else { return Ok(None) };
-        let since = {
+        let held = {
             let fixed = self.fixed.read().unwrap_or_else(PoisonError::into_inner);
             fixed.holders.get(token).and_then(|holders| holders.get(&agent)).copied()
         };
-        let Some(since) = since else { return Ok(None) };
+        let Some(held) = held else { return Ok(None) };
+        let now = self.clock.now();
+        if held.is_over(now) {
+            return Err(TokenFault::Expired(agent));
+        }
         let seen = self.shard(&agent).lock().unwrap_or_else(PoisonError::into_inner);
-        let newer = seen.get(&(gateway.clone(), agent.clone())).and_then(|seen| seen.superseded_at(since));
-        if newer.is_some_and(|at| self.clock.now().since(at) > self.rules.overlap) {
+        let newer =
+            seen.get(&(gateway.clone(), agent.clone())).and_then(|seen| seen.superseded_at(held.since));
+        if newer.is_some_and(|at| now.since(at) > self.rules.overlap) {
             return Err(TokenFault::Superseded(agent));
         }
         Ok(Some(agent))
@@ -939,6 +977,38 @@ mod tests {
         authenticator.revoke_fixed(&gateway(), &agent("1001"));
         assert_eq!(good(), [false; 3]);
         assert!(authenticator.fixed.read().unwrap().holders.is_empty());
+    }
+
+    #[test]
+    fn a_fixed_token_ends_one_overlap_after_its_session() {
+        let (authenticator, clock) = fixture();
+        let (agent, other) = (agent("1001"), agent("1002"));
+        let shared = SecretString::from("chosenByThem");
+        let admit = |token: &str, agent: &AgentId| {
+            let bearer = authenticator.bearer(&gateway(), token)?;
+            authenticator.admit(&gateway(), &bearer, agent.as_str())
+        };
+        authenticator.accept_fixed(&gateway(), &agent, &shared);
+        authenticator.accept_fixed(&gateway(), &other, &shared);
+        authenticator.session_ended(&gateway(), &agent);
+        clock.advance(RULES.overlap);
+        assert_eq!(admit("chosenByThem", &agent), Ok(Some(agent.clone())), "its last pushes");
+        authenticator.session_ended(&gateway(), &agent);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(admit("chosenByThem", &agent), Err(TokenFault::Expired(agent.clone())));
+        assert_eq!(admit("chosenByThem", &other), Ok(Some(other.clone())), "its session goes on");
+        authenticator.session_ended(&gateway(), &other);
+        clock.advance(RULES.overlap + Duration::from_secs(1));
+        assert_eq!(admit("chosenByThem", &other), Err(TokenFault::Malformed), "it is nobody's");
+        // Adopted anew, perhaps with the same one.
+        authenticator.accept_fixed(&gateway(), &agent, &shared);
+        assert_eq!(admit("chosenByThem", &agent), Ok(Some(agent.clone())));
+        // The session ends while the next one is signed in with another token.
+        authenticator.session_ended(&gateway(), &agent);
+        authenticator.offer_fixed(&gateway(), &agent, &"the next one".into());
+        clock.advance(RULES.overlap + Duration::from_secs(1));
+        assert_eq!(admit("chosenByThem", &agent), Err(TokenFault::Malformed));
+        assert_eq!(admit("the next one", &agent), Ok(Some(agent.clone())));
     }
 
     #[test]

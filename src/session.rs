@@ -55,7 +55,8 @@ pub trait TokenSource: Send + Sync {
     /// shows no newer one, however long that is.
     fn session_began(&self, _gateway: &GatewayName, _agent_id: &AgentId, _since: Option<Timestamp>) {}
 
-    /// The agent has none any more.
+    /// The agent has none any more: a token of another program, or of a session in the older push mode, is good for the last
+    /// pushes, and then ends.
     fn session_ended(&self, _gateway: &GatewayName, _agent_id: &AgentId) {}
 
     /// Takes all of that back.

@@ -362,6 +362,8 @@ impl Agent {
 
     fn hold_adopted(&mut self, adoption: Adoption) {
         self.session_began(Some(self.gateway.deps.clock.now()));
+        // Again: with a session that has ended since the adoption was asked for, its token was to end too.
+        self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), &adoption.token);
         self.ticket = Some(Arc::new(adoption.ticket));
         self.adopted = Some(adoption.token);
         self.addressed = false;

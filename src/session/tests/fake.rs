@@ -494,6 +494,11 @@ impl TokenSource for World {
         self.fixed.lock().unwrap().insert(agent_id.as_str().into(), token);
     }
 
+    /// At once, where the authenticator leaves it time for its last pushes.
+    fn session_ended(&self, gateway: &GatewayName, agent_id: &AgentId) {
+        self.revoke(gateway, agent_id);
+    }
+
     fn revoke(&self, _gateway: &GatewayName, agent_id: &AgentId) {
         self.fixed.lock().unwrap().remove(agent_id.as_str());
     }

@@ -177,6 +177,27 @@ async fn a_lost_adopted_session_waits_for_a_person_unless_there_is_a_password() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_token_of_an_adopted_session_ends_with_it_and_not_with_the_session_before() {
+    let scene = Scene::with(&[], |_, _| {});
+    let sessions = scene.start();
+    scene.gateway.always(Handshake, Script::Slow);
+    scene.gateway.sign_in_elsewhere("601", "their-guid");
+    sessions.adopt(&main_gateway(), &agent("601"), ticket("their-guid"), "theirToken".into()).unwrap();
+    scene.pass(2).await;
+    // That the first is lost is said only when the second is here.
+    scene.gateway.sign_in_elsewhere("601", "their-second");
+    sessions.adopt(&main_gateway(), &agent("601"), ticket("their-second"), "theirSecond".into()).unwrap();
+    scene.gateway.heal();
+    scene.pass(20).await;
+    assert_eq!(scene.reasons(), ["guid_refused", "adopted_session_lost", "adopted"]);
+    assert_eq!(scene.world.fixed.lock().unwrap()["601"], "theirSecond");
+    sessions.sign_out(&main_gateway(), &agent("601"));
+    scene.pass(10).await;
+    assert!(scene.world.fixed.lock().unwrap().is_empty());
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_guid_that_the_gateway_does_not_know_is_found_out_at_once() {
     let scene = Scene::with(&[], |_, _| {});
     let sessions = scene.start();
