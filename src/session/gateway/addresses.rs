@@ -7,7 +7,8 @@
 //!
 //! **Some gateways share their sessions, others do not**, and no manual says which do. Where they do not, each change of address
 //! costs every agent the session. So calls return to a main address that is back only if the sessions that moved last were
-//! known where they came; else they stay where they are until that address fails, or the daemon starts anew.
+//! known where they came; else they stay where they are until that address fails, or the daemon starts anew. Where none has moved,
+//! as after a start while the main address was away, nothing is known, and all that is in use was signed in at the backup.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -129,12 +130,13 @@ impl Addresses {
         if state.active == 0 || state.good_probes < PROBES {
             return;
         }
-        if state.known >= 0 {
+        if state.known > 0 {
             self.switch(&mut state, 0, "the main address answers again", now);
         } else if state.good_probes == PROBES {
             let in_use = which(state.active);
-            tracing::warn!(gateway = %self.gateway, in_use, "the main address answers again, but does not share its sessions \
-                with the one in use: calls stay there, so that agents keep theirs, until it fails or ccrelay is started anew");
+            let shares = if state.known < 0 { "does not share" } else { "is not known to share" };
+            tracing::warn!(gateway = %self.gateway, in_use, "the main address answers again, but {shares} its sessions with the one \
+                in use: calls stay there, so that agents keep theirs, until it fails or ccrelay is started anew");
         }
     }
 
@@ -275,6 +277,7 @@ mod tests {
         let (addresses, start) = (addresses(), Instant::now());
         assert_eq!(addresses.probe(start), None);
         let mut now = fail_until_switched(&addresses, start);
+        addresses.note_moved(addresses.active(), Some(true));
         for answered in [true, true, false, true, true, true] {
             assert_eq!(addresses.active().base, "https://b");
             assert_eq!(addresses.probe(now), None);
@@ -308,6 +311,20 @@ mod tests {
                 assert_eq!(addresses.active().base, "https://a");
             }
         }
+    }
+
+    #[test]
+    fn where_no_session_has_moved_nobody_returns_until_one_shows_that_sessions_are_shared() {
+        let (addresses, start) = (addresses(), Instant::now());
+        let mut now = fail_until_switched(&addresses, start);
+        for _ in 0..10 {
+            now += PROBE_INTERVAL;
+            addresses.probed(true, now);
+        }
+        assert_eq!(addresses.active().base, "https://b");
+        addresses.note_moved(addresses.active(), Some(true));
+        addresses.probed(true, now + PROBE_INTERVAL);
+        assert_eq!(addresses.active().base, "https://a");
     }
 
     #[test]

@@ -24,13 +24,19 @@ fn client(main: &Server, backup: &Server) -> (GatewayClient, AgentConfig) {
     (client, agent)
 }
 
+/// A heartbeat of a session that was signed in at the main address.
+async fn beat(client: &GatewayClient, agent: &AgentConfig) -> Answer {
+    let ticket = Ticket { address: Some(0), ..Ticket::new("guid-secret".into(), Vec::new()) };
+    ask_with(client, agent, Operation::Handshake, ticket).await
+}
+
 /// Makes calls until this server has got one, and fails when that takes too long.
 async fn call_until_reached(client: &GatewayClient, agent: &AgentConfig, server: &Server) {
     let before = server.requests().len();
     let deadline = Instant::now() + DEADLINE;
     while !server.requests()[before..].contains("/handshake") {
         assert!(Instant::now() < deadline, "the calls do not reach the other address");
-        drop(ask(client, agent, Operation::Handshake).await);
+        drop(beat(client, agent).await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -120,9 +126,8 @@ async fn calls_stay_at_a_backup_that_did_not_know_the_sessions_until_it_fails() 
     let backup = Server::start(&["localhost"], UNKNOWN_SESSION).await;
     let (client, agent) = client(&main, &backup);
     let beat = async || {
-        let ticket = Ticket { address: Some(0), ..Ticket::new("guid-secret".into(), Vec::new()) };
         tokio::time::sleep(Duration::from_millis(20)).await;
-        ask_with(&client, &agent, Operation::Handshake, ticket).await.address
+        beat(&client, &agent).await.address
     };
     assert_eq!(beat().await, Some(0));
     main.state.absent.store(true, Ordering::SeqCst);
