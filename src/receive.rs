@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::authenticate::{Authenticator, Bearer, TokenFault};
 use crate::calm::Calm;
 use crate::clock::{Clock, Timestamp};
-use crate::event::charset::Charset;
+use crate::event::charset::{Charset, Text};
 use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName};
@@ -251,7 +251,7 @@ impl PushHandler {
         agent: &mut Option<AgentKey>,
     ) -> Result<Appended, Refusal> {
         let Admitted { gateway, bearer, charset, body } = admitted;
-        let body = charset.to_utf8(self.body(body).await?);
+        let Text { body, broken } = charset.to_utf8(self.body(body).await?);
         let envelope = envelope::parse_push(&body).map_err(Refusal::Envelope)?;
         // Some events name nobody, and their token may be one agent's alone.
         let sole = if envelope.names_nobody() { self.authenticator.sole_holder(&bearer) } else { None };
@@ -260,6 +260,9 @@ impl PushHandler {
         let agent_id = self.authenticator.admit(gateway, &bearer, work_no).map_err(Refusal::Token)?;
         let agent_id = agent_id.ok_or(Refusal::OtherAgent)?;
         let agent = &*agent.insert(key(gateway, &agent_id));
+        if broken > 0 {
+            self.tell_broken(agent, broken);
+        }
         let record = NewRecord {
             kind: RecordKind::Push,
             received_at,
@@ -278,6 +281,13 @@ impl PushHandler {
         name_unknown(gateway, &envelope.events);
         self.observer.stored(agent, &envelope.events);
         Ok(appended)
+    }
+
+    fn tell_broken(&self, agent: &AgentKey, broken: usize) {
+        if let Some(left_out) = self.calm.due("broken_characters") {
+            tracing::warn!(gateway = %agent.gateway, agent_id = %agent.agent_id, broken, left_out,
+                "a push has broken characters: its events have U+FFFD in their place");
+        }
     }
 
     /// The body, in memory of its own: the connection's buffer, in which it came, is used for the next request then.

@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
-use crate::event::charset::Charset;
+use crate::event::charset::{Charset, Text};
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::Metrics;
 use crate::session::call::{
@@ -171,7 +171,7 @@ impl GatewayClient {
             }
         };
         match self.http.load_full().request(sent.watch(request)).await {
-            Ok(response) => read(response, call.operation).await,
+            Ok(response) => read(response, call, self.addresses.gateway()).await,
             Err(error) => (Answer::failed(unanswered(&error, sent)), Presence::Absent),
         }
     }
@@ -296,7 +296,8 @@ impl std::fmt::Debug for GatewayClient {
     }
 }
 
-async fn read(response: Response<Incoming>, operation: Operation) -> (Answer, Presence) {
+async fn read(response: Response<Incoming>, call: Call<'_>, gateway: &GatewayName) -> (Answer, Presence) {
+    let operation = call.operation;
     let poll = operation == Operation::Poll;
     let (head, body) = response.into_parts();
     let mut answer = Answer::failed(CallError::Status(head.status.as_u16()));
@@ -305,7 +306,9 @@ async fn read(response: Response<Incoming>, operation: Operation) -> (Answer, Pr
     }
     let limit = if poll { POLLED_LIMIT_BYTES } else { BODY_LIMIT_BYTES };
     let charset = Charset::of(head.headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes));
-    let bytes = read_body(body, limit).await.map(|bytes| charset.to_utf8(bytes));
+    let text = read_body(body, limit).await.map(|bytes| charset.to_utf8(bytes));
+    let broken = text.as_ref().map_or(0, |text| text.broken);
+    let bytes = text.map(|Text { body, .. }| body);
     let reply = bytes.clone().and_then(|bytes| wire::reply(&bytes));
     let presence = match reply {
         Ok(_) => Presence::There,
@@ -314,6 +317,10 @@ async fn read(response: Response<Incoming>, operation: Operation) -> (Answer, Pr
     };
     if head.status == http::StatusCode::OK {
         answer.event = bytes.as_ref().ok().filter(|_| poll).and_then(wire::event);
+        if answer.event.is_some() && broken > 0 {
+            tracing::warn!(%gateway, agent_id = %call.agent_id(), broken,
+                "an event that was fetched has broken characters: it has U+FFFD in their place");
+        }
         if let (Operation::UpdateGuid, Ok(bytes)) = (operation, &bytes) {
             answer.guid = wire::updated_guid(bytes).or(answer.guid);
         }

@@ -94,6 +94,11 @@ impl Addresses {
         Addresses { gateway, bases, patience, gauges: Vec::new(), state: Mutex::new(state) }
     }
 
+    /// Whose they are.
+    pub(super) fn gateway(&self) -> &GatewayName {
+        &self.gateway
+    }
+
     /// From now on the metric says which address is in use.
     pub(super) fn show(&mut self, metrics: &Metrics) {
         let gauge =

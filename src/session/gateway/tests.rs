@@ -230,6 +230,23 @@ async fn a_polled_event_in_gbk_is_handed_on_in_utf8_whether_the_answer_says_so_o
 }
 
 #[tokio::test]
+async fn a_polled_event_with_a_broken_character_is_handed_on_with_the_rest_of_its_text() {
+    let server = Server::start(&["localhost"], SILENCE).await;
+    let body = [
+        "{\"retcode\":\"0\",\"event\":{\"content\":\"\u{738b}\u{5c0f}".as_bytes(),
+        // Two bytes of three.
+        b"\xe4\xbd\"}}",
+    ]
+    .concat();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    *server.state.instead.lock().unwrap() = Some([head.as_bytes(), &body].concat().leak());
+    let answer = server.ask(Operation::Poll, same).await;
+    assert_eq!(answer.verdict.unwrap().retcode.as_str(), "0");
+    let event: serde_json::Value = serde_json::from_slice(&answer.event.unwrap()).unwrap();
+    assert_eq!(event["event"]["content"], "\u{738b}\u{5c0f}\u{fffd}");
+}
+
+#[tokio::test]
 async fn a_poll_has_a_deadline_of_its_own_since_the_gateway_waits_for_events() {
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"retcode\":\"0\"}";
     let server = Server::start(&["localhost"], answer).await;

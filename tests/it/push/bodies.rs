@@ -149,19 +149,38 @@ async fn a_push_in_gbk_is_published_with_its_text_whether_it_says_so_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_push_with_a_broken_character_is_published_with_the_rest_of_its_text() {
+    let relay = TestRelay::start().await;
+    for (n, content_type) in ["application/json; charset=UTF-8", "application/json"].iter().enumerate() {
+        let body = [
+            "{\"workNo\":\"1001\",\"eventList\":[{\"eventType\":\"Brand_New\",\"content\":\"\u{738b}\u{5c0f}"
+                .as_bytes(),
+            b"\xe4\xbd\"}]}",
+        ]
+        .concat();
+        let (token, length) = (relay.token("1001"), body.len());
+        let headers =
+            format!("service_token: {token}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n");
+        let answer = relay.send(with_headers(&headers, &body)).await.expect("an answer");
+        assert_eq!((answer.status, answer.retcode().as_str()), (200, "0"), "{content_type}");
+        let published =
+            eventually("the event published", DEADLINE, || async { relay.published().get(n).cloned() }).await;
+        assert_eq!(published["data"]["raw"]["content"], "\u{738b}\u{5c0f}\u{fffd}", "{content_type}");
+    }
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_push_is_refused() {
     let relay = TestRelay::start().await;
     let whole = good("1001");
-    let mut latin = whole.clone().into_bytes();
-    latin[12] = 0xe4;
     let nul = whole.replace("AgentState_Ready", "Agent\0");
     let bomb = format!("{{\"workNo\":\"1001\",\"eventList\":{}", "[".repeat(200_000));
     let objects = r#"{"a":"#.repeat(50_000);
-    let bad: [(&[u8], &str); 10] = [
+    let bad: [(&[u8], &str); 9] = [
         (b"", "not_json"),
         (b"hello", "not_json"),
         (&whole.as_bytes()[..whole.len() - 1], "not_json"),
-        (&latin, "not_json"),
         (nul.as_bytes(), "not_json"),
         (bomb.as_bytes(), "not_json"),
         (objects.as_bytes(), "not_json"),
@@ -172,6 +191,10 @@ async fn what_is_no_push_is_refused() {
     for (body, reason) in bad {
         relay.assert_refused(request(&relay.token("1001"), body), REFUSED, reason).await;
     }
+    let mut broken = whole.into_bytes();
+    broken[12] = 0xe4;
+    // A name with a broken character is not the agent's.
+    relay.assert_refused(request(&relay.token("1001"), broken), (403, "000-003"), "other_agent").await;
     relay.stop().await;
 }
 
