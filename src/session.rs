@@ -31,6 +31,7 @@ pub mod password;
 mod refused;
 pub mod retcode;
 pub mod roster;
+mod standstill;
 pub mod state;
 mod status;
 

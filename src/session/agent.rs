@@ -23,6 +23,7 @@ use crate::session::pace::Pace;
 use crate::session::password::PasswordReader;
 use crate::session::refused::{LOOK_PAUSE, Mark, Marks, Refused};
 use crate::session::retcode::{Loss, Meaning, Operation, Retcode, Suspension, doubts_session, meaning};
+use crate::session::standstill::Standstill;
 use crate::session::state::{
     Degradation, Effect, Entry, Forwarded, Input, Machine, Next, Outcome, Resume, Rules, State,
 };
@@ -48,6 +49,7 @@ pub(super) struct Gateway {
     marks: Marks,
     pub(super) deps: Arc<Deps>,
     pub(super) common: Arc<Common>,
+    pub(super) standstill: Standstill,
     /// What stands for the address that sign-ins tell the gateway to push to.
     pub(super) callback: u64,
     /// The rules of its agents, each once: few combinations of their settings exist.
@@ -75,6 +77,7 @@ impl Gateway {
         let (passwords, marks) = (PasswordReader::default(), Marks::default());
         let common = Arc::new(common);
         let callback = digest(&config.callback_uri);
+        let standstill = Standstill::new(deps.clock.clone(), Instant::now());
         let (renewals_missed, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
         Gateway {
             config,
@@ -84,6 +87,7 @@ impl Gateway {
             marks,
             deps,
             common,
+            standstill,
             callback,
             rules,
             renewals_missed,
@@ -183,6 +187,7 @@ impl Trouble {
 impl Agent {
     pub(super) fn new(config: Arc<AgentConfig>, gateway: Arc<Gateway>, shared: Arc<Shared>) -> Agent {
         let machine = Machine::new(gateway.rules(&config));
+        shared.stood_still_secs.store(gateway.standstill.total_secs(), Ordering::Relaxed);
         Agent {
             config,
             gateway,
@@ -326,6 +331,14 @@ impl Agent {
         Suspension::of_the_account(suspended).filter(|_| recent)
     }
 
+    /// The machine has stood still for so long in all.
+    async fn count_standstill(&mut self, total_secs: u32) {
+        let known = self.shared.stood_still_secs.swap(total_secs, Ordering::Relaxed);
+        if total_secs > known {
+            self.step(Input::StoodStill(Duration::from_secs((total_secs - known).into()))).await;
+        }
+    }
+
     fn tell_still_suspended(&self, suspension: Suspension) {
         let reason = suspension.as_str();
         self.shared.status().reason = Some(reason);
@@ -335,6 +348,8 @@ impl Agent {
     }
 
     async fn take_mail(&mut self) {
+        let total_secs = self.gateway.standstill.total_secs();
+        self.count_standstill(total_secs).await;
         if let Some(config) = self.shared.mail.take_config() {
             self.configure(config).await;
         }
@@ -597,6 +612,11 @@ impl Agent {
         let result = answer.verdict.as_ref().map(|reply| reply.result.clone()).unwrap_or_default();
         let renewed = self.take_ticket(operation, answer, outcome, sent);
         self.take_result(operation, outcome, result);
+        if let Outcome::Answered(Meaning::Lost(_)) = outcome {
+            // Why, it may be too early to have been told.
+            let total_secs = self.gateway.standstill.look();
+            self.count_standstill(total_secs).await;
+        }
         let saved = self.step(Input::Ended(outcome)).await;
         if renewed && !saved {
             self.save().await;

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - One call in flight per agent, ever: [`Machine::next`] offers none while one is unanswered. So no sign-in meets
 //!   an unanswered sign-out, nor the reverse.
-//! - A suspended session makes no call until a person asks for it, be it by a changed password or sign-in option.
+//! - A suspended session makes no call until a person asks for it, be it by a changed password or sign-in option. Only where it
+//!   turns out just afterwards that this machine had stood still is it tried again, as somebody else may not be signed in at all.
 //! - Each lost session is followed by one sign-in per back-off step; the back-off begins anew only after a session
 //!   that lasted, so that two programs fighting over an agent do so calmly.
 //! - Whether a session lives is for the gateway to say: an event that announces its end, or a silence of ours, leads
@@ -11,7 +12,8 @@
 //!
 //! **100-002 may be our own doing.** The session that stands in our way can be one of ours that we do not know:
 //! - After a heartbeat without an answer, which may have changed the GUID, a sign-in without one that was to restore a
-//!   session, or a change to an address of the gateway that does not know ours: waiting for the gateway to end it would cost
+//!   session, a change to an address of the gateway that does not know ours, or a GUID that died of its age since our heartbeats were
+//!   late (this machine stood still, or the gateway is slow): waiting for the gateway to end it would cost
 //!   the person two minutes. So within the sign-out limit (and a margin) 100-002 leads to a forced sign-in even with
 //!   `takeover = false`.
 //! - After a start that knows of no session, a first sign-in without an answer, a silence of ours, or heartbeats that failed before
@@ -46,6 +48,8 @@ const DOUBTFUL_TRIES: u8 = 3;
 /// While an agent is switched over, the documents ask for 1 to 5 s between tries.
 const SWITCH_OVER_LEAST: Duration = Duration::from_secs(1);
 const SWITCH_OVER_SPREAD: Duration = Duration::from_secs(4);
+/// After a standstill wall time is set right within about as long.
+const SET_RIGHT_WITHIN: Duration = Duration::from_secs(60);
 /// The gateway looks for silent agents now and then, not to the second.
 const SILENCE_MARGIN: Duration = Duration::from_secs(30);
 /// How often an agent is asked again to be signed out, when it is to leave and its state forbids it, since most calls take
@@ -149,6 +153,8 @@ pub enum Input {
         /// Something of the sign-in is different: a person's word that a suspended session may try again.
         sign_in: bool,
     },
+    /// The world's time has gone on by so much while ours stood still, as it seems. May come at any time.
+    StoodStill(Duration),
     /// The answer at hand has brought a new GUID. Comes before what else that answer says.
     GuidRenewed,
     /// A call of somebody else is passed on now.
@@ -550,6 +556,7 @@ impl Machine {
                     held.guid_renewed(now);
                 }
             }
+            Input::StoodStill(by) => self.stood_still(by, now),
             Input::Adopted => self.adopted(now),
             Input::Configured { rules, skills, sign_in } => self.configured(rules, skills, sign_in, now),
             Input::ForwardBegan => self.in_flight = Some((InFlight::Forward, now)),
@@ -605,6 +612,21 @@ impl Machine {
         (self.due, self.after_sign_out, self.ours_until) = (None, None, None);
         self.under_way = false;
         self.sign_in_backoff.reset();
+    }
+
+    /// What is under way was begun before.
+    fn stood_still(&mut self, by: Duration, now: Instant) {
+        if let Some((_, sent)) = &mut self.in_flight {
+            *sent = sent.checked_sub(by).unwrap_or(*sent);
+        }
+        if let Some(held) = &mut self.held {
+            held.stood_still(by, &self.rules, now);
+        }
+        let just_now = self.ours_until.is_some_and(|until| now <= until + SET_RIGHT_WITHIN);
+        if self.state == State::Suspended(Suspension::SignedInElsewhere) && just_now {
+            self.may_be_ours_from(now, Doubt::Small);
+            self.begin_sign_in(State::Recovering, now);
+        }
     }
 
     fn configured(&mut self, rules: Rules, skills: bool, sign_in: bool, now: Instant) {
@@ -754,7 +776,11 @@ impl Machine {
                 self.due = Some(now);
             }
             Outcome::Answered(Meaning::SignedIn) if self.may_be_ours(now) => self.sign_in_later(now),
-            Outcome::Answered(Meaning::SignedIn) => self.suspend(Suspension::SignedInElsewhere),
+            Outcome::Answered(Meaning::SignedIn) => {
+                // Past, unless it turns out that we stood still.
+                self.ours_until = Some(now);
+                self.suspend(Suspension::SignedInElsewhere);
+            }
             Outcome::Answered(Meaning::Suspend(suspension)) => self.suspend(suspension),
             Outcome::NoPassword => self.suspend(Suspension::PasswordUnreadable),
             Outcome::Answered(Meaning::SwitchingOver) => self.due = Some(now + switch_over_wait()),
@@ -1102,15 +1128,25 @@ impl Machine {
         let announced = held.as_ref().is_some_and(Held::end_was_announced);
         let confirmed = matches!(loss, Loss::NotSignedIn | Loss::GuidRefused | Loss::OtherAddress);
         let loss = if announced && confirmed { Loss::ShutDown } else { loss };
+        let unknown = matches!(loss, Loss::NotSignedIn | Loss::GuidRefused);
+        // A GUID that has died is refused whoever is signed in.
+        let outlived = held
+            .as_ref()
+            .filter(|held| unknown && held.has_outlived_its_guid(&self.rules, now))
+            .map(|held| self.rules.sign_out_limit.saturating_sub(held.silence(now)));
         // The gateway looks for silent agents in its own time, another site may know the session, and a gateway that was away may
         // have forgotten what its platform keeps.
         let stands = matches!(loss, Loss::TimedOut | Loss::SwitchedOver)
-            || held.is_some_and(|held| held.was_troubled())
+            || held.is_some_and(|held| held.was_troubled() || held.was_left_alone(&self.rules, now))
             || self.may_be_ours(now);
         if loss == Loss::OtherAddress {
             self.may_be_ours_from(now, Doubt::Great);
-        } else if stands && !self.is_ours(now) {
-            self.may_be_ours_from(now, Doubt::Small);
+        } else if !self.is_ours(now) {
+            match outlived {
+                Some(remaining) => self.doubt_until(now + remaining + SILENCE_MARGIN, Doubt::Great),
+                None if stands => self.may_be_ours_from(now, Doubt::Small),
+                None => {}
+            }
         }
         self.effects.push(Effect::Lost(loss));
         let wait = self.sign_in_backoff.next_wait();

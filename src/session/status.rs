@@ -1,7 +1,7 @@
 //! What the rest of the daemon sees of a session, and how it wakes the session's task. Cheap enough for each push.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -148,6 +148,8 @@ pub(super) struct Shared {
     pub(super) leaving: AtomicBool,
     /// A person wants the agent signed out, which it may not be yet.
     pub(super) wanted_out: AtomicBool,
+    /// How long the machine has stood still, as far as the session's task knows of it. Here it takes no room of its own.
+    pub(super) stood_still_secs: AtomicU32,
     /// When the gateway last heard of the session.
     last_ok: AtomicU64,
     /// When its GUID came.
@@ -214,6 +216,7 @@ impl Shared {
             mail: Mailbox::default(),
             leaving: AtomicBool::new(false),
             wanted_out: AtomicBool::new(false),
+            stood_still_secs: AtomicU32::new(0),
             last_ok: AtomicU64::new(0),
             guid_since: AtomicU64::new(0),
             push_awaited_since: AtomicU64::new(0),

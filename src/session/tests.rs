@@ -18,6 +18,7 @@ mod settings;
 mod signing_out;
 mod size;
 mod slow;
+mod standstill;
 
 use fake::{Scene, Script, agent, main_gateway, view};
 

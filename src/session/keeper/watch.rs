@@ -1,5 +1,5 @@
-//! Looks over all sessions every two seconds: exports what there is to see of them and finds those whose pushes do not
-//! come.
+//! Looks over all sessions every two seconds: exports what there is to see of them, finds those whose pushes do not
+//! come, and has all of them asked for after a standstill of the machine.
 //!
 //! A gateway that cannot push says so to nobody but its own log: agents are signed in, heartbeats succeed, and events
 //! are missing. But each sign-in causes events, so an agent of whom no push has come a minute later shows it.
@@ -12,7 +12,7 @@ use super::{Kept, Sessions};
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::BUDGET_BOUNDS;
 use crate::session::state::Degradation;
-use crate::session::status::Shared;
+use crate::session::status::{Ring, Shared};
 use crate::session::{LifecycleEvent, LifecycleKind};
 
 /// Often enough for an alert, at a few milliseconds per 100,000 agents.
@@ -69,6 +69,7 @@ impl Sums {
 
 impl Sessions {
     fn look_over_gateway(&self, name: &GatewayName, kept: &Kept, now: Instant) {
+        self.look_for_standstill(name, kept);
         let mut sums = Sums::default();
         let config = &kept.gateway.config;
         let near = config.near_sign_out();
@@ -95,6 +96,15 @@ impl Sessions {
             );
         }
         self.export(name, kept, &sums);
+    }
+
+    fn look_for_standstill(&self, name: &GatewayName, kept: &Kept) {
+        let Some(ahead) = kept.gateway.standstill.take_news() else { return };
+        tracing::warn!(gateway = %name, ahead_secs = ahead.as_secs(),
+            "wall time has jumped ahead: this machine stood still, or its clock was set; all sessions are asked for now");
+        for slot in kept.read().values() {
+            slot.shared.bell.ring(Ring::Mail);
+        }
     }
 
     fn fell_silent(&self, shared: &Shared) {

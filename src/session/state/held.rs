@@ -37,6 +37,8 @@ const FIRST_HEARTBEAT: Duration = Duration::from_secs(2);
 const FIRST_SPREAD: Duration = Duration::from_secs(3);
 /// How long after the age at which the gateway renews a GUID the heartbeat is due that fetches the new one.
 const GUID_MARGIN: Duration = Duration::from_secs(1);
+/// A GUID is older at the gateway than here, by as long as the answer that brought it was on its way.
+const GUID_DELAY: Duration = Duration::from_secs(10);
 /// A slot that lies before that by less than this part of the interval moves to it.
 const GUID_PULL_DIVISOR: u32 = 4;
 /// A refused sign-out is shown for five minutes at the usual interval. It is over when it is refused: the session is kept as
@@ -48,6 +50,8 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(3);
 /// How many heartbeats a gateway that refuses them is not asked for, ten minutes at the usual interval: a gateway that is being
 /// deployed may refuse what it does when it is there.
 const RENEWALS_REST: u8 = 20;
+/// After a standstill all sessions are asked for within this long.
+const WAKE_SPREAD: Duration = Duration::from_secs(5);
 /// Heartbeats keep their slots, each late by up to a tenth of the interval, so that agents do not march in step.
 const JITTER_DIVISOR: u32 = 10;
 /// Skill queues that cannot be entered for the moment: calls stay away meanwhile, so soon, then calmer.
@@ -91,6 +95,7 @@ pub(super) struct Held {
     set_up: Option<Box<SetUp>>,
     /// Of an earlier run or another program, and not yet confirmed; and what it is once it is.
     pub(super) unconfirmed: Option<Entry>,
+    marks: Marks,
     /// New GUIDs that were asked for in vain since the last one came.
     renewal_tries: u8,
     /// Whether our GUID is the newest.
@@ -111,6 +116,31 @@ pub(super) struct Held {
     shut_down: bool,
     /// The heartbeat in flight was sent after that event.
     checking: bool,
+}
+
+/// What is seldom so.
+#[derive(Debug, Clone, Copy)]
+enum Mark {
+    /// Another program had signed it in, and may sign in anew.
+    Foreign = 1,
+    /// The machine stood still, as it seems, and no heartbeat has succeeded since.
+    Woken = 2,
+    /// By wall time that took longer than the gateway waits: whoever is in our way now may well be a person.
+    Outlasted = 4,
+}
+
+/// All of it in one byte, since there are many sessions.
+#[derive(Debug, Clone, Copy, Default)]
+struct Marks(u8);
+
+impl Marks {
+    fn has(self, mark: Mark) -> bool {
+        self.0 & mark as u8 != 0
+    }
+
+    fn with(self, mark: Mark, set: bool) -> Marks {
+        Marks(if set { self.0 | mark as u8 } else { self.0 & !(mark as u8) })
+    }
 }
 
 /// Whether the GUID that we hold is the newest, as far as we can know.
@@ -188,12 +218,19 @@ impl Held {
     pub(super) fn resumed(now: Instant, resume: Resume, first: Instant, skills: SkillsState) -> Held {
         let last_ok = now.checked_sub(resume.silence).unwrap_or(now);
         let guid_since = resume.guid_age.and_then(|age| now.checked_sub(age));
-        Held { guid_since, unconfirmed: Some(Entry::Resumed), ..Held::new(now, last_ok, first, skills) }
+        let marks = Marks::default().with(Mark::Foreign, resume.foreign);
+        Held {
+            guid_since,
+            unconfirmed: Some(Entry::Resumed),
+            marks,
+            ..Held::new(now, last_ok, first, skills)
+        }
     }
 
     /// A session that another program signed in; when, we cannot know.
     pub(super) fn adopted(now: Instant) -> Held {
-        Held { unconfirmed: Some(Entry::Adopted), ..Held::new(now, now, now, SkillsState::Done) }
+        let (unconfirmed, marks) = (Some(Entry::Adopted), Marks::default().with(Mark::Foreign, true));
+        Held { unconfirmed, marks, ..Held::new(now, now, now, SkillsState::Done) }
     }
 
     fn new(since: Instant, last_ok: Instant, first_heartbeat: Instant, skills: SkillsState) -> Held {
@@ -207,6 +244,7 @@ impl Held {
             skills,
             set_up: (skills == SkillsState::Due).then(|| SetUp::new(since)),
             unconfirmed: None,
+            marks: Marks::default(),
             renewal_tries: 0,
             newest: Newest::Ours,
             renewals_rest: 0,
@@ -242,6 +280,7 @@ impl Held {
         self.omit_token = false;
         self.troubled = false;
         self.degraded = false;
+        self.marks = self.marks.with(Mark::Woken, false).with(Mark::Outlasted, false);
         if let Some(late) = now.checked_duration_since(self.slot) {
             let slots = late.as_nanos() / interval.as_nanos().max(1) + 1;
             self.slot += interval.saturating_mul(u32::try_from(slots).unwrap_or(u32::MAX));
@@ -255,6 +294,8 @@ impl Held {
             self.slot = renewal;
             self.next_heartbeat = renewal;
         }
+        // An answer that took so long came while we stood still: the gateway has not heard of us since it was asked for.
+        self.next_heartbeat = self.next_heartbeat.min(now.max(sent + interval * 2));
         if self.shut_down && !self.checking {
             self.next_heartbeat = now + CHECK_SPACING;
         } else {
@@ -279,9 +320,41 @@ impl Held {
         self.troubled
     }
 
+    /// Whether heartbeats are missing: what the gateway says of a session that we have left alone is no sign of a person.
+    pub(super) fn was_left_alone(&self, rules: &Rules, now: Instant) -> bool {
+        self.marks.has(Mark::Outlasted) || self.silence(now) >= rules.heartbeat_interval * 2
+    }
+
+    /// Whether the GUID has died of its age while the gateway may still keep the session. Not where a heartbeat that was to bring
+    /// a new one succeeded without: such GUIDs do not change.
+    pub(super) fn has_outlived_its_guid(&self, rules: &Rules, now: Instant) -> bool {
+        let Some(since) = self.guid_since.filter(|_| !self.marks.has(Mark::Foreign)) else { return false };
+        let changes = self.last_ok.saturating_duration_since(since) <= rules.guid_interval;
+        let dead = now.saturating_duration_since(since) + GUID_DELAY >= rules.guid_interval * 2;
+        let kept = !self.marks.has(Mark::Outlasted) && self.silence(now) < rules.sign_out_limit;
+        changes && dead && kept
+    }
+
+    /// So much time has passed, as it seems, that the gateway has counted and we have not: session and GUID are older than we took
+    /// them for, and a heartbeat is to come soon.
+    pub(super) fn stood_still(&mut self, by: Duration, rules: &Rules, now: Instant) {
+        let silence = self.silence(now);
+        let limit = rules.sign_out_limit;
+        let outlasted = self.marks.has(Mark::Outlasted) || silence + by >= limit;
+        // Whether the session is past is for the gateway to say, so time stays to ask for it.
+        let aged = (silence + by).min(limit - limit / 4).max(silence);
+        self.last_ok = now.checked_sub(aged).unwrap_or(self.last_ok);
+        self.guid_since = self.guid_since.map(|since| since.checked_sub(by).unwrap_or(since));
+        let guid_age = self.guid_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let left = limit.saturating_sub(aged).min((rules.guid_interval * 2).saturating_sub(guid_age));
+        self.next_heartbeat = self.next_heartbeat.min(now + jitter(WAKE_SPREAD.min(left / 4)));
+        self.marks = self.marks.with(Mark::Woken, true).with(Mark::Outlasted, outlasted);
+    }
+
     /// When a new GUID is to be asked for. Not where heartbeats fail: they matter more, and bring one too.
     fn to_renew(&self, rules: &Rules) -> Option<(Operation, Instant)> {
-        let well = self.unconfirmed.is_none() && self.repeat.tries() == 0 && !self.shut_down;
+        let doubted = self.shut_down || self.marks.has(Mark::Woken);
+        let well = self.unconfirmed.is_none() && self.repeat.tries() == 0 && !doubted;
         let wanted = well && self.renewals_rest == 0 && self.renewal_tries < RENEWAL_TRIES;
         let age = rules.guid_renewal.filter(|_| wanted)?;
         let from = match self.newest {

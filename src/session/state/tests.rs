@@ -11,6 +11,7 @@ mod codes;
 mod doubts;
 mod settings;
 mod sign_out;
+mod standstill;
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(120);

@@ -107,6 +107,8 @@ struct State {
     guids_to_lose: u32,
     /// Which of the gateway's addresses calls go to. They share the agents and no session.
     address: u8,
+    /// By so much its clock is ahead of ours.
+    ahead: Duration,
     /// Calls wait in this one, and each takes so long.
     slow: Option<(Arc<Queue>, Duration)>,
 }
@@ -164,6 +166,11 @@ impl FakeGateway {
     /// From now on every call waits in this queue and then takes so long.
     pub(super) fn slow_down(&self, queue: Queue, each: Duration) {
         self.state.lock().unwrap().slow = Some((Arc::new(queue), each));
+    }
+
+    /// Time passes for the gateway, and for nobody else.
+    pub(super) fn run_ahead(&self, by: Duration) {
+        self.state.lock().unwrap().ahead += by;
     }
 
     /// What the agent was set to since we signed it in; `None` where that was somebody else.
@@ -240,7 +247,8 @@ impl FakeGateway {
 impl State {
     fn arrive(&mut self, call: &Call<'_>) -> Option<Script> {
         let agent = call.agent_id().as_str().to_owned();
-        let now = Instant::now();
+        let sent = Instant::now();
+        let now = sent + self.ahead;
         let desk = self.desks.entry(agent.clone()).or_default();
         if std::mem::replace(&mut desk.in_flight, true) {
             self.violations.push(format!("agent {agent}: two calls in flight at {:?}", call.operation));
@@ -259,7 +267,7 @@ impl State {
         self.seen.push(Seen {
             agent: call.agent_id().as_str().to_owned(),
             operation: call.operation,
-            at: now,
+            at: sent,
             token: call.token.map(|token| token.expose_secret().to_owned()),
         });
         let scripted = self.script.iter().position(|(operation, _)| *operation == call.operation);
@@ -274,7 +282,7 @@ impl State {
     /// What the gateway does by itself.
     fn act(&mut self, call: &Call<'_>) -> Answer {
         let desk = self.desks.entry(call.agent_id().as_str().to_owned()).or_default();
-        let now = Instant::now();
+        let now = Instant::now() + self.ahead;
         if call.operation == Operation::Login && desk.guid.is_some() {
             return answer("100-002", None);
         }

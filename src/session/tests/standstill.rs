@@ -1,0 +1,51 @@
+//! The machine stands still for a while, and the gateways do not.
+
+use super::*;
+
+const AGENTS: [&str; 10] = ["1001", "1002", "1003", "1004", "1005", "1006", "1007", "1008", "1009", "1010"];
+
+/// After that, with wall time set right some seconds later.
+async fn wakes(scene: &Scene, sessions: &Sessions, secs: u64) {
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    scene.clock.advance(Duration::from_secs(secs));
+    scene.pass(150).await;
+    let views = sessions.list();
+    for view in &views {
+        assert_eq!(view.state, "active", "{} of {views:?}", view.agent_id);
+    }
+    assert!(AGENTS.iter().all(|id| scene.gateway.is_signed_in(id)));
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_stood_still_with_the_clock_of_its_timers_suspends_nobody() {
+    for (kept_secs, still_secs) in [(45, 60), (50, 85), (70, 85), (100, 100), (110, 117)] {
+        let scene = Scene::with(&AGENTS, |_, _| {});
+        let sessions = scene.start();
+        scene.pass(kept_secs).await;
+        scene.gateway.run_ahead(Duration::from_secs(still_secs));
+        wakes(&scene, &sessions, still_secs).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_was_frozen_suspends_nobody() {
+    for (kept_secs, frozen_secs) in [(45, 60), (50, 86), (70, 100), (100, 117)] {
+        let scene = Scene::with(&AGENTS, |_, _| {});
+        let sessions = scene.start();
+        scene.pass(kept_secs).await;
+        tokio::time::advance(Duration::from_secs(frozen_secs)).await;
+        wakes(&scene, &sessions, frozen_secs).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_forward_costs_no_session() {
+    let scene = Scene::with(&AGENTS, |_, _| {});
+    let sessions = scene.start();
+    scene.pass(50).await;
+    let before = scene.gateway.count(Handshake);
+    wakes(&scene, &sessions, 3600).await;
+    assert!(scene.gateway.count(Handshake) >= before + AGENTS.len(), "each is asked for at once");
+    assert_eq!(scene.gateway.count(Login), AGENTS.len());
+}
