@@ -511,7 +511,7 @@ impl Agent {
     /// something else is to be done now.
     async fn admission(&mut self, operation: Operation) -> Option<Result<Permit, CallError>> {
         let gateway = self.gateway.clone();
-        let mut admission = gateway.calls.admit(operation, self.machine.last_ok());
+        let mut admission = gateway.calls.admit(operation, self.machine.last_ok(), self.machine.guid_since());
         loop {
             tokio::select! {
                 biased;

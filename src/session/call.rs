@@ -7,13 +7,13 @@ use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::event::AgentId;
 use crate::session::config::{AgentConfig, GatewayConfig};
 use crate::session::forward::{ForwardAnswer, ForwardRequest};
 use crate::session::gateway::GatewayError;
+use crate::session::gateway::turns::Turn;
 use crate::session::retcode::{Operation, Retcode};
 use crate::sink::BoxFuture;
 
@@ -23,7 +23,7 @@ const MOST_COOKIES: usize = 16;
 /// One gateway, as far as sessions are concerned.
 pub trait GatewayCalls: Send + Sync {
     /// Waits until a call of this kind may be made, as few are made at a time; `heard` is when the gateway last heard of the
-    /// agent's session. Whoever makes the call holds the permit until its end.
+    /// agent's session, and `guid_since` when its GUID came. Whoever makes the call holds the permit until its end.
     ///
     /// The future fails with [`CallError::NotSent`] when the call would come too late. It may be dropped at any time; then
     /// the place in the queue is lost.
@@ -31,8 +31,9 @@ pub trait GatewayCalls: Send + Sync {
         &self,
         operation: Operation,
         heard: Option<Instant>,
+        guid_since: Option<Instant>,
     ) -> BoxFuture<'_, Result<Permit, CallError>> {
-        let (_whatever_it_is, _and_of_whom) = (operation, heard);
+        let (_whatever_it_is, _and_of_whom) = (operation, (heard, guid_since));
         Box::pin(std::future::ready(Ok(Permit::default())))
     }
 
@@ -58,11 +59,11 @@ pub trait GatewayCalls: Send + Sync {
 #[derive(Debug, Default)]
 pub struct Permit {
     /// Nothing where calls are not counted.
-    _held: Option<OwnedSemaphorePermit>,
+    _held: Option<Turn>,
 }
 
-impl From<OwnedSemaphorePermit> for Permit {
-    fn from(held: OwnedSemaphorePermit) -> Permit {
+impl From<Turn> for Permit {
+    fn from(held: Turn) -> Permit {
         Permit { _held: Some(held) }
     }
 }

@@ -36,6 +36,7 @@ mod addresses;
 pub(in crate::session) mod queue;
 mod sent;
 mod tls;
+pub(in crate::session) mod turns;
 mod verify;
 pub mod wire;
 
@@ -233,8 +234,9 @@ impl GatewayCalls for GatewayClient {
         &self,
         operation: Operation,
         heard: Option<Instant>,
+        guid_since: Option<Instant>,
     ) -> BoxFuture<'_, Result<Permit, CallError>> {
-        Box::pin(self.queue.admit(operation, heard))
+        Box::pin(self.queue.admit(operation, heard, guid_since))
     }
 
     fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Answer> {

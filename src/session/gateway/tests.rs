@@ -304,7 +304,7 @@ async fn calls_that_wait_for_others_have_all_of_their_deadline_when_they_are_sen
     let calls = (0..8).map(|_| {
         let (client, agent) = (client.clone(), agent.clone());
         tokio::spawn(async move {
-            let _permit = client.admit(Operation::Login, None).await.unwrap();
+            let _permit = client.admit(Operation::Login, None, None).await.unwrap();
             ask(&client, &agent, Operation::Login).await.verdict
         })
     });

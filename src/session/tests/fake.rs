@@ -369,11 +369,12 @@ impl GatewayCalls for FakeGateway {
         &self,
         operation: Operation,
         heard: Option<Instant>,
+        guid_since: Option<Instant>,
     ) -> BoxFuture<'_, Result<Permit, CallError>> {
         let slow = self.state.lock().unwrap().slow.clone();
         Box::pin(async move {
             match slow {
-                Some((queue, _)) => queue.admit(operation, heard).await,
+                Some((queue, _)) => queue.admit(operation, heard, guid_since).await,
                 None => Ok(Permit::default()),
             }
         })

@@ -48,6 +48,22 @@ async fn sign_ins_wait_for_a_slow_gateway_each_is_made_once_and_heartbeats_are_l
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_guid_dies_while_its_heartbeat_waits_for_a_slow_gateway() {
+    const AGENTS: u32 = 600;
+    let scene = scene(AGENTS);
+    let sessions = scene.start();
+    scene.pass(45).await;
+    assert_eq!(signed_in(&scene, AGENTS), AGENTS);
+    // Just within the deadline, 8 a second: each gets one through in 75 s.
+    let queue = Queue::with_permits(&scene.config.gateways[0], 60, 60);
+    scene.gateway.slow_down(queue, Duration::from_millis(7500));
+    scene.pass(900).await;
+    assert_eq!((scene.gateway.count(Login), scene.reasons().len()), (AGENTS as usize, AGENTS as usize));
+    assert!(sessions.list().iter().all(|view| view.state == "active"));
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_more_sessions_than_a_slow_gateway_can_keep_it_keeps_as_many_as_it_can() {
     const AGENTS: u32 = 2000;
     let scene = scene(AGENTS);
