@@ -1,6 +1,6 @@
 //! The task of one agent: asks the state machine what to do, makes the call, and tells everybody what came of it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +37,10 @@ const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// A start so soon after an account was refused, or after another such start, is taken for one of many: a daemon that crashes
 /// and is started again and again must not lock accounts.
 const SUSPENSION_KEPT: Duration = Duration::from_secs(600);
+/// Stored times that are later than now by more: one of the clocks was wrong.
+const CLOCK_SLACK: Duration = Duration::from_secs(5);
+/// Where so many sessions in a row that looked past are gone, the others are: those of all agents were left behind together.
+const PAST_ASKED_FOR: u32 = 16;
 /// A store that hangs must not cost heartbeats.
 const SAVE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -50,6 +54,8 @@ pub(super) struct Gateway {
     pub(super) deps: Arc<Deps>,
     pub(super) common: Arc<Common>,
     pub(super) standstill: Standstill,
+    /// Sessions in a row that looked past, and were gone.
+    past_gone: AtomicU32,
     /// What stands for the address that sign-ins tell the gateway to push to.
     pub(super) callback: u64,
     /// The rules of its agents, each once: few combinations of their settings exist.
@@ -88,6 +94,7 @@ impl Gateway {
             deps,
             common,
             standstill,
+            past_gone: AtomicU32::new(0),
             callback,
             rules,
             renewals_missed,
@@ -280,7 +287,7 @@ impl Agent {
             Some(adoption) => {
                 self.hold_adopted(adoption);
                 let resume = Resume {
-                    silence: Duration::ZERO,
+                    silence: Some(Duration::ZERO),
                     skills_set: true,
                     settings_due: false,
                     adopted: true,
@@ -296,11 +303,7 @@ impl Agent {
                 let input = match start.stored.map(|stored| *stored) {
                     Some(Stored::Session(session)) => {
                         wanted_out = session.wanted_out;
-                        match self.resume(session, start.delay) {
-                            // It was to end, and has done so by itself. No person has signed it out.
-                            None if self.shared.leaving.load(Ordering::Acquire) => Input::Leave,
-                            resume => Input::Start(resume),
-                        }
+                        Input::Start(Some(self.resume(session, start.delay)))
                     }
                     _ if start.new => Input::StartNew,
                     Some(Stored::SignedOut { .. }) => {
@@ -436,11 +439,14 @@ impl Agent {
         &self.gateway.deps.metrics
     }
 
-    /// The session of an earlier run, if the gateway may still know it.
-    fn resume(&mut self, stored: StoredSession, delay: Duration) -> Option<Resume> {
+    /// The session of an earlier run.
+    fn resume(&mut self, stored: StoredSession, delay: Duration) -> Resume {
         let now = self.gateway.deps.clock.now();
-        let silence = now.since(stored.last_success);
-        let guid_age = stored.guid_taken.map(|taken| now.since(taken));
+        // A clock that was set since, or was wrong then, makes each session look past or to come, and all of them stand.
+        let silence = (stored.last_success <= now.plus(CLOCK_SLACK))
+            .then(|| now.since(stored.last_success))
+            .filter(|silence| *silence < self.gateway.config.sign_out_limit);
+        let guid_age = stored.guid_taken.filter(|_| silence.is_some()).map(|taken| now.since(taken));
         let resume = Resume {
             silence,
             skills_set: stored.skills_set,
@@ -450,26 +456,24 @@ impl Agent {
             guid_age,
             delay,
         };
-        (silence < self.gateway.config.sign_out_limit).then(|| {
-            self.ticket = Some(Arc::new(stored.ticket));
-            self.session_began(stored.began);
-            self.addressed = stored.callback == Some(self.gateway.callback);
-            self.saved_awaiting = stored.push_awaited;
-            if stored.push_awaited {
-                self.shared.await_push(Instant::now());
-            }
-            self.shared.status().media_type = stored.media_type.map(String::into_boxed_str);
-            if let Some(StoredAdoption { token }) = stored.fixed {
-                self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), &token);
-                self.fixed = Some(token);
-            }
-            if let Some(StoredAdoption { token }) = stored.adopted {
-                self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), &token);
-                self.adopted = Some(token);
-                self.shared.status().adopted = true;
-            }
-            resume
-        })
+        self.ticket = Some(Arc::new(stored.ticket));
+        self.session_began(stored.began);
+        self.addressed = stored.callback == Some(self.gateway.callback);
+        self.saved_awaiting = stored.push_awaited;
+        if stored.push_awaited {
+            self.shared.await_push(Instant::now());
+        }
+        self.shared.status().media_type = stored.media_type.map(String::into_boxed_str);
+        if let Some(StoredAdoption { token }) = stored.fixed {
+            self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), &token);
+            self.fixed = Some(token);
+        }
+        if let Some(StoredAdoption { token }) = stored.adopted {
+            self.gateway.deps.tokens.accept(self.gateway(), self.agent_id(), &token);
+            self.adopted = Some(token);
+            self.shared.status().adopted = true;
+        }
+        resume
     }
 
     /// When the call may be made: sign-ins wait for their turn, drawn when they are due and kept until used.
@@ -491,6 +495,10 @@ impl Agent {
             return;
         }
         self.turn = None;
+        if self.machine.asks_for_past() && self.gateway.past_gone.load(Ordering::Relaxed) >= PAST_ASKED_FOR {
+            self.step(Input::PastIsGone).await;
+            return;
+        }
         let Some(admission) = self.admission(operation).await else { return };
         if operation == Operation::Handshake {
             let late = Instant::now().saturating_duration_since(due).as_secs_f64();
@@ -610,6 +618,7 @@ impl Agent {
             self.note(operation, &answer.verdict);
         }
         let result = answer.verdict.as_ref().map(|reply| reply.result.clone()).unwrap_or_default();
+        let looked_past = self.machine.asks_for_past();
         let renewed = self.take_ticket(operation, answer, outcome, sent);
         self.take_result(operation, outcome, result);
         if let Outcome::Answered(Meaning::Lost(_)) = outcome {
@@ -618,8 +627,20 @@ impl Agent {
             self.count_standstill(total_secs).await;
         }
         let saved = self.step(Input::Ended(outcome)).await;
+        if looked_past {
+            self.note_past();
+        }
         if renewed && !saved {
             self.save().await;
+        }
+    }
+
+    /// A session that looked past was asked for.
+    fn note_past(&self) {
+        if !self.machine.holds_session() {
+            self.gateway.past_gone.fetch_add(1, Ordering::Relaxed);
+        } else if !self.machine.asks_for_past() {
+            self.gateway.past_gone.store(0, Ordering::Relaxed);
         }
     }
 

@@ -7,8 +7,8 @@
 //!   turns out just afterwards that this machine had stood still is it tried again, as somebody else may not be signed in at all.
 //! - Each lost session is followed by one sign-in per back-off step; the back-off begins anew only after a session
 //!   that lasted, so that two programs fighting over an agent do so calmly.
-//! - Whether a session lives is for the gateway to say: an event that announces its end, or a silence of ours, leads
-//!   to a heartbeat first.
+//! - Whether a session lives is for the gateway to say: an event that announces its end, a silence of ours, or stored times that
+//!   make no sense or are long past (clocks are set), lead to a heartbeat first.
 //!
 //! **100-002 may be our own doing.** The session that stands in our way can be one of ours that we do not know:
 //! - After a heartbeat without an answer, which may have changed the GUID, a sign-in without one that was to restore a
@@ -153,6 +153,8 @@ pub enum Input {
         /// Something of the sign-in is different: a person's word that a suspended session may try again.
         sign_in: bool,
     },
+    /// Others who were left behind as long ago are gone from the gateway: this one is not asked for any more, if it is such.
+    PastIsGone,
     /// The world's time has gone on by so much while ours stood still, as it seems. May come at any time.
     StoodStill(Duration),
     /// The answer at hand has brought a new GUID. Comes before what else that answer says.
@@ -184,11 +186,11 @@ pub enum Forwarded {
     },
 }
 
-/// A session of an earlier run, not older than the sign-out limit, or of another program.
+/// A session of an earlier run, or of another program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resume {
-    /// Time since its last heartbeat.
-    pub silence: Duration,
+    /// Time since its last heartbeat. Unknown where wall time says what cannot be, or that the gateway has ended the session since.
+    pub silence: Option<Duration>,
     /// Whether it had entered its skill queues.
     pub skills_set: bool,
     /// Whether calls that set the agent up were still to be made. They all are then: each may be repeated.
@@ -445,6 +447,12 @@ impl Machine {
         self.held.as_ref().is_none_or(|held| !held.omit_token)
     }
 
+    /// Whether there may be a session of an earlier run that looks past, and the gateway has not said yet.
+    #[must_use]
+    pub fn asks_for_past(&self) -> bool {
+        self.held.as_ref().is_some_and(Held::looks_past)
+    }
+
     /// Whether the agent is in its skill queues, as far as wanted.
     #[must_use]
     pub fn skills_set(&self) -> bool {
@@ -556,6 +564,8 @@ impl Machine {
                     held.guid_renewed(now);
                 }
             }
+            Input::PastIsGone if self.asks_for_past() => self.begin_anew(now),
+            Input::PastIsGone => {}
             Input::StoodStill(by) => self.stood_still(by, now),
             Input::Adopted => self.adopted(now),
             Input::Configured { rules, skills, sign_in } => self.configured(rules, skills, sign_in, now),
@@ -576,14 +586,12 @@ impl Machine {
 
     fn start(&mut self, resume: Option<Resume>, now: Instant) {
         self.wish = Wish::SignedIn;
-        let limit = self.rules.sign_out_limit;
-        let Some(resume) = resume.filter(|resume| resume.silence < limit) else {
-            return self.may_be_ours_from(now, Doubt::Small);
-        };
+        let Some(resume) = resume else { return self.may_be_ours_from(now, Doubt::Small) };
         if resume.adopted {
             return self.adopted(now);
         }
-        let remaining = limit - resume.silence;
+        let limit = self.rules.sign_out_limit;
+        let remaining = limit.saturating_sub(resume.silence.unwrap_or_default());
         // A GUID lives for twice the interval: one that is near its end cannot wait for its place.
         let guid_left = resume.guid_age.map(|age| (self.rules.guid_interval * 2).saturating_sub(age));
         let first = resume.delay.min(remaining.min(guid_left.unwrap_or(remaining)) / 4);
@@ -595,9 +603,17 @@ impl Machine {
         self.held = Some(held);
         // A GUID that came just before the last run ended may not have been saved. Another program may have signed in anew
         // meanwhile, and could not tell us.
-        let doubt = if resume.foreign { Doubt::Small } else { Doubt::Great };
+        let known = resume.silence.is_some() && !resume.foreign;
+        let doubt = if known { Doubt::Great } else { Doubt::Small };
         self.doubt_until(now + remaining + SILENCE_MARGIN, doubt);
         self.state = State::Recovering;
+    }
+
+    /// A session that looked past is not there: as at a start that knows of none.
+    fn begin_anew(&mut self, now: Instant) {
+        self.held = None;
+        self.state = State::SignedOut;
+        self.may_be_ours_from(now, Doubt::Small);
     }
 
     /// A session that another program signed in: whoever did that has also seen to its skill queues. Whether it is
@@ -703,6 +719,10 @@ impl Machine {
             // A sign-in that restores nothing may have met a person.
             let small = operation == Operation::Login && !self.is_ours(now);
             self.may_be_ours_from(now, if small { Doubt::Small } else { Doubt::Great });
+        }
+        if self.asks_for_past() && matches!(outcome, Outcome::Answered(Meaning::Lost(_))) {
+            // Nor has anybody signed it out who was to be.
+            return self.begin_anew(now);
         }
         match operation {
             Operation::Login | Operation::ForceLogin => self.sign_in_ended(operation, outcome, sent, now),
@@ -852,6 +872,11 @@ impl Machine {
                 self.unknown_while_leaving(loss, now);
             }
             Outcome::Answered(Meaning::Lost(loss)) => self.lose(loss, now),
+            Outcome::Answered(Meaning::Suspend(_) | Meaning::Refused | Meaning::Doubtful)
+                if held.looks_past() =>
+            {
+                self.begin_anew(now);
+            }
             Outcome::Answered(Meaning::Suspend(suspension)) => self.suspend(suspension),
             Outcome::Answered(Meaning::TokenRefused) if !held.omit_token => {
                 held.omit_token = true;
@@ -1124,6 +1149,9 @@ impl Machine {
     }
 
     fn lose(&mut self, loss: Loss, now: Instant) {
+        if self.asks_for_past() {
+            return self.begin_anew(now);
+        }
         let held = self.held.take();
         let announced = held.as_ref().is_some_and(Held::end_was_announced);
         let confirmed = matches!(loss, Loss::NotSignedIn | Loss::GuidRefused | Loss::OtherAddress);

@@ -6,6 +6,7 @@ use super::retcode::Operation::{ForceLogin, Handshake, Login, Logout, ResetSkill
 use super::*;
 
 mod addresses;
+mod clocks;
 mod fake;
 mod guids;
 mod legacy;

@@ -127,6 +127,8 @@ enum Mark {
     Woken = 2,
     /// By wall time that took longer than the gateway waits: whoever is in our way now may well be a person.
     Outlasted = 4,
+    /// It was left behind for longer than the gateway waits, if the clocks are right.
+    LooksPast = 8,
 }
 
 /// All of it in one byte, since there are many sessions.
@@ -216,9 +218,12 @@ impl Held {
 
     /// A session of an earlier run.
     pub(super) fn resumed(now: Instant, resume: Resume, first: Instant, skills: SkillsState) -> Held {
-        let last_ok = now.checked_sub(resume.silence).unwrap_or(now);
+        let silence = resume.silence.unwrap_or_default();
+        let last_ok = now.checked_sub(silence).unwrap_or(now);
         let guid_since = resume.guid_age.and_then(|age| now.checked_sub(age));
-        let marks = Marks::default().with(Mark::Foreign, resume.foreign);
+        let marks = Marks::default()
+            .with(Mark::Foreign, resume.foreign)
+            .with(Mark::LooksPast, resume.silence.is_none());
         Held {
             guid_since,
             unconfirmed: Some(Entry::Resumed),
@@ -261,6 +266,11 @@ impl Held {
     /// How long the gateway has not heard of us.
     pub(super) fn silence(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.last_ok)
+    }
+
+    /// Whether by wall time it is past, and the gateway has not said yet that it is not.
+    pub(super) fn looks_past(&self) -> bool {
+        self.marks.has(Mark::LooksPast) && self.unconfirmed.is_some()
     }
 
     pub(super) fn heartbeat_sent(&mut self) {

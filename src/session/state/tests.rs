@@ -35,7 +35,7 @@ fn rules(takeover: bool) -> Rules {
 /// A session of an earlier run that has been silent for so long.
 fn left_behind(silence: Duration) -> Resume {
     Resume {
-        silence,
+        silence: Some(silence),
         skills_set: true,
         settings_due: false,
         adopted: false,
@@ -183,10 +183,17 @@ impl Bench {
 
 #[test]
 fn a_start_that_knows_of_no_session_waits_for_one_of_its_own_to_end_and_forces_nobody() {
-    let past = left_behind(LIMIT);
+    let past = Resume { silence: None, ..left_behind(Duration::ZERO) };
     for start in [None, Some(past)] {
-        let mut bench = Bench::new(false);
-        bench.input(Input::Start(start));
+        let begin = || {
+            let mut bench = Bench::new(false);
+            bench.input(Input::Start(start));
+            if start.is_some() {
+                bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+            }
+            bench
+        };
+        let mut bench = begin();
         let took = bench.waits_without_force();
         assert!(took > LIMIT + SILENCE_MARGIN && took < LIMIT + SILENCE_MARGIN + SIGN_IN_MOST, "{took:?}");
         // A person's word is not held up by it.
@@ -194,8 +201,7 @@ fn a_start_that_knows_of_no_session_waits_for_one_of_its_own_to_end_and_forces_n
         bench.answer(Login, Meaning::SignedIn);
         assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
 
-        let mut bench = Bench::new(false);
-        bench.input(Input::Start(start));
+        let mut bench = begin();
         bench.answer(Login, Meaning::SignedIn);
         bench.answer(Login, Meaning::Ok);
         assert_eq!(bench.effects, [Effect::Started(Entry::SignedIn)]);
@@ -625,7 +631,8 @@ fn a_resumed_session_is_checked_first_and_signed_in_only_when_refused() {
     bench.answer(ForceLogin, Meaning::Ok);
 
     let mut bench = Bench::new(false);
-    bench.input(Input::Start(Some(left_behind(LIMIT))));
+    bench.input(Input::Start(Some(Resume { silence: None, ..resume })));
+    assert!(bench.answer(Handshake, Meaning::Lost(Loss::NotSignedIn)) <= 5 * SECOND);
     assert_eq!(bench.answer(Login, Meaning::Ok), Duration::ZERO);
 }
 

@@ -59,7 +59,7 @@ impl Case {
     fn bench(self) -> Bench {
         let mut bench = Bench::new(false);
         let resume = Resume {
-            silence: Duration::from_secs(20),
+            silence: Some(Duration::from_secs(20)),
             skills_set: true,
             settings_due: false,
             adopted: matches!(self, Case::Adopting),
@@ -323,7 +323,7 @@ fn an_adopted_session_without_a_password_is_never_signed_in_whatever_happens_to_
         let mut bench = Bench::new(true);
         bench.machine = Machine::new(Rules { may_sign_in: false, ..rules(true) });
         let resume = Resume {
-            silence: Duration::ZERO,
+            silence: Some(Duration::ZERO),
             skills_set: true,
             settings_due: false,
             adopted: true,

@@ -146,3 +146,50 @@ fn a_sign_out_is_believed_of_a_session_that_is_unknown_unless_it_may_stand_by_an
         assert_eq!((bench.state(), bench.machine.is_wanted_out()), (State::SigningOut, true));
     }
 }
+
+/// A session of an earlier run that looks past, or to come.
+fn looks_past() -> Bench {
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(Some(Resume { silence: None, ..left_behind(Duration::ZERO) })));
+    assert!(bench.machine.asks_for_past());
+    bench
+}
+
+#[test]
+fn a_session_that_looks_past_is_asked_for_once_and_its_end_is_no_loss() {
+    let mut bench = looks_past();
+    bench.answer(Handshake, Meaning::Ok);
+    assert_eq!(bench.effects, [Effect::Started(Entry::Resumed), Effect::Kept]);
+    bench.input(Input::PastIsGone);
+    assert_eq!(bench.state(), State::Active);
+
+    let suspend = Meaning::Suspend(Suspension::RequestRefused);
+    for meaning in [Meaning::Lost(Loss::NotSignedIn), suspend, Meaning::Refused, Meaning::Doubtful] {
+        let mut bench = looks_past();
+        bench.answer(Handshake, meaning);
+        assert_eq!((bench.state(), bench.effects.len()), (State::SigningIn, 0), "{meaning:?}");
+        assert_eq!(bench.answer(Login, Meaning::SignedIn), Duration::ZERO);
+        bench.waits_without_force();
+    }
+
+    let mut bench = looks_past();
+    bench.input(Input::PastIsGone);
+    assert_eq!(bench.answer(Login, Meaning::Ok), Duration::ZERO);
+    assert_eq!(bench.effects, [Effect::Started(Entry::SignedIn)]);
+}
+
+#[test]
+fn a_session_that_looks_past_is_asked_for_until_an_answer_comes_and_then_nobody_is_forced() {
+    let mut bench = looks_past();
+    for _ in 0..5 {
+        bench.call(Handshake, LOST_ANSWER);
+    }
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    bench.waits_without_force();
+
+    let mut bench = looks_past();
+    while bench.state() == State::Recovering {
+        bench.call(Handshake, UNREACHABLE);
+    }
+    assert_eq!(bench.state(), State::SigningIn);
+}

@@ -7,7 +7,7 @@ const REFUSED: Effect = Effect::Degraded(Degradation::SettingsRefused);
 
 fn resume(settings_due: bool) -> Resume {
     Resume {
-        silence: 20 * SECOND,
+        silence: Some(20 * SECOND),
         skills_set: true,
         settings_due,
         adopted: false,

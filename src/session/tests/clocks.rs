@@ -1,0 +1,98 @@
+//! Wall time that was set while the daemon was away: stored times look past, or to come, and say nothing.
+
+use super::retcode::Operation::ForceLogin;
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn ids(agents: u32) -> Vec<String> {
+    (1001..1001 + agents).map(|id| id.to_string()).collect()
+}
+
+fn scene(ids: &[String]) -> Scene {
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    Scene::with(&ids, |_, _| {})
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_set_forward_between_two_runs_costs_no_session() {
+    let scene = scene(&ids(10));
+    let sessions = scene.start();
+    scene.gateway.sign_in_elsewhere("2001", "theirs");
+    let ticket = call::Ticket::new("theirs".to_owned().into(), Vec::new());
+    sessions.adopt(&main_gateway(), &agent("2001"), ticket, "theirToken".into()).unwrap();
+    scene.pass(50).await;
+    sessions.shutdown(false).await;
+    scene.clock.advance(HOUR);
+    let sessions = scene.start();
+    scene.pass(20).await;
+    let views = sessions.list();
+    assert!(views.len() == 11 && views.iter().all(|view| view.state == "active"), "{views:?}");
+    assert_eq!(scene.gateway.count(Login), 10);
+    assert_eq!(scene.reasons()[11..], ["resumed"; 11]);
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_sessions_that_are_past_a_few_are_asked_for_and_none_is_told_as_lost() {
+    const AGENTS: usize = 400;
+    let ids = ids(400);
+    let scene = scene(&ids);
+    let sessions = scene.start();
+    scene.pass(50).await;
+    sessions.shutdown(false).await;
+    scene.pass(600).await;
+    let before = scene.gateway.count(Handshake);
+    let told = scene.reasons().len();
+    let sessions = scene.start();
+    // The first heartbeats of new sessions come two seconds after their sign-ins.
+    scene.pass(2).await;
+    let asked = scene.gateway.count(Handshake) - before;
+    assert!((16..=32).contains(&asked), "{asked} were asked for");
+    scene.pass(30).await;
+    assert!(sessions.list().iter().all(|view| view.state == "active"));
+    assert_eq!(scene.gateway.count(Login), 2 * AGENTS);
+    assert_eq!(scene.reasons()[told..], ["signed_in"; AGENTS]);
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_time_that_is_yet_to_come_does_not_force_anybody_out() {
+    for occupied in [false, true] {
+        let mut scene = Scene::new();
+        let sessions = scene.start();
+        scene.pass(50).await;
+        sessions.shutdown(false).await;
+        scene.clock = Clock::manual(scene.clock.now().minus(HOUR));
+        if occupied {
+            scene.gateway.occupy("291");
+        }
+        let sessions = scene.start();
+        scene.pass(200).await;
+        let expected = if occupied { ("suspended", Some("signed_in_elsewhere")) } else { ("active", None) };
+        assert_eq!((view(&sessions).state, view(&sessions).reason), expected);
+        assert_eq!(scene.gateway.count(ForceLogin), 0);
+        assert!(occupied || scene.gateway.count(Login) == 1);
+        scene.gateway.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_was_to_be_signed_out_is_so_although_its_session_looks_past() {
+    let mut scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(50).await;
+    scene.gateway.always(Logout, Script::Code("100-010"));
+    assert!(sessions.remove(&main_gateway(), &agent("291")));
+    scene.pass(5).await;
+    sessions.shutdown(false).await;
+    scene.gateway.heal();
+    scene.clock.advance(HOUR);
+    scene.config.agents.clear();
+    let sessions = scene.start();
+    scene.pass(5).await;
+    assert!(!scene.gateway.is_signed_in("291"));
+    assert!(sessions.list().is_empty());
+    assert!(scene.world.stored.lock().unwrap().is_empty());
+    scene.gateway.check();
+}
