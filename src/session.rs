@@ -72,11 +72,8 @@ pub trait SessionStore: Send + Sync {
     /// Agents whose stored session is kept although they may stand in no roster ([`Stored::may_be_unlisted`]).
     fn unlisted(&self) -> Vec<(GatewayName, AgentId)>;
 
-    /// Sessions that no agent has asked for and that are past, as `is_past` says of each; they are not given out any more.
-    fn take_past(
-        &self,
-        is_past: &dyn Fn(&GatewayName, &StoredSession) -> bool,
-    ) -> Vec<(GatewayName, AgentId)>;
+    /// Whose agents nothing was asked for since the start; what is stored of them is not given out any more.
+    fn take_unclaimed(&self) -> Vec<(GatewayName, AgentId)>;
 
     /// Saves what is to be known at the next start, or with `None` forgets it. May be dropped before it is done when it takes too long; the
     /// outcome is then open, and a later save replaces it.

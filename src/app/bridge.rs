@@ -13,7 +13,7 @@ use crate::event::envelope::{self, RawEvent};
 use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName, vocabulary};
 use crate::receive::{PushObserver, name_unknown};
-use crate::session::{EventStore, SessionStore, Sessions, StoreError, Stored, StoredSession, TokenSource};
+use crate::session::{EventStore, SessionStore, Sessions, StoreError, Stored, TokenSource};
 use crate::sink::BoxFuture;
 use crate::spool::{AgentKey, NewRecord, OpenError, Spool};
 use crate::trace::Traces;
@@ -84,16 +84,9 @@ impl SessionStore for StoreBridge {
         unlisted.map(|(agent, _)| (agent.gateway.clone(), agent.agent_id.clone())).collect()
     }
 
-    fn take_past(
-        &self,
-        is_past: &dyn Fn(&GatewayName, &StoredSession) -> bool,
-    ) -> Vec<(GatewayName, AgentId)> {
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let past = |agent: &AgentKey, stored: &Stored| {
-            stored.session().is_some_and(|session| is_past(&agent.gateway, session))
-        };
-        let past = found.extract_if(|agent, stored| past(agent, stored));
-        past.map(|(agent, _)| (agent.gateway, agent.agent_id)).collect()
+    fn take_unclaimed(&self) -> Vec<(GatewayName, AgentId)> {
+        let found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
+        found.into_keys().map(|agent| (agent.gateway, agent.agent_id)).collect()
     }
 
     fn save<'a>(

@@ -28,7 +28,7 @@ use crate::session::{Deps, Stored};
 
 /// Sessions of an earlier run are all checked within this long: those first whose GUID is the nearest to its end.
 const RESUME_SPREAD: Duration = Duration::from_secs(5);
-/// No session that is resumed has been silent for longer: the largest limit that can be configured.
+/// No gateway waits longer for a heartbeat: the largest limit that can be configured.
 const LONGEST_PAST: Duration = Duration::from_secs(3600);
 /// How long a call that is to be passed on may wait for its session: longer than a heartbeat that fails.
 const FORWARD_PATIENCE: Duration = Duration::from_secs(20);
@@ -177,7 +177,7 @@ impl Sessions {
         }
         let unlisted = unlisted.into_iter().map(|(gateway, id)| Arc::new(AgentConfig::unlisted(gateway, id)));
         sessions.inner.begin_all(config.agents.into_iter().chain(unlisted));
-        sessions.inner.forget_past();
+        sessions.inner.tasks.spawn(sessions.inner.clone().forget_past());
         sessions.inner.tasks.spawn(watch::look_over(sessions.clone()));
         Ok(sessions)
     }
@@ -537,33 +537,25 @@ impl Inner {
         }
     }
 
-    /// Forgets stored sessions of agents who are in no roster any more, once their gateways have ended them: nobody else would.
-    /// Until then the agent may be put again, and whom a person has signed out stays so.
-    fn forget_past(self: &Arc<Self>) {
-        let now = self.deps.clock.now();
-        let past = self.deps.store.take_past(&|gateway, session| {
-            let limit = self.gateways.get(gateway).map(|kept| kept.gateway.config.sign_out_limit);
-            !session.wanted_out && now.since(session.last_success) >= limit.unwrap_or(LONGEST_PAST)
-        });
-        if past.is_empty() {
-            return;
+    /// Forgets what is stored of agents who are in no roster any more: nobody else would. Stored times may be wrong, so the gateways
+    /// have ended their sessions for certain when this run has lasted for as long. Until then the agent may be put again, and whom a
+    /// person has signed out stays so.
+    async fn forget_past(self: Arc<Self>) {
+        tokio::select! {
+            () = self.stop.cancelled() => return,
+            () = tokio::time::sleep(LONGEST_PAST) => {}
         }
-        let inner = self.clone();
-        let forget = async move {
-            for (gateway, agent_id) in past {
-                if inner.stop.is_cancelled() {
-                    return;
-                }
-                // One that was put meanwhile has a session of its own.
-                let is_back =
-                    inner.gateways.get(&gateway).is_some_and(|kept| kept.read().contains_key(&agent_id));
-                if !is_back && let Err(error) = inner.deps.store.save(&gateway, &agent_id, None).await {
-                    tracing::warn!(%gateway, %agent_id, %error, "a session that is past stays stored");
-                    return;
-                }
+        for (gateway, agent_id) in self.deps.store.take_unclaimed() {
+            if self.stop.is_cancelled() {
+                return;
             }
-        };
-        self.tasks.spawn_on(forget, &self.runtime);
+            // One that was put meanwhile has a session of its own.
+            let is_back = self.gateways.get(&gateway).is_some_and(|kept| kept.read().contains_key(&agent_id));
+            if !is_back && let Err(error) = self.deps.store.save(&gateway, &agent_id, None).await {
+                tracing::warn!(%gateway, %agent_id, %error, "an agent who is in no roster any more stays stored");
+                return;
+            }
+        }
     }
 
     /// What an earlier run left of this agent's session.

@@ -10,8 +10,7 @@ use ccrelay::event::{AgentId, GatewayName};
 use ccrelay::metrics::Metrics;
 use ccrelay::session::config::SessionsConfig;
 use ccrelay::session::{
-    Deps, EventStore, Journal, LifecycleEvent, SessionStore, Sessions, StoreError, Stored, StoredSession,
-    TokenSource,
+    Deps, EventStore, Journal, LifecycleEvent, SessionStore, Sessions, StoreError, Stored, TokenSource,
 };
 use ccrelay::simulate::settings::{Agents, PushShape};
 use ccrelay::simulate::{Fault, FaultKind, Operation, Settings, SignOut, Simulator};
@@ -49,10 +48,7 @@ impl SessionStore for World {
         Vec::new()
     }
 
-    fn take_past(
-        &self,
-        _is_past: &dyn Fn(&GatewayName, &StoredSession) -> bool,
-    ) -> Vec<(GatewayName, AgentId)> {
+    fn take_unclaimed(&self) -> Vec<(GatewayName, AgentId)> {
         Vec::new()
     }
 

@@ -21,7 +21,7 @@ use crate::session::gateway::queue::Queue;
 use crate::session::retcode::{Operation, Retcode};
 use crate::session::{
     Deps, EventStore, Journal, LifecycleEvent, SessionStore, SessionView, Sessions, StoreError, Stored,
-    StoredSession, TokenSource,
+    TokenSource,
 };
 use crate::sink::BoxFuture;
 
@@ -520,15 +520,9 @@ impl SessionStore for World {
         unlisted.map(|(id, _)| (main_gateway(), agent(id))).collect()
     }
 
-    fn take_past(
-        &self,
-        is_past: &dyn Fn(&GatewayName, &StoredSession) -> bool,
-    ) -> Vec<(GatewayName, AgentId)> {
-        let mut found = self.found.lock().unwrap();
-        let past = found.extract_if(|_, stored| {
-            stored.session().is_some_and(|session| is_past(&main_gateway(), session))
-        });
-        past.map(|(id, _)| (main_gateway(), agent(&id))).collect()
+    fn take_unclaimed(&self) -> Vec<(GatewayName, AgentId)> {
+        let found = std::mem::take(&mut *self.found.lock().unwrap());
+        found.into_keys().map(|id| (main_gateway(), agent(&id))).collect()
     }
 
     fn load(&self, _gateway: &GatewayName, agent_id: &AgentId) -> Option<Stored> {

@@ -180,28 +180,49 @@ async fn whoever_goes_during_an_outage_has_ended_on_the_topics_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_stored_of_agents_who_are_in_no_roster_any_more_goes_when_their_sessions_are_past() {
-    let mut scene = Scene::with(&["1", "2"], |_, _| {});
+async fn what_is_stored_of_agents_who_are_in_no_roster_any_more_goes_after_an_hour_and_not_before() {
+    let mut scene = Scene::with(&["1", "2", "3"], |_, _| {});
     let sessions = scene.start();
     scene.pass(20).await;
     assert!(sessions.sign_out(&main_gateway(), &agent("2")));
+    assert!(sessions.sign_out(&main_gateway(), &agent("3")));
+    scene.pass(5).await;
+    scene.gateway.once(Login, Script::Code("110-016"));
+    assert!(sessions.sign_in(&main_gateway(), &agent("3")));
     scene.pass(5).await;
     sessions.shutdown(false).await;
+    let stored = |scene: &Scene| {
+        let mut ids: Vec<_> = scene.world.stored.lock().unwrap().keys().cloned().collect();
+        ids.sort();
+        ids
+    };
+    // As a clock that is wrong has it, the session is long past.
+    scene.clock.advance(Duration::from_secs(7200));
     let agents = std::mem::take(&mut scene.config.agents);
-    for (away, stored) in [(30, vec!["1", "2"]), (100, vec!["2"])] {
-        scene.pass(away).await;
-        let sessions = scene.start();
-        scene.pass(5).await;
-        let mut left: Vec<_> = scene.world.stored.lock().unwrap().keys().cloned().collect();
-        left.sort();
-        assert_eq!(left, stored, "a session that may be resumed is kept, and a person's word too");
-        sessions.shutdown(false).await;
-    }
+    let sessions = scene.start();
+    scene.pass(50).await;
+    sessions.shutdown(false).await;
+    assert_eq!(stored(&scene), ["1", "2", "3"]);
+    scene.config.agents.clone_from(&agents);
+    let sessions = scene.start();
+    scene.pass(20).await;
+    let state = |sessions: &Sessions, id| sessions.view(&main_gateway(), &agent(id)).unwrap().state;
+    assert_eq!((state(&sessions, "1"), state(&sessions, "2")), ("active", "signed_out"));
+    assert_eq!(scene.gateway.count(Login), 5, "no session was lost");
+    sessions.shutdown(false).await;
+
+    scene.config.agents.clear();
+    let sessions = scene.start();
+    scene.pass(3590).await;
+    assert_eq!(stored(&scene).len(), 3);
+    scene.pass(20).await;
+    assert_eq!(stored(&scene).len(), 0);
+    sessions.shutdown(false).await;
+    // Months later it is a new agent, whom nobody has signed out.
     scene.config.agents = agents;
     let sessions = scene.start();
     scene.pass(20).await;
-    let state = |id| sessions.view(&main_gateway(), &agent(id)).unwrap().state;
-    assert_eq!((state("1"), state("2")), ("active", "signed_out"));
+    assert!(sessions.list().iter().all(|view| view.state == "active"));
     scene.gateway.check();
 }
 
