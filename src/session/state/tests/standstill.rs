@@ -9,6 +9,11 @@ fn lost_after(bench: &mut Bench, pause: Duration, loss: Loss) {
     assert_eq!(bench.state(), State::Recovering);
 }
 
+fn is_waited_for(bench: &mut Bench) {
+    let took = bench.waits_without_force();
+    assert!(took > LIMIT, "{took:?}");
+}
+
 fn is_forced_back(bench: &mut Bench) {
     bench.answer(Login, Meaning::SignedIn);
     bench.answer(ForceLogin, Meaning::Ok);
@@ -36,7 +41,7 @@ fn a_session_that_was_left_alone_may_still_stand_and_nobody_is_forced() {
     for pause in [61 * SECOND, LIMIT, 600 * SECOND] {
         let mut bench = Bench::active(false);
         lost_after(&mut bench, pause, Loss::GuidRefused);
-        bench.waits_without_force();
+        is_waited_for(&mut bench);
     }
 
     // Its GUIDs do not change, so none has died.
@@ -45,7 +50,7 @@ fn a_session_that_was_left_alone_may_still_stand_and_nobody_is_forced() {
         bench.answer(Handshake, Meaning::Ok);
     }
     lost_after(&mut bench, 115 * SECOND, Loss::GuidRefused);
-    bench.waits_without_force();
+    is_waited_for(&mut bench);
 
     // Another program may have signed in anew.
     let mut bench = Bench::new(false);
@@ -53,7 +58,7 @@ fn a_session_that_was_left_alone_may_still_stand_and_nobody_is_forced() {
     bench.answer(Handshake, Meaning::Ok);
     bench.input(Input::GuidRenewed);
     lost_after(&mut bench, 115 * SECOND, Loss::GuidRefused);
-    bench.waits_without_force();
+    is_waited_for(&mut bench);
 }
 
 #[test]
@@ -62,7 +67,7 @@ fn an_end_that_was_announced_is_believed_however_old_the_guid_is() {
     bench.now += 115 * SECOND;
     bench.input(Input::ForcedOut);
     bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
-    bench.waits_without_force();
+    is_waited_for(&mut bench);
 }
 
 #[test]
@@ -82,7 +87,7 @@ fn a_standstill_makes_session_and_guid_older_and_asks_for_them_soon() {
     let mut bench = Bench::active(false);
     bench.input(Input::StoodStill(600 * SECOND));
     bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
-    bench.waits_without_force();
+    is_waited_for(&mut bench);
 }
 
 const WAKES_WITHIN: Duration = Duration::from_secs(5);
@@ -96,7 +101,7 @@ fn whoever_is_found_in_its_place_just_before_a_standstill_is_noticed_may_be_nobo
     bench.now += 30 * SECOND;
     bench.input(Input::StoodStill(85 * SECOND));
     assert_eq!(bench.state(), State::Recovering);
-    bench.waits_without_force();
+    is_waited_for(&mut bench);
     bench.now += SET_RIGHT_WITHIN + SECOND;
     bench.input(Input::StoodStill(85 * SECOND));
     assert_eq!(bench.machine.next(), Next::Rest, "it was too long ago");
