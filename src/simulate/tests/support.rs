@@ -29,7 +29,7 @@ use crate::simulate::settings::Agents;
 use crate::simulate::{Settings, Simulator};
 
 /// Long enough for anything that is to happen.
-pub(super) const LIMIT: Duration = Duration::from_secs(10);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 pub(super) const PASSWORD: &str = "Secret9";
 
 pub(super) fn agent(id: u32) -> AgentId {
