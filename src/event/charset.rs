@@ -57,6 +57,8 @@ impl Charset {
         let broken_in_gb18030 = if has_broken { count_replaced(&gb18030) } else { 0 };
         let is_utf8 = match self {
             Charset::Gb18030 => broken < broken_in_gb18030,
+            // Two characters of it are often one of UTF-8 by chance, and one that is broken.
+            _ if broken_in_gb18030 == 0 && is_usual_in_gb18030(&body) => false,
             // That it is said counts for one character.
             Charset::Utf8 => long + 1 >= broken || broken <= broken_in_gb18030,
             Charset::Unsaid => long >= broken || broken <= broken_in_gb18030,
@@ -80,6 +82,27 @@ fn count_utf8(body: &[u8]) -> (usize, usize) {
         let more = chunk.valid().chars().filter(|c| c.len_utf8() >= 3).count();
         (long + more, broken + usize::from(!chunk.invalid().is_empty()))
     })
+}
+
+/// Of a body that GB18030 reads whole: whether most of its characters of two bytes are of the first level of GB 2312, as those of Chinese
+/// texts are. Of UTF-8 that is read so hardly one in eight is.
+fn is_usual_in_gb18030(body: &[u8]) -> bool {
+    let (mut usual, mut all) = (0, 0);
+    let mut rest = body;
+    while let Some((first, behind)) = rest.split_first() {
+        let length = match (first, behind.first()) {
+            (..0x80, _) => 1,
+            (_, Some(b'0'..=b'9')) => 4,
+            (lead, trail) => {
+                all += 1;
+                let is_usual = matches!(lead, 0xb0..=0xd7) && matches!(trail, Some(0xa1..=0xfe));
+                usual += usize::from(is_usual);
+                2
+            }
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    usual * 2 > all
 }
 
 fn count_replaced(text: &str) -> usize {
@@ -138,6 +161,17 @@ mod tests {
             assert_eq!(to_utf8(charset, b"{}"), whole("{}"));
             // Two characters, of which the second is UTF-8 by chance.
             assert_eq!(to_utf8(charset, b"\"\xcd\xf5\xd0\xa1\""), whole("\"\u{738b}\u{5c0f}\""));
+            // The end of one and all of the next are one of three bytes by chance.
+            for (bytes, text) in [
+                (&b"\xb5\xe7\xbb\xb0"[..], "\u{7535}\u{8bdd}"),
+                (b"\xc0\xee\xbe\xb2", "\u{674e}\u{9759}"),
+                (b"\xb4\xf2\xb5\xe7\xbb\xb0", "\u{6253}\u{7535}\u{8bdd}"),
+            ] {
+                for times in [1, 40] {
+                    let body = bytes.repeat(times);
+                    assert_eq!(to_utf8(charset, &body), whole(&text.repeat(times)), "{charset:?}");
+                }
+            }
         }
         for charset in [Charset::Unsaid, Charset::Utf8] {
             assert_eq!(to_utf8(charset, "\u{4f60}".as_bytes()), whole("\u{4f60}"));
@@ -156,6 +190,14 @@ mod tests {
             for bytes in [&b"\xe4\xbd"[..], b"\xe4", b"\xff"] {
                 let text = to_utf8(charset, &cut(bytes));
                 assert_eq!(text, ("\"\u{738b}\u{5c0f}\u{fffd}\"".into(), 1), "{charset:?}");
+            }
+        }
+        let long = "\u{7535}\u{8bdd}\u{6253}\u{738b}\u{5c0f}\u{674e}\u{9759}".repeat(9);
+        for charset in [Charset::Unsaid, Charset::Utf8] {
+            for cut in [1, 2] {
+                let text = to_utf8(charset, &long.as_bytes()[..long.len() - cut]);
+                let (rest, _) = long.split_at(long.len() - 3);
+                assert_eq!(text, (format!("{rest}\u{fffd}"), 1), "{charset:?}");
             }
         }
         // In Latin 1, and a cut one with no other beside it.
