@@ -470,14 +470,17 @@ impl LastBatch {
         let alike = !self.events.is_empty()
             && !events.is_empty()
             && self.events.iter().zip(events).all(|(old, new)| old.digest == new.digest);
+        let by_wall = batch.received_at.since(self.received_at);
         let (gap, overlaps) = match (&self.reply, &batch.answer) {
             (Reply::Sent(last), Some(new)) => (last.until(new), last.overlaps(new)),
             // Across a start only wall time tells.
-            _ => (batch.received_at.since(self.received_at), false),
+            _ => (by_wall, false),
         };
         let timed = self.events.iter().all(|event| event.timed);
         let whole = self.events.len() <= events.len();
-        let unanswered = whole && self.reply.may_be_lost() && gap >= rules.soonest;
+        // While the machine is suspended wall time alone goes on.
+        let late = gap.max(by_wall) >= rules.soonest;
+        let unanswered = whole && self.reply.may_be_lost() && late;
         let pushed = batch.kind == RecordKind::Push;
         pushed && alike && gap <= rules.window && (timed || unanswered || overlaps)
     }
