@@ -88,8 +88,9 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
 
     main.stall();
     backup.stall();
-    scene.fires("CcrelayHeartbeatsFailing", &["outcome=\"timeout\""]).await;
+    // First what is over the sooner: the one poll that was under way.
     scene.fires("CcrelayPollsUnanswered", &["{gateway=\"main\"}"]).await;
+    scene.fires("CcrelayHeartbeatsFailing", &["outcome=\"timeout\""]).await;
     scene.fires("CcrelayAgentsAboutToBeSignedOut", &["main 1001 ", "heartbeats_failing"]).await;
     for path in [&main, &backup] {
         path.reset();

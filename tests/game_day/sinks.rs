@@ -1,11 +1,11 @@
 //! Brokers, and the spool that fills up behind them.
 
-use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ccrelay::simulate::SignOut;
 
 use crate::MACHINE;
-use crate::scene::{Plan, Scene, agent};
+use crate::scene::{PATIENCE, Plan, Scene, agent};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::proxy::Proxy;
 
@@ -75,7 +75,12 @@ async fn what_goes_wrong_behind_the_spool_is_told_and_its_cause_is_shown() {
     scene.relay.stop().await;
     scene.relay.edit(&bytes(SPOOL_BYTES), &bytes(TOO_FEW));
     scene.relay.start().await;
-    scene.simulator.force_out(&agent(1001)).expect("it is signed in");
+    // Again and again, as the first may be lost before anybody has looked at this start.
+    let begin = tokio::time::Instant::now();
+    while begin.elapsed() < PATIENCE && !scene.firing().await.contains("CcrelaySessionEventsLost") {
+        drop(scene.simulator.force_out(&agent(1001)));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
     scene.fires("CcrelaySessionEventsLost", &["reason=\"spool_full\""]).await;
 
     scene.relay.stop().await;
@@ -85,5 +90,5 @@ async fn what_goes_wrong_behind_the_spool_is_told_and_its_cause_is_shown() {
     scene.fires("CcrelayShedding", &["wall", "retrying"]).await;
     scene.assert_all_fired(ALERTS);
     let sign_outs = scene.simulator.statistics().total.sign_outs;
-    assert_eq!(sign_outs, BTreeMap::from([(SignOut::Inspector, 1)]), "nobody else was signed out");
+    assert!(sign_outs.keys().eq([&SignOut::Inspector]), "nobody else was signed out: {sign_outs:?}");
 }
