@@ -250,7 +250,7 @@ struct RawSink {
     from: StartFrom,
     when_full: WhenFull,
     repeats: Repeats,
-    window: usize,
+    window: Option<usize>,
     stall_timeout_secs: u64,
     unrouted: Unrouted,
     mask: Vec<String>,
@@ -262,6 +262,8 @@ struct RawSink {
 
 /// Enough to keep a broker 20 ms away busy at 50,000 events a second; a thousand of them are some megabytes.
 const WINDOW: usize = 1000;
+/// Kafka takes them in batches, each of which waits for `linger.ms` and for its answer: with a thousand a drain waits most of the time.
+const KAFKA_WINDOW: usize = 3000;
 /// A broker that has confirmed nothing for so long gets a new client.
 const STALL_TIMEOUT_SECS: u64 = 30;
 const KAFKA_TOPIC: &str = "ccrelay.events";
@@ -275,7 +277,7 @@ impl Default for RawSink {
             from: StartFrom::default(),
             when_full: WhenFull::default(),
             repeats: Repeats::default(),
-            window: WINDOW,
+            window: None,
             stall_timeout_secs: STALL_TIMEOUT_SECS,
             unrouted: Unrouted::default(),
             mask: Vec::new(),
@@ -797,7 +799,8 @@ impl RawSink {
         {
             problems.add(&key, "a sink's name is made of a-z, 0-9, - and _");
         }
-        within(problems, &format!("{key}.window"), self.window as u64, 1, MOST_IN_FLIGHT);
+        let window = self.window.unwrap_or(if self.kafka.is_some() { KAFKA_WINDOW } else { WINDOW });
+        within(problems, &format!("{key}.window"), window as u64, 1, MOST_IN_FLIGHT);
         within(problems, &format!("{key}.stall_timeout_secs"), self.stall_timeout_secs, 1, LONGEST_SECS);
         let Some((rules, _)) = self.topics() else {
             if !["kafka", "mqtt", "jsonl"].iter().any(|kind| problems.suspect(&format!("{key}.{kind}"))) {
@@ -830,7 +833,7 @@ impl RawSink {
             from: self.from,
             when_full: self.when_full,
             repeats: self.repeats,
-            window: self.window,
+            window,
             stall_timeout,
             router: router?,
             dead_letter_topic,
