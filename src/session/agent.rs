@@ -621,8 +621,8 @@ impl Agent {
         let looked_past = self.machine.asks_for_past();
         let renewed = self.take_ticket(operation, answer, outcome, sent);
         self.take_result(operation, outcome, result);
-        if let Outcome::Answered(Meaning::Lost(_)) = outcome {
-            // Why, it may be too early to have been told.
+        if let Outcome::Answered(Meaning::Lost(_) | Meaning::SignedIn) = outcome {
+            // Why, it may be too early to have been told. And it is no time to force anybody out who came meanwhile.
             let total_secs = self.gateway.standstill.look();
             self.count_standstill(total_secs).await;
         }

@@ -17,8 +17,9 @@
 //!   the person two minutes. So within the sign-out limit (and a margin) 100-002 leads to a forced sign-in even with
 //!   `takeover = false`.
 //! - After a start that knows of no session, a first sign-in without an answer, a silence of ours, or heartbeats that failed before
-//!   one was refused (the gateway has started anew, and its platform has not), it may as well be a person who must not be
-//!   thrown out. Ours ends by itself, since nobody keeps it alive: within the same time 100-002 is only a reason to try again.
+//!   one was refused (the gateway has started anew, and its platform has not), and whatever else there was, after a standstill for
+//!   longer than the gateway waits, it may as well be a person who must not be thrown out. Ours ends by itself, since nobody keeps it
+//!   alive: within the same time 100-002 is only a reason to try again.
 //!
 //! A sign-in without an answer may end long after we have given it up, and its session begins only then. So while the gateway says
 //! that one is under way, the time is not over, and begins anew with the first answer that says otherwise.
@@ -635,8 +636,16 @@ impl Machine {
         if let Some((_, sent)) = &mut self.in_flight {
             *sent = sent.checked_sub(by).unwrap_or(*sent);
         }
-        if let Some(held) = &mut self.held {
-            held.stood_still(by, &self.rules, now);
+        let limit = self.rules.sign_out_limit;
+        let outlasted = match &mut self.held {
+            Some(held) => {
+                held.stood_still(by, &self.rules, now);
+                held.has_been_outlasted(limit, now)
+            }
+            None => by >= limit,
+        };
+        if outlasted {
+            self.doubt = Doubt::Small;
         }
         let just_now = self.ours_until.is_some_and(|until| now <= until + SET_RIGHT_WITHIN);
         if self.state == State::Suspended(Suspension::SignedInElsewhere) && just_now {
@@ -660,11 +669,13 @@ impl Machine {
 
     /// What a call that was passed on says of the session is for a heartbeat to find out.
     fn forward_ended(&mut self, forwarded: Forwarded, now: Instant) {
-        let Some((InFlight::Forward, _)) = self.in_flight else { return };
+        let Some((InFlight::Forward, sent)) = self.in_flight else { return };
         self.in_flight = None;
         match (forwarded, &mut self.held) {
             (Forwarded::SessionDoubted, Some(held)) => held.doubt(now),
-            (Forwarded::Unanswered { may_have_arrived: true }, _) => self.may_be_ours_from(now, Doubt::Great),
+            (Forwarded::Unanswered { may_have_arrived: true }, _) => {
+                self.answer_lost(Doubt::Great, sent, now)
+            }
             _ => {}
         }
     }
@@ -718,7 +729,7 @@ impl Machine {
         if outcome == (Outcome::Unanswered { may_have_arrived: true }) && operation.brings_guid() {
             // A sign-in that restores nothing may have met a person.
             let small = operation == Operation::Login && !self.is_ours(now);
-            self.may_be_ours_from(now, if small { Doubt::Small } else { Doubt::Great });
+            self.answer_lost(if small { Doubt::Small } else { Doubt::Great }, sent, now);
         }
         if self.asks_for_past() && matches!(outcome, Outcome::Answered(Meaning::Lost(_))) {
             // Nor has anybody signed it out who was to be.
@@ -827,6 +838,15 @@ impl Machine {
     /// From now on there may be a session of ours, or a GUID, that we do not know.
     fn may_be_ours_from(&mut self, now: Instant, doubt: Doubt) {
         self.doubt_until(now + self.rules.sign_out_limit + SILENCE_MARGIN, doubt);
+    }
+
+    /// The answer to a call may have carried what we do not know now. Where the gateway has heard nothing of us for as long as it waits,
+    /// before that call or since, the session is past, and a person may have come.
+    fn answer_lost(&mut self, doubt: Doubt, sent: Instant, now: Instant) {
+        let limit = self.rules.sign_out_limit;
+        let outlasted = now.saturating_duration_since(sent) >= limit
+            || self.held.as_ref().is_some_and(|held| held.has_been_outlasted(limit, sent));
+        self.may_be_ours_from(now, if outlasted { Doubt::Small } else { doubt });
     }
 
     fn doubt_until(&mut self, until: Instant, doubt: Doubt) {

@@ -335,6 +335,13 @@ impl Held {
         self.marks.has(Mark::Outlasted) || self.silence(now) >= rules.heartbeat_interval * 2
     }
 
+    /// Whether the gateway has, until then, not been asked for as long as it waits: this machine stood still.
+    pub(super) fn has_been_outlasted(&self, limit: Duration, then: Instant) -> bool {
+        // What failed may have arrived, and is repeated within seconds.
+        let quiet_since = if self.troubled { self.next_heartbeat } else { self.last_ok };
+        self.marks.has(Mark::Outlasted) || then.saturating_duration_since(quiet_since) >= limit
+    }
+
     /// Whether the GUID has died of its age while the gateway may still keep the session. Not where a heartbeat that was to bring
     /// a new one succeeded without: such GUIDs do not change.
     pub(super) fn has_outlived_its_guid(&self, rules: &Rules, now: Instant) -> bool {

@@ -55,3 +55,21 @@ async fn a_clock_that_is_set_forward_costs_no_session() {
     assert!(scene.gateway.count(Handshake) >= before + AGENTS.len(), "each is asked for at once");
     assert_eq!(scene.gateway.count(Login), AGENTS.len());
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_was_signed_in_by_hand_during_a_long_pause_is_not_forced_out_although_answers_are_lost_after_it()
+ {
+    let scene = Scene::with(&AGENTS, |_, _| {});
+    let sessions = scene.start();
+    scene.pass(50).await;
+    scene.gateway.run_ahead(Duration::from_secs(600));
+    for id in AGENTS {
+        scene.gateway.occupy(id);
+        scene.gateway.once(Handshake, Script::RequestLost);
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    scene.clock.advance(Duration::from_secs(600));
+    scene.pass(200).await;
+    assert_eq!(scene.gateway.count(ForceLogin), 0);
+    assert!(sessions.list().iter().all(|view| view.reason == Some("signed_in_elsewhere")));
+}

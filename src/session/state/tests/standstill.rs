@@ -152,3 +152,89 @@ fn a_heartbeat_that_a_standstill_met_under_way_is_followed_by_another_at_once() 
         assert!(bench.answer(Handshake, Meaning::Ok) > Duration::ZERO);
     }
 }
+
+/// Longer than the gateway waits, and how it shows: wall time has jumped ahead, or all clocks have.
+fn long_pauses() -> [fn(&mut Bench); 2] {
+    [|bench| bench.input(Input::StoodStill(600 * SECOND)), |bench| bench.now += 600 * SECOND]
+}
+
+#[test]
+fn nobody_is_forced_out_after_a_long_pause_although_an_answer_was_lost_then() {
+    for pause in long_pauses() {
+        // Of the first heartbeat after it.
+        let mut bench = Bench::active(false);
+        pause(&mut bench);
+        bench.call(Handshake, LOST_ANSWER);
+        if bench.state() == State::Active {
+            bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+        }
+        is_waited_for(&mut bench);
+
+        // Of one that was under way.
+        let mut bench = Bench::active(false);
+        bench.input(Input::Began(Handshake));
+        pause(&mut bench);
+        bench.input(Input::Ended(LOST_ANSWER));
+        if bench.state() == State::Active {
+            bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+        }
+        is_waited_for(&mut bench);
+
+        // Of a call that was passed on.
+        let mut bench = Bench::active(false);
+        bench.input(Input::ForwardBegan);
+        pause(&mut bench);
+        bench.input(Input::ForwardEnded(Forwarded::Unanswered { may_have_arrived: true }));
+        bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+        is_waited_for(&mut bench);
+
+        // Of a sign-in by force.
+        let mut bench = Bench::active(true);
+        bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+        bench.answer(Login, Meaning::SignedIn);
+        bench.machine.rules = Arc::new(rules(false));
+        bench.input(Input::Began(ForceLogin));
+        pause(&mut bench);
+        bench.input(Input::Ended(LOST_ANSWER));
+        is_waited_for(&mut bench);
+    }
+}
+
+#[test]
+fn nobody_is_forced_out_after_a_long_pause_although_an_answer_was_lost_before_it() {
+    let mut bench = Bench::active(false);
+    bench.call(Handshake, LOST_ANSWER);
+    bench.input(Input::StoodStill(600 * SECOND));
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    is_waited_for(&mut bench);
+
+    // The loss was told before wall time was set right.
+    let mut bench = Bench::active(false);
+    bench.call(Handshake, LOST_ANSWER);
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    bench.input(Input::StoodStill(600 * SECOND));
+    is_waited_for(&mut bench);
+
+    // The gateway was away when all clocks began to jump.
+    let mut bench = Bench::active(false);
+    bench.call(Handshake, UNREACHABLE);
+    bench.now += 600 * SECOND;
+    bench.call(Handshake, LOST_ANSWER);
+    is_waited_for(&mut bench);
+}
+
+#[test]
+fn a_session_whose_answers_were_lost_is_forced_back_after_a_shorter_pause() {
+    let mut bench = Bench::active(false);
+    bench.input(Input::StoodStill(60 * SECOND));
+    bench.call(Handshake, LOST_ANSWER);
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    is_forced_back(&mut bench);
+
+    // No pause at all: heartbeats may have arrived all the time.
+    let mut bench = Bench::active(false);
+    while bench.state() == State::Active {
+        bench.call(Handshake, LOST_ANSWER);
+    }
+    is_forced_back(&mut bench);
+}
