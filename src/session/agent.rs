@@ -131,7 +131,7 @@ pub(super) struct Start {
     pub(super) stored: Option<Box<Stored>>,
     /// How long it may wait to be looked after, among all that were left.
     pub(super) delay: Duration,
-    /// The agent has just come into the roster, so nothing of ours can be at the gateway.
+    /// The agent has just come into the roster: where nothing is stored of it, nothing of ours can be at the gateway.
     pub(super) new: bool,
 }
 
@@ -305,7 +305,6 @@ impl Agent {
                         wanted_out = session.wanted_out;
                         Input::Start(Some(self.resume(session, start.delay)))
                     }
-                    _ if start.new => Input::StartNew,
                     Some(Stored::SignedOut { .. }) => {
                         tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(),
                             "stays signed out, as a person wanted it before this start");
@@ -314,6 +313,7 @@ impl Agent {
                     Some(Stored::Suspended { suspended, at }) => {
                         self.still_suspended(&suspended, at).map_or(Input::Start(None), Input::StartSuspended)
                     }
+                    None if start.new => Input::StartNew,
                     None => Input::Start(None),
                 };
                 self.step(input).await;

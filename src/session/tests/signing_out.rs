@@ -347,3 +347,41 @@ async fn a_person_who_takes_over_while_the_agent_leaves_is_heard_when_it_comes_b
     assert_eq!((view(&sessions).state, scene.gateway.count(ForceLogin)), ("active", 1));
     scene.gateway.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_put_again_after_a_restart_is_as_it_was_left() {
+    // Signed out by a person, or with an account that may lock.
+    for (out, end) in [(true, "signed_out"), (false, "suspended")] {
+        let mut scene = Scene::new();
+        let config = scene.config.agents.remove(0);
+        let sessions = scene.start();
+        if !out {
+            scene.gateway.always(Login, Script::Code("110-016"));
+        }
+        sessions.put(config.clone()).unwrap();
+        scene.pass(20).await;
+        if out {
+            assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+            scene.pass(5).await;
+        }
+        sessions.shutdown(false).await;
+        let sessions = scene.start();
+        scene.pass(20).await;
+        assert_eq!(sessions.put(config.clone()), Ok(Change::Added));
+        scene.pass(20).await;
+        assert_eq!((view(&sessions).state, scene.gateway.count(Login)), (end, 1));
+        // A person's word counts, and an agent who was taken away is a new one.
+        scene.gateway.heal();
+        assert!(sessions.sign_in(&main_gateway(), &agent("291")));
+        scene.pass(20).await;
+        assert_eq!(view(&sessions).state, "active");
+        assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+        scene.pass(5).await;
+        assert!(sessions.remove(&main_gateway(), &agent("291")));
+        scene.pass(5).await;
+        sessions.put(config.clone()).unwrap();
+        scene.pass(20).await;
+        assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("active", 3));
+        scene.gateway.check();
+    }
+}
