@@ -628,19 +628,22 @@ impl Agent {
         }
         let saved = self.step(Input::Ended(outcome)).await;
         if looked_past {
-            self.note_past();
+            self.note_past(outcome);
         }
         if renewed && !saved {
             self.save().await;
         }
     }
 
-    /// A session that looked past was asked for.
-    fn note_past(&self) {
-        if !self.machine.holds_session() {
-            self.gateway.past_gone.fetch_add(1, Ordering::Relaxed);
-        } else if !self.machine.asks_for_past() {
-            self.gateway.past_gone.store(0, Ordering::Relaxed);
+    /// A session that looked past was asked for. One that was signed out has stood, and one that is in a call stands.
+    fn note_past(&self, outcome: Outcome) {
+        use Meaning::{Doubtful, Lost, NotNow, Ok, Refused, Suspend};
+        match outcome {
+            Outcome::Answered(Ok | NotNow) => self.gateway.past_gone.store(0, Ordering::Relaxed),
+            Outcome::Answered(Lost(_) | Suspend(_) | Refused | Doubtful) if !self.machine.holds_session() => {
+                self.gateway.past_gone.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
         }
     }
 

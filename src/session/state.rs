@@ -735,6 +735,9 @@ impl Machine {
             // Nor has anybody signed it out who was to be.
             return self.begin_anew(now);
         }
+        if let (Outcome::Answered(Meaning::NotNow), Some(held)) = (outcome, &mut self.held) {
+            held.is_not_past();
+        }
         match operation {
             Operation::Login | Operation::ForceLogin => self.sign_in_ended(operation, outcome, sent, now),
             Operation::Handshake | Operation::Poll => self.heartbeat_ended(outcome, sent, now),

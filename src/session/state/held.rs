@@ -273,6 +273,11 @@ impl Held {
         self.marks.has(Mark::LooksPast) && self.unconfirmed.is_some()
     }
 
+    /// The gateway has said what it says of sessions that there are.
+    pub(super) fn is_not_past(&mut self) {
+        self.marks = self.marks.with(Mark::LooksPast, false);
+    }
+
     pub(super) fn heartbeat_sent(&mut self) {
         self.checking = self.shut_down;
     }

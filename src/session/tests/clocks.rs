@@ -96,3 +96,29 @@ async fn an_agent_that_was_to_be_signed_out_is_so_although_its_session_looks_pas
     assert!(scene.world.stored.lock().unwrap().is_empty());
     scene.gateway.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn agents_in_a_call_are_not_given_up_because_others_were_signed_out_for_another_callback_address() {
+    const AGENTS: usize = 40;
+    const IN_A_CALL: usize = 4;
+    let mut scene = scene(&ids(40));
+    let sessions = scene.start();
+    scene.pass(50).await;
+    sessions.shutdown(false).await;
+    scene.clock.advance(HOUR);
+    scene.config.gateways[0].callback_uri = "https://relay.example/push/another".into();
+    // Whose GUID is the oldest are asked first. Of the others enough are out when those in a call come to their next one.
+    for _ in 0..AGENTS / 2 {
+        scene.gateway.once(Logout, Script::Slow);
+    }
+    for _ in 0..IN_A_CALL {
+        scene.gateway.once(Logout, Script::Code("100-010"));
+    }
+    let sessions = scene.start();
+    scene.pass(40).await;
+    assert_eq!(scene.gateway.count(Logout), AGENTS + IN_A_CALL, "each until it is out");
+    // Whoever is given up is in the way of its own next sign-in.
+    assert_eq!(scene.gateway.count(Login), 2 * AGENTS);
+    assert!(sessions.list().iter().all(|view| view.state == "active"));
+    scene.gateway.check();
+}

@@ -384,7 +384,7 @@ async fn an_agent_whose_session_has_ended_before_the_start_has_nothing_to_leave(
     let signed_out = |stored: &Option<Stored>| matches!(stored, Some(Stored::SignedOut { .. }));
     assert!(!saves.iter().any(signed_out), "nobody has signed it out: {saves:?}");
     assert!(scene.world.stored.lock().unwrap().is_empty());
-    assert_eq!(scene.reasons(), ["signed_in"], "nobody is needed");
+    assert_eq!(scene.reasons(), ["signed_in", "signed_out"], "nobody is needed");
     sessions.shutdown(false).await;
     // One who is in the roster again is signed in as ever.
     *scene.world.stored.lock().unwrap() = stored;

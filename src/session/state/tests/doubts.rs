@@ -193,3 +193,16 @@ fn a_session_that_looks_past_is_asked_for_until_an_answer_comes_and_then_nobody_
     }
     assert_eq!(bench.state(), State::SigningIn);
 }
+
+#[test]
+fn a_sign_out_that_is_refused_in_a_call_shows_that_the_session_is_not_past() {
+    let mut bench = looks_past();
+    bench.input(Input::Leave);
+    bench.answer(Logout, Meaning::NotNow);
+    assert!(!bench.machine.asks_for_past());
+    bench.input(Input::PastIsGone);
+    assert!(bench.machine.holds_session() && bench.machine.next() != Next::Done);
+    bench.answer(Handshake, Meaning::Ok);
+    bench.answer(Logout, Meaning::Ok);
+    assert_eq!(bench.effects, [Effect::Started(Entry::Resumed), Effect::Kept, Effect::SignedOut]);
+}
