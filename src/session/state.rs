@@ -269,8 +269,8 @@ pub enum Degradation {
     SettingsRefused,
     /// A sign-out was refused, for instance in a call: the session stays.
     SignOutRefused,
-    /// The agent is to be signed out, and the gateway does not know the session, which may stand by a newer GUID or at another of its
-    /// addresses: it is asked on for as long as that can be.
+    /// The agent is to be signed out, and the gateway does not know the session, which may stand by a newer GUID, after the death of its
+    /// GUID, or at another of its addresses: it is asked on for as long as that can be.
     SignOutUnconfirmed,
     /// No push has come since the sign-in, which causes events. Found out by those who see pushes, not by the machine.
     NoPushes,
@@ -1099,15 +1099,18 @@ impl Machine {
         }
     }
 
-    /// Whether a gateway that says that it does not know the session may know it by a newer GUID, or at another address: then it would
-    /// stand in its queues for as long as the gateway waits for heartbeats, and calls would ring. Not where an event has announced its end.
+    /// Whether a gateway that says that it does not know the session may know it by a newer GUID, or keep it after its GUID has died of its
+    /// age, or know it at another address: then it would stand in its queues for as long as the gateway waits for heartbeats, and calls
+    /// would ring. Not where an event has announced its end.
     fn may_stand_unknown(&self, loss: Loss, now: Instant) -> bool {
         let announced = self.held.as_ref().is_some_and(Held::end_was_announced);
         if announced && loss != Loss::SwitchedOver {
             return false;
         }
         matches!(loss, Loss::OtherAddress | Loss::SwitchedOver)
-            || self.held.as_ref().is_some_and(|held| !held.knows_newest_guid())
+            || self.held.as_ref().is_some_and(|held| {
+                !held.knows_newest_guid() || held.has_outlived_its_guid(&self.rules, now)
+            })
             // Of an earlier run, with a GUID that may not have been saved, or after a call that was passed on without an answer.
             || self.is_ours(now)
     }

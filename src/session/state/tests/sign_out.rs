@@ -263,3 +263,18 @@ fn an_agent_who_leaves_unknown_to_the_gateway_may_be_to_come_back_and_waits_for_
         assert!(bench.effects.is_empty());
     }
 }
+
+#[test]
+fn a_guid_that_died_of_its_age_does_not_show_that_the_agent_is_out() {
+    let pauses: [fn(&mut Bench); 2] =
+        [|bench| bench.now += 115 * SECOND, |bench| bench.input(Input::StoodStill(112 * SECOND))];
+    for pause in pauses {
+        for loss in [Loss::NotSignedIn, Loss::GuidRefused] {
+            let mut bench = Bench::active(false);
+            pause(&mut bench);
+            bench.input(Input::SignOut);
+            is_unknown_until_it_is_out(&mut bench, loss);
+            assert_eq!(bench.effects, [UNCONFIRMED, Effect::SignedOut]);
+        }
+    }
+}
