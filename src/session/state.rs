@@ -350,6 +350,11 @@ impl Wish {
         }
     }
 
+    /// Whether the agent is to have no session, be it only until the next run.
+    fn wants_no_session(self) -> bool {
+        self.is_out() || self.leaves() || matches!(self, Wish::Stopped { sign_out: true, .. })
+    }
+
     /// Whether a sign-out is asked for until it is done, with heartbeats between, however long the gateway is away.
     fn waits(self) -> bool {
         matches!(self, Wish::Left { .. } | Wish::SignedOut)
@@ -615,6 +620,9 @@ impl Machine {
         self.held = None;
         self.state = State::SignedOut;
         self.may_be_ours_from(now, Doubt::Small);
+        if self.wish.wants_no_session() {
+            self.effects.push(Effect::SignedOut);
+        }
     }
 
     /// A session that another program signed in: whoever did that has also seen to its skill queues. Whether it is

@@ -122,3 +122,25 @@ async fn agents_in_a_call_are_not_given_up_because_others_were_signed_out_for_an
     assert!(sessions.list().iter().all(|view| view.state == "active"));
     scene.gateway.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_was_to_be_out_is_out_after_a_start_that_finds_the_session_past() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(50).await;
+    scene.gateway.always(Logout, Script::Unreachable);
+    assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+    scene.pass(5).await;
+    sessions.shutdown(false).await;
+    scene.gateway.heal();
+    scene.pass(600).await;
+    let sessions = scene.start();
+    scene.pass(10).await;
+    assert_eq!((view(&sessions).state, view(&sessions).reason), ("signed_out", Some("signed_out")));
+    assert_eq!(scene.reasons(), ["signed_in", "signed_out"], "who follows the topics learns it");
+    let logouts = scene.gateway.count(Logout);
+    sessions.shutdown(false).await;
+    let sessions = scene.start();
+    scene.pass(10).await;
+    assert_eq!((view(&sessions).state, scene.gateway.count(Logout)), ("signed_out", logouts));
+}

@@ -206,3 +206,29 @@ fn a_sign_out_that_is_refused_in_a_call_shows_that_the_session_is_not_past() {
     bench.answer(Logout, Meaning::Ok);
     assert_eq!(bench.effects, [Effect::Started(Entry::Resumed), Effect::Kept, Effect::SignedOut]);
 }
+
+#[test]
+fn an_agent_who_is_to_be_out_is_told_as_out_where_its_session_is_past() {
+    let wanted_out: [(Input, Next); 3] = [
+        (Input::SignOut, Next::Rest),
+        (Input::Leave, Next::Done),
+        (Input::Stop { sign_out: true }, Next::Done),
+    ];
+    for (wish, next) in wanted_out {
+        let mut bench = looks_past();
+        bench.input(wish);
+        bench.answer(Logout, Meaning::Lost(Loss::NotSignedIn));
+        assert_eq!((bench.machine.next(), bench.effects), (next, vec![Effect::SignedOut]), "{wish:?}");
+
+        let mut bench = looks_past();
+        bench.input(wish);
+        bench.input(Input::PastIsGone);
+        assert_eq!((bench.machine.next(), bench.effects), (next, vec![Effect::SignedOut]), "{wish:?}");
+    }
+    // A stop alone wants nobody out.
+    let mut bench = looks_past();
+    bench.input(Input::Began(Handshake));
+    bench.input(Input::Stop { sign_out: false });
+    bench.input(Input::Ended(Outcome::Answered(Meaning::Lost(Loss::NotSignedIn))));
+    assert_eq!((bench.machine.next(), bench.effects), (Next::Done, vec![]));
+}
