@@ -1023,7 +1023,8 @@ impl Agent {
         self.shared.mail.refuse_forwards(&ForwardError::Ended);
     }
 
-    /// The agent has left the roster: nothing of it stays behind, unless it is the daemon that stops before it could be signed out.
+    /// The agent has left the roster: nothing of it stays behind, unless it is the daemon that stops before it could be signed out, or come
+    /// back as a person wants it.
     async fn forget(&mut self) {
         if self.machine.leaves_later() {
             return self.save().await;
@@ -1032,7 +1033,9 @@ impl Agent {
             tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(), "session left open");
             self.journal(LifecycleKind::Ended, "released");
         }
-        self.save_as(None).await;
+        let stops = self.gateway.stopping.load(Ordering::Acquire);
+        let stored = (stops && self.machine.is_wanted_out()).then_some(Stored::SIGNED_OUT);
+        self.save_as(stored).await;
         self.gateway.deps.tokens.revoke(self.gateway(), self.agent_id());
     }
 }

@@ -385,3 +385,16 @@ async fn an_agent_that_is_put_again_after_a_restart_is_as_it_was_left() {
         scene.gateway.check();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_persons_sign_out_of_an_agent_who_leaves_to_come_back_outlasts_a_stop_that_signs_out() {
+    let (scene, sessions) = leaving_for_another_mode().await;
+    assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+    scene.pass(2).await;
+    scene.gateway.heal();
+    sessions.shutdown(true).await;
+    assert!(!scene.gateway.is_signed_in("291"));
+    let sessions = scene.start();
+    scene.pass(30).await;
+    assert_eq!((view(&sessions).state, scene.gateway.count(Login)), ("signed_out", 1));
+}
