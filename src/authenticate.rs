@@ -79,9 +79,9 @@ pub enum TokenFault {
     /// Made with another secret, for another gateway, or changed on the way.
     #[error("token was not made here")]
     Forged,
-    /// Older than the greatest age, or of a session that has ended.
+    /// Older than the greatest age, or of a session that has ended: whose, where that is one agent's.
     #[error("token has expired")]
-    Expired(AgentId),
+    Expired(Option<AgentId>),
     /// Newer ones have been in use for longer than the overlap.
     #[error("token has been superseded")]
     Superseded(AgentId),
@@ -108,9 +108,8 @@ impl TokenFault {
     pub fn agent(&self) -> Option<&AgentId> {
         match self {
             TokenFault::Malformed | TokenFault::Forged => None,
-            TokenFault::Expired(agent) | TokenFault::Superseded(agent) | TokenFault::FromFuture(agent) => {
-                Some(agent)
-            }
+            TokenFault::Expired(agent) => agent.as_ref(),
+            TokenFault::Superseded(agent) | TokenFault::FromFuture(agent) => Some(agent),
         }
     }
 }
@@ -246,9 +245,15 @@ impl FixedTokens {
         self.by_agent.insert(agent, fixed);
     }
 
-    /// Whether it is anybody's.
-    fn is_held(&self, token: &FixedToken, now: Timestamp) -> bool {
-        self.holders.get(token).is_some_and(|holders| holders.values().any(|held| !held.is_over(now)))
+    /// Whether it is anybody's. Fails where it was: whoever still has it does not guess.
+    fn is_held(&self, token: &FixedToken, now: Timestamp) -> Result<bool, TokenFault> {
+        let Some(holders) = self.holders.get(token) else { return Ok(false) };
+        if holders.values().any(|held| !held.is_over(now)) {
+            return Ok(true);
+        }
+        let mut agents = holders.keys();
+        let sole = agents.next().filter(|_| agents.next().is_none());
+        Err(TokenFault::Expired(sole.cloned()))
     }
 
     /// From `until` on the agent has none of those that it has now.
@@ -444,7 +449,7 @@ impl Authenticator {
             Err(fault @ (TokenFault::Malformed | TokenFault::Forged)) => {
                 let token = FixedToken::of(gateway, token);
                 let fixed = self.fixed.read().unwrap_or_else(PoisonError::into_inner);
-                if fixed.is_held(&token, self.clock.now()) { Ok(Bearer::Fixed(token)) } else { Err(fault) }
+                if fixed.is_held(&token, self.clock.now())? { Ok(Bearer::Fixed(token)) } else { Err(fault) }
             }
             Err(fault) => Err(fault),
         }
@@ -458,8 +463,9 @@ impl Authenticator {
             Bearer::Fixed(token) => token,
         };
         let fixed = self.fixed.read().unwrap_or_else(PoisonError::into_inner);
-        let mut holders = fixed.holders.get(token)?.keys();
-        holders.next().filter(|_| holders.next().is_none()).cloned()
+        let now = self.clock.now();
+        let mut holders = fixed.holders.get(token)?.iter().filter(|(_, held)| !held.is_over(now));
+        holders.next().filter(|_| holders.next().is_none()).map(|(agent, _)| agent.clone())
     }
 
     /// The agent of that name, if the push may be its; `None` when it may not.
@@ -484,7 +490,7 @@ impl Authenticator {
         let Some(held) = held else { return Ok(None) };
         let now = self.clock.now();
         if held.is_over(now) {
-            return Err(TokenFault::Expired(agent));
+            return Err(TokenFault::Expired(Some(agent)));
         }
         let seen = self.shard(&agent).lock().unwrap_or_else(PoisonError::into_inner);
         let newer =
@@ -549,7 +555,7 @@ impl Authenticator {
         seen.forget_after(latest);
         if now.since(parts.minted) > self.rules.max_age {
             if !seen.may_be_the_newest(parts.minted) {
-                return Err(TokenFault::Expired(parts.agent.clone()));
+                return Err(TokenFault::Expired(Some(parts.agent.clone())));
             }
             self.tell_not_refreshed(gateway);
         }

@@ -148,7 +148,7 @@ fn tokens_expire_and_may_not_come_from_the_future() {
     clock.advance(RULES.max_age + Duration::from_secs(61));
     assert_eq!(
         authenticator.check(&gateway(), token.expose_secret()),
-        Err(TokenFault::Expired(agent("1001")))
+        Err(TokenFault::Expired(Some(agent("1001"))))
     );
     let ahead =
         Authenticator::new(key(1), None, RULES, Clock::manual(clock.now().plus(Duration::from_secs(600))));
@@ -169,14 +169,14 @@ fn a_token_of_the_session_is_good_beyond_the_greatest_age_while_no_newer_one_was
     authenticator.session_began(&gateway(), &agent("1001"), Some(clock.now()));
     let check = |token: &SecretString| authenticator.check(&gateway(), token.expose_secret());
     clock.advance(RULES.max_age * 3);
-    assert_eq!(check(&before), Err(TokenFault::Expired(agent("1001"))), "of a session that has ended");
+    assert_eq!(check(&before), Err(TokenFault::Expired(Some(agent("1001")))), "of a session that has ended");
     for _ in 0..3 {
         assert_eq!(check(&token), Ok(agent("1001")));
         clock.advance(RULES.max_age);
     }
     let newer = authenticator.mint(&gateway(), &agent("1001"));
     assert_eq!(check(&newer), Ok(agent("1001")));
-    assert_eq!(check(&token), Err(TokenFault::Expired(agent("1001"))), "the gateway does refresh them");
+    assert_eq!(check(&token), Err(TokenFault::Expired(Some(agent("1001")))), "the gateway does refresh them");
 }
 
 #[test]
@@ -190,9 +190,9 @@ fn with_the_session_the_exception_for_old_tokens_ends() {
     clock.advance(RULES.max_age);
     assert_eq!(check(), Ok(agent("1001")));
     authenticator.session_ended(&gateway(), &agent("1001"));
-    assert_eq!(check(), Err(TokenFault::Expired(agent("1001"))));
+    assert_eq!(check(), Err(TokenFault::Expired(Some(agent("1001")))));
     authenticator.session_began(&gateway(), &agent("1001"), Some(clock.now()));
-    assert_eq!(check(), Err(TokenFault::Expired(agent("1001"))), "it is not of this session");
+    assert_eq!(check(), Err(TokenFault::Expired(Some(agent("1001")))), "it is not of this session");
 }
 
 #[test]
@@ -324,11 +324,17 @@ fn a_fixed_token_ends_one_overlap_after_its_session() {
     assert_eq!(admit("chosenByThem", &agent), Ok(Some(agent.clone())), "its last pushes");
     authenticator.session_ended(&gateway(), &agent);
     clock.advance(Duration::from_secs(1));
-    assert_eq!(admit("chosenByThem", &agent), Err(TokenFault::Expired(agent.clone())));
+    assert_eq!(admit("chosenByThem", &agent), Err(TokenFault::Expired(Some(agent.clone()))));
     assert_eq!(admit("chosenByThem", &other), Ok(Some(other.clone())), "its session goes on");
+    let bearer = authenticator.bearer(&gateway(), "chosenByThem").unwrap();
+    assert_eq!(authenticator.sole_holder(&bearer), Some(other.clone()), "also where a push names nobody");
     authenticator.session_ended(&gateway(), &other);
     clock.advance(RULES.overlap + Duration::from_secs(1));
-    assert_eq!(admit("chosenByThem", &other), Err(TokenFault::Malformed), "it is nobody's");
+    assert_eq!(
+        admit("chosenByThem", &other),
+        Err(TokenFault::Expired(None)),
+        "it is nobody's, and was no guess"
+    );
     // Adopted anew, perhaps with the same one.
     authenticator.accept_fixed(&gateway(), &agent, &shared);
     assert_eq!(admit("chosenByThem", &agent), Ok(Some(agent.clone())));
@@ -336,7 +342,9 @@ fn a_fixed_token_ends_one_overlap_after_its_session() {
     authenticator.session_ended(&gateway(), &agent);
     authenticator.offer_fixed(&gateway(), &agent, &"the next one".into());
     clock.advance(RULES.overlap + Duration::from_secs(1));
-    assert_eq!(admit("chosenByThem", &agent), Err(TokenFault::Malformed));
+    assert_eq!(admit("chosenByThem", &agent), Err(TokenFault::Expired(None)));
+    authenticator.revoke_fixed(&gateway(), &other);
+    assert_eq!(admit("chosenByThem", &agent), Err(TokenFault::Expired(Some(agent.clone()))));
     assert_eq!(admit("the next one", &agent), Ok(Some(agent.clone())));
 }
 
