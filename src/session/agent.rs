@@ -856,7 +856,8 @@ impl Agent {
         let ends = matches!(input, Input::Leave | Input::Stop { .. });
         let (was_wanted_out, left) = (self.machine.is_wanted_out(), self.machine.leaves());
         let effects = self.machine.step(input, Instant::now());
-        let times = Times { last_ok: self.machine.last_ok(), guid_since: self.machine.guid_since() };
+        let (last_ok, guid_since) = (self.machine.last_ok(), self.machine.guid_since());
+        let times = Times { last_ok, guid_since, looks_past: self.machine.asks_for_past() };
         self.shared.publish(self.machine.state(), times, self.gateway.deps.clock.now());
         if !self.machine.holds_session() && self.ticket.take().is_some() {
             self.gateway.deps.tokens.session_ended(self.gateway(), self.agent_id());

@@ -965,7 +965,7 @@ impl Machine {
                 Outcome::Answered(Meaning::Refused) => self.suspend(Suspension::HeartbeatRefused),
                 _ => self.lose(Loss::TimedOut, now),
             }
-        } else if silence >= self.rules.sign_out_limit / 2 && !held.degraded {
+        } else if silence >= self.rules.sign_out_limit / 2 && !held.degraded && !held.looks_past() {
             held.degraded = true;
             self.effects.push(Effect::Degraded(Degradation::HeartbeatsFailing));
         }

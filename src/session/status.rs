@@ -100,6 +100,8 @@ pub(super) struct Times {
     pub(super) last_ok: Option<Instant>,
     /// When its GUID came.
     pub(super) guid_since: Option<Instant>,
+    /// It looks past: what time it has left, if any, nobody knows.
+    pub(super) looks_past: bool,
 }
 
 /// What is wrong with a session that lives.
@@ -239,7 +241,8 @@ impl Shared {
     /// Publishes where the session is; the gauge moves with it.
     pub(super) fn publish(&self, state: State, times: Times, now: Timestamp) {
         let stamp = |time: Option<Instant>| time.map_or(0, |time| self.stamp(time));
-        self.last_ok.store(stamp(times.last_ok), Ordering::Relaxed);
+        let heard = times.last_ok.filter(|_| !times.looks_past);
+        self.last_ok.store(stamp(heard), Ordering::Relaxed);
         self.guid_since.store(stamp(times.guid_since), Ordering::Relaxed);
         if times.last_ok.is_none() {
             self.push_awaited_since.store(0, Ordering::Relaxed);
@@ -512,7 +515,7 @@ mod tests {
     }
 
     fn heard(at: Instant) -> Times {
-        Times { last_ok: Some(at), guid_since: None }
+        Times { last_ok: Some(at), guid_since: None, looks_past: false }
     }
 
     #[test]

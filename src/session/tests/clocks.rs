@@ -144,3 +144,28 @@ async fn who_was_to_be_out_is_out_after_a_start_that_finds_the_session_past() {
     scene.pass(10).await;
     assert_eq!((view(&sessions).state, scene.gateway.count(Logout)), ("signed_out", logouts));
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_alarmed_for_sessions_that_are_past_while_the_gateway_is_away() {
+    let scene = scene(&ids(10));
+    let sessions = scene.start();
+    scene.pass(50).await;
+    sessions.shutdown(false).await;
+    scene.pass(600).await;
+    for operation in [Handshake, Login] {
+        scene.gateway.always(operation, Script::Unreachable);
+    }
+    let (told, sessions) = (scene.reasons().len(), scene.start());
+    for _ in 0..15 {
+        scene.pass(10).await;
+        let alarmed = scene.metrics.about_to_be_signed_out.with_label_values(&["main"]).get();
+        assert!(alarmed == 0 && scene.reasons().len() == told, "{:?}", scene.reasons());
+    }
+    scene.gateway.heal();
+    scene.pass(55).await;
+    assert!(sessions.list().iter().all(|view| view.state == "active"));
+    // One that stands after all is in danger as any other.
+    scene.gateway.always(Handshake, Script::Unreachable);
+    scene.pass(70).await;
+    assert_eq!(scene.metrics.about_to_be_signed_out.with_label_values(&["main"]).get(), 10);
+}
