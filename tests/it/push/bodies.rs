@@ -1,5 +1,6 @@
 //! Bodies: what is stored whatever it means, and what is not a push at all.
 
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use crate::support::in_process::{TestRelay, answer, good, request, with_headers};
@@ -125,25 +126,26 @@ async fn a_push_without_events_is_a_success() {
     relay.stop().await;
 }
 
+/// Pushes an event whose content has these bytes, and gives what is published of it after `before` others.
+async fn published_of(relay: &TestRelay, before: usize, content_type: &str, content: &[u8]) -> Value {
+    let head = &b"{\"workNo\":\"1001\",\"eventList\":[{\"eventType\":\"Brand_New\",\"content\":\""[..];
+    let body = [head, content, b"\"}]}"].concat();
+    let (token, length) = (relay.token("1001"), body.len());
+    let headers =
+        format!("service_token: {token}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n");
+    let answer = relay.send(with_headers(&headers, &body)).await.expect("an answer");
+    assert_eq!((answer.status, answer.retcode().as_str()), (200, "0"), "{content_type}");
+    let published = || async { relay.published().get(before).cloned() };
+    eventually("the event published", DEADLINE, published).await["data"]["raw"]["content"].take()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_in_gbk_is_published_with_its_text_whether_it_says_so_or_not() {
     let relay = TestRelay::start().await;
-    for (n, content_type) in
-        ["application/json; charset=GBK", "application/json;charset=UTF-8"].iter().enumerate()
-    {
-        let body = [
-            &b"{\"workNo\":\"1001\",\"eventList\":[{\"eventType\":\"Brand_New\",\"content\":\""[..],
-            b"\xc4\xe3\xba\xc3\"}]}",
-        ]
-        .concat();
-        let (token, length) = (relay.token("1001"), body.len());
-        let headers =
-            format!("service_token: {token}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n");
-        let answer = relay.send(with_headers(&headers, &body)).await.expect("an answer");
-        assert_eq!((answer.status, answer.retcode().as_str()), (200, "0"), "{content_type}");
-        let published =
-            eventually("the event published", DEADLINE, || async { relay.published().get(n).cloned() }).await;
-        assert_eq!(published["data"]["raw"]["content"], "\u{4f60}\u{597d}", "{content_type}");
+    let types = ["application/json; charset=GBK", "application/json;charset=UTF-8"];
+    for (n, content_type) in types.into_iter().enumerate() {
+        let text = published_of(&relay, n, content_type, b"\xc4\xe3\xba\xc3").await;
+        assert_eq!(text, "\u{4f60}\u{597d}", "{content_type}");
     }
     relay.stop().await;
 }
@@ -151,21 +153,10 @@ async fn a_push_in_gbk_is_published_with_its_text_whether_it_says_so_or_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_with_a_broken_character_is_published_with_the_rest_of_its_text() {
     let relay = TestRelay::start().await;
-    for (n, content_type) in ["application/json; charset=UTF-8", "application/json"].iter().enumerate() {
-        let body = [
-            "{\"workNo\":\"1001\",\"eventList\":[{\"eventType\":\"Brand_New\",\"content\":\"\u{738b}\u{5c0f}"
-                .as_bytes(),
-            b"\xe4\xbd\"}]}",
-        ]
-        .concat();
-        let (token, length) = (relay.token("1001"), body.len());
-        let headers =
-            format!("service_token: {token}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n");
-        let answer = relay.send(with_headers(&headers, &body)).await.expect("an answer");
-        assert_eq!((answer.status, answer.retcode().as_str()), (200, "0"), "{content_type}");
-        let published =
-            eventually("the event published", DEADLINE, || async { relay.published().get(n).cloned() }).await;
-        assert_eq!(published["data"]["raw"]["content"], "\u{738b}\u{5c0f}\u{fffd}", "{content_type}");
+    let cut = ["\u{738b}\u{5c0f}".as_bytes(), b"\xe4\xbd"].concat();
+    for (n, content_type) in ["application/json; charset=UTF-8", "application/json"].into_iter().enumerate() {
+        let text = published_of(&relay, n, content_type, &cut).await;
+        assert_eq!(text, "\u{738b}\u{5c0f}\u{fffd}", "{content_type}");
     }
     relay.stop().await;
 }
