@@ -301,8 +301,10 @@ impl Simulator {
         let gateway = self.gateway.clone();
         self.gateway.spawn(async move {
             tokio::select! {
-                () = play::play_all(gateway, rate) => {}
+                // First the stop: after it nothing more is made, also where something is due.
+                biased;
                 () = stop.cancelled() => {}
+                () = play::play_all(gateway, rate) => {}
             }
         });
         info!(rate, "playing");
