@@ -598,8 +598,9 @@ impl Machine {
         }
         let limit = self.rules.sign_out_limit;
         let remaining = limit.saturating_sub(resume.silence.unwrap_or_default());
-        // A GUID lives for twice the interval: one that is near its end cannot wait for its place.
-        let guid_left = resume.guid_age.map(|age| (self.rules.guid_interval * 2).saturating_sub(age));
+        // A GUID lives for twice the interval: one that is near its end cannot wait for its place. One that is older is dead, or does not
+        // change.
+        let guid_left = resume.guid_age.and_then(|age| (self.rules.guid_interval * 2).checked_sub(age));
         let first = resume.delay.min(remaining.min(guid_left.unwrap_or(remaining)) / 4);
         let skills = if resume.skills_set { SkillsState::Done } else { self.skills() };
         let mut held = Held::resumed(now, resume, now + first, skills);

@@ -119,7 +119,8 @@ impl Queue {
         let guid = guid_since.map(|since| since + self.guid_life.saturating_sub(self.call_deadline));
         let ends = match operation {
             Operation::Handshake => [silence, guid],
-            Operation::UpdateGuid => [guid, Some(self.unhurried(now))],
+            // Where heartbeats wait there is no room for both.
+            Operation::UpdateGuid => [None, None],
             _ => [silence, None],
         };
         // What may come too late takes nobody's place who is in time.
@@ -189,6 +190,7 @@ mod tests {
             ("skills", Operation::ResetSkill, ago(1), ago(1)),
             ("silent", Operation::Handshake, ago(90), ago(20)),
             ("late", Operation::Handshake, ago(114), ago(114)),
+            ("another GUID", Operation::UpdateGuid, ago(31), ago(100)),
             ("dying GUID", Operation::Handshake, ago(31), ago(95)),
         ];
         let mut tasks = tokio::task::JoinSet::new();
@@ -202,7 +204,8 @@ mod tests {
         }
         drop(held);
         tasks.join_all().await;
-        let served = ["dying GUID", "silent", "skills", "rested", "GUID that does not change", "late"];
+        let served =
+            ["dying GUID", "silent", "skills", "rested", "GUID that does not change", "late", "another GUID"];
         assert_eq!(*order.lock().unwrap(), served);
     }
 

@@ -368,7 +368,9 @@ impl Held {
         self.last_ok = now.checked_sub(aged).unwrap_or(self.last_ok);
         self.guid_since = self.guid_since.map(|since| since.checked_sub(by).unwrap_or(since));
         let guid_age = self.guid_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        let left = limit.saturating_sub(aged).min((rules.guid_interval * 2).saturating_sub(guid_age));
+        // A GUID that is past its life hurries nobody: it is dead, or does not change.
+        let guid_left = (rules.guid_interval * 2).checked_sub(guid_age);
+        let left = limit.saturating_sub(aged).min(guid_left.unwrap_or(limit));
         self.next_heartbeat = self.next_heartbeat.min(now + jitter(WAKE_SPREAD.min(left / 4)));
         self.marks = self.marks.with(Mark::Woken, true).with(Mark::Outlasted, outlasted);
     }
