@@ -80,6 +80,9 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
         .expect("the folder can be written");
     scene.fires("CcrelayRosterStale", &["a mistake in a roster"]).await;
 
+    scene.simulator.inject(Fault::next(Operation::AgentEvent, 2, FaultKind::DropAnswer));
+    scene.fires("CcrelayPollsUnanswered", &["{gateway=\"main\"}"]).await;
+
     assert!(!scene.firing().await.contains("CcrelayOnBackupAddress"), "the main address has answered so far");
     main.refuse();
     main.cut();
@@ -88,8 +91,6 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
 
     main.stall();
     backup.stall();
-    // First what is over the sooner: the one poll that was under way.
-    scene.fires("CcrelayPollsUnanswered", &["{gateway=\"main\"}"]).await;
     scene.fires("CcrelayHeartbeatsFailing", &["outcome=\"timeout\""]).await;
     scene.fires("CcrelayAgentsAboutToBeSignedOut", &["main 1001 ", "heartbeats_failing"]).await;
     for path in [&main, &backup] {
