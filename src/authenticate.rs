@@ -217,6 +217,11 @@ struct FixedTokens {
     by_agent: HashMap<(GatewayName, AgentId), Fixed>,
 }
 
+/// The one that there is, where there is no other.
+fn only<T>(mut them: impl Iterator<Item = T>) -> Option<T> {
+    them.next().filter(|_| them.next().is_none())
+}
+
 /// How long a fixed token is one agent's.
 #[derive(Clone, Copy)]
 struct Held {
@@ -251,9 +256,7 @@ impl FixedTokens {
         if holders.values().any(|held| !held.is_over(now)) {
             return Ok(true);
         }
-        let mut agents = holders.keys();
-        let sole = agents.next().filter(|_| agents.next().is_none());
-        Err(TokenFault::Expired(sole.cloned()))
+        Err(TokenFault::Expired(only(holders.keys()).cloned()))
     }
 
     /// From `until` on the agent has none of those that it has now.
@@ -464,8 +467,8 @@ impl Authenticator {
         };
         let fixed = self.fixed.read().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
-        let mut holders = fixed.holders.get(token)?.iter().filter(|(_, held)| !held.is_over(now));
-        holders.next().filter(|_| holders.next().is_none()).map(|(agent, _)| agent.clone())
+        let holders = fixed.holders.get(token)?.iter().filter(|(_, held)| !held.is_over(now));
+        only(holders).map(|(agent, _)| agent.clone())
     }
 
     /// The agent of that name, if the push may be its; `None` when it may not.
