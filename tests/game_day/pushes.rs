@@ -57,10 +57,10 @@ async fn what_goes_wrong_with_pushes_disk_and_files_is_told_and_its_cause_is_sho
     scene.assert_quiet().await;
 
     let (ca, uri) = (folder.join("ca.pem"), scene.relay.callback_uri());
-    scene.fires_while("CcrelayPushesRefused", &["reason=\"token_"], || forge(&ca, &uri)).await;
+    scene.fires_while("CcrelayPushesRefused", &["reason=\"token_"], |_| forge(&ca, &uri)).await;
     let operations = scene.relay.operations();
     let shown = ["\"listener\":\"operations\"", "\"peer\":\"127.0.0.1:"];
-    scene.fires_while("CcrelayTokenGuessing", &shown, || guess(operations)).await;
+    scene.fires_while("CcrelayTokenGuessing", &shown, |_| guess(operations)).await;
     let emitted =
         scene.simulator.emit(&agent(1001), "AgentOther_Novel", serde_json::json!({}), EmitOptions::default());
     emitted.expect("the agent is signed in");
@@ -92,7 +92,7 @@ async fn what_goes_wrong_with_pushes_disk_and_files_is_told_and_its_cause_is_sho
     let (mut idle, mut operators) = (Vec::new(), Vec::new());
     let (callback, operations) = (scene.relay.callback_port(), scene.relay.operations());
     let seen = scene
-        .fires_while("CcrelayFilesRunningOut", &[], || {
+        .fires_while("CcrelayFilesRunningOut", &[], |_| {
             // Those that say nothing are closed after a while, so there are new ones all the time.
             idle.drain(..idle.len().saturating_sub(IDLE - 10));
             idle.extend((0..10).filter_map(|_| TcpStream::connect(("127.0.0.1", callback)).ok()));
@@ -115,7 +115,7 @@ async fn what_goes_wrong_with_pushes_disk_and_files_is_told_and_its_cause_is_sho
     scene.simulator.play(50.0);
     let operations = scene.relay.operations();
     let shown = ["ccrelay_log_lines_dropped_total"];
-    scene.fires_while("CcrelayLogLinesDropped", &shown, || guess(operations)).await;
+    scene.fires_while("CcrelayLogLinesDropped", &shown, |_| guess(operations)).await;
     scene.assert_all_fired(ALERTS);
     assert_eq!(scene.simulator.statistics().total.sign_outs.len(), 0, "nobody was signed out");
 }

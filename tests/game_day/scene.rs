@@ -123,7 +123,7 @@ impl Scene {
 
     /// Waits until `alert` fires, and looks where the runbook says first: each of `cause` must be there.
     pub(crate) async fn fires(&mut self, alert: &'static str, cause: &[&str]) -> String {
-        self.fires_while(alert, cause, || ()).await
+        self.fires_while(alert, cause, |_| ()).await
     }
 
     /// As [`Scene::fires`], doing something again and again meanwhile.
@@ -131,7 +131,7 @@ impl Scene {
         &mut self,
         alert: &'static str,
         cause: &[&str],
-        mut again: impl FnMut(),
+        mut again: impl FnMut(&Simulator),
     ) -> String {
         let begin = Instant::now();
         loop {
@@ -140,7 +140,7 @@ impl Scene {
                 break;
             }
             assert!(begin.elapsed() < PATIENCE, "{alert} does not fire, {firing:?} do\n{}", self.tail());
-            again();
+            again(&self.simulator);
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
         let fired = begin.elapsed();

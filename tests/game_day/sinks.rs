@@ -1,11 +1,9 @@
 //! Brokers, and the spool that fills up behind them.
 
-use std::time::Duration;
-
-use ccrelay::simulate::SignOut;
+use ccrelay::simulate::{SignOut, Simulator};
 
 use crate::MACHINE;
-use crate::scene::{PATIENCE, Plan, Scene, agent};
+use crate::scene::{Plan, Scene, agent};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::proxy::Proxy;
 
@@ -76,12 +74,8 @@ async fn what_goes_wrong_behind_the_spool_is_told_and_its_cause_is_shown() {
     scene.relay.edit(&bytes(SPOOL_BYTES), &bytes(TOO_FEW));
     scene.relay.start().await;
     // Again and again, as the first may be lost before anybody has looked at this start.
-    let begin = tokio::time::Instant::now();
-    while begin.elapsed() < PATIENCE && !scene.firing().await.contains("CcrelaySessionEventsLost") {
-        drop(scene.simulator.force_out(&agent(1001)));
-        tokio::time::sleep(Duration::from_secs(2)).await;
-    }
-    scene.fires("CcrelaySessionEventsLost", &["reason=\"spool_full\""]).await;
+    let force_out = |simulator: &Simulator| drop(simulator.force_out(&agent(1001)));
+    scene.fires_while("CcrelaySessionEventsLost", &["reason=\"spool_full\""], force_out).await;
 
     scene.relay.stop().await;
     scene.relay.edit(&bytes(TOO_FEW), &bytes(SPOOL_BYTES));
