@@ -16,14 +16,13 @@ use url::Url;
 use crate::admin::kept::{self, KeptAgents};
 use crate::admin::tokens::TokenFile;
 use crate::admin::{self, Api, OperationsHandler, Parts, Readiness};
-use crate::authenticate::{Authenticator, TokenKey};
+use crate::authenticate::{Authenticator, read_keys};
 use crate::calm::Calm;
 use crate::clock::Clock;
 use crate::config::{self, Config, OperationsConfig, SinkConfig, TokenConfig};
 use crate::deliver::{Troubles, Ways};
 use crate::event::GatewayName;
 use crate::guesses::Guesses;
-use crate::hex::hex;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{Entry, Listener};
 use crate::metrics::Metrics;
@@ -46,9 +45,6 @@ mod sinks;
 use bridge::{EventBridge, ObserverBridge, StoreBridge, TokenBridge};
 use journal::JournalBridge;
 use sinks::Surroundings;
-
-/// The secret's file where none is configured.
-const TOKEN_SECRET: &str = "token.secret";
 
 /// How long a stop waits for the collector of traces, of what is left of the grace period.
 const LAST_SPANS: Duration = Duration::from_secs(5);
@@ -388,43 +384,9 @@ async fn close_spool(spool: &Spool, threads: SpoolThreads) -> anyhow::Result<()>
 }
 
 fn authenticator(config: &TokenConfig, directory: &Path, clock: &Clock) -> anyhow::Result<Authenticator> {
-    let (current, previous) = token_keys(config, directory)?;
+    let (secret, previous) = (config.secret_file.as_deref(), config.previous_secret_file.as_deref());
+    let (current, previous) = read_keys(secret, previous, directory)?;
     Ok(Authenticator::new(current, previous, config.rules, clock.clone()))
-}
-
-/// The token secrets as their files have them now: the one that mints, and the one before.
-pub(crate) fn token_keys(
-    config: &TokenConfig,
-    directory: &Path,
-) -> anyhow::Result<(TokenKey, Option<TokenKey>)> {
-    let current = match &config.secret_file {
-        Some(path) => TokenKey::read(path)?,
-        None => own_key(&directory.join(TOKEN_SECRET))?,
-    };
-    let previous = config.previous_secret_file.as_deref().map(TokenKey::read).transpose()?;
-    Ok((current, previous))
-}
-
-/// The secret that this instance made for itself at its first start.
-fn own_key(path: &Path) -> anyhow::Result<TokenKey> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    if !path.exists() {
-        let mut secret = [0u8; 32];
-        getrandom::fill(&mut secret).map_err(|error| anyhow!("no randomness for a token secret: {error}"))?;
-        let text = hex(&secret);
-        let draft = path.with_extension("draft");
-        let write = || {
-            let mut options = std::fs::OpenOptions::new();
-            let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&draft, path)
-        };
-        write().with_context(|| format!("cannot write the token secret {}", path.display()))?;
-        tracing::info!(path = %path.display(), "made a token secret");
-    }
-    Ok(TokenKey::read(path)?)
 }
 
 fn watch_failures(lifecycle: &Lifecycle, spool: &Spool, sessions: &Sessions) {

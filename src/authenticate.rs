@@ -34,28 +34,34 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hmac::{Hmac, KeyInit, Mac};
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::calm::Calm;
 use crate::clock::{Clock, Timestamp};
 use crate::event::{AgentId, GatewayName};
 
+mod digits;
+mod fixed;
+mod key;
+mod parts;
+mod seen;
+
+use digits::time_digits;
+pub use fixed::FixedToken;
+use fixed::{Fixed, FixedTokens, only};
+pub(crate) use key::read_keys;
+pub use key::{SHORTEST_SECRET, SecretFileError, SecretTooShort, TokenKey};
+use parts::Parts;
+use seen::Seen;
+
 /// The longest token the gateway takes (CEC API Reference 1202, 1203).
 pub const LONGEST_TOKEN: usize = 50;
-/// The least bytes of a secret: as many as the MAC's hash gives.
-pub const SHORTEST_SECRET: usize = 32;
 /// How far the gateway's token may be ahead of our clock: instances that share a secret may differ by this.
 const CLOCK_SKEW: Duration = Duration::from_secs(120);
-const TIME_DIGITS: usize = 7;
-const MAC_DIGITS: usize = 22;
 /// Locks over which agents are spread; pushes of different agents rarely meet on one.
 const SHARDS: usize = 64;
 
@@ -114,89 +120,6 @@ impl TokenFault {
     }
 }
 
-/// A secret with the HMAC state made from it.
-#[derive(Clone)]
-pub struct TokenKey {
-    id: u8,
-    /// A hash that tells secrets apart; never shown.
-    print: [u8; 32],
-    mac: Hmac<Sha256>,
-}
-
-impl fmt::Debug for TokenKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenKey")
-    }
-}
-
-/// A secret that is too short.
-#[derive(Debug, thiserror::Error)]
-#[error("a token secret has at least {SHORTEST_SECRET} bytes, this one has {0}")]
-pub struct SecretTooShort(usize);
-
-/// A secret's file that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SecretFileError {
-    /// It cannot be read.
-    #[error("cannot read the token secret {path}: {reason}")]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        reason: std::io::Error,
-    },
-    /// It holds too little.
-    #[error("{path}: {fault}")]
-    TooShort {
-        /// Which file.
-        path: PathBuf,
-        /// How long it is and should be.
-        fault: SecretTooShort,
-    },
-}
-
-impl TokenKey {
-    /// Reads a secret from a file; white space around it is not part of it.
-    ///
-    /// # Errors
-    /// When the file cannot be read or holds less than [`SHORTEST_SECRET`] bytes.
-    pub fn read(path: &Path) -> Result<TokenKey, SecretFileError> {
-        let unreadable = |reason| SecretFileError::Unreadable { path: path.into(), reason };
-        let text = SecretString::from(std::fs::read_to_string(path).map_err(unreadable)?);
-        let bytes = SecretSlice::from(text.expose_secret().trim().as_bytes().to_vec());
-        TokenKey::new(&bytes).map_err(|fault| SecretFileError::TooShort { path: path.into(), fault })
-    }
-
-    /// Makes a key of a secret.
-    ///
-    /// # Errors
-    /// When the secret has less than [`SHORTEST_SECRET`] bytes.
-    pub fn new(secret: &SecretSlice<u8>) -> Result<TokenKey, SecretTooShort> {
-        let bytes = secret.expose_secret();
-        if bytes.len() < SHORTEST_SECRET {
-            return Err(SecretTooShort(bytes.len()));
-        }
-        let mac = Hmac::<Sha256>::new_from_slice(bytes).map_err(|_| SecretTooShort(bytes.len()))?;
-        // The key's name is one character of a hash: it tells two secrets apart and nothing about either.
-        let name = Sha256::new().chain_update(b"ccrelay token key name").chain_update(bytes).finalize();
-        Ok(TokenKey { id: BASE62[usize::from(name[0]) % 62], print: name.into(), mac })
-    }
-
-    fn sign(&self, gateway: &GatewayName, time: &[u8], agent: &str) -> [u8; MAC_DIGITS] {
-        let mut mac = self.mac.clone();
-        mac.update(b"ccrelay-token-1\0");
-        mac.update(&[self.id]);
-        mac.update(time);
-        mac.update(agent.as_bytes());
-        mac.update(b"\0");
-        mac.update(gateway.as_str().as_bytes());
-        let whole = mac.finalize().into_bytes();
-        let mut half = [0u8; 16];
-        half.copy_from_slice(&whole[..16]);
-        base62(u128::from_be_bytes(half))
-    }
-}
-
 /// Whose a token is that was found good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bearer {
@@ -204,87 +127,6 @@ pub enum Bearer {
     Agent(AgentId),
     /// That of the agents that were adopted with it.
     Fixed(FixedToken),
-}
-
-/// A fixed token, as a hash: what is looked up tells nothing of what is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FixedToken([u8; 32]);
-
-/// Fixed tokens: whose they are and how long, and which one an agent has.
-#[derive(Default)]
-struct FixedTokens {
-    holders: HashMap<FixedToken, HashMap<AgentId, Held>>,
-    by_agent: HashMap<(GatewayName, AgentId), Fixed>,
-}
-
-/// The one that there is, where there is no other.
-fn only<T>(mut them: impl Iterator<Item = T>) -> Option<T> {
-    them.next().filter(|_| them.next().is_none())
-}
-
-/// How long a fixed token is one agent's.
-#[derive(Clone, Copy)]
-struct Held {
-    since: Timestamp,
-    /// There once its session has ended.
-    until: Option<Timestamp>,
-}
-
-impl Held {
-    fn is_over(self, now: Timestamp) -> bool {
-        self.until.is_some_and(|until| now > until)
-    }
-}
-
-/// The fixed tokens of one agent.
-struct Fixed {
-    newest: FixedToken,
-    /// Good as well, for as long as it is not sure that the gateway has the newest.
-    before: Option<FixedToken>,
-}
-
-impl FixedTokens {
-    fn insert(&mut self, agent: (GatewayName, AgentId), fixed: Fixed, now: Timestamp) {
-        let held = Held { since: now, until: None };
-        self.holders.entry(fixed.newest).or_default().insert(agent.1.clone(), held);
-        self.by_agent.insert(agent, fixed);
-    }
-
-    /// Whether it is anybody's. Fails where it was: whoever still has it does not guess.
-    fn is_held(&self, token: &FixedToken, now: Timestamp) -> Result<bool, TokenFault> {
-        let Some(holders) = self.holders.get(token) else { return Ok(false) };
-        if holders.values().any(|held| !held.is_over(now)) {
-            return Ok(true);
-        }
-        Err(TokenFault::Expired(only(holders.keys()).cloned()))
-    }
-
-    /// From `until` on the agent has none of those that it has now.
-    fn end(&mut self, agent: &(GatewayName, AgentId), until: Timestamp) {
-        let Some(Fixed { newest, before }) = self.by_agent.get(agent) else { return };
-        for token in std::iter::once(newest).chain(before) {
-            if let Some(held) = self.holders.get_mut(token).and_then(|holders| holders.get_mut(&agent.1)) {
-                held.until.get_or_insert(until);
-            }
-        }
-    }
-
-    fn remove(&mut self, agent: &(GatewayName, AgentId)) {
-        let Some(Fixed { newest, before }) = self.by_agent.remove(agent) else { return };
-        self.forget(newest, &agent.1);
-        if let Some(before) = before {
-            self.forget(before, &agent.1);
-        }
-    }
-
-    fn forget(&mut self, token: FixedToken, agent: &AgentId) {
-        if let Some(holders) = self.holders.get_mut(&token) {
-            holders.remove(agent);
-            if holders.is_empty() {
-                self.holders.remove(&token);
-            }
-        }
-    }
 }
 
 /// The secrets in force.
@@ -310,44 +152,6 @@ pub struct Authenticator {
 impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authenticator").field("rules", &self.rules).finish_non_exhaustive()
-    }
-}
-
-/// Times of tokens seen on pushes, oldest first, each with its first sight. Holds what the overlap still needs.
-#[derive(Debug, Default)]
-struct Seen {
-    /// What was minted before belongs to no session that there is; none where there is no session that we keep.
-    session_since: Option<Timestamp>,
-    /// Few, and of most agents one: no more room is taken than that.
-    tokens: Vec<(Timestamp, Timestamp)>,
-}
-
-impl Seen {
-    /// When a token newer than the one of `minted` was first seen.
-    fn superseded_at(&self, minted: Timestamp) -> Option<Timestamp> {
-        self.tokens.iter().find(|(newer, _)| *newer > minted).map(|(_, at)| *at)
-    }
-
-    /// Whether a token of this time may be the one that the gateway was given last, as far as it has shown.
-    fn may_be_the_newest(&self, minted: Timestamp) -> bool {
-        self.session_since.is_some_and(|since| minted >= since) && self.superseded_at(minted).is_none()
-    }
-
-    /// Forgets tokens that are later than this moment, which is now or a little later: they were seen while the clock was ahead,
-    /// and would pass for newer than all that are minted until it comes there again.
-    fn forget_after(&mut self, moment: Timestamp) {
-        self.tokens.retain(|(minted, _)| *minted <= moment);
-    }
-
-    fn note(&mut self, minted: Timestamp, now: Timestamp, overlap: Duration) {
-        if self.tokens.last().is_none_or(|(newest, _)| minted > *newest) {
-            self.tokens.reserve_exact(1);
-            self.tokens.push((minted, now));
-        }
-        // The last one whose overlap is over stays: it stands for all that are older.
-        while self.tokens.len() > 1 && self.tokens.get(1).is_some_and(|(_, at)| now.since(*at) > overlap) {
-            self.tokens.remove(0);
-        }
     }
 }
 
@@ -581,85 +385,6 @@ impl Authenticator {
             tracing::warn!(%gateway, left_out, "a push has a token beyond token.max_age_secs: the gateway does not use the \
                 tokens that heartbeats hand it; pushes are taken all the same, for as long as their sessions last");
         }
-    }
-}
-
-impl TokenKey {
-    /// Compares in constant time.
-    fn matches(&self, gateway: &GatewayName, parts: &Parts<'_>) -> bool {
-        self.sign(gateway, parts.time_digits, parts.agent.as_str()).ct_eq(parts.mac).into()
-    }
-}
-
-impl FixedToken {
-    fn of(gateway: &GatewayName, token: &str) -> FixedToken {
-        let hash = Sha256::new()
-            .chain_update(b"ccrelay fixed token\0")
-            .chain_update(gateway.as_str())
-            .chain_update(b"\0")
-            .chain_update(token)
-            .finalize();
-        FixedToken(hash.into())
-    }
-}
-
-/// A token taken apart; nothing of it is believed yet.
-struct Parts<'a> {
-    key: u8,
-    minted: Timestamp,
-    time_digits: &'a [u8],
-    agent: AgentId,
-    mac: &'a [u8],
-}
-
-impl Parts<'_> {
-    fn split(token: &str) -> Result<Parts<'_>, TokenFault> {
-        let bytes = token.as_bytes();
-        let fixed = 1 + TIME_DIGITS + MAC_DIGITS;
-        if bytes.len() <= fixed || bytes.len() > LONGEST_TOKEN || !bytes.iter().all(u8::is_ascii_alphanumeric)
-        {
-            return Err(TokenFault::Malformed);
-        }
-        let (head, mac) = bytes.split_at(bytes.len() - MAC_DIGITS);
-        let time_digits = &head[1..=TIME_DIGITS];
-        let seconds = std::str::from_utf8(time_digits).ok().and_then(|d| u64::from_str_radix(d, 36).ok());
-        let agent = std::str::from_utf8(&head[1 + TIME_DIGITS..]).ok().and_then(|a| AgentId::parse(a).ok());
-        match (seconds, agent) {
-            (Some(seconds), Some(agent)) => {
-                Ok(Parts { key: head[0], minted: Timestamp(seconds * 1000), time_digits, agent, mac })
-            }
-            _ => Err(TokenFault::Malformed),
-        }
-    }
-}
-
-const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-
-/// 62^22 is more than 2^128, so 22 digits always suffice. They are taken ten at a time from what fits into 64 bits, since a
-/// division of 128 bits costs as much as many of those.
-fn base62(mut number: u128) -> [u8; MAC_DIGITS] {
-    const CHUNK: usize = 10;
-    const CHUNK_VALUES: u128 = 62_u128.pow(CHUNK as u32);
-    let mut digits = [b'0'; MAC_DIGITS];
-    for chunk in digits.rchunks_mut(CHUNK) {
-        write_digits(chunk, u64::try_from(number % CHUNK_VALUES).unwrap_or(0), BASE62);
-        number /= CHUNK_VALUES;
-    }
-    digits
-}
-
-/// 36^7 seconds end in the year 4453.
-fn time_digits(seconds: u64) -> [u8; TIME_DIGITS] {
-    let mut digits = [b'0'; TIME_DIGITS];
-    write_digits(&mut digits, seconds, b"0123456789abcdefghijklmnopqrstuvwxyz");
-    digits
-}
-
-/// Writes the last digits of a number, with leading zeros.
-fn write_digits<const BASE: usize>(digits: &mut [u8], mut number: u64, alphabet: &[u8; BASE]) {
-    for digit in digits.iter_mut().rev() {
-        *digit = alphabet[usize::try_from(number % BASE as u64).unwrap_or(0)];
-        number /= BASE as u64;
     }
 }
 

@@ -28,8 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::token_keys;
-use crate::authenticate::Authenticator;
+use crate::authenticate::{Authenticator, read_keys};
 use crate::config::{Config, ConfigError, Draft, Outline, Problem, SinkKind, Source};
 use crate::deliver::Ways;
 use crate::event::GatewayName;
@@ -330,7 +329,9 @@ impl Reloader {
         let problem = |key: &str, message: String| vec![Problem { key: key.to_owned(), message }];
         let (config, outline, now) = self.read().map_err(problems_of)?;
 
-        let (current, previous) = token_keys(&config.token, &config.spool.directory)
+        let token = &config.token;
+        let (secret, previous) = (token.secret_file.as_deref(), token.previous_secret_file.as_deref());
+        let (current, previous) = read_keys(secret, previous, &config.spool.directory)
             .map_err(|error| problem("token.secret_file", format!("{error:#}")))?;
         let (inline, of_agents) =
             self.agents(&config, confirmed).map_err(|message| problem(AGENTS, message))?;

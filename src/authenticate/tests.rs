@@ -1,5 +1,8 @@
 use proptest::prelude::*;
 
+use secrecy::SecretSlice;
+
+use super::digits::{BASE62, base62};
 use super::*;
 
 const START: Timestamp = Timestamp(1_795_491_900_000);
