@@ -383,10 +383,11 @@ impl CallSnapshot {
         Timestamp(by_gateway.saturating_add(self.late))
     }
 
-    /// Whether it passed to somebody else, as far as was told; none where that and help of three look the same.
+    /// Whether it passed to somebody else, as far as was told. None where another phone rang last: the agent is released when
+    /// that is answered, and also when the other party hangs up meanwhile. None, too, where help of three looks the same.
     pub(super) fn transferred_out(&self) -> Option<bool> {
-        let out = self.transferred || (self.reaching && !self.left);
-        (out || !self.joined).then_some(out)
+        let open = self.joined || (self.reaching && !self.left);
+        (self.transferred || !open).then_some(self.transferred)
     }
 
     fn elapsed(&self, at: Timestamp) -> u64 {

@@ -136,8 +136,10 @@ sections! {
         held_count: u32,
         /// Whether three or more took part.
         conferenced: bool,
-        /// Whether this agent passed it on: the gateway reported so, or another party's phone rang last. Left out where a
-        /// conversation of three followed that ringing: help and a call that is passed on look the same then.
+        /// Whether this agent passed it on, as the gateway reported before the end. Left out where another party's phone rang
+        /// last and no result was told: the call ends alike whether that was answered or the other party hung up, and after a
+        /// conversation of three help and a call that is passed on look the same. A result that is told later is
+        /// `ccrelay.call.transfer-result` of this call.
         transferred_out: bool,
         /// The number it was passed on to.
         transferred_to: String,

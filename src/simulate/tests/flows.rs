@@ -136,11 +136,11 @@ flows! {
     a_call_that_the_agent_does_not_answer_was_not_answered: ["no-answer"] => Busy, open 0, ["notAnswered, inbound, by platform"];
     a_held_call_goes_on: ["manual-answer", "hold"] => Busy, open 1, [];
     a_call_that_was_held_and_taken_up_again_says_for_how_long: ["manual-answer", "hold", "unhold", "release"] => Ready, open 0, ["answered, inbound, talked, held 1x 1.0 s"];
-    a_success_transfer_passes_the_call_on: ["manual-answer", "transfer-success"] => Ready, open 0, ["answered, inbound, talked, passed on, by agent"];
-    a_blind_transfer_passes_the_call_on: ["manual-answer", "transfer-blind"] => Ready, open 0, ["answered, inbound, talked, passed on, by agent"];
-    a_transfer_to_an_ivr_passes_the_call_on: ["manual-answer", "transfer-suspend-ivr"] => Ready, open 0, ["answered, inbound, talked, passed on, by agent"];
+    a_success_transfer_whose_result_comes_late_perhaps_passes_the_call_on: ["manual-answer", "transfer-success"] => Ready, open 0, ["answered, inbound, talked, perhaps passed on"];
+    a_blind_transfer_perhaps_passes_the_call_on: ["manual-answer", "transfer-blind"] => Ready, open 0, ["answered, inbound, talked, perhaps passed on"];
+    a_transfer_to_an_ivr_perhaps_passes_the_call_on: ["manual-answer", "transfer-suspend-ivr"] => Ready, open 0, ["answered, inbound, talked, perhaps passed on"];
     a_talk_transfer_looks_like_help_of_three: ["manual-answer", "transfer-talk"] => Ready, open 0, ["answered, inbound, talked, conferenced, perhaps passed on"];
-    a_three_party_transfer_whose_conference_comes_late_passes_the_call_on: ["manual-answer", "transfer-three-party"] => Ready, open 0, ["answered, inbound, talked, passed on, by agent"];
+    a_three_party_transfer_whose_conference_comes_late_perhaps_passes_the_call_on: ["manual-answer", "transfer-three-party"] => Ready, open 0, ["answered, inbound, talked, perhaps passed on"];
     help_of_a_colleague_holds_the_call_and_does_not_pass_it_on: ["manual-answer", "internal-help-two-party", "release"] => Ready, open 0, ["answered, inbound, talked, held 1x 2.0 s"];
     help_of_a_colleague_in_the_call_is_a_conference: ["manual-answer", "internal-help-three-party", "release"] => Ready, open 0, ["answered, inbound, talked, conferenced, perhaps passed on"];
     a_three_party_call_is_a_conference_whoever_leaves_first: ["manual-answer", "three-party-call", "release"] => Ready, open 0, ["answered, inbound, talked, conferenced"];
