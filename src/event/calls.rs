@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::codes;
 use super::report::Report;
 use super::vocabulary::Entry;
 use crate::clock::Timestamp;
@@ -346,7 +347,11 @@ impl CallSnapshot {
     }
 
     /// Ends it by this event, which need not say how.
-    pub(super) fn ended_by(self, event_type: &str, at: Timestamp) -> Option<EndedCall> {
+    pub(super) fn ended_by(mut self, event_type: &str, at: Timestamp) -> Option<EndedCall> {
+        if self.has_failed(event_type) {
+            // That the agent's own phone answered was no answer.
+            self.answered = None;
+        }
         let pending = self.answered.is_none();
         let told = CallOutcome::told_by(event_type).filter(|_| pending);
         let outcome = match told {
@@ -364,6 +369,11 @@ impl CallSnapshot {
             _ => None,
         };
         self.ended(outcome, at).map(|ended| EndedCall { by, ..ended })
+    }
+
+    /// Whether this event says of a call in which nobody has talked that it could not be set up.
+    fn has_failed(&self, event_type: &str) -> bool {
+        is_failed_attempt(event_type) && !self.established && self.holds == 0
     }
 
     /// Ends it; nothing where its beginning is not known.
@@ -392,6 +402,23 @@ impl CallSnapshot {
 
     fn elapsed(&self, at: Timestamp) -> u64 {
         at.millis().saturating_sub(self.began.millis())
+    }
+}
+
+/// Whether this event says that a call which the agent made could not be set up.
+fn is_failed_attempt(event_type: &str) -> bool {
+    matches!(event_type, "ccrelay.call.outgoing-failed" | "ccrelay.call.internal-failed")
+}
+
+/// Where a call stands after an event that says `state` of it. What is answered automatically in an outbound call is the
+/// agent's own phone, which may ring before the customer's.
+pub(super) fn state_after(state: CallState, call: Option<&CallSnapshot>, report: &Report<'_>) -> CallState {
+    let feature = call.and_then(|call| call.feature).or(report.feature);
+    let is_outbound = feature.and_then(codes::direction) == Some("outbound");
+    let is_talk = report.text || call.is_some_and(|call| call.text || call.established);
+    match report.entry.event_type {
+        "ccrelay.call.auto-answered" if is_outbound && !is_talk => CallState::Initiated,
+        _ => state,
     }
 }
 

@@ -38,3 +38,64 @@ fn a_call_that_is_released_while_a_third_phone_rings_is_passed_on_only_where_a_r
         json!([true, "80001", "agent"])
     );
 }
+
+#[test]
+fn an_outbound_call_is_answered_by_the_customer_and_not_by_its_agents_phone() {
+    for feature in ["7", "40", "41", "43", "44", "45"] {
+        let call = || json!({"callid": "1-2", "caller": "6048", "called": "80001", "feature": feature});
+        let mut desk = Desk::new(AgentState::Busy);
+        let made = desk.event(0, "AgentEvent_Auto_Answer", call());
+        assert_eq!(data(&made[0])["call"]["state"], "initiated", "{feature}");
+        desk.event(2, "AgentEvent_Customer_Alerting", json!({"callid": "1-2", "otherPhone": "80001"}));
+        let failed = only_summary(&desk.event(30, "AgentEvent_Call_Out_Fail", json!("1-2")));
+        let summary = &failed["summary"];
+        assert_eq!(
+            json!([summary["outcome"], summary["ringingSeconds"]]),
+            json!(["failed", 28.0]),
+            "{feature}"
+        );
+        assert_eq!((summary.get("talkedSeconds"), summary.get("answeredAfterSeconds")), (None, None));
+
+        let course = [
+            ("AgentEvent_Auto_Answer", call()),
+            third_rings("1-2"),
+            ("AgentEvent_Talking", call()),
+            release("1-2"),
+        ];
+        let summary = &Desk::new(AgentState::Busy).play(0, &course)[0]["summary"];
+        let told = json!([summary["outcome"], summary["answeredAfterSeconds"], summary["talkedSeconds"]]);
+        assert_eq!(told, json!(["answered", 2.0, 1.0]), "{feature}");
+        // Told late it takes nothing back.
+        let mut desk = Desk::new(AgentState::Busy);
+        desk.event(0, "AgentEvent_Talking", call());
+        let made = desk.event(1, "AgentEvent_Auto_Answer", call());
+        assert_eq!(data(&made[0])["call"]["state"], "connected", "{feature}");
+    }
+    // Who is called has answered when it is answered for them.
+    for feature in ["0", "6"] {
+        let call = json!({"callid": "1-2", "feature": feature});
+        let ended = Desk::new(AgentState::Busy).play(0, &[("AgentEvent_Auto_Answer", call), release("1-2")]);
+        assert_eq!(ended[0]["summary"]["outcome"], "answered", "{feature}");
+    }
+}
+
+#[test]
+fn a_call_that_the_gateway_reports_as_failed_has_failed_unless_somebody_talked() {
+    for failure in ["AgentEvent_Call_Out_Fail", "AgentEvent_Inside_Call_Fail"] {
+        let picked_up = ("AgentEvent_Auto_Answer", json!({"callid": "1-2"}));
+        let course = [picked_up.clone(), (failure, json!("1-2"))];
+        let summary = &Desk::new(AgentState::Busy).play(0, &course)[0]["summary"];
+        assert_eq!(
+            (&summary["outcome"], summary.get("talkedSeconds")),
+            (&json!("failed"), None),
+            "{failure}"
+        );
+        let course = [picked_up, ("AgentEvent_Talking", inbound("1-2")), (failure, json!("1-2"))];
+        let summary = &Desk::new(AgentState::Busy).play(0, &course)[0]["summary"];
+        assert_eq!(
+            json!([summary["outcome"], summary["talkedSeconds"]]),
+            json!(["answered", 2.0]),
+            "{failure}"
+        );
+    }
+}

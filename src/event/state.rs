@@ -198,6 +198,7 @@ impl AgentSnapshot {
             Effect::Leaves(_) => (self.enter(AgentState::Ready, None, &mut heard), call_before),
             Effect::Continues(_) if !continues => (None, None),
             Effect::Call(state) | Effect::Continues(state) => {
+                let state = calls::state_after(state, call.map(|index| &self.calls[index]), report);
                 (self.move_call(state, &mut heard), Some(state))
             }
             Effect::Offers if call.is_some() => (None, call_before),
