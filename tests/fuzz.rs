@@ -35,8 +35,8 @@ const SEED: u64 = 20_261_124;
 const BYTES_OF_AN_EVENT: usize = 3072;
 /// What is verbatim in `raw.content` and in `raw.event`, and once more in the typed members.
 const TIMES_AS_LONG: usize = 4;
-/// The snapshot in a record: eight calls whose words are as long as may be.
-const BYTES_OF_A_SNAPSHOT: usize = 6000;
+/// The snapshot in a record: 64 calls whose words are as long as may be.
+const BYTES_OF_A_SNAPSHOT: usize = 48_000;
 /// Peak memory of the process, with room for a test that runs beside it.
 const PEAK_KIB: u64 = 256 << 10;
 

@@ -16,8 +16,9 @@ use super::report::Report;
 use super::vocabulary::Entry;
 use crate::clock::Timestamp;
 
-/// Calls of one agent that are tracked at a time; the oldest makes room. Agents have up to about five text sessions.
-pub(super) const MAX_CALLS: usize = 8;
+/// Calls of one agent that are tracked at a time, see [`makes_room`]. The gateway allows 60 text sessions (retcode 106-003), and
+/// beside them there are a call of voice, a consultation, and what is offered meanwhile.
+pub(super) const MAX_CALLS: usize = 64;
 /// By less than this a clock is not behind. Silence is allowed for a minute at least.
 const LATE_MILLIS: u64 = 60_000;
 /// Call ids have two numbers and a hyphen, some 20 characters; longer ones are not tracked.
@@ -59,7 +60,8 @@ pub enum CallOutcome {
     SessionLost,
     /// Nothing was heard of it for so long that it is given up: its end was not seen.
     Expired,
-    /// It made room for newer ones, because so many were open: its end was not seen.
+    /// It made room for a newer one, because 64 were open: its end was not seen. Of text sessions it is the one that was silent
+    /// for longest; a call of voice or video only makes room where there is no text session.
     Displaced,
 }
 
@@ -389,8 +391,12 @@ impl CallSnapshot {
     /// When it was last heard of, by our clock.
     #[must_use]
     pub fn last_heard(&self) -> Timestamp {
-        let by_gateway = self.began.millis().saturating_add(self.since.max(self.heard));
-        Timestamp(by_gateway.saturating_add(self.late))
+        Timestamp(self.last_heard_by_gateway().saturating_add(self.late))
+    }
+
+    /// The same by the gateway's clock, in milliseconds.
+    fn last_heard_by_gateway(&self) -> u64 {
+        self.began.millis().saturating_add(self.since.max(self.heard))
     }
 
     /// Whether it passed to somebody else, as far as was told. None where another phone rang last: the agent is released when
@@ -420,6 +426,13 @@ pub(super) fn state_after(state: CallState, call: Option<&CallSnapshot>, report:
         "ccrelay.call.auto-answered" if is_outbound && !is_talk => CallState::Initiated,
         _ => state,
     }
+}
+
+/// Which of `calls` makes room for another: the text session that is silent for longest, since many that stay open were left; what
+/// is spoken only where there is none. Of times only the gateway's count, so that receiver and normaliser choose the same.
+pub(super) fn makes_room(calls: &[CallSnapshot]) -> Option<usize> {
+    let longest = calls.iter().enumerate().min_by_key(|(_, call)| (!call.text, call.last_heard_by_gateway()));
+    longest.map(|(index, _)| index)
 }
 
 /// Which of `calls` an event means: the one it names, or, where it names none, the only one that it can be about.

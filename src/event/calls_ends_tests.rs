@@ -3,6 +3,10 @@
 
 use super::*;
 
+fn chat(id: &str) -> Value {
+    json!({"callId": id})
+}
+
 fn release(id: &str) -> (&'static str, Value) {
     ("AgentEvent_Call_Release", json!(id))
 }
@@ -13,6 +17,55 @@ fn left(id: &str) -> (&'static str, Value) {
 
 fn third_rings(id: &str) -> (&'static str, Value) {
     ("AgentEvent_Customer_Alerting", json!({"callid": id, "otherPhone": "80001"}))
+}
+
+/// An agent in a call of voice, with as many text sessions beside it as are tracked.
+fn full_desk() -> Desk {
+    let mut desk = Desk::new(AgentState::Ready);
+    desk.event(0, "AgentEvent_Talking", inbound("1-2"));
+    for (second, n) in (1..).zip(1..MAX_CALLS) {
+        desk.event(second, "AgentChat_Connected", chat(&format!("5-{n}")));
+    }
+    assert_eq!(desk.snapshot.calls.len(), MAX_CALLS);
+    desk
+}
+
+#[test]
+fn as_many_text_sessions_as_the_gateway_allows_and_a_call_of_voice_with_help_displace_nothing() {
+    let mut desk = Desk::new(AgentState::Ready);
+    let mut ended = desk.play(0, &[("AgentEvent_Talking", inbound("1-2"))]);
+    for n in 0..60 {
+        ended.extend(desk.play(1 + n, &[("AgentChat_Connected", chat(&format!("5-{n}")))]));
+    }
+    ended.extend(desk.play(70, &[("AgentEvent_Talking", inbound("1-3")), release("1-3"), release("1-2")]));
+    let told: Vec<_> =
+        ended.iter().map(|ended| json!([ended["call"]["id"], ended["summary"]["outcome"]])).collect();
+    assert_eq!(told, [json!(["1-3", "answered"]), json!(["1-2", "answered"])]);
+    assert_eq!(ended[1]["summary"]["talkedSeconds"], 72.0);
+}
+
+#[test]
+fn room_is_made_by_the_text_session_that_is_silent_for_longest() {
+    let mut desk = full_desk();
+    desk.event(100, "AgentChat_DataRecved", json!({"callId": "5-1", "chatContent": "still there"}));
+    let ended = only_summary(&desk.event(101, "AgentChat_Connected", chat("6-1")));
+    assert_eq!((&ended["call"]["id"], &ended["summary"]["outcome"]), (&json!("5-2"), &json!("displaced")));
+    let ended = only_summary(&desk.event(102, "AgentEvent_Talking", inbound("1-3")));
+    assert_eq!(ended["call"]["id"], "5-3");
+    let ended = only_summary(&desk.event(110, "AgentEvent_Call_Release", json!("1-2")));
+    assert_eq!(
+        (&ended["summary"]["outcome"], &ended["summary"]["talkedSeconds"]),
+        (&json!("answered"), &json!(110.0))
+    );
+}
+
+#[test]
+fn who_makes_room_does_not_depend_on_what_the_receiver_alone_knows() {
+    let mut desk = full_desk();
+    // The receiver notes how far the gateway's clock is behind when a call begins; the normaliser has no word of it yet.
+    desk.snapshot.calls[1].late = 500_000;
+    let ended = only_summary(&desk.event(101, "AgentChat_Connected", chat("6-1")));
+    assert_eq!(ended["call"]["id"], "5-1");
 }
 
 #[test]

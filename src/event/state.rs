@@ -268,9 +268,10 @@ impl AgentSnapshot {
         let Some(id) = id.filter(|id| id.len() <= MAX_ID && !id.chars().any(char::is_control)) else {
             return;
         };
-        if self.calls.len() >= MAX_CALLS {
-            let oldest = self.calls.remove(0);
-            heard.ended.extend(oldest.ended(CallOutcome::Displaced, heard.at));
+        if self.calls.len() >= MAX_CALLS
+            && let Some(index) = calls::makes_room(&self.calls)
+        {
+            heard.ended.extend(self.calls.remove(index).ended(CallOutcome::Displaced, heard.at));
         }
         let mut call = CallSnapshot::new(id, state, heard.at);
         call.note(heard.report, heard.at);

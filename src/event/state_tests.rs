@@ -167,7 +167,7 @@ fn snapshots_stay_small_and_read_back() {
     }
     applied(&mut agent, "AgentEvent_Talking", json!({"callid": "9".repeat(MAX_ID + 1)}), START);
     assert_eq!(agent.calls.len(), MAX_CALLS);
-    assert_eq!(agent.calls[7].id, "1456401416-99");
+    assert_eq!(agent.calls[MAX_CALLS - 1].id, "1456401416-99");
     let stored = serde_json::to_string(&agent).unwrap();
     assert_eq!(serde_json::from_str::<AgentSnapshot>(&stored).unwrap(), agent);
     let later: AgentSnapshot = serde_json::from_str(r#"{"state":"napping","new":1}"#).unwrap();

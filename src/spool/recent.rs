@@ -16,8 +16,11 @@ use crate::event::normalise::{self, NormaliseError, Piece};
 
 /// Records at most: twice what one commit can hold.
 const RECORDS: u64 = 2048;
-/// Bytes of bodies at most. The events made of them take a few times as much, but for the tiniest.
+/// Bytes of bodies, and of many open calls, at most. The events made of them take a few times as much, but for the tiniest.
 const BYTES: usize = 2 << 20;
+/// Calls that an agent has as a rule; what more there are, up to 64, counts with this many bytes each.
+const USUAL_CALLS: usize = 2;
+const BYTES_OF_A_CALL: usize = 400;
 
 /// Events at most that are kept of a record. Of longer lists, which are rare, every sink makes its own: kept they could take a
 /// thousand times as much as the bodies.
@@ -84,17 +87,21 @@ impl Ring {
                 gone.extend(inner.records.drain(..));
                 inner.bytes = 0;
             }
-            inner.bytes += record.body.len();
+            inner.bytes += weight(&record);
             inner.records.push_back(Arc::new(Recent::new(record)));
         }
         while inner.first().is_some_and(|first| first < read_by_all || inner.is_over()) {
             let Some(oldest) = inner.records.pop_front() else { break };
-            inner.bytes = inner.bytes.saturating_sub(oldest.record.body.len());
+            inner.bytes = inner.bytes.saturating_sub(weight(&oldest.record));
             gone.push(oldest);
         }
         // What they are made of is given back without the lock.
         drop(inner);
     }
+}
+
+fn weight(record: &Record) -> usize {
+    record.body.len() + BYTES_OF_A_CALL * record.before.calls.len().saturating_sub(USUAL_CALLS)
 }
 
 impl Inner {
@@ -143,6 +150,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::event::normalise::RecordKind;
+    use crate::event::state::{AgentSnapshot, CallSnapshot, CallState};
     use crate::event::{AgentId, GatewayName};
     use crate::spool::AgentKey;
 
@@ -197,6 +205,17 @@ mod tests {
         ring.extend((RECORDS + 10..RECORDS + 12).map(|offset| record(offset, BYTES / 2 + 1)), 0);
         assert_eq!(offsets(&ring, RECORDS + 11), Some(vec![RECORDS + 11]));
         assert_eq!(offsets(&ring, RECORDS + 10), None);
+    }
+
+    #[test]
+    fn agents_with_many_calls_do_not_fill_the_memory() {
+        let call = CallSnapshot::new("1-2", CallState::Connected, Timestamp(1));
+        let before = AgentSnapshot { calls: vec![call; 64], ..AgentSnapshot::default() };
+        let busy = |offset| Arc::new(Record { before: before.clone(), ..Record::clone(&record(offset, 1)) });
+        let ring = Ring::default();
+        ring.extend((0..1000).map(busy), 0);
+        assert_eq!(offsets(&ring, 900), None);
+        assert_eq!(offsets(&ring, 950), Some(vec![950, 951, 952]));
     }
 
     #[test]
