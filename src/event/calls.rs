@@ -120,6 +120,9 @@ pub struct CallSnapshot {
     /// The other party has left.
     #[serde(rename = "u", default, skip_serializing_if = "nothing")]
     pub left: bool,
+    /// When the other party left, of two: nobody talks or waits any more.
+    #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
+    pub left_at: Option<u64>,
     /// `feature`.
     #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
     pub feature: Option<i64>,
@@ -244,6 +247,7 @@ impl CallSnapshot {
             transferred: false,
             third: None,
             left: false,
+            left_at: None,
             feature: None,
             media: None,
             media_type: None,
@@ -268,7 +272,7 @@ impl CallSnapshot {
     /// It comes to `state`, or is reported in it again.
     pub(super) fn enter(&mut self, state: CallState, at: Timestamp) {
         let now = self.elapsed(at);
-        let stretch = now.saturating_sub(self.since);
+        let stretch = self.left_at.unwrap_or(now).min(now).saturating_sub(self.since);
         match self.state {
             CallState::Connected => self.talked += stretch,
             CallState::Held => self.held += stretch,
@@ -326,14 +330,20 @@ impl CallSnapshot {
                 }
             }
             "ccrelay.call.established" | "ccrelay.chat.established" => {
-                (self.established, self.reaching, self.left) = (true, false, false);
-                self.joined = false;
+                (self.established, self.reaching, self.joined) = (true, false, false);
+                (self.left, self.left_at) = (false, None);
             }
             "ccrelay.call.conferenced" => {
                 self.joined |= self.reaching;
-                (self.established, self.conferenced, self.reaching, self.left) = (true, true, false, false);
+                (self.established, self.conferenced, self.reaching) = (true, true, false);
+                (self.left, self.left_at) = (false, None);
             }
-            "ccrelay.call.customer-released" => self.left = true,
+            "ccrelay.call.customer-released" => {
+                self.left = true;
+                if !self.conferenced {
+                    self.left_at = self.left_at.or(Some(self.elapsed(at)));
+                }
+            }
             "ccrelay.call.transfer-result"
             | "ccrelay.call.transfer-out-result"
             | "ccrelay.linked-phone.transfer-result" => {
@@ -367,10 +377,15 @@ impl CallSnapshot {
             CallOutcome::NotAnswered => told.map(|_| "platform"),
             CallOutcome::Answered if self.transferred_out() == Some(true) => Some("agent"),
             // Of a conversation of three or more somebody may leave without ending it.
-            CallOutcome::Answered if self.left && !self.conferenced => Some("otherParty"),
+            CallOutcome::Answered if self.is_over() => Some("otherParty"),
             _ => None,
         };
         self.ended(outcome, at).map(|ended| EndedCall { by, ..ended })
+    }
+
+    /// Whether only the agent is left in it.
+    pub(super) fn is_over(&self) -> bool {
+        self.left && !self.conferenced
     }
 
     /// Whether this event says of a call in which nobody has talked that it could not be set up.

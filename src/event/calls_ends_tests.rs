@@ -152,3 +152,42 @@ fn a_call_that_the_gateway_reports_as_failed_has_failed_unless_somebody_talked()
         );
     }
 }
+
+#[test]
+fn a_consultation_whose_helper_has_left_lasts_until_then_and_ends_with_the_wrap_up() {
+    let mut desk = Desk::new(AgentState::Busy);
+    desk.event(0, "AgentEvent_Talking", inbound("1-2"));
+    desk.event(10, "AgentEvent_Hold", json!("1-2"));
+    desk.event(11, "AgentEvent_Customer_Alerting", json!({"callid": "1-3", "otherPhone": "80001"}));
+    desk.event(15, "AgentEvent_Talking", json!({"callid": "1-3", "feature": "51"}));
+    desk.event(40, "AgentEvent_Customer_Release", json!({"callid": "1-3", "number": "80001"}));
+    desk.event(41, "AgentEvent_Talking", inbound("1-2"));
+    let talked = only_summary(&desk.event(100, "AgentEvent_Call_Release", json!("1-2")));
+    assert_eq!(talked["summary"]["talkedSeconds"], 69.0);
+    let helped = only_summary(&desk.event(101, "AgentState_Work", json!(null)));
+    let told =
+        json!([helped["call"]["id"], helped["summary"]["talkedSeconds"], helped["summary"]["endedBy"]]);
+    assert_eq!(told, json!(["1-3", 25.0, "otherParty"]));
+    assert_eq!(desk.event(130, "AgentState_CancelWork_Success", json!(null)).len(), 1);
+}
+
+#[test]
+fn the_talk_goes_on_where_another_comes_for_the_party_that_left() {
+    let talk = ("AgentEvent_Talking", inbound("1-2"));
+    let conference = ("AgentEvent_Conference", json!({"callid": "1-2", "partner": "291,80001"}));
+    let work = ("AgentState_Work", json!(null));
+    let told = |course: &[(&str, Value)]| {
+        let ended = Desk::new(AgentState::Busy).play(0, course);
+        assert_eq!(ended.len(), 1, "{course:?}");
+        json!([ended[0]["summary"]["talkedSeconds"], ended[0]["summary"]["durationSeconds"]])
+    };
+    // As the guide prints help of three: somebody leaves between ringing and conversation.
+    let help = [talk.clone(), third_rings("1-2"), left("1-2"), conference.clone(), release("1-2")];
+    assert_eq!(told(&help), json!([4.0, 4.0]));
+    let one_of_three = [talk.clone(), conference, left("1-2"), work.clone(), release("1-2")];
+    assert_eq!(told(&one_of_three), json!([4.0, 4.0]), "the others talk on");
+    let alone =
+        [talk.clone(), left("1-2"), ("AgentEvent_MessageData", json!({"callid": "1-2"})), release("1-2")];
+    assert_eq!(told(&alone), json!([1.0, 3.0]));
+    assert_eq!(told(&[talk, left("1-2"), work, release("1-2")]), json!([1.0, 2.0]));
+}

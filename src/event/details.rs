@@ -128,9 +128,9 @@ sections! {
         ringing_seconds: f64,
         /// From the beginning to the answer; left out when there was none.
         answered_after_seconds: f64,
-        /// How long agent and other party were connected.
+        /// How long agent and other party were connected; of two, until the other party left.
         talked_seconds: f64,
-        /// How long the other party was on hold.
+        /// How long the other party was on hold; of two, until the other party left.
         held_seconds: f64,
         /// How often it was put on hold.
         held_count: u32,

@@ -351,8 +351,10 @@ fn ends_in(state: AgentState, call: &CallSnapshot) -> bool {
         AgentState::Ready => !call.text,
         // An agent can ask for these in a call, which then goes on; one that rings goes elsewhere.
         AgentState::NotReady | AgentState::Rest => !call.text && call.answered.is_none(),
-        // Some see work reported as soon as the agent is reserved.
-        AgentState::Busy | AgentState::WorkingAfterCall => false,
+        // Some see work reported as soon as the agent is reserved. The end of a consultation is told by nothing but this and
+        // that the helper has left.
+        AgentState::WorkingAfterCall => !call.text && call.is_over(),
+        AgentState::Busy => false,
     }
 }
 
