@@ -427,7 +427,7 @@ impl CallSnapshot {
 }
 
 /// Whether this event says that a call which the agent made could not be set up.
-fn is_failed_attempt(event_type: &str) -> bool {
+pub(super) fn is_failed_attempt(event_type: &str) -> bool {
     matches!(event_type, "ccrelay.call.outgoing-failed" | "ccrelay.call.internal-failed")
 }
 
@@ -441,6 +441,11 @@ pub(super) fn state_after(state: CallState, call: Option<&CallSnapshot>, report:
         "ccrelay.call.auto-answered" if is_outbound && !is_talk => CallState::Initiated,
         _ => state,
     }
+}
+
+/// Whether a call of this id is tracked.
+pub(super) fn is_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= MAX_ID && !id.chars().any(char::is_control)
 }
 
 /// Which of `calls` makes room for another: the text session that is silent for longest, since many that stay open were left; what

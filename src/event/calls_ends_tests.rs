@@ -154,6 +154,37 @@ fn a_call_that_the_gateway_reports_as_failed_has_failed_unless_somebody_talked()
 }
 
 #[test]
+fn a_call_that_fails_before_anything_else_is_told_of_it_is_summed_up_once() {
+    let failed = ("AgentEvent_Call_Out_Fail", json!("1-2"));
+    let not_connected = ("AgentEvent_Connect_Fail", json!("1-2"));
+    let inside = ("AgentEvent_Inside_Call_Fail", json!("1-2"));
+    let rings = third_rings("1-2");
+    let ready = ("AgentState_Ready", json!(null));
+    for (course, lasted) in [
+        (vec![failed.clone(), not_connected.clone()], 0.0),
+        (vec![not_connected.clone(), failed.clone()], 0.0),
+        (vec![inside, not_connected.clone()], 0.0),
+        (vec![failed.clone(), failed.clone(), not_connected.clone(), failed.clone()], 0.0),
+        (vec![rings.clone(), not_connected.clone(), failed.clone(), failed.clone()], 1.0),
+    ] {
+        let ended = Desk::new(AgentState::Busy).play(0, &course);
+        assert_eq!(ended.len(), 1, "{course:?}: {ended:?}");
+        let told = json!([
+            ended[0]["call"]["id"],
+            ended[0]["summary"]["outcome"],
+            ended[0]["summary"]["durationSeconds"]
+        ]);
+        assert_eq!(told, json!(["1-2", "failed", lasted]), "{course:?}");
+    }
+    let ended = Desk::new(AgentState::Busy).play(0, &[rings, ready, failed]);
+    assert_eq!(ended.len(), 1, "the agent was ready before the failure was told: {ended:?}");
+    for nameless in [json!(null), json!(""), json!("9".repeat(MAX_ID + 1))] {
+        let ended = Desk::new(AgentState::Busy).play(0, &[("AgentEvent_Call_Out_Fail", nameless.clone())]);
+        assert_eq!(ended, Vec::<Value>::new(), "{nameless}");
+    }
+}
+
+#[test]
 fn a_consultation_whose_helper_has_left_lasts_until_then_and_ends_with_the_wrap_up() {
     let mut desk = Desk::new(AgentState::Busy);
     desk.event(0, "AgentEvent_Talking", inbound("1-2"));

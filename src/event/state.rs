@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::calls::{self, MAX_CALLS, MAX_ID};
+use super::calls::{self, MAX_CALLS};
 pub use super::calls::{CallOutcome, CallSnapshot, CallState, EndedCall};
 use super::envelope::RawEvent;
 use super::json::{self, Members};
@@ -89,6 +89,9 @@ pub struct AgentSnapshot {
     /// The calls the agent has, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<CallSnapshot>,
+    /// The call that came to nothing last, until there is another: a second word of its failure is not a second failure.
+    #[serde(rename = "gone", skip_serializing_if = "Option::is_none")]
+    pub came_to_nothing: Option<String>,
 }
 
 /// What one event did to an agent.
@@ -212,6 +215,9 @@ impl AgentSnapshot {
             }
             Effect::Fails => (self.move_call(CallState::Ended, &mut heard), Some(CallState::Ended)),
         };
+        if let Some(gone) = heard.ended.iter().rfind(|ended| !ended.call.established) {
+            self.came_to_nothing = Some(gone.call.id.clone());
+        }
         let mut transition = self.moved(moved, at);
         transition.ended = heard.ended;
         transition.unexpected = unexpected;
@@ -253,7 +259,7 @@ impl AgentSnapshot {
                 heard.ended.extend(call.ended_by(heard.report.entry.event_type, heard.at));
             }
             (Some(index), _) => self.calls[index].enter(state, heard.at),
-            (None, CallState::Ended) => {}
+            (None, CallState::Ended) => self.end_unseen(heard),
             (None, _) => self.add_call(state, heard),
         }
         let stays = text
@@ -263,11 +269,24 @@ impl AgentSnapshot {
         if stays { None } else { self.enter(AgentState::Busy, None, heard) }
     }
 
+    /// Of a call that the agent tried to make, the failure may be the first that is heard: it has a summary like any other.
+    fn end_unseen(&mut self, heard: &mut Heard<'_>) {
+        let event_type = heard.report.entry.event_type;
+        let id = heard.report.call_id.as_deref().filter(|id| calls::is_id(id));
+        let Some(id) = id.filter(|_| calls::is_failed_attempt(event_type)) else { return };
+        if self.came_to_nothing.as_deref() != Some(id) {
+            let mut call = CallSnapshot::new(id, CallState::Initiated, heard.at);
+            call.note(heard.report, heard.at);
+            heard.ended.extend(call.ended_by(event_type, heard.at));
+        }
+    }
+
     fn add_call(&mut self, state: CallState, heard: &mut Heard<'_>) {
         let id = heard.report.call_id.as_deref();
-        let Some(id) = id.filter(|id| id.len() <= MAX_ID && !id.chars().any(char::is_control)) else {
+        let Some(id) = id.filter(|id| calls::is_id(id)) else {
             return;
         };
+        self.came_to_nothing = None;
         if self.calls.len() >= MAX_CALLS
             && let Some(index) = calls::makes_room(&self.calls)
         {

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::event::calls::MAX_ID;
 use crate::event::envelope;
 
 const START: Timestamp = Timestamp(1_784_529_600_000);

@@ -68,7 +68,7 @@ fn every_known_type_has_its_golden_event() {
                "workNo":"291","content":{content}}}]}}"#
         );
         let events = events(&usual_state(&event_type), RecordKind::Push, body.as_bytes());
-        assert_eq!(events.len(), 1);
+        assert!(events[1..].iter().all(|event| event.event_type == "ccrelay.call.ended"));
         let golden: Value = serde_json::from_slice(&cloudevent::structured(&events[0])).unwrap();
         assert_eq!(golden["data"]["raw"]["content"].to_string(), to_value(content).to_string());
         by_category.entry(events[0].category).or_default().push(golden);
@@ -213,7 +213,7 @@ fn a_call_that_has_been_summed_up_does_not_go_on() {
 fn flow_start(state: AgentState) -> AgentSnapshot {
     let call = CallSnapshot::new("1456401416-3", CallState::Connected, Timestamp(1_784_529_600_000));
     let calls = if state == AgentState::Busy { vec![call] } else { vec![] };
-    AgentSnapshot { state, since: Timestamp(1), reason: None, calls }
+    AgentSnapshot { state, since: Timestamp(1), calls, ..AgentSnapshot::default() }
 }
 
 fn flow_content(event_type: &str) -> Value {

@@ -127,7 +127,7 @@ flows! {
     signing_in_makes_an_agent_ready: ["sign-in"] => Ready, open 0, [];
     an_outgoing_call_that_is_answered_makes_its_agent_busy: ["outgoing-call"] => Busy, open 1, [];
     an_outgoing_call_is_summed_up_when_it_is_released: ["outgoing-call", "release"] => Ready, open 0, ["answered, outbound, talked"];
-    an_outgoing_call_that_the_agent_lets_fail_was_never_a_call: ["outgoing-call-agent-fails"] => Ready, open 0, [];
+    an_outgoing_call_that_the_agent_lets_fail_has_failed: ["outgoing-call-agent-fails"] => Ready, open 0, ["failed"];
     an_outgoing_call_that_nobody_takes_has_failed: ["outgoing-call-called-fails"] => Ready, open 0, ["failed"];
     an_automatically_answered_call_makes_its_agent_busy: ["auto-answer"] => Busy, open 1, [];
     an_automatically_answered_call_is_summed_up: ["auto-answer", "release"] => Ready, open 0, ["answered, inbound, talked"];
