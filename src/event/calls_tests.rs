@@ -319,7 +319,7 @@ fn a_consultation_that_fails_under_the_id_of_the_call_does_not_end_it() {
 }
 
 #[test]
-fn a_switch_of_media_has_one_name_in_its_event_and_in_the_summary() {
+fn a_switch_of_media_has_one_name_in_its_event_in_the_next_ones_and_in_the_summary() {
     let switch = |reason: Value, media_type: i64| {
         let mut desk = Desk::new(AgentState::Ready);
         desk.event(0, "AgentEvent_Talking", inbound("1-2"));
@@ -329,9 +329,11 @@ fn a_switch_of_media_has_one_name_in_its_event_and_in_the_summary() {
         json!([data(&made[0])["call"]["media"], ended["call"]["media"]])
     };
     let voice = json!({"code": 1, "name": "voice"});
-    let video = |code: i64| json!({"code": code, "name": "video"});
-    // In a switch 3 is video, which has the code 2 everywhere else.
-    assert_eq!(switch(json!(0), 3), json!([video(3), video(2)]));
+    let mut desk = Desk::new(AgentState::Ready);
+    let made = desk.event(0, "AgentEvent_Talking", json!({"callid": "1-2", "mediaAbility": "3"}));
+    let video = data(&made[0])["call"]["media"].clone();
+    assert_eq!(video, json!({"code": 3, "name": "voiceAndVideo"}));
+    assert_eq!(switch(json!(0), 3), json!([video, video]));
     assert_eq!(switch(json!("0"), 1), json!([voice, voice]));
     for failed in [json!(1), json!(null)] {
         assert_eq!(switch(failed, 3), json!([null, voice]), "it stayed as it was");

@@ -77,13 +77,13 @@ pub(super) const MEDIA_TYPE: Table = &[
     (53, "socialChat"),
 ];
 
-/// `mediaType` of a switch between voice and video (cec_07_1371): not the table above, nor that of `mediaAbility`.
-pub(super) const SWITCHED_MEDIA: Table = &[(1, "voice"), (3, "video")];
+/// `mediaType` of a switch between voice and video (cec_07_1371): not the table above. Its codes are two of `mediaAbility`; the page
+/// says video of 3, which a call with video has when it is established next (cec_07_1355 has no 2), so one code has one name.
+pub(super) const SWITCHED_MEDIA: Table = &[(1, "voice"), (3, "voiceAndVideo")];
 
-/// The `mediaAbility` of what [`SWITCHED_MEDIA`] calls `code`.
+/// The `mediaAbility` of a call that was switched to `code`.
 pub(super) fn media_of_switch(code: i64) -> Option<i64> {
-    let name = Code::of(SWITCHED_MEDIA, code).name?;
-    MEDIA.iter().find(|(_, known)| *known == name).map(|(code, _)| *code)
+    Code::of(SWITCHED_MEDIA, code).name.map(|_| code)
 }
 
 /// `reason` of `AgentState_SetNotReady_Success` (cec_07_1346).
