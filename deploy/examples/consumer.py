@@ -21,6 +21,7 @@ CONTRACT = Path(__file__).resolve().parent.parent / "contract" / "asyncapi.json"
 CHANNEL = "kafka-events"
 # Ids that are remembered, the newest: what comes again comes soon.
 KNOWN_IDS = 100_000
+CONNECTING = ("ccrelay.call.established", "ccrelay.chat.established", "ccrelay.call.conferenced")
 
 
 def moment(text: str) -> datetime:
@@ -53,14 +54,21 @@ class Call:
 
     def __init__(self) -> None:
         self.state, self.at = None, None
+        self.conferenced, self.left_at = False, None
         self.seconds = defaultdict(float)
 
-    def follow(self, call: dict, at: datetime) -> None:
-        state = call.get("state")
-        if state is None or state == self.state:
+    def follow(self, kind: str, state: str, at: datetime) -> None:
+        self.conferenced |= kind == "ccrelay.call.conferenced"
+        if kind in CONNECTING:
+            self.left_at = None
+        elif kind == "ccrelay.call.customer-released" and not self.conferenced:
+            self.left_at = self.left_at or at
+        if state == self.state:
             return
         if self.state is not None:
-            self.seconds[self.state] += (at - self.at).total_seconds()
+            # Of two, time counts until the other party has left.
+            until = min(at, self.left_at or at)
+            self.seconds[self.state] += max(0.0, (until - self.at).total_seconds())
         self.state, self.at = state, at
 
 
@@ -85,14 +93,15 @@ class Consumer:
         spool = attributes["id"].partition("-")[0]
         late = self.count((source, spool), sequence)
         self.agents[source].follow(data, late)
-        call = data.get("call", {})
-        if "id" not in call:
+        call, kind = data.get("call", {}), attributes["type"]
+        # Without a state it begins no call, and moves none: it may come after the call's summary.
+        if "id" not in call or "state" not in call:
             return
         key = (source, call["id"])
-        if attributes["type"] == "ccrelay.call.ended":
+        if kind == "ccrelay.call.ended":
             self.end(key, data)
-        elif not late:
-            self.calls[key].follow(call, moment(attributes["time"]))
+        elif not late and (key in self.calls or call["state"] != "ended"):
+            self.calls[key].follow(kind, call["state"], moment(attributes["time"]))
 
     def count(self, numbered: tuple, sequence: int) -> bool:
         """Whether it comes late. An agent's numbers start again in a new spool. What came before the first event that was read
@@ -111,7 +120,7 @@ class Consumer:
         summary, call, followed = data["summary"], data["call"], self.calls.pop(key, Call())
         # The event that ended it need not name it: the last stretch is told here.
         if "endedAt" in summary:
-            followed.follow({"state": "ended"}, moment(summary["endedAt"]))
+            followed.follow("ccrelay.call.ended", "ended", moment(summary["endedAt"]))
         self.ended.append({
             "source": key[0], "id": call["id"], "caller": call.get("caller"), "direction": call.get("direction"),
             "outcome": summary["outcome"], "seconds": summary.get("durationSeconds"),
@@ -125,7 +134,8 @@ class Consumer:
     def shown(self) -> dict:
         return {
             "agents": {source: agent.shown() for source, agent in sorted(self.agents.items())},
-            "calls": self.ended, "open": len([call for call in self.calls.values() if call.state not in (None, "ended")]),
+            "calls": self.ended, "open": len([call for call in self.calls.values() if call.state != "ended"]),
+            "kept": len(self.calls),
             "missing": self.missing, "repeated": self.repeated, "late": self.late, "differing": self.differing,
         }
 

@@ -114,7 +114,8 @@ sections! {
     }
 
     /// One agent's part of a call or text session, from its beginning to its end. The parts of several agents have
-    /// `call.id` in common. Durations count as far as both ends were seen.
+    /// `call.id` in common. Durations count as far as both ends were seen. Events that name the call may follow, such as that
+    /// the other party left: what is said of a call after its end has no `call.state`, or the state `ended`.
     SummaryData {
         /// How it ended.
         outcome: CallOutcome,

@@ -330,6 +330,26 @@ async fn the_example_consumer_follows_a_call_to_its_end_also_where_the_event_tha
     let told = told_of(&events).await;
     assert_eq!(told["calls"].as_array().map(Vec::len), Some(1));
     assert_eq!((&told["open"], &told["differing"]), (&json!(0), &json!([])));
+    assert_eq!(told["kept"], 0, "what comes after the end is no call");
+}
+
+#[tokio::test]
+async fn the_example_consumer_keeps_nothing_of_a_call_that_has_ended_and_counts_until_the_other_party_left() {
+    let mut events = [
+        taken(0, 20, "ccrelay.call.established", ("ready", 5.0), "busy", "connected"),
+        taken(1, 80, "ccrelay.call.customer-released", ("busy", 60.0), "busy", "connected"),
+        taken(2, 95, "ccrelay.call.released", ("busy", 15.0), "busy", "ended"),
+        taken(3, 95, "ccrelay.call.ended", ("busy", 0.0), "busy", "ended"),
+        // By the guide the customer's leaving is told after the agent's.
+        taken(4, 96, "ccrelay.call.customer-released", ("busy", 1.0), "busy", "ended"),
+        taken(5, 97, "ccrelay.call.connection-failed", ("busy", 1.0), "busy", "ended"),
+    ];
+    for event in &mut events[4..] {
+        event["data"]["call"].as_object_mut().expect("a call").remove("state");
+    }
+    let told = told_of(&events).await;
+    let rest = [&told["calls"][0]["talked"], &told["open"], &told["kept"], &told["differing"]];
+    assert_eq!(json!(rest), json!([60.0, 0, 0, []]));
 }
 
 #[tokio::test]
