@@ -170,12 +170,6 @@ impl AgentSnapshot {
         self.calls.iter().any(|call| call.due != is_due(call, now, age))
     }
 
-    /// Where the call with this id stands.
-    #[must_use]
-    pub fn call_state(&self, id: &str) -> Option<CallState> {
-        self.calls.iter().find(|call| call.id == id).map(|call| call.state)
-    }
-
     pub(super) fn follow(&mut self, report: &Report<'_>, at: Timestamp) -> Transition {
         let (entry, id) = (report.entry, report.call_id.as_deref());
         let call = calls::position(&self.calls, entry, id);
