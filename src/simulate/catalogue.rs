@@ -31,6 +31,9 @@ pub(super) struct Flow {
     pub(super) id: String,
     /// Where in a call it belongs.
     pub(super) place: Place,
+    /// The kind of the call that it begins (call type in the appendix of the CEC API Reference); an ordinary inbound one otherwise.
+    #[serde(default)]
+    pub(super) feature: Feature,
     pub(super) steps: Vec<Step>,
 }
 
@@ -43,6 +46,9 @@ pub(super) struct Step {
     /// Only for agents whose phone is not permanently connected.
     #[serde(default, rename = "mustPickUp")]
     pub(super) must_pick_up: bool,
+    /// What events say here in place of the example.
+    #[serde(default)]
+    contents: BTreeMap<String, Value>,
 }
 
 /// Where in a call a flow belongs.
@@ -64,12 +70,25 @@ pub(super) enum Recipient {
     Inspected,
 }
 
+/// Kinds of calls, with the gateway's code. It belongs to the call's id and stays the same through a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub(super) enum Feature {
+    #[default]
+    #[serde(rename = "0")]
+    Inbound,
+    #[serde(rename = "7")]
+    Outgoing,
+}
+
 /// What changes from call to call.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Call {
     pub(super) id: String,
+    pub(super) feature: Feature,
     pub(super) caller: String,
     pub(super) called: String,
+    /// Whom it is passed on to, or who helps.
+    pub(super) target: String,
 }
 
 /// What a content is filled with.
@@ -126,9 +145,17 @@ impl Catalogue {
         self.flows.iter().filter(|f| f.place == place && !f.steps.is_empty() && f.id != "sign-in").collect()
     }
 
-    /// The example content of an event, filled in; null for an unknown event.
-    pub(super) fn content(&self, event_type: &str, fill: &Fill<'_>, random: &mut Random) -> Value {
-        self.contents.get(event_type).map_or(Value::Null, |template| fill.value(template, random))
+    /// The example content of an event, or the one that it has in this step, filled in; null for an unknown event.
+    pub(super) fn content(
+        &self,
+        event_type: &str,
+        step: Option<&Step>,
+        fill: &Fill<'_>,
+        random: &mut Random,
+    ) -> Value {
+        let template = step.and_then(|step| step.contents.get(event_type));
+        let template = template.or_else(|| self.contents.get(event_type));
+        template.map_or(Value::Null, |template| fill.value(template, random))
     }
 }
 
@@ -154,11 +181,29 @@ impl Catalogue {
 
 impl Call {
     /// A new call at `second`, the `number`-th of this run.
-    pub(super) fn new(second: u64, number: u64, random: &mut Random) -> Call {
-        Call {
-            id: format!("{second}-{number}"),
-            caller: format!("{}", 70_000 + random.below(9_999)),
-            called: format!("{}", 6_000 + random.below(999)),
+    pub(super) fn new(second: u64, number: u64, feature: Feature, random: &mut Random) -> Call {
+        let customer = format!("{}", 70_000 + random.below(9_999));
+        let own = format!("{}", 6_000 + random.below(999));
+        let (caller, called) = match feature {
+            Feature::Inbound => (customer, own),
+            Feature::Outgoing => (own, customer),
+        };
+        let target = format!("{}", 80_000 + random.below(9_999));
+        Call { id: format!("{second}-{number}"), feature, caller, called, target }
+    }
+
+    /// The party that is not ours.
+    fn other(&self) -> &str {
+        match self.feature {
+            Feature::Inbound => &self.caller,
+            Feature::Outgoing => &self.called,
+        }
+    }
+
+    fn feature_code(&self) -> &'static str {
+        match self.feature {
+            Feature::Inbound => "0",
+            Feature::Outgoing => "7",
         }
     }
 }
@@ -177,9 +222,13 @@ impl Fill<'_> {
             "$callid" => self.call.id.clone(),
             "$caller" => self.call.caller.clone(),
             "$called" => self.call.called.clone(),
+            "$feature" => self.call.feature_code().to_owned(),
+            "$other" => self.call.other().to_owned(),
+            "$target" => self.call.target.clone(),
             "$peer" => self.peer.to_owned(),
-            parties if parties.starts_with("$agent") => {
-                parties.replace("$agent", self.agent).replace("$caller", &self.call.caller)
+            "$agent" => self.agent.to_owned(),
+            parties if parties.starts_with("$target") => {
+                parties.replace("$target", &self.call.target).replace("$other", self.call.other())
             }
             "$loginTime" => self.login_time.to_string(),
             "$text" if self.wide_text => (*random.pick(&WIDE_TEXTS)).to_owned(),

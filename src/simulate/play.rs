@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::agent::Slot;
-use super::catalogue::{Call, Catalogue, Fill, Flow, Place, Recipient, Step};
+use super::catalogue::{Call, Catalogue, Feature, Fill, Flow, Place, Recipient, Step};
 use super::event::{Draft, EmitOptions};
 use super::gateway::{EmitError, Gateway};
 use super::random::Random;
@@ -18,6 +18,8 @@ use super::settings::{Inspection, Settings};
 
 /// The flow of a call that rings until it is answered.
 const MANUAL_ANSWER: &str = "manual-answer";
+/// The flow of a call that the agent makes.
+const OUTGOING: &str = "outgoing-call";
 /// How soon to look again at an agent that is not ready for events.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// A player that is further behind does not catch up.
@@ -30,7 +32,7 @@ pub(super) async fn play_flow(
     flow: &Flow,
     pause: Duration,
 ) -> Result<usize, EmitError> {
-    begin_call(gateway, slot, flow.place);
+    begin_call(gateway, slot, flow.place, flow.feature);
     let mut events = 0;
     for (i, step) in flow.steps.iter().filter(|step| applies(step, &gateway.settings)).enumerate() {
         if i > 0 && !pause.is_zero() {
@@ -58,11 +60,21 @@ pub(super) fn play_now(
     steps.map(|step| play_step_with(gateway, slot, step, other)).sum()
 }
 
+/// The agent calls this number.
+pub(super) fn dial(gateway: &Gateway, slot: &Arc<Slot>, number: String) -> Result<usize, EmitError> {
+    let flow =
+        Catalogue::shared().flow(OUTGOING).ok_or_else(|| EmitError::NoSuchFlow(OUTGOING.to_owned()))?;
+    begin_call(gateway, slot, flow.place, flow.feature);
+    slot.lock().call.called = number;
+    let steps = flow.steps.iter().filter(|step| applies(step, &gateway.settings));
+    steps.map(|step| play_step(gateway, slot, step)).sum()
+}
+
 /// A call comes in and rings until it is answered or given up. Gives its id.
 pub(super) fn ring(gateway: &Gateway, slot: &Arc<Slot>) -> Result<String, EmitError> {
     let flow = Catalogue::shared().flow(MANUAL_ANSWER);
     let flow = flow.ok_or_else(|| EmitError::NoSuchFlow(MANUAL_ANSWER.to_owned()))?;
-    begin_call(gateway, slot, flow.place);
+    begin_call(gateway, slot, flow.place, flow.feature);
     let unanswered = |step: &&Step| !step.events.iter().any(|event| event == "AgentEvent_Talking");
     for step in flow.steps.iter().take_while(unanswered).filter(|step| applies(step, &gateway.settings)) {
         play_step(gateway, slot, step)?;
@@ -73,7 +85,7 @@ pub(super) fn ring(gateway: &Gateway, slot: &Arc<Slot>) -> Result<String, EmitEr
 /// What is done within a call, or with a recording, is about the call that there is.
 fn begin_call_unless_running(gateway: &Gateway, slot: &Slot, flow: &Flow) {
     let place = if flow.place == Place::Begin { Place::Begin } else { Place::Within };
-    begin_call(gateway, slot, place);
+    begin_call(gateway, slot, place, flow.feature);
 }
 
 /// Plays for all signed-in agents for ever, `rate` events a second each.
@@ -104,8 +116,8 @@ pub(super) async fn play_all(gateway: Arc<Gateway>, rate: f64) {
 /// One agent's part in continuous play.
 struct Player {
     slot: Arc<Slot>,
-    /// Steps still to come, each with the place of its flow where it is the flow's first.
-    script: VecDeque<(&'static Step, Option<Place>)>,
+    /// Steps still to come, each with its flow where it is the flow's first.
+    script: VecDeque<(&'static Step, Option<&'static Flow>)>,
     /// How many flows of the settings' list were played.
     flows: usize,
     /// The session the script is for.
@@ -133,12 +145,12 @@ impl Player {
         while self.script.is_empty() {
             for flow in self.compose(gateway) {
                 let steps = flow.steps.iter().filter(|step| applies(step, &gateway.settings));
-                self.script.extend(steps.enumerate().map(|(i, step)| (step, (i == 0).then_some(flow.place))));
+                self.script.extend(steps.enumerate().map(|(i, step)| (step, (i == 0).then_some(flow))));
             }
         }
-        let (step, place) = self.script.pop_front()?;
-        if let Some(place) = place {
-            begin_call(gateway, &self.slot, place);
+        let (step, begins) = self.script.pop_front()?;
+        if let Some(flow) = begins {
+            begin_call(gateway, &self.slot, flow.place, flow.feature);
         }
         play_step(gateway, &self.slot, step).ok()
     }
@@ -174,12 +186,12 @@ impl Player {
 
 /// An event with its example content, nothing unusual about it.
 pub(super) fn example(gateway: &Gateway, slot: &Slot, event_type: &str) -> Draft {
-    begin_call(gateway, slot, Place::Within);
+    begin_call(gateway, slot, Place::Within, Feature::Inbound);
     let call = slot.lock().call.clone();
     let login_time = login_time(slot);
     let fill =
         Fill { agent: slot.id.as_str(), peer: slot.id.as_str(), login_time, call: &call, wide_text: false };
-    let content = gateway.roll(|random| Catalogue::shared().content(event_type, &fill, random));
+    let content = gateway.roll(|random| Catalogue::shared().content(event_type, None, &fill, random));
     Draft::parts(event_type, content)
 }
 
@@ -193,11 +205,11 @@ fn applies(step: &Step, settings: &Settings) -> bool {
 }
 
 /// A flow that begins a call, or has nothing to do with one, gets a new call.
-fn begin_call(gateway: &Gateway, slot: &Slot, place: Place) {
+fn begin_call(gateway: &Gateway, slot: &Slot, place: Place, feature: Feature) {
     let fresh = slot.lock().call.id.is_empty();
     if fresh || matches!(place, Place::Begin | Place::Alone) {
         let (second, number) = (gateway.clock.now().millis() / 1000, gateway.call_number());
-        let call = gateway.roll(|random| Call::new(second, number, random));
+        let call = gateway.roll(|random| Call::new(second, number, feature, random));
         slot.lock().call = call;
     }
 }
@@ -227,18 +239,25 @@ fn play_step_with(
             call: &call,
             wide_text: false,
         };
-        step.events.iter().map(|event_type| draft(event_type, &mut fill, gateway, random)).collect()
+        step.events.iter().map(|event_type| draft(event_type, step, &mut fill, gateway, random)).collect()
     });
     gateway.emit(&recipient, &drafts).map(|serials| serials.len())
 }
 
 /// One event with its example content, made unusual by chance.
-fn draft(event_type: &str, fill: &mut Fill<'_>, gateway: &Gateway, random: &mut Random) -> Draft {
+fn draft(
+    event_type: &str,
+    step: &Step,
+    fill: &mut Fill<'_>,
+    gateway: &Gateway,
+    random: &mut Random,
+) -> Draft {
     let variety = gateway.settings.variety;
     fill.wide_text = random.chance(variety.non_ascii);
     let other = random.chance(variety.other_content);
     let other = other.then(|| Catalogue::shared().other_content(event_type, fill, random)).flatten();
-    let mut content = other.unwrap_or_else(|| Catalogue::shared().content(event_type, fill, random));
+    let mut content =
+        other.unwrap_or_else(|| Catalogue::shared().content(event_type, Some(step), fill, random));
     if content.is_null() && random.chance(variety.empty_content) {
         content = Value::String(String::new());
     }

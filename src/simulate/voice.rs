@@ -96,10 +96,12 @@ enum Consequence {
     Events(&'static [&'static str]),
     /// The events of a flow that concerns another agent too.
     FlowWith(&'static str, Arc<Slot>),
-    /// A new call with the events of a flow; its id is the result.
-    NewCall(&'static str),
-    /// The events of a flow; the call's id is the result.
-    CallId(&'static str),
+    /// A new call to this number; its id is the result.
+    Dial(String),
+    /// The events of a flow in which this number takes part.
+    FlowTo(&'static str, String),
+    /// The same; the call's id is the result.
+    CallIdTo(&'static str, String),
 }
 
 /// Makes one of these calls for an agent who has proven to be signed in.
@@ -144,17 +146,17 @@ fn decide(session: &mut Session, id: &str, call: &Call, body: &Body) -> Result<C
         (Operation::Release | Operation::DropCall, _) => return Err(Refusal::NO_CALL_TO_END),
         (Operation::Transfer, Some(Stage::Talking | Stage::Held)) => {
             let device = body.number("devicetype").is_some_and(|kind| (1..=5).contains(&kind));
-            if !device || !body.text("address").is_some_and(|address| is_number(&address)) {
-                return Err(Refusal::PARAMETER);
-            }
+            let address = body.text("address").filter(|address| device && is_number(address));
             // Which flow a mode means is not in the documents that we have: each ends the agent's part in the call.
-            Consequence::Flow("transfer-success")
+            Consequence::FlowTo("transfer-success", address.ok_or(Refusal::PARAMETER)?)
         }
         (Operation::Transfer, _) => return Err(Refusal::NO_CALL_TO_TRANSFER),
         (Operation::InnerHelp, Some(Stage::Talking)) => {
-            body.text("dstaddress").filter(|address| !address.is_empty()).ok_or(Refusal::PARAMETER)?;
+            let helper =
+                body.text("dstaddress").filter(|address| !address.is_empty()).ok_or(Refusal::PARAMETER)?;
             let three = body.number("mode") == Some(2);
-            Consequence::CallId(if three { "internal-help-three-party" } else { "internal-help-two-party" })
+            let flow = if three { "internal-help-three-party" } else { "internal-help-two-party" };
+            Consequence::CallIdTo(flow, helper)
         }
         (Operation::InnerHelp, _) => return Err(Refusal::NO_CALL_FOR_HELP),
         (Operation::BeginMute | Operation::EndMute, _) => mute(line, call.operation)?,
@@ -164,7 +166,7 @@ fn decide(session: &mut Session, id: &str, call: &Call, body: &Body) -> Result<C
         }
         (Operation::CallOut, None) if activity != Activity::Talking => {
             let called = body.text("called").ok_or(Refusal::PARAMETER)?;
-            is_number(&called).then_some(Consequence::NewCall("outgoing-call")).ok_or(Refusal::NUMBER)?
+            Consequence::Dial(Some(called).filter(|called| is_number(called)).ok_or(Refusal::NUMBER)?)
         }
         // No code is documented for it: that of a state that does not fit.
         (Operation::CallOut, _) => return Err(Refusal::STATE),
@@ -239,7 +241,10 @@ fn play_back(
 fn inspect(gateway: &Gateway, slot: &Slot, call: &Call) -> Result<Consequence, Refusal> {
     let name = call.arguments.first().map_or("", String::as_str);
     let other = gateway.slot(name).filter(|other| other.id != slot.id).ok_or(Refusal::NO_SUCH_AGENT)?;
-    let talks = other.lock().session.as_ref().is_some_and(|s| s.line.call == Some(Stage::Talking));
+    let (talks, call_of_other) = {
+        let other = other.lock();
+        (other.session.as_ref().is_some_and(|s| s.line.call == Some(Stage::Talking)), other.call.clone())
+    };
     let mut agent = slot.lock();
     let session = agent.session.as_mut().ok_or(Refusal::NOT_SIGNED_IN)?;
     if !talks || session.line.call.is_some() || session.activity == Activity::Talking {
@@ -254,6 +259,8 @@ fn inspect(gateway: &Gateway, slot: &Slot, call: &Call) -> Result<Consequence, R
     };
     if flow == "intercept" {
         session.line.inspecting = None;
+        // It is the same call that goes on.
+        agent.call = call_of_other;
     }
     Ok(Consequence::FlowWith(flow, other.clone()))
 }
@@ -269,13 +276,22 @@ fn follow(gateway: &Gateway, slot: &Arc<Slot>, consequence: Consequence) -> Resu
             let drafts: Vec<Draft> = events.iter().map(|name| play::example(gateway, slot, name)).collect();
             gateway.emit(slot, &drafts).map(|serials| serials.len())
         }
-        Consequence::NewCall(flow) => {
-            let played = play::play_now(gateway, slot, flow, None, None);
+        Consequence::FlowTo(flow, number) => {
+            slot.lock().call.target = number;
+            play::play_now(gateway, slot, flow, None, None)
+        }
+        Consequence::Dial(number) => {
+            let played = play::dial(gateway, slot, number);
             answer = Answer::result(&Value::from(slot.lock().call.id.as_str()));
             played
         }
-        Consequence::CallId(flow) => {
-            answer = Answer::result(&Value::from(slot.lock().call.id.as_str()));
+        Consequence::CallIdTo(flow, number) => {
+            let id = {
+                let call = &mut slot.lock().call;
+                call.target = number;
+                call.id.clone()
+            };
+            answer = Answer::result(&Value::from(id));
             play::play_now(gateway, slot, flow, None, None)
         }
     };

@@ -222,3 +222,43 @@ async fn a_message_goes_to_a_call_of_the_agents_and_calls_need_a_session() {
     let stranger = Client::new(&simulator, 1002);
     assert_eq!(ask(&stranger, Method::PUT, "voicecall/1002/answer", json!({})).await, "100-006");
 }
+
+/// The contents of the next events.
+async fn contents(client: &mut Client, count: usize) -> Vec<Value> {
+    let mut contents = Vec::new();
+    for _ in 0..count {
+        contents.push(client.poll().await.body["event"]["content"].clone());
+    }
+    contents
+}
+
+#[tokio::test]
+async fn events_name_the_numbers_that_were_asked_for_and_one_kind_of_call_throughout() {
+    let (simulator, mut clients) = signed_in(&[1001, 1002]).await;
+    let (agent, inspector) = clients.split_at_mut(1);
+    let (agent, inspector) = (&mut agent[0], &mut inspector[0]);
+    assert_eq!(ask(agent, Method::PUT, "voicecall/1001/callout", json!({"called": "70004#"})).await, "0");
+    let told = contents(agent, 4).await;
+    assert_eq!(told[2]["otherPhone"], "70004#");
+    assert_eq!((&told[3]["feature"], &told[3]["called"]), (&json!("7"), &json!("70004#")));
+    let help = json!({"dstaddress": "1009", "mode": "2"});
+    assert_eq!(ask(agent, Method::POST, "voicecall/1001/innerhelp", help).await, "0");
+    let told = contents(agent, 3).await;
+    assert_eq!((&told[0]["otherPhone"], &told[1]["number"]), (&json!("1009"), &json!("70004#")));
+    assert_eq!(told[2]["partner"], "1009,70004#");
+    let transfer = json!({"devicetype": 2, "address": "1008"});
+    assert_eq!(ask(agent, Method::POST, "voicecall/1001/transfer", transfer).await, "0");
+    let told = contents(agent, 6).await;
+    assert_eq!((&told[0]["otherPhone"], &told[5]["result"]), (&json!("1008"), &json!(0)), "it is passed on");
+
+    let call = simulator.ring(&super::support::agent(1001)).unwrap();
+    assert_eq!(ask(agent, Method::PUT, "voicecall/1001/answer", json!({})).await, "0");
+    let told = contents(agent, 5).await;
+    assert_eq!((&told[2]["feature"], &told[4]["feature"]), (&json!("0"), &json!("0")));
+    assert_eq!((&told[3]["otherPhone"], &told[4]["caller"]), (&told[2]["caller"], &told[2]["caller"]));
+    assert_eq!(ask(inspector, Method::PUT, "qualitycontrol/1002/intercept/1001", json!({})).await, "0");
+    assert_eq!(
+        (&contents(agent, 4).await[2], &contents(inspector, 1).await[0]["callid"]),
+        (&json!(call), &json!(call))
+    );
+}
