@@ -555,11 +555,11 @@ impl Machine {
             Input::StartSuspended(suspension) => self.state = State::Suspended(suspension),
             Input::Began(operation) => self.began(operation, now),
             Input::Ended(outcome) => self.ended(outcome, now),
-            Input::ForcedOut => {
-                if let Some(held) = &mut self.held {
-                    held.check(now);
-                }
-            }
+            Input::ForcedOut => match &mut self.held {
+                Some(held) => held.check(now),
+                // Whoever stands in our way has most likely come after that.
+                None => self.doubt = Doubt::Small,
+            },
             Input::SignIn => self.wish_signed_in(now),
             Input::TakeOver => {
                 self.take_over = self.held.is_none();
@@ -1190,7 +1190,12 @@ impl Machine {
         let held = self.held.take();
         let announced = held.as_ref().is_some_and(Held::end_was_announced);
         let confirmed = matches!(loss, Loss::NotSignedIn | Loss::GuidRefused | Loss::OtherAddress);
-        let loss = if announced && confirmed { Loss::ShutDown } else { loss };
+        let ended = announced && confirmed;
+        if ended {
+            // Though an answer was lost before: only an event that is late, and of an earlier session, leaves one of ours standing.
+            self.doubt = Doubt::Small;
+        }
+        let loss = if ended { Loss::ShutDown } else { loss };
         let unknown = matches!(loss, Loss::NotSignedIn | Loss::GuidRefused);
         // A GUID that has died is refused whoever is signed in.
         let outlived = held

@@ -50,6 +50,35 @@ fn a_session_whose_end_was_announced_does_not_stand_at_the_other_address() {
 }
 
 #[test]
+fn an_end_that_was_announced_and_confirmed_forces_nobody_out_though_an_answer_was_lost_before() {
+    let lose_heartbeat = |bench: &mut Bench| {
+        bench.call(Handshake, LOST_ANSWER);
+    };
+    let lose_forward = |bench: &mut Bench| {
+        bench.input(Input::ForwardBegan);
+        bench.input(Input::ForwardEnded(Forwarded::Unanswered { may_have_arrived: true }));
+    };
+    let losses = [Loss::NotSignedIn, Loss::GuidRefused, Loss::OtherAddress];
+    for lose_answer in [lose_heartbeat as fn(&mut Bench), lose_forward] {
+        for loss in losses {
+            let mut bench = Bench::active(false);
+            lose_answer(&mut bench);
+            bench.input(Input::ForcedOut);
+            bench.answer(Handshake, Meaning::Lost(loss));
+            assert_eq!(bench.effects, [Effect::Lost(Loss::ShutDown)]);
+            bench.waits_without_force();
+
+            // The event comes after that.
+            let mut bench = Bench::active(false);
+            lose_answer(&mut bench);
+            bench.answer(Handshake, Meaning::Lost(loss));
+            bench.input(Input::ForcedOut);
+            bench.waits_without_force();
+        }
+    }
+}
+
+#[test]
 fn heartbeats_that_succeed_again_end_that_doubt() {
     let mut bench = Bench::active(false);
     bench.call(Handshake, UNREACHABLE);
