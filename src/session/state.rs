@@ -17,9 +17,9 @@
 //!   the person two minutes. So within the sign-out limit (and a margin) 100-002 leads to a forced sign-in even with
 //!   `takeover = false`.
 //! - After a start that knows of no session, a first sign-in without an answer, a silence of ours, or heartbeats that failed before
-//!   one was refused (the gateway has started anew, and its platform has not), and whatever else there was, after a standstill for
-//!   longer than the gateway waits, it may as well be a person who must not be thrown out. Ours ends by itself, since nobody keeps it
-//!   alive: within the same time 100-002 is only a reason to try again.
+//!   one was refused (the gateway has started anew, and its platform has not), and whatever else there was, after an event that
+//!   announced the end, a suspension, or a standstill for longer than the gateway waits, it may as well be a person who must not be
+//!   thrown out. Ours ends by itself, since nobody keeps it alive: within the same time 100-002 is only a reason to try again.
 //!
 //! A sign-in without an answer may end long after we have given it up, and its session begins only then. So while the gateway says
 //! that one is under way, the time is not over, and begins anew with the first answer that says otherwise.
@@ -1158,8 +1158,9 @@ impl Machine {
     /// The gateway does not sign the agent out: leave the session to the next run, to silence, or keep it.
     fn sign_out_refused(&mut self, now: Instant) {
         if let Some(suspension) = self.after_sign_out.take() {
-            // It stands for as long as the gateway waits for heartbeats, and may meet us when another password is there before.
-            self.may_be_ours_from(now, Doubt::Great);
+            // It stands for as long as the gateway waits for heartbeats, and may meet us when another password is there before. So may the
+            // person who has just changed it.
+            self.may_be_ours_from(now, Doubt::Small);
             self.suspend(suspension);
         } else if self.wish.ends() {
             self.done = true;
@@ -1221,8 +1222,10 @@ impl Machine {
         self.begin_sign_in(State::Recovering, now + wait);
     }
 
+    /// A person is needed, who may sign in as the agent to see to it.
     fn suspend(&mut self, suspension: Suspension) {
         self.held = None;
+        self.doubt = Doubt::Small;
         self.due = None;
         self.take_over = false;
         self.state = State::Suspended(suspension);

@@ -117,7 +117,7 @@ fn a_sign_in_of_ours_that_is_still_under_way_begins_a_session_that_is_ours() {
 }
 
 #[test]
-fn a_session_that_could_not_be_ended_after_its_password_was_to_be_changed_is_ours_for_as_long_as_it_stands() {
+fn a_session_that_could_not_be_ended_after_its_password_was_to_be_changed_is_waited_for_as_long_as_it_stands() {
     let suspended = |refusals: &[Outcome]| {
         let mut bench = Bench::new(false);
         bench.input(Input::StartNew);
@@ -129,11 +129,11 @@ fn a_session_that_could_not_be_ended_after_its_password_was_to_be_changed_is_our
         bench
     };
     for refusals in [&[LOST_ANSWER; 3][..], &[Outcome::Answered(Meaning::NotNow)]] {
+        // It may as well be the person who has changed the password.
         let mut bench = suspended(refusals);
         bench.now += LIMIT;
         bench.input(Input::SignIn);
-        bench.answer(Login, Meaning::SignedIn);
-        bench.answer(ForceLogin, Meaning::Ok);
+        bench.waits_without_force();
 
         let mut bench = suspended(refusals);
         bench.now += LIMIT + SILENCE_MARGIN + SECOND;
@@ -146,6 +146,16 @@ fn a_session_that_could_not_be_ended_after_its_password_was_to_be_changed_is_our
     bench.input(Input::SignIn);
     bench.answer(Login, Meaning::SignedIn);
     assert_eq!(bench.state(), State::Suspended(Suspension::SignedInElsewhere));
+}
+
+#[test]
+fn whoever_signs_in_while_a_session_is_suspended_is_not_forced_out() {
+    let mut bench = Bench::active(false);
+    bench.call(Handshake, LOST_ANSWER);
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    bench.answer(Login, Meaning::Suspend(Suspension::AccountLocked));
+    bench.input(Input::SignIn);
+    bench.waits_without_force();
 }
 
 #[test]
