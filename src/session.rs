@@ -8,6 +8,7 @@
 //! that a restart within the sign-out limit signs nobody out; no secret is logged.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::SecretString;
@@ -37,6 +38,9 @@ mod status;
 
 pub use keeper::{AdoptError, Change, Glance, RosterError, Sessions, place};
 pub use status::{Media, SessionView, reasons};
+
+/// Stored times that are later than now by more: one of the clocks was wrong.
+const CLOCK_SLACK: Duration = Duration::from_secs(5);
 
 /// Makes callback tokens. A fresh one goes out with each sign-in and each heartbeat.
 pub trait TokenSource: Send + Sync {
@@ -154,6 +158,9 @@ pub struct StoredSession {
     pub ticket: call::Ticket,
     /// When the gateway last heard of the session.
     pub last_success: Timestamp,
+    /// That time says nothing: by wall time the gateway had ended the session, and it had not said yet that it has not.
+    #[serde(default)]
+    pub past: bool,
     /// When it began, where that is known: earlier versions did not say.
     #[serde(default)]
     pub began: Option<Timestamp>,
@@ -193,6 +200,14 @@ pub struct StoredSession {
 }
 
 impl StoredSession {
+    /// How long the gateway has not heard of it; `None` where wall time says what cannot be, or that the gateway has ended it, be it
+    /// before an earlier run that could not ask. A clock that was set since, or was wrong then, makes each session look past or to come,
+    /// and all of them stand.
+    fn silence(&self, now: Timestamp, limit: Duration) -> Option<Duration> {
+        let has_been = !self.past && self.last_success <= now.plus(CLOCK_SLACK);
+        has_been.then(|| now.since(self.last_success)).filter(|silence| *silence < limit)
+    }
+
     /// How its events come. Where that was not stored it is what else is known of it, or else what the configuration says.
     fn mode(&self, configured: Mode) -> Mode {
         match self {

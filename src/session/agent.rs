@@ -37,8 +37,6 @@ const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// A start so soon after an account was refused, or after another such start, is taken for one of many: a daemon that crashes
 /// and is started again and again must not lock accounts.
 const SUSPENSION_KEPT: Duration = Duration::from_secs(600);
-/// Stored times that are later than now by more: one of the clocks was wrong.
-const CLOCK_SLACK: Duration = Duration::from_secs(5);
 /// Where so many sessions in a row that looked past are gone, the others are: those of all agents were left behind together.
 const PAST_ASKED_FOR: u32 = 16;
 /// A store that hangs must not cost heartbeats.
@@ -442,10 +440,7 @@ impl Agent {
     /// The session of an earlier run.
     fn resume(&mut self, stored: StoredSession, delay: Duration) -> Resume {
         let now = self.gateway.deps.clock.now();
-        // A clock that was set since, or was wrong then, makes each session look past or to come, and all of them stand.
-        let silence = (stored.last_success <= now.plus(CLOCK_SLACK))
-            .then(|| now.since(stored.last_success))
-            .filter(|silence| *silence < self.gateway.config.sign_out_limit);
+        let silence = stored.silence(now, self.gateway.config.sign_out_limit);
         let guid_age = stored.guid_taken.filter(|_| silence.is_some()).map(|taken| now.since(taken));
         let resume = Resume {
             silence,
@@ -999,6 +994,7 @@ impl Agent {
         Some(StoredSession {
             ticket: Ticket::clone(self.ticket.as_deref()?),
             last_success: self.time_of(self.machine.last_ok()?),
+            past: self.machine.may_be_past(),
             began,
             guid_taken: self.machine.guid_since().map(|since| self.time_of(since)),
             skills_set: self.machine.skills_set(),

@@ -459,6 +459,12 @@ impl Machine {
         self.held.as_ref().is_some_and(Held::looks_past)
     }
 
+    /// Whether by wall time the gateway has ended the session, and has not said yet that it has not.
+    #[must_use]
+    pub fn may_be_past(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.looks_past() || held.is_outlasted())
+    }
+
     /// Whether the agent is in its skill queues, as far as wanted.
     #[must_use]
     pub fn skills_set(&self) -> bool {

@@ -489,6 +489,7 @@ async fn resumed_sessions_are_checked_in_the_order_of_their_guids_ages() {
         let stored = StoredSession {
             ticket: call::Ticket::new(id.into(), Vec::new()),
             last_success: Timestamp(now.millis() - 30_000),
+            past: false,
             began: None,
             guid_taken: Some(Timestamp(now.millis() - age * 1000)),
             skills_set: true,

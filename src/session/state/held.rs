@@ -273,6 +273,11 @@ impl Held {
         self.marks.has(Mark::LooksPast) && self.unconfirmed.is_some()
     }
 
+    /// Whether this machine stood still for longer than the gateway waits, and no heartbeat has succeeded since.
+    pub(super) fn is_outlasted(&self) -> bool {
+        self.marks.has(Mark::Outlasted)
+    }
+
     /// The gateway has said what it says of sessions that there are.
     pub(super) fn is_not_past(&mut self) {
         self.marks = self.marks.with(Mark::LooksPast, false);
@@ -527,11 +532,12 @@ impl Held {
         rules.settings.get(self.set_up.as_ref()?.next_setting).copied().flatten()
     }
 
-    /// What is to be done next for the agent to get calls, and when: first the skill queues, then the settings. A
-    /// session of an earlier run is confirmed before.
+    /// What is to be done next for the agent to get calls, and when: first the skill queues, then the settings, for which
+    /// a session of an earlier run is confirmed before; and for both one that looks past.
     fn to_set_up(&self, rules: &Rules) -> Option<(Operation, Instant)> {
         let set_up = self.set_up.as_ref()?;
         match self.skills {
+            _ if self.looks_past() => None,
             SkillsState::Due => Some((Operation::ResetSkill, set_up.skills.due)),
             _ if self.unconfirmed.is_some() => None,
             SkillsState::Done | SkillsState::Refused => Some((self.setting(rules)?, set_up.setting.due)),

@@ -77,6 +77,52 @@ async fn a_stored_time_that_is_yet_to_come_does_not_force_anybody_out() {
     }
 }
 
+/// The session of 291 is past and somebody else has come, but the gateway cannot be asked. What is saved meanwhile is no word that the
+/// session stood then: a further start forces nobody out.
+async fn nobody_is_forced_out_after_a_further_start(scene: &Scene, sessions: Sessions) {
+    let saved = scene.world.stored.lock().unwrap()["291"].clone();
+    assert!(saved.session().unwrap().past, "and it was saved since");
+    sessions.shutdown(false).await;
+    scene.gateway.heal();
+    let sessions = scene.start();
+    scene.pass(200).await;
+    assert_eq!(scene.gateway.count(ForceLogin), 0);
+    assert_eq!((view(&sessions).state, view(&sessions).reason), ("suspended", Some("signed_in_elsewhere")));
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_looks_past_does_so_at_the_next_start_too() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(50).await;
+    sessions.shutdown(false).await;
+    scene.pass(600).await;
+    scene.gateway.occupy("291");
+    for operation in [Handshake, Logout] {
+        scene.gateway.always(operation, Script::Unreachable);
+    }
+    let sessions = scene.start();
+    scene.pass(5).await;
+    assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+    scene.pass(5).await;
+    assert!(sessions.sign_in(&main_gateway(), &agent("291")));
+    scene.pass(5).await;
+    nobody_is_forced_out_after_a_further_start(&scene, sessions).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_a_standstill_has_outlasted_looks_past_at_the_next_start() {
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(50).await;
+    scene.gateway.occupy("291");
+    scene.gateway.always(Handshake, Script::Unreachable);
+    scene.clock.advance(Duration::from_secs(600));
+    scene.pass(15).await;
+    nobody_is_forced_out_after_a_further_start(&scene, sessions).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_was_to_be_signed_out_is_so_although_its_session_looks_past() {
     let mut scene = Scene::new();

@@ -117,7 +117,8 @@ fn a_sign_in_of_ours_that_is_still_under_way_begins_a_session_that_is_ours() {
 }
 
 #[test]
-fn a_session_that_could_not_be_ended_after_its_password_was_to_be_changed_is_waited_for_as_long_as_it_stands() {
+fn a_session_that_could_not_be_ended_after_its_password_was_to_be_changed_is_waited_for_as_long_as_it_stands()
+{
     let suspended = |refusals: &[Outcome]| {
         let mut bench = Bench::new(false);
         bench.input(Input::StartNew);
@@ -231,6 +232,21 @@ fn a_session_that_looks_past_is_asked_for_until_an_answer_comes_and_then_nobody_
         bench.call(Handshake, UNREACHABLE);
     }
     assert_eq!(bench.state(), State::SigningIn);
+}
+
+#[test]
+fn a_session_that_looks_past_enters_no_skill_queues_before_it_is_confirmed() {
+    let past = Resume { silence: None, skills_set: false, settings_due: true, ..left_behind(Duration::ZERO) };
+    let mut bench = Bench::with_settings([Some(AutoAnswer), None]);
+    bench.input(Input::Start(Some(past)));
+    bench.call(Handshake, UNREACHABLE);
+    bench.answer(Handshake, Meaning::Ok);
+    bench.answer(ResetSkill, Meaning::Ok);
+    bench.answer(AutoAnswer, Meaning::Ok);
+
+    let mut bench = Bench::new(false);
+    bench.input(Input::Start(Some(Resume { silence: Some(SECOND), ..past })));
+    bench.answer(ResetSkill, Meaning::Ok);
 }
 
 #[test]
