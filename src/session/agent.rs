@@ -37,7 +37,8 @@ const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// A start so soon after an account was refused, or after another such start, is taken for one of many: a daemon that crashes
 /// and is started again and again must not lock accounts.
 const SUSPENSION_KEPT: Duration = Duration::from_secs(600);
-/// Where so many sessions in a row that looked past are gone, the others are: those of all agents were left behind together.
+/// Where so many sessions that looked past are gone, and none stood, the others are: those of all agents were left behind together, and
+/// those with the youngest GUIDs are asked for first.
 const PAST_ASKED_FOR: u32 = 16;
 /// A store that hangs must not cost heartbeats.
 const SAVE_DEADLINE: Duration = Duration::from_secs(5);
@@ -52,8 +53,10 @@ pub(super) struct Gateway {
     pub(super) deps: Arc<Deps>,
     pub(super) common: Arc<Common>,
     pub(super) standstill: Standstill,
-    /// Sessions in a row that looked past, and were gone.
+    /// Sessions that looked past, and were gone.
     past_gone: AtomicU32,
+    /// One that looked past stood: the clock is or was wrong, and each is asked for. Of the others some have GUIDs that died of their age.
+    past_stands: AtomicBool,
     /// What stands for the address that sign-ins tell the gateway to push to.
     pub(super) callback: u64,
     /// The rules of its agents, each once: few combinations of their settings exist.
@@ -93,11 +96,17 @@ impl Gateway {
             common,
             standstill,
             past_gone: AtomicU32::new(0),
+            past_stands: AtomicBool::new(false),
             callback,
             rules,
             renewals_missed,
             stopping,
         }
+    }
+
+    /// Whether sessions that look past are gone as others were, and are not asked for any more.
+    fn past_is_gone(&self) -> bool {
+        !self.past_stands.load(Ordering::Relaxed) && self.past_gone.load(Ordering::Relaxed) >= PAST_ASKED_FOR
     }
 
     /// Says once what it means that a gateway refuses to renew GUIDs.
@@ -490,7 +499,7 @@ impl Agent {
             return;
         }
         self.turn = None;
-        if self.machine.asks_for_past() && self.gateway.past_gone.load(Ordering::Relaxed) >= PAST_ASKED_FOR {
+        if self.machine.asks_for_past() && self.gateway.past_is_gone() {
             self.step(Input::PastIsGone).await;
             return;
         }
@@ -634,7 +643,7 @@ impl Agent {
     fn note_past(&self, outcome: Outcome) {
         use Meaning::{Doubtful, Lost, NotNow, Ok, Refused, Suspend};
         match outcome {
-            Outcome::Answered(Ok | NotNow) => self.gateway.past_gone.store(0, Ordering::Relaxed),
+            Outcome::Answered(Ok | NotNow) => self.gateway.past_stands.store(true, Ordering::Relaxed),
             Outcome::Answered(Lost(_) | Suspend(_) | Refused | Doubtful) if !self.machine.holds_session() => {
                 self.gateway.past_gone.fetch_add(1, Ordering::Relaxed);
             }

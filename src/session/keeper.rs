@@ -26,7 +26,7 @@ use crate::session::mail::{Adoption, Waiting};
 use crate::session::status::{Ring, SessionView, Shared};
 use crate::session::{Deps, Stored};
 
-/// Sessions of an earlier run are all checked within this long: those first whose GUID is the nearest to its end.
+/// Sessions of an earlier run are all checked within this long.
 const RESUME_SPREAD: Duration = Duration::from_secs(5);
 /// No gateway waits longer for a heartbeat: the largest limit that can be configured.
 const LONGEST_PAST: Duration = Duration::from_secs(3600);
@@ -38,6 +38,7 @@ const SHORTEST_FIXED_TOKEN: usize = 8;
 const LONGEST_FIXED_TOKEN: usize = 256;
 
 mod look;
+mod order;
 mod watch;
 
 pub use look::{Glance, place};
@@ -508,31 +509,31 @@ impl std::fmt::Debug for Sessions {
 }
 
 impl Inner {
-    /// Starts the tasks of all agents. Sessions of an earlier run are checked one after the other, that with the oldest
-    /// GUID first.
+    /// Starts the tasks of all agents. Sessions of an earlier run are checked one after the other.
     fn begin_all(self: &Arc<Self>, agents: impl Iterator<Item = Arc<AgentConfig>>) {
+        let now = self.deps.clock.now();
         let mut starts: Vec<_> = agents
-            .map(|agent| {
+            .filter_map(|agent| {
                 let start = self.start(&agent);
+                let kept = self.gateways.get(&agent.gateway)?;
                 let session = start.stored.as_ref().and_then(|stored| stored.session());
-                let taken = session.map(|session| session.guid_taken.unwrap_or(session.last_success));
-                (taken, agent, start)
+                let limit = kept.gateway.config.sign_out_limit;
+                let place = session.map(|session| order::place(session, now, limit));
+                Some((place, kept, agent, start))
             })
             .collect();
-        starts.sort_by_key(|(taken, ..)| *taken);
-        let resumed = starts.iter().filter(|(taken, ..)| taken.is_some()).count();
+        starts.sort_by_key(|(place, ..)| *place);
+        let resumed = starts.iter().filter(|(place, ..)| place.is_some()).count();
         let step = RESUME_SPREAD / u32::try_from(resumed.max(1)).unwrap_or(u32::MAX);
-        let mut place = Duration::ZERO;
-        for (taken, agent, mut start) in starts {
-            if taken.is_some() {
-                start.delay = place;
-                place += step;
+        let mut delay = Duration::ZERO;
+        for (place, kept, agent, mut start) in starts {
+            if place.is_some() {
+                start.delay = delay;
+                delay += step;
             }
-            if let Some(kept) = self.gateways.get(&agent.gateway) {
-                let mut agents = kept.write();
-                if !agents.contains_key(&agent.id) {
-                    self.begin(kept, &mut agents, agent, None, start);
-                }
+            let mut agents = kept.write();
+            if !agents.contains_key(&agent.id) {
+                self.begin(kept, &mut agents, agent, None, start);
             }
         }
     }

@@ -77,6 +77,32 @@ async fn a_stored_time_that_is_yet_to_come_does_not_force_anybody_out() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn sessions_that_stand_are_asked_for_though_many_guids_have_died_when_the_clock_was_set_as_well() {
+    const DEAD: u32 = 20;
+    let ids = ids(2 * DEAD);
+    let scene = scene(&ids);
+    let sessions = scene.start();
+    scene.pass(50).await;
+    sessions.shutdown(false).await;
+    // Their GUIDs were older and have died, as those of a gateway that gives none that it is asked for.
+    for id in &ids[..DEAD as usize] {
+        let mut stored = scene.world.stored.lock().unwrap();
+        let Some(Stored::Session(session)) = stored.get_mut(id) else { panic!("{id} is not stored") };
+        session.ticket = call::Ticket::new("dead".to_owned().into(), Vec::new());
+        session.guid_taken = session.guid_taken.map(|taken| taken.minus(Duration::from_secs(40)));
+    }
+    scene.clock.advance(HOUR);
+    let told = scene.reasons().len();
+    let sessions = scene.start();
+    scene.pass(10).await;
+    assert_eq!(scene.reasons()[told..], ["resumed"; DEAD as usize]);
+    // Where one stands, each of the others is asked for.
+    let dead = sessions.list().into_iter().filter(|view| view.state == "signing_in").count();
+    assert_eq!(dead, DEAD as usize);
+    scene.gateway.check();
+}
+
 /// The session of 291 is past and somebody else has come, but the gateway cannot be asked. What is saved meanwhile is no word that the
 /// session stood then: a further start forces nobody out.
 async fn nobody_is_forced_out_after_a_further_start(scene: &Scene, sessions: Sessions) {
@@ -153,7 +179,7 @@ async fn agents_in_a_call_are_not_given_up_because_others_were_signed_out_for_an
     sessions.shutdown(false).await;
     scene.clock.advance(HOUR);
     scene.config.gateways[0].callback_uri = "https://relay.example/push/another".into();
-    // Whose GUID is the oldest are asked first. Of the others enough are out when those in a call come to their next one.
+    // Of those that are not slow enough are out when those in a call come to their next one.
     for _ in 0..AGENTS / 2 {
         scene.gateway.once(Logout, Script::Slow);
     }
