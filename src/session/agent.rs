@@ -201,7 +201,8 @@ impl Trouble {
 impl Agent {
     pub(super) fn new(config: Arc<AgentConfig>, gateway: Arc<Gateway>, shared: Arc<Shared>) -> Agent {
         let machine = Machine::new(gateway.rules(&config));
-        shared.stood_still_secs.store(gateway.standstill.total_secs(), Ordering::Relaxed);
+        // With what nobody has looked at yet: that was before.
+        shared.stood_still_secs.store(gateway.standstill.look(), Ordering::Relaxed);
         Agent {
             config,
             gateway,
@@ -339,6 +340,12 @@ impl Agent {
     fn still_suspended(&self, suspended: &str, at: Timestamp) -> Option<Suspension> {
         let recent = self.gateway.deps.clock.now().since(at) < SUSPENSION_KEPT;
         Suspension::of_the_account(suspended).filter(|_| recent)
+    }
+
+    /// Looks whether the machine has stood still, which it may be too early to have been told.
+    async fn look_for_standstill(&mut self) {
+        let total_secs = self.gateway.standstill.look();
+        self.count_standstill(total_secs).await;
     }
 
     /// The machine has stood still for so long in all.
@@ -525,14 +532,23 @@ impl Agent {
         let gateway = self.gateway.clone();
         let mut admission = gateway.calls.admit(operation, self.machine.last_ok(), self.machine.guid_since());
         loop {
-            tokio::select! {
+            let admitted = tokio::select! {
                 biased;
-                () = self.shared.bell.wait() => Box::pin(self.answer_bell()).await,
-                admission = &mut admission => return Some(admission),
+                () = self.shared.bell.wait() => None,
+                admission = &mut admission => Some(admission),
+            };
+            match &admitted {
+                None => Box::pin(self.answer_bell()).await,
+                // What was before a sign-in does not count for its session; and whoever came meanwhile is not forced out.
+                Some(_) if operation.signs_in() => self.look_for_standstill().await,
+                Some(_) => {}
             }
             match self.machine.next() {
                 Next::Call(next, due) if next == operation && due <= Instant::now() => {}
                 _ => return None,
+            }
+            if admitted.is_some() {
+                return admitted;
             }
         }
     }
@@ -626,9 +642,8 @@ impl Agent {
         let renewed = self.take_ticket(operation, answer, outcome, sent);
         self.take_result(operation, outcome, result);
         if let Outcome::Answered(Meaning::Lost(_) | Meaning::SignedIn) = outcome {
-            // Why, it may be too early to have been told. And it is no time to force anybody out who came meanwhile.
-            let total_secs = self.gateway.standstill.look();
-            self.count_standstill(total_secs).await;
+            // That may be why. And it is no time to force anybody out who came meanwhile.
+            self.look_for_standstill().await;
         }
         let saved = self.step(Input::Ended(outcome)).await;
         if looked_past {

@@ -661,6 +661,7 @@ impl Machine {
         };
         if outlasted {
             self.doubt = Doubt::Small;
+            self.force &= self.rules.takeover || self.take_over;
         }
         let just_now = self.ours_until.is_some_and(|until| now <= until + SET_RIGHT_WITHIN);
         if self.state == State::Suspended(Suspension::SignedInElsewhere) && just_now {

@@ -73,3 +73,40 @@ async fn whoever_was_signed_in_by_hand_during_a_long_pause_is_not_forced_out_alt
     assert_eq!(scene.gateway.count(ForceLogin), 0);
     assert!(sessions.list().iter().all(|view| view.reason == Some("signed_in_elsewhere")));
 }
+
+/// Longer than the gateway waits, by a clock that nobody has looked at yet.
+async fn a_standstill_is_over(scene: &Scene) {
+    // Between two looks, which come every two seconds.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    scene.clock.advance(Duration::from_secs(600));
+}
+
+/// The first heartbeat of 291 is lost, and its session not known then: it is its own that stands in its way.
+async fn is_forced_back(scene: &Scene, sessions: &Sessions) {
+    let (forced, passed) = (scene.gateway.count(ForceLogin), scene.gateway.count(Handshake));
+    scene.gateway.once(Handshake, Script::RequestLost);
+    scene.gateway.once(Handshake, Script::Code("000-003"));
+    scene.pass(25).await;
+    assert!(scene.gateway.count(Handshake) > passed + 2);
+    assert_eq!((view(sessions).state, scene.gateway.count(ForceLogin)), ("active", forced + 1));
+    scene.gateway.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standstill_before_a_sign_in_does_not_count_for_the_session_though_it_is_noticed_later() {
+    let mut scene = Scene::new();
+    let config = scene.config.agents.remove(0);
+    let sessions = scene.start();
+    a_standstill_is_over(&scene).await;
+    sessions.put(config).unwrap();
+    is_forced_back(&scene, &sessions).await;
+
+    let scene = Scene::new();
+    let sessions = scene.start();
+    scene.pass(20).await;
+    assert!(sessions.sign_out(&main_gateway(), &agent("291")));
+    scene.pass(10).await;
+    a_standstill_is_over(&scene).await;
+    assert!(sessions.sign_in(&main_gateway(), &agent("291")));
+    is_forced_back(&scene, &sessions).await;
+}

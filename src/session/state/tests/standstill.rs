@@ -224,6 +224,31 @@ fn nobody_is_forced_out_after_a_long_pause_although_an_answer_was_lost_before_it
 }
 
 #[test]
+fn a_forced_sign_in_that_waits_for_its_turn_is_not_made_after_a_long_pause() {
+    let about_to_force = || {
+        let mut bench = Bench::active(false);
+        bench.call(Handshake, LOST_ANSWER);
+        bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+        bench.answer(Login, Meaning::SignedIn);
+        bench
+    };
+    let mut bench = about_to_force();
+    bench.input(Input::StoodStill(600 * SECOND));
+    is_waited_for(&mut bench);
+
+    let mut bench = about_to_force();
+    bench.input(Input::StoodStill(60 * SECOND));
+    bench.answer(ForceLogin, Meaning::Ok);
+
+    // Whoever is there is to be forced out in any case.
+    let mut bench = Bench::active(true);
+    bench.answer(Handshake, Meaning::Lost(Loss::GuidRefused));
+    bench.answer(Login, Meaning::SignedIn);
+    bench.input(Input::StoodStill(600 * SECOND));
+    bench.answer(ForceLogin, Meaning::Ok);
+}
+
+#[test]
 fn a_session_whose_answers_were_lost_is_forced_back_after_a_shorter_pause() {
     let mut bench = Bench::active(false);
     bench.input(Input::StoodStill(60 * SECOND));
