@@ -610,6 +610,7 @@ impl Machine {
         let first = resume.delay.min(remaining.min(guid_left.unwrap_or(remaining)) / 4);
         let skills = if resume.skills_set { SkillsState::Done } else { self.skills() };
         let mut held = Held::resumed(now, resume, now + first, skills);
+        held.spread_slots(&self.rules);
         if resume.settings_due {
             held.set_up(&self.rules, now);
         }

@@ -232,6 +232,13 @@ impl Held {
         }
     }
 
+    /// The first heartbeats of all that are resumed come within seconds. The next ones are to be spread over the interval, so the slot
+    /// that the first belongs to is an earlier one.
+    pub(super) fn spread_slots(&mut self, rules: &Rules) {
+        let earlier = jitter(rules.heartbeat_interval);
+        self.slot = self.slot.checked_sub(earlier).unwrap_or(self.slot);
+    }
+
     /// A session that another program signed in; when, we cannot know.
     pub(super) fn adopted(now: Instant) -> Held {
         let (unconfirmed, marks) = (Some(Entry::Adopted), Marks::default().with(Mark::Foreign, true));
