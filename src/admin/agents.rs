@@ -4,10 +4,11 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::api::{Answer, Call, Parts, query};
+use super::change::roster_fault;
 use super::fault::{Fault, json};
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::SESSION_STATES;
-use crate::session::{self, Glance, Media, SessionView};
+use crate::session::{self, Glance, Media, RosterError, SessionView};
 use crate::spool::AgentKey;
 
 /// An agent and its session as callers see them.
@@ -203,20 +204,29 @@ pub(super) fn show(call: &Call<'_>) -> Answer {
 
 pub(super) fn sign_in(call: &Call<'_>) -> Answer {
     let (gateway, agent_id) = named(call)?;
-    call.parts.sessions.sign_in(&gateway, &agent_id);
+    heard(call, call.parts.sessions.sign_in(&gateway, &agent_id))?;
     view(call, StatusCode::ACCEPTED, &gateway, &agent_id)
 }
 
 pub(super) fn sign_out(call: &Call<'_>) -> Answer {
     let (gateway, agent_id) = named(call)?;
-    call.parts.sessions.sign_out(&gateway, &agent_id);
+    heard(call, call.parts.sessions.sign_out(&gateway, &agent_id))?;
     view(call, StatusCode::ACCEPTED, &gateway, &agent_id)
 }
 
 pub(super) fn take_over(call: &Call<'_>) -> Answer {
     let (gateway, agent_id) = named(call)?;
-    call.parts.sessions.take_over(&gateway, &agent_id);
+    heard(call, call.parts.sessions.take_over(&gateway, &agent_id))?;
     view(call, StatusCode::ACCEPTED, &gateway, &agent_id)
+}
+
+/// Whether what was said of an agent is heard. Not while the daemon stops: it would be lost, and answered as if it were not.
+fn heard(call: &Call<'_>, heard: bool) -> Result<(), Fault> {
+    match heard {
+        true => Ok(()),
+        false if call.parts.sessions.is_stopping() => Err(roster_fault(RosterError::Stopping)),
+        false => Err(Fault::no_such_agent()),
+    }
 }
 
 /// The agent of the path; names that cannot be names belong to nobody.

@@ -80,6 +80,11 @@ pub(super) async fn remove(call: &Call<'_>) -> Answer {
             } else {
                 parts.sessions.remove(gateway, agent_id)
             };
+            if !left && parts.sessions.is_stopping() {
+                // The next run signs in whoever is kept.
+                set(&parts, &agent, before).await?;
+                return Err(roster_fault(RosterError::Stopping));
+            }
             if left || before.is_some() { Ok(()) } else { Err(Fault::no_such_agent()) }
         }
         .in_current_span(),
@@ -227,7 +232,7 @@ fn configured() -> Fault {
     Fault::conflict("configured", "this agent stands in the configuration: change it there")
 }
 
-fn roster_fault(error: RosterError) -> Fault {
+pub(super) fn roster_fault(error: RosterError) -> Fault {
     match error {
         RosterError::UnknownGateway => Fault::not_found(error),
         RosterError::Stopping => Fault::unavailable(error),

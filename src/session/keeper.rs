@@ -254,13 +254,13 @@ impl Sessions {
     }
 
     /// Takes an agent out of the roster: it is signed out and forgotten, after the call that it is in, and where the daemon stops before
-    /// that, by the next run. `false` when there is no such agent.
+    /// that, by the next run. `false` when there is no such agent, or the daemon stops already: it is not heard then, and stays.
     pub fn remove(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
         self.leave(gateway, agent_id, Ring::Leave)
     }
 
     /// Takes an agent out of the roster and leaves its session open at the gateway, for another program to keep it;
-    /// the gateway ends it after the sign-out limit. `false` when there is no such agent.
+    /// the gateway ends it after the sign-out limit. `false` as of [`Sessions::remove`].
     pub fn release(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
         self.leave(gateway, agent_id, Ring::Stop)
     }
@@ -367,18 +367,18 @@ impl Sessions {
         self.with(gateway, agent_id, |shared| shared.bell.ring(Ring::ForcedOut));
     }
 
-    /// Signs an agent in that is signed out or suspended; `false` when there is no such agent.
+    /// Signs an agent in that is signed out or suspended; `false` as of [`Sessions::remove`].
     pub fn sign_in(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
         self.say(gateway, agent_id, Ring::SignIn)
     }
 
     /// Signs an agent in that is signed out or suspended, and this once forces out whoever is signed in in its place,
-    /// whatever `takeover` says; `false` when there is no such agent.
+    /// whatever `takeover` says; `false` as of [`Sessions::remove`].
     pub fn take_over(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
         self.say(gateway, agent_id, Ring::TakeOver)
     }
 
-    /// Signs an agent out until a person signs it in again; `false` when there is no such agent.
+    /// Signs an agent out until a person signs it in again; `false` as of [`Sessions::remove`].
     pub fn sign_out(&self, gateway: &GatewayName, agent_id: &AgentId) -> bool {
         self.say(gateway, agent_id, Ring::SignOut)
     }
@@ -440,9 +440,19 @@ impl Sessions {
         async move { tasks.wait().await }
     }
 
+    /// Whether the daemon stops, so that nothing is heard that is said of agents.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.inner.stop.is_cancelled()
+    }
+
     fn leave(&self, gateway: &GatewayName, agent_id: &AgentId, ring: Ring) -> bool {
         let Some(kept) = self.inner.gateways.get(gateway) else { return false };
         let mut agents = kept.write();
+        // Its task may have saved the session already, and ended.
+        if self.is_stopping() {
+            return false;
+        }
         let Some(slot) = agents.get_mut(agent_id) else { return false };
         if slot.is_leaving() {
             // Whoever was to come back does not, and there is nobody else to leave.
@@ -457,6 +467,9 @@ impl Sessions {
     fn say(&self, gateway: &GatewayName, agent_id: &AgentId, word: Ring) -> bool {
         let Some(kept) = self.inner.gateways.get(gateway) else { return false };
         let mut agents = kept.write();
+        if self.is_stopping() {
+            return false;
+        }
         let Some(slot) = agents.get_mut(agent_id) else { return false };
         if let Some(next) = &mut slot.next {
             next.signed_out = word == Ring::SignOut;

@@ -56,6 +56,30 @@ async fn an_agent_that_is_added_is_signed_in_and_one_that_is_removed_is_signed_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_said_of_an_agent_while_the_daemon_stops_is_not_answered_as_if_it_were_heard() {
+    let says: [fn(&Sessions) -> bool; 4] = [
+        |sessions| sessions.remove(&main_gateway(), &agent("291")),
+        |sessions| sessions.release(&main_gateway(), &agent("291")),
+        |sessions| sessions.sign_out(&main_gateway(), &agent("291")),
+        |sessions| sessions.take_over(&main_gateway(), &agent("291")),
+    ];
+    for say in says {
+        let scene = Scene::new();
+        let sessions = scene.start();
+        scene.pass(20).await;
+        // Its task is at a heartbeat.
+        scene.gateway.always(Handshake, Script::Slow);
+        scene.pass(33).await;
+        let stopped = sessions.shutdown(false);
+        assert!(!say(&sessions) && sessions.is_stopping());
+        stopped.await;
+        let kept = scene.world.stored.lock().unwrap()["291"].session().cloned().expect("a session");
+        assert!(!kept.leaving && !kept.wanted_out);
+        assert!(scene.gateway.is_signed_in("291"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_agent_that_comes_back_while_it_leaves_has_never_two_tasks() {
     let scene = Scene::with(&[], |_, _| {});
     let sessions = scene.start();
