@@ -954,6 +954,10 @@ impl Machine {
         if held.drop_unconfirmed() {
             self.effects.push(Effect::Mended(Degradation::SignOutUnconfirmed));
         }
+        // One that the gateway had replaced it would not have taken for so long.
+        if self.ours_until.is_some_and(|until| sent > until + self.rules.guid_interval) {
+            held.guid_is_newest();
+        }
         // Else the GUID that we know is on its way out. What stands in our way then may still be our own session.
         if held.knows_newest_guid() {
             self.ours_until = None;

@@ -407,6 +407,11 @@ impl Held {
         self.newest = Newest::Ours;
     }
 
+    /// No answer that was lost has carried a newer one.
+    pub(super) fn guid_is_newest(&mut self) {
+        self.newest = Newest::Ours;
+    }
+
     /// Whether no answer that may have carried a newer GUID was lost.
     pub(super) fn knows_newest_guid(&self) -> bool {
         self.newest == Newest::Ours

@@ -55,6 +55,21 @@ fn a_sign_out_is_asked_for_until_the_gateway_answers_and_the_session_kept_alive_
 }
 
 #[test]
+fn a_guid_that_the_gateway_still_takes_minutes_after_a_lost_answer_is_the_newest() {
+    for (heartbeats, out) in [(2, false), (10, true)] {
+        let mut bench = Bench::active(false);
+        bench.call(Handshake, LOST_ANSWER);
+        for _ in 0..heartbeats {
+            bench.answer(Handshake, Meaning::Ok);
+        }
+        bench.input(Input::SignOut);
+        bench.answer(Logout, Meaning::Lost(Loss::NotSignedIn));
+        let expected = if out { State::SignedOut } else { State::SigningOut };
+        assert_eq!(bench.state(), expected, "after {heartbeats} heartbeats");
+    }
+}
+
+#[test]
 fn a_sign_out_of_a_session_that_nobody_answers_for_ends_with_the_session() {
     let mut bench = Bench::active(false);
     bench.input(Input::SignOut);
