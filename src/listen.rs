@@ -14,7 +14,6 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -41,10 +40,12 @@ use crate::receive::tls::{fault, peer};
 use crate::request::{RequestId, RequestIds};
 
 pub mod allow;
+mod phase;
 mod seats;
 mod standstill;
 
 use allow::SharedAllowList;
+use phase::{PHASE_IDLE, PHASE_LIVE, PHASE_REQUEST, Phase};
 use seats::{Seat, Seats};
 use standstill::Standstill;
 
@@ -459,81 +460,6 @@ async fn disturbed<H>(shared: &Shared<H>, seat: &Seat, goes_on: bool) -> Disturb
 
 fn reason_of(error: &hyper::Error) -> &'static str {
     if error.is_parse_too_large() { "header_too_large" } else { "http" }
-}
-
-const PHASE_IDLE: u64 = 0;
-const PHASE_HEAD: u64 = 1;
-const PHASE_REQUEST: u64 = 2;
-const PHASE_LIVE: u64 = 3;
-
-/// What a connection is doing and since when, in one word: milliseconds since it began, times four, plus the phase.
-#[derive(Debug)]
-struct Phase {
-    began: Instant,
-    word: AtomicU64,
-}
-
-impl Phase {
-    fn new() -> Phase {
-        Phase { began: Instant::now(), word: AtomicU64::new(PHASE_IDLE) }
-    }
-
-    fn enter(&self, phase: u64) {
-        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
-        self.word.store((millis << 2) | phase, Ordering::Release);
-    }
-
-    fn since(&self) -> Instant {
-        self.began + Duration::from_millis(self.word.load(Ordering::Acquire) >> 2)
-    }
-
-    fn is_idle(&self) -> bool {
-        self.word.load(Ordering::Acquire) & 3 == PHASE_IDLE
-    }
-
-    /// Whether it is being answered, also by something that goes on.
-    fn is_busy(&self) -> bool {
-        matches!(self.word.load(Ordering::Acquire) & 3, PHASE_REQUEST | PHASE_LIVE)
-    }
-
-    /// Whether it is being answered by something that goes on.
-    fn is_live(&self) -> bool {
-        self.word.load(Ordering::Acquire) & 3 == PHASE_LIVE
-    }
-
-    fn bytes_came(&self) {
-        if self.word.load(Ordering::Acquire) & 3 == PHASE_IDLE {
-            self.enter(PHASE_HEAD);
-        }
-    }
-
-    /// Returns when the connection has been in one phase for longer than it may.
-    ///
-    /// # Cancel safety
-    /// May be dropped at any time.
-    async fn overdue(&self, limits: &Limits) -> &'static str {
-        loop {
-            let word = self.word.load(Ordering::Acquire);
-            let since = self.began + Duration::from_millis(word >> 2);
-            let (limit, reason) = match word & 3 {
-                PHASE_IDLE => (limits.idle_timeout, "idle_timeout"),
-                PHASE_HEAD => (limits.header_timeout, "header_timeout"),
-                // Nothing was asked of a live answer for so long: the peer has stopped to take it.
-                PHASE_LIVE => (limits.idle_timeout, "idle_timeout"),
-                // The handler has time-outs of its own; look again later.
-                _ => {
-                    tokio::time::sleep(limits.header_timeout.min(limits.idle_timeout)).await;
-                    continue;
-                }
-            };
-            // From idle a head may begin at any time and has the shorter limit.
-            let look = since + limit;
-            if look <= Instant::now() {
-                return reason;
-            }
-            tokio::time::sleep_until(look.min(Instant::now() + limits.header_timeout / 4)).await;
-        }
-    }
 }
 
 /// The body of an answer. The connection is idle when it has all been taken, and one that is live is not while it lasts.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Phase;
+use super::phase::Phase;
 
 /// What a newcomer has for a handshake and a head, also when many others come.
 const GRACE: Duration = Duration::from_secs(1);
@@ -103,7 +103,7 @@ impl Drop for Taken<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{PHASE_HEAD, PHASE_REQUEST};
+    use super::super::phase::{PHASE_HEAD, PHASE_REQUEST};
     use super::*;
 
     fn gone(seats: &[Taken<'_>]) -> Vec<usize> {
