@@ -7,6 +7,7 @@ pub mod admin;
 pub mod app;
 pub mod authenticate;
 pub mod backoff;
+mod body;
 pub mod calm;
 pub mod cli;
 pub mod clock;

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, Response};
 use tokio::time::Instant;
 
 use crate::authenticate::{Authenticator, Bearer, TokenFault};
+use crate::body::{self, BodyFault};
 use crate::calm::Calm;
 use crate::clock::{Clock, Timestamp};
 use crate::event::charset::{Charset, Text};
@@ -293,13 +294,10 @@ impl PushHandler {
     /// The body, in memory of its own: the connection's buffer, in which it came, is used for the next request then.
     async fn body(&self, body: Incoming) -> Result<Bytes, Refusal> {
         let limit = self.limits.max_body_bytes;
-        let collected = tokio::time::timeout(self.limits.body_timeout, Limited::new(body, limit).collect());
-        match collected.await {
-            Ok(Ok(body)) => Ok(Bytes::copy_from_slice(&body.to_bytes())),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-                Err(Refusal::TooLarge { limit })
-            }
-            Ok(Err(error)) => Err(Refusal::BodyBroken(error.to_string())),
+        match tokio::time::timeout(self.limits.body_timeout, body::read(body, limit)).await {
+            Ok(Ok(body)) => Ok(body),
+            Ok(Err(BodyFault::TooLong { limit })) => Err(Refusal::TooLarge { limit }),
+            Ok(Err(BodyFault::Broken(error))) => Err(Refusal::BodyBroken(error.to_string())),
             Err(_) => Err(Refusal::BodyTimeout),
         }
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::{Request, Response};
 use secrecy::{ExposeSecret, SecretString};
@@ -34,6 +34,7 @@ use super::pulse::{BEAT, Pulse};
 use super::routes::{self, Access, Endpoint, Found, Params, Route};
 use super::tokens::{Caller, Scope, TokenFile};
 use super::{Page, Readiness, agents, change, feed, letters, status, through};
+use crate::body::{self, BodyFault};
 use crate::calm::Calm;
 use crate::deliver::{Troubles, Ways};
 use crate::event::GatewayName;
@@ -469,14 +470,16 @@ fn bearer(headers: &http::HeaderMap) -> Option<&str> {
 }
 
 async fn read_body(body: Incoming) -> Result<Bytes, Fault> {
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Fault::new(
+    match tokio::time::timeout(BODY_TIMEOUT, body::read(body, BODY_BYTES)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(BodyFault::TooLong { limit })) => Err(Fault::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too_large",
-            format_args!("a body has {BODY_BYTES} bytes at most"),
+            format_args!("a body has {limit} bytes at most"),
         )),
-        Ok(Err(error)) => Err(Fault::bad_request(format_args!("the body ended early: {error}"))),
+        Ok(Err(BodyFault::Broken(error))) => {
+            Err(Fault::bad_request(format_args!("the body ended early: {error}")))
+        }
         Err(_) => {
             Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not come in time"))
         }

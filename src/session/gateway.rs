@@ -12,7 +12,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Response};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
@@ -21,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
+use crate::body;
 use crate::event::charset::{Charset, Text};
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::Metrics;
@@ -353,18 +353,12 @@ async fn read_forwarded(response: Response<Incoming>) -> Forwarded {
     if head.status.is_success() {
         take_headers(&mut headers, &head.headers);
     }
-    let verdict = match Limited::new(body, FORWARDED_LIMIT_BYTES).collect().await {
-        Ok(body) => Ok(ForwardAnswer {
-            status: head.status.as_u16(),
-            content_type: head
-                .headers
-                .get(http::header::CONTENT_TYPE)
-                .and_then(|value| value.to_str().ok())
-                .map(str::to_owned),
-            body: body.to_bytes(),
-        }),
-        Err(error) => Err(CallError::Broken(format!("cannot read the answer: {error}"))),
-    };
+    let content_type = head.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let verdict = read_body(body, FORWARDED_LIMIT_BYTES).await.map(|body| ForwardAnswer {
+        status: head.status.as_u16(),
+        content_type: content_type.map(str::to_owned),
+        body,
+    });
     let reply = verdict.as_ref().ok().and_then(|answer| wire::reply(&answer.body).ok());
     Forwarded {
         guid: headers.guid,
@@ -380,8 +374,8 @@ fn take_headers(answer: &mut Answer, headers: &HeaderMap) {
 }
 
 async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, CallError> {
-    let body = Limited::new(body, limit).collect().await;
-    Ok(body.map_err(|error| CallError::Broken(format!("cannot read the answer: {error}")))?.to_bytes())
+    let body = body::read(body, limit).await;
+    body.map_err(|error| CallError::Broken(format!("cannot read the answer: {error}")))
 }
 
 /// An error with its causes in one line; hyper's errors say little by themselves.

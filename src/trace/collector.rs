@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use super::config::TracesConfig;
 use super::otlp;
+use crate::body;
 use crate::calm::Calm;
 use crate::stamp::Stamp;
 
@@ -240,8 +241,8 @@ struct Answer {
 async fn read(response: Response<Incoming>) -> Result<Answer, String> {
     let (head, body) = response.into_parts();
     let after = head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| error.to_string())?;
-    Ok(Answer { status: head.status, after: after.map(Duration::from_secs), body: body.to_bytes() })
+    let body = body::read(body, ANSWER_BYTES).await.map_err(|error| error.to_string())?;
+    Ok(Answer { status: head.status, after: after.map(Duration::from_secs), body })
 }
 
 impl Answer {
