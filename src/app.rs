@@ -28,7 +28,7 @@ use crate::listen::{Entry, Listener};
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::problems::Problems;
-use crate::receive::{PUSH_PATH, PushHandler};
+use crate::receive::{Bodies, PUSH_PATH, PushHandler};
 use crate::reload::{self, Desk, Origin, Reloader, SetLogLevel, Targets, Wishes};
 use crate::session::config::{AgentConfig, AgentDefaults, GatewayConfig, SessionsConfig};
 use crate::session::password::PasswordReader;
@@ -159,6 +159,7 @@ impl Relay {
             authenticator: authenticator.clone(),
             spool: spool.clone(),
             limits: config.callback.push.clone(),
+            bodies: Bodies::default(),
             observer: observer.clone(),
             guesses: Guesses::new("callback", metrics.clone()),
             metrics: metrics.clone(),

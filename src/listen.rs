@@ -46,6 +46,7 @@ mod standstill;
 
 use allow::SharedAllowList;
 use phase::{PHASE_IDLE, PHASE_LIVE, PHASE_REQUEST, Phase};
+pub use phase::{Wait, Waiting};
 use seats::{Seat, Seats};
 use standstill::Standstill;
 
@@ -102,6 +103,8 @@ pub struct Incomer {
     pub exchange: Exchange,
     /// Its name in the log.
     pub id: RequestId,
+    /// Where it says that it only waits.
+    pub waiting: Waiting,
 }
 
 /// Answers requests of a listener.
@@ -367,6 +370,7 @@ async fn serve<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
         return;
     }
     // It was ours to end: the peer's end shows whether the last answer arrived.
+    seat.ends();
     tokio::select! {
         () = watched.end() => {}
         () = shared.stop.cancelled() => {}
@@ -387,9 +391,9 @@ async fn converse<H: Handler, S: AsyncRead + AsyncWrite + Unpin + Send>(
     let service = service_fn(|request: Request<Incoming>| {
         phase.enter(PHASE_REQUEST);
         let exchange = turns.begin_when(shared.standstill.is_recent());
-        let answer = shared
-            .handler
-            .handle(request, Incomer { peer, exchange: exchange.clone(), id: shared.ids.next() });
+        let (id, waiting) = (shared.ids.next(), Waiting::of(&phase));
+        let answer =
+            shared.handler.handle(request, Incomer { peer, exchange: exchange.clone(), id, waiting });
         let (phase, seat) = (phase.clone(), seat.clone());
         async move {
             let answer = answer.await;

@@ -8,10 +8,12 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderValue, header};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
@@ -28,16 +30,18 @@ use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName};
 use crate::exchange::Exchange;
 use crate::guesses::Guesses;
-use crate::listen::{Handler, Incomer};
+use crate::listen::{Handler, Incomer, Waiting};
 use crate::metrics::Metrics;
 use crate::request::RequestId;
 use crate::spool::{AgentKey, AppendError, Appended, NewRecord, Spool};
 use crate::trace::{StoredPush, Traces};
 
+mod bodies;
 pub mod reply;
 pub mod tls;
 mod under_way;
 
+pub use bodies::Bodies;
 use reply::Refusal;
 use under_way::UnderWay;
 
@@ -78,6 +82,8 @@ pub struct PushHandler {
     pub spool: Spool,
     /// What a push may be.
     pub limits: PushLimits,
+    /// What is still to come of pushes.
+    pub bodies: Bodies,
     /// Told of pushes.
     pub observer: Arc<dyn PushObserver>,
     /// Wrong tokens so far.
@@ -116,9 +122,11 @@ impl Handler for PushHandler {
             over: false,
         };
         async move {
-            let Incomer { peer, exchange, id: request_id } = from;
+            let Incomer { peer, exchange, id: request_id, waiting } = from;
             let result = match admitted {
-                Ok(admitted) => self.push(admitted, exchange, received_at, &mut under_way.agent).await,
+                Ok(admitted) => {
+                    self.push(admitted, exchange, received_at, &waiting, &mut under_way.agent).await
+                }
                 Err(refused) => Err(refused),
             };
             match result {
@@ -130,7 +138,7 @@ impl Handler for PushHandler {
                 }
                 Err(Refused { refusal, agent }) => {
                     under_way.refused(agent);
-                    self.refuse(&refusal, peer, request_id).await
+                    self.refuse(&refusal, peer, request_id, &waiting).await
                 }
             }
         }
@@ -236,10 +244,11 @@ impl PushHandler {
         admitted: Admitted<'_>,
         exchange: Exchange,
         received_at: Timestamp,
+        waiting: &Waiting,
         agent: &mut Option<AgentKey>,
     ) -> Result<Appended, Refused> {
         let gateway = admitted.gateway;
-        let stored = self.store(admitted, exchange, received_at, agent).await;
+        let stored = self.store(admitted, exchange, received_at, waiting, agent).await;
         stored.map_err(|refusal| Refused::of(gateway, refusal, agent.clone()))
     }
 
@@ -249,10 +258,12 @@ impl PushHandler {
         admitted: Admitted<'_>,
         exchange: Exchange,
         received_at: Timestamp,
+        waiting: &Waiting,
         agent: &mut Option<AgentKey>,
     ) -> Result<Appended, Refusal> {
         let Admitted { gateway, bearer, charset, body } = admitted;
-        let Text { body, broken } = charset.to_utf8(self.body(body).await?);
+        let whose = || self.authenticator.sole_holder(&bearer).map(|agent_id| key(gateway, &agent_id));
+        let Text { body, broken } = charset.to_utf8(self.body(body, waiting, whose).await?);
         let envelope = envelope::parse_push(&body).map_err(Refusal::Envelope)?;
         // Some events name nobody, and their token may be one agent's alone.
         let sole = if envelope.names_nobody() { self.authenticator.sole_holder(&bearer) } else { None };
@@ -292,14 +303,31 @@ impl PushHandler {
     }
 
     /// The body, in memory of its own: the connection's buffer, in which it came, is used for the next request then.
-    async fn body(&self, body: Incoming) -> Result<Bytes, Refusal> {
-        let limit = self.limits.max_body_bytes;
-        match tokio::time::timeout(self.limits.body_timeout, body::read(body, limit)).await {
-            Ok(Ok(body)) => Ok(body),
-            Ok(Err(BodyFault::TooLong { limit })) => Err(Refusal::TooLarge { limit }),
-            Ok(Err(BodyFault::Broken(error))) => Err(Refusal::BodyBroken(error.to_string())),
-            Err(_) => Err(Refusal::BodyTimeout),
-        }
+    async fn body(
+        &self,
+        body: Incoming,
+        waiting: &Waiting,
+        whose: impl FnOnce() -> Option<AgentKey>,
+    ) -> Result<Bytes, Refusal> {
+        let mut reading = pin!(body::read(body, self.limits.max_body_bytes));
+        // Most have come with their heads, and nothing is waited for.
+        let read = match reading.as_mut().now_or_never() {
+            Some(read) => read,
+            None => {
+                let _wait = waiting.begin();
+                let awaited = self.bodies.await_one(whose());
+                tokio::select! {
+                    biased;
+                    read = reading => read,
+                    () = awaited.gave_way() => return Err(Refusal::BodyTimeout),
+                    () = tokio::time::sleep(self.limits.body_timeout) => return Err(Refusal::BodyTimeout),
+                }
+            }
+        };
+        read.map_err(|fault| match fault {
+            BodyFault::TooLong { limit } => Refusal::TooLarge { limit },
+            BodyFault::Broken(error) => Refusal::BodyBroken(error.to_string()),
+        })
     }
 
     async fn refuse(
@@ -307,6 +335,7 @@ impl PushHandler {
         refusal: &Refusal,
         peer: SocketAddr,
         request_id: RequestId,
+        waiting: &Waiting,
     ) -> Response<Full<Bytes>> {
         // First what does not wait: who has gone in the meantime was refused all the same.
         let reason = refusal.reason();
@@ -315,6 +344,7 @@ impl PushHandler {
             tracing::warn!(%request_id, reason, %peer, left_out, error = %refusal, "push refused");
         }
         if let Refusal::Token(TokenFault::Malformed | TokenFault::Forged) = refusal {
+            let _wait = waiting.begin();
             self.guesses.wrong(peer).await;
         }
         reply::refusal(refusal, request_id)

@@ -39,7 +39,7 @@ use crate::calm::Calm;
 use crate::deliver::{Troubles, Ways};
 use crate::event::GatewayName;
 use crate::guesses::Guesses;
-use crate::listen::Incomer;
+use crate::listen::{Incomer, Waiting};
 use crate::log::AUDIT_TARGET;
 use crate::metrics::Metrics;
 use crate::problems::Problems;
@@ -288,13 +288,14 @@ impl Api {
         }
         let caller = match self.authorise(route, &head.headers, from) {
             Err(fault) if fault.is_unauthorised() && head.headers.contains_key(header::AUTHORIZATION) => {
+                let _wait = from.waiting.begin();
                 self.inner.guesses.wrong(from.peer).await;
                 return Err(fault);
             }
             authorised => authorised?,
         };
         let place = self.inner.places.take(route.endpoint)?;
-        let body = read_body(body).await?;
+        let body = read_body(body, &from.waiting).await?;
         left.body = false;
         let parts = self.inner.parts.get().ok_or_else(|| Fault::unavailable("ccrelay is starting"))?;
         let gone = CancellationToken::new();
@@ -469,7 +470,11 @@ fn bearer(headers: &http::HeaderMap) -> Option<&str> {
     (values.next().is_none() && scheme.eq_ignore_ascii_case("bearer")).then(|| token.trim())
 }
 
-async fn read_body(body: Incoming) -> Result<Bytes, Fault> {
+async fn read_body(body: Incoming, waiting: &Waiting) -> Result<Bytes, Fault> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let _wait = waiting.begin();
     match tokio::time::timeout(BODY_TIMEOUT, body::read(body, BODY_BYTES)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(BodyFault::TooLong { limit })) => Err(Fault::new(

@@ -4,8 +4,10 @@
 //! gateway out for as long as a connection may be idle, which is longer than a gateway waits before it signs agents out.
 //! - **Who has shown something good stays** as long as there are others: a connection is proven by its first answer with success,
 //!   which on the callback listener needs a right token.
-//! - Of the others those go that have done nothing for longest, a few at a time; then, if all are proven, the one that has been idle
-//!   for longest. None goes within [`GRACE`], which is enough for a handshake and a head; none goes in the middle of a request.
+//! - Of the others those go that have done nothing for longest, a few at a time; then those that are proven and have begun a request
+//!   that does not come; then, if there are no such, the one that has been idle for longest. So who has a token, be it a stolen one,
+//!   cannot have others closed by requests that it never ends. None goes within [`GRACE`], which is enough for a handshake, a head
+//!   and a body; none goes while its request is being answered.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,6 +46,15 @@ impl Seat {
     pub(super) fn prove(&self) {
         self.proven.store(true, Ordering::Relaxed);
     }
+
+    /// Nothing more comes of it, whatever it was.
+    pub(super) fn ends(&self) {
+        self.proven.store(false, Ordering::Relaxed);
+    }
+
+    fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
 }
 
 /// A seat that is given back when this is dropped.
@@ -72,20 +83,27 @@ impl Seats {
         let now = Instant::now();
         let taken = self.lock();
         let may_go = |seat: &&Arc<Seat>| now.saturating_duration_since(seat.phase.since()) >= GRACE;
-        let waiting = taken.values().filter(|seat| !seat.leave.is_cancelled() && !seat.phase.is_busy());
-        let (proven, mut unproven): (Vec<_>, Vec<_>) =
-            waiting.partition(|seat| seat.proven.load(Ordering::Relaxed));
-        if unproven.is_empty() {
-            let idle = proven.into_iter().filter(may_go).filter(|seat| seat.phase.is_idle());
+        let (mut idle, mut others) = (Vec::new(), Vec::new());
+        for seat in taken.values().filter(|seat| !seat.leave.is_cancelled() && !seat.phase.is_busy()) {
+            match seat.is_proven() {
+                false => others.push(seat),
+                true if seat.phase.is_idle() => idle.push(seat),
+                // Until then it is what a gateway's connections do all the time.
+                true if may_go(&seat) => others.push(seat),
+                true => {}
+            }
+        }
+        if others.is_empty() {
+            let idle = idle.into_iter().filter(may_go);
             if let Some(longest) = idle.min_by_key(|seat| seat.phase.since()) {
                 longest.leave.cancel();
             }
             return;
         }
         // Where all of them have just come, one of them may go soon, and until then nobody has to.
-        unproven.retain(may_go);
-        unproven.sort_unstable_by_key(|seat| seat.phase.since());
-        for seat in &unproven[..unproven.len().div_ceil(SHARE)] {
+        others.retain(may_go);
+        others.sort_unstable_by_key(|seat| (seat.is_proven(), seat.phase.since()));
+        for seat in &others[..others.len().div_ceil(SHARE)] {
             seat.leave.cancel();
         }
     }
@@ -103,7 +121,7 @@ impl Drop for Taken<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::phase::{PHASE_HEAD, PHASE_REQUEST};
+    use super::super::phase::{PHASE_HEAD, PHASE_REQUEST, PHASE_WAITING, Waiting};
     use super::*;
 
     fn gone(seats: &[Taken<'_>]) -> Vec<usize> {
@@ -143,6 +161,56 @@ mod tests {
         seats.push(all.take());
         all.make_room();
         assert!(gone(&seats).is_empty());
+        tokio::time::advance(GRACE).await;
+        all.make_room();
+        assert_eq!(gone(&seats), [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_its_request_to_come_goes_before_who_is_proven_and_idle() {
+        let all = Seats::default();
+        let seats: Vec<_> = (0..5).map(|_| all.take()).collect();
+        for proven in [0, 1, 2, 4] {
+            seats[proven].seat.prove();
+        }
+        tokio::time::advance(10 * GRACE).await;
+        // A head and bodies that do not come, of connections with and without a success before; and one of a request that is answered.
+        seats[1].seat.phase.enter(PHASE_HEAD);
+        tokio::time::advance(Duration::from_millis(10)).await;
+        let waiting: Vec<_> = seats.iter().map(|taken| Waiting::of(&taken.seat.phase)).collect();
+        let waits = [waiting[2].begin(), waiting[3].begin()];
+        drop(waiting[4].begin());
+        all.make_room();
+        assert!(gone(&seats).is_empty(), "they may come in time");
+        tokio::time::advance(GRACE).await;
+        for expected in [&[3][..], &[1, 3], &[1, 2, 3], &[0, 1, 2, 3], &[0, 1, 2, 3]] {
+            all.make_room();
+            assert_eq!(gone(&seats), expected);
+        }
+        drop(waits);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_have_just_begun_on_proven_connections_do_not_keep_idle_ones() {
+        let all = Seats::default();
+        let seats = [all.take(), all.take()];
+        seats.iter().for_each(|taken| taken.seat.prove());
+        tokio::time::advance(GRACE).await;
+        seats[1].seat.phase.enter(PHASE_WAITING);
+        all.make_room();
+        assert_eq!(gone(&seats), [0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_ends_goes_before_who_is_proven_and_idle() {
+        let all = Seats::default();
+        let seats = [all.take(), all.take()];
+        seats.iter().for_each(|taken| taken.seat.prove());
+        tokio::time::advance(GRACE).await;
+        seats[1].seat.phase.enter(PHASE_HEAD);
+        seats[1].seat.ends();
+        all.make_room();
+        assert!(gone(&seats).is_empty(), "it will have gone in a moment");
         tokio::time::advance(GRACE).await;
         all.make_room();
         assert_eq!(gone(&seats), [1]);

@@ -42,7 +42,7 @@ pub enum Refusal {
     /// The token's agent is not the body's.
     #[error("the token belongs to another agent than workNo")]
     OtherAgent,
-    /// The body did not come in time.
+    /// The body did not come in time, or before too many newer ones of its agent.
     #[error("the body did not come in time")]
     BodyTimeout,
     /// The connection broke inside the body.

@@ -3,7 +3,7 @@
 //! | attempt | shown by |
 //! |---|---|
 //! | slowloris, heads, callback and operations | `heads_that_trickle_in_keep_no_push_out`, `heads::a_head_that_trickles_in_is_cut_off` |
-//! | slowloris, bodies | `bodies_that_trickle_in_keep_no_push_out`, `bodies::a_body_that_does_not_come_is_refused_in_time`; without a token no body is read: `tokens::a_push_without_a_good_token_...` |
+//! | slowloris, bodies | `bodies_that_trickle_in_keep_no_push_out`, `pushes_that_are_begun_with_one_agents_token_...`, `bodies::a_body_that_does_not_come_is_refused_in_time`; without a token no body is read: `tokens::a_push_without_a_good_token_...` |
 //! | 10,000 idle connections | `ten_thousand_idle_connections_keep_no_push_out`, through TLS `idle::ten_thousand_...`, `tls::connections_beyond_the_limit_...` |
 //! | handshakes that never end | `tls::handshakes_that_are_never_finished_...` |
 //! | oversized and endless bodies | `bodies::a_body_that_is_too_large_...`; of the API `admin::tokens::what_is_not_there_...` |
@@ -134,6 +134,46 @@ async fn heads_that_trickle_in_keep_no_push_out() {
         }
     }
     tricklers.abort_all();
+    relay.stop().await;
+}
+
+/// Begins pushes that do not come, one after another, as fast as they are refused.
+fn begin_pushes_without_end(relay: &TestRelay, count: usize) -> JoinSet<()> {
+    let head = format!("service_token: {}\r\ncontent-length: 9\r\n", relay.token("1003"));
+    let mut tasks = JoinSet::new();
+    for _ in 0..count {
+        let (bytes, connector) = (with_headers(&head, b"{"), relay.connector(&[&rustls::version::TLS13]));
+        let callback = relay.callback;
+        tasks.spawn(async move {
+            loop {
+                let Ok(stream) = TcpStream::connect(callback).await else { continue };
+                let name = "127.0.0.1".try_into().expect("a name");
+                let Ok(mut stream) = connector.connect(name, stream).await else { continue };
+                drop(stream.write_all(&bytes).await);
+                drop(answer(&mut stream).await);
+            }
+        });
+    }
+    tasks
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_that_are_begun_with_one_agents_token_and_never_end_close_no_gateways_connection() {
+    let relay = TestRelay::with("max_connections = 32", "").await;
+    let mut gateway = relay.connect().await;
+    let bytes = request(&relay.token("1002"), good("1002"));
+    gateway.write_all(&bytes).await.expect("it reads");
+    assert_eq!(answer(&mut gateway).await.expect("an answer").status, 200);
+    let mut tasks = begin_pushes_without_end(&relay, 64);
+    let series = "ccrelay_push_failures_total{reason=\"body_timeout\"}";
+    eventually(series, DEADLINE, || async { (relay.metric(series).await >= 200.0).then_some(()) }).await;
+    // For longer than a connection is left alone while others wait for its place.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    gateway.write_all(&bytes).await.expect("it is open");
+    assert_eq!(answer(&mut gateway).await.expect("an answer").status, 200);
+    assert!(push(&relay).await < GATEWAY_PATIENCE, "a newcomer is let in");
+    tasks.abort_all();
+    while tasks.join_next().await.is_some() {}
     relay.stop().await;
 }
 

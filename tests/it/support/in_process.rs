@@ -228,7 +228,7 @@ impl TestRelay {
         connect_to(self.callback, self.connector(&[&rustls::version::TLS13]))
     }
 
-    fn connector(&self, versions: &[&'static SupportedProtocolVersion]) -> TlsConnector {
+    pub(crate) fn connector(&self, versions: &[&'static SupportedProtocolVersion]) -> TlsConnector {
         self.connector_of(None, versions)
     }
 
