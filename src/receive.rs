@@ -21,7 +21,7 @@ use hyper::{Method, Request, Response};
 use tokio::time::Instant;
 
 use crate::authenticate::{Authenticator, Bearer, TokenFault};
-use crate::body::{self, BodyFault};
+use crate::body::{self, BodyFault, Place};
 use crate::calm::Calm;
 use crate::clock::{Clock, Timestamp};
 use crate::event::charset::{Charset, Text};
@@ -263,7 +263,8 @@ impl PushHandler {
     ) -> Result<Appended, Refusal> {
         let Admitted { gateway, bearer, charset, body } = admitted;
         let whose = || self.authenticator.sole_holder(&bearer).map(|agent_id| key(gateway, &agent_id));
-        let Text { body, broken } = charset.to_utf8(self.body(body, waiting, whose).await?);
+        let (body, _place) = self.body(body, waiting, whose).await?;
+        let Text { body, broken } = charset.to_utf8(body);
         let envelope = envelope::parse_push(&body).map_err(Refusal::Envelope)?;
         // Some events name nobody, and their token may be one agent's alone.
         let sole = if envelope.names_nobody() { self.authenticator.sole_holder(&bearer) } else { None };
@@ -302,14 +303,15 @@ impl PushHandler {
         }
     }
 
-    /// The body, in memory of its own: the connection's buffer, in which it came, is used for the next request then.
+    /// The body, with its place where it is a large one.
     async fn body(
         &self,
         body: Incoming,
         waiting: &Waiting,
         whose: impl FnOnce() -> Option<AgentKey>,
-    ) -> Result<Bytes, Refusal> {
-        let mut reading = pin!(body::read(body, self.limits.max_body_bytes));
+    ) -> Result<(Bytes, Option<Place<'_>>), Refusal> {
+        let room = Some(&self.bodies.room);
+        let mut reading = pin!(body::read_into(room, body, self.limits.max_body_bytes));
         // Most have come with their heads, and nothing is waited for.
         let read = match reading.as_mut().now_or_never() {
             Some(read) => read,

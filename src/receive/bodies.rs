@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::body::Room;
 use crate::spool::AgentKey;
 
 /// Bodies of one agent that are waited for at a time.
@@ -16,6 +17,8 @@ const MOST: usize = 8;
 /// Bodies that are waited for.
 #[derive(Debug, Default)]
 pub struct Bodies {
+    /// Where large ones have their place.
+    pub(super) room: Room,
     /// Those of each agent that has any, the oldest first.
     awaited: Mutex<HashMap<AgentKey, VecDeque<Ticket>>>,
 }
