@@ -1,7 +1,7 @@
 //! The admin API: finds the route, checks the token, reads the body, and answers.
 //!
 //! Checks come in this order, each before the next costs anything: whether the API is on, path, method, **token, then
-//! body**. Who has a right token needs a place too (`places`). A call that changes something, or that gives a GUID or dead letters away, leaves a line in the log
+//! body**. Who has a right token and has sent all needs a place too (`places`). A call that changes something, or that gives a GUID or dead letters away, leaves a line in the log
 //! with the name of its token. All lines
 //! that a call leaves carry its `request_id`: the caller's own of `X-Request-Id`, or one that is made here and answered.
 //! What changes something runs on the daemon's own runtime, to its end and to its line in the log, also when the caller has gone.
@@ -294,9 +294,10 @@ impl Api {
             }
             authorised => authorised?,
         };
-        let place = self.inner.places.take(route.endpoint)?;
         let body = read_body(body, &from.waiting).await?;
         left.body = false;
+        // Who does not send what was announced has no place.
+        let place = self.inner.places.take(route.endpoint, caller.scope)?;
         let parts = self.inner.parts.get().ok_or_else(|| Fault::unavailable("ccrelay is starting"))?;
         let gone = CancellationToken::new();
         // Dropped with this, and so when the connection ends: what is answered elsewhere goes on.

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use tokio::io::AsyncWriteExt;
+
 use super::client::{Client, over_tls};
 use super::scene::{ADMIN, READ, Scene};
 use crate::support::in_process::TestRelay;
@@ -167,6 +169,26 @@ async fn guesses_at_the_api_are_counted_and_slowed_down_and_a_right_token_passes
     let began = std::time::Instant::now();
     assert_eq!(wrong.get("/api/v1/status").await.status, 401);
     assert!(began.elapsed() >= std::time::Duration::from_millis(900), "{:?}", began.elapsed());
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_never_sent_whole_take_no_place_from_others() {
+    let scene = Scene::start().await;
+    let reader = scene.client(Some(READ));
+    let mut unfinished = Vec::new();
+    for _ in 0..70 {
+        let mut stream = tokio::net::TcpStream::connect(reader.address).await.expect("it accepts");
+        let head = format!(
+            "GET /api/v1/status HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {READ}\r\ncontent-length: 1\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.expect("it reads");
+        unfinished.push(stream);
+    }
+    // None of them is answered before its body has come.
+    for client in [scene.admin(), reader] {
+        assert_eq!(client.get("/api/v1/status").await.status, 200);
+    }
     scene.end().await;
 }
 
