@@ -486,7 +486,8 @@ impl Operations {
         readiness: &Readiness,
     ) -> anyhow::Result<Operations> {
         let (listen, stop) = (config.listen, CancellationToken::new());
-        let tokens = config.admin_tokens_file.as_deref().map(TokenFile::load).transpose()?;
+        let load = |path| TokenFile::load(path, metrics.admin_tokens_stale.clone());
+        let tokens = config.admin_tokens_file.as_deref().map(load).transpose()?;
         let api = Api::new(tokens, metrics.clone(), readiness.clone(), stop.clone());
         let handler =
             OperationsHandler { metrics: metrics.clone(), readiness: readiness.clone(), api: api.clone() };
@@ -510,7 +511,7 @@ impl Operations {
                 };
             if tell.send(Ok(address)).is_ok() {
                 // On this thread too, so that what happened while all else was busy is seen.
-                tokio::join!(listener.run(), remembering.remember());
+                tokio::join!(listener.run(), remembering.remember(), remembering.look_at_tokens());
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

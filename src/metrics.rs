@@ -325,6 +325,9 @@ metrics! {
     roster_reload_failures: IntCounter = "ccrelay_roster_reload_failures_total";
     /// Rosters whose files as they are now are not in force.
     rosters_stale: IntGauge = "ccrelay_rosters_stale";
+    /// Whether the tokens of the admin API are other than their file has now, because it has a mistake or cannot be read: then tokens that
+    /// were taken away are still good.
+    admin_tokens_stale: IntGauge = "ccrelay_admin_tokens_stale";
     /// The least number of seconds before the gateway would sign out any agent; when all is well sign_out_limit_secs less the time since
     /// the oldest heartbeat, and the limit itself while nobody is signed in.
     sign_out_budget: GaugeVec = "ccrelay_sign_out_budget_seconds" ["gateway"];

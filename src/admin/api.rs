@@ -220,6 +220,22 @@ impl Api {
         }
     }
 
+    /// Looks at the file of tokens now and then, until the daemon stops: somebody takes tokens away who does not call the API.
+    pub async fn look_at_tokens(&self) {
+        if self.inner.tokens.is_none() {
+            return;
+        }
+        let mut interval = tokio::time::interval(BEAT);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.inner.stop.run_until_cancelled(interval.tick()).await.is_some() {
+            let inner = self.inner.clone();
+            // The disk may not answer, and nobody must wait for that.
+            let look = move || inner.tokens.iter().for_each(TokenFile::refresh);
+            let look = tokio::task::spawn_blocking(look);
+            drop(self.inner.stop.run_until_cancelled(look).await);
+        }
+    }
+
     /// Keeps in mind how it went in the last minutes, until the daemon stops.
     pub async fn remember(&self) {
         let mut interval = tokio::time::interval(BEAT);

@@ -292,6 +292,11 @@ fn of_files(metrics: &Metrics, lately: &Lately, now: Timestamp, found: &mut Foun
     if metrics.rosters_stale.get() > 0 {
         found.warning("CcrelayRosterStale", "", "a roster's file is not in force");
     }
+    if metrics.admin_tokens_stale.get() > 0 {
+        let what =
+            "the file of the admin API's tokens is not in force: tokens that were taken away are still good";
+        found.warning("CcrelayAdminTokensStale", "", what);
+    }
     if metrics.reload_last_ok.get() == 0 {
         found.warning("CcrelayReloadRefused", "", "what changed in the files was refused; all is as it was");
     }
@@ -327,6 +332,7 @@ mod tests {
         metrics.dead_letters.with_label_values(&["kafka"]).set(4);
         metrics.certificate_expiry.with_label_values(&["callback", ""]).set(5.0 * DAY_SECS);
         metrics.rosters_stale.set(1);
+        metrics.admin_tokens_stale.set(1);
         metrics.reload_last_ok.set(0);
         metrics.restart_needed.set(1);
         metrics.gateway_active_url.with_label_values(&["main", "backup1"]).set(1);
@@ -372,7 +378,7 @@ mod tests {
         let lately = all_wrong(&metrics);
         let sinks = ["kafka".to_owned(), "mqtt".to_owned()];
         let found = concerns(&metrics, false, &gateways(), &sinks, &lately, Timestamp(0));
-        assert_eq!(found.len(), 29, "{found:#?}");
+        assert_eq!(found.len(), 30, "{found:#?}");
         assert!(found.is_sorted_by_key(|concern| concern.severity), "{found:#?}");
         for concern in &found {
             let alert = concern.alert;

@@ -8,19 +8,22 @@
 //!
 //! Words are parted by spaces or colons. Without a scope a token may do everything; without a name it is called after
 //! its line. Of tokens only the SHA-256 is kept. A file that has changed is read anew with the next request; one that
-//! cannot be used leaves the tokens as they were. One without a token, or that is gone, lets nobody in: whoever has lost a token
+//! cannot be used leaves the tokens as they were, is told of, and is tried again. One without a token, or that is gone, lets nobody in: whoever has lost a token
 //! must be able to take all of them away. So a file is best replaced by a rename, which has no moment in which it is empty.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use prometheus::IntGauge;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 use thiserror::Error;
 
+use crate::calm::Calm;
 use crate::stamp::Stamp;
 
 /// Sixteen random characters cannot be guessed through a listener that answers some thousand times a second.
@@ -94,7 +97,12 @@ pub enum TokensError {
 
 impl TokensError {
     fn is_gone(&self) -> bool {
-        matches!(self, TokensError::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+        matches!(self, TokensError::Unreadable { source, .. } if source.kind() == ErrorKind::NotFound)
+    }
+
+    /// Whether it may be over although the file stays as it is, as a lack of file descriptors.
+    fn may_pass(&self) -> bool {
+        matches!(self, TokensError::Unreadable { source, .. } if source.kind() != ErrorKind::InvalidData)
     }
 }
 
@@ -221,8 +229,18 @@ fn parse_line(line: &str, number: usize) -> Result<Entry, &'static str> {
 pub struct TokenFile {
     path: PathBuf,
     tokens: ArcSwap<TokenList>,
-    /// What the file looked like when it was read last. Its mode and owner count too: they decide whether it is used.
-    seen: Mutex<Option<Stamp>>,
+    seen: Mutex<Seen>,
+    /// 1 while the tokens are not those of the file as it is.
+    stale: IntGauge,
+    calm: Calm,
+}
+
+/// What the file looked like when what stands in it was found last. Its mode and owner count too: they decide whether it is used.
+#[derive(Debug)]
+struct Seen {
+    stamp: Option<Stamp>,
+    /// It was found to be wrong, and what was read before counts.
+    refused: bool,
 }
 
 impl TokenFile {
@@ -230,14 +248,20 @@ impl TokenFile {
     ///
     /// # Errors
     /// When it is there and cannot be used.
-    pub fn load(path: &Path) -> Result<TokenFile, TokensError> {
+    pub fn load(path: &Path, stale: IntGauge) -> Result<TokenFile, TokensError> {
         // Looked at before it is read, so that a change in between is found later.
-        let seen = Stamp::of(path);
+        let seen = Seen { stamp: Stamp::of(path), refused: false };
         let tokens = TokenList::read_if_there(path)?;
         if tokens.entries.is_empty() {
             warn_of_none(path);
         }
-        Ok(TokenFile { path: path.into(), tokens: ArcSwap::from_pointee(tokens), seen: Mutex::new(seen) })
+        Ok(TokenFile {
+            path: path.into(),
+            tokens: ArcSwap::from_pointee(tokens),
+            seen: Mutex::new(seen),
+            stale,
+            calm: Calm::default(),
+        })
     }
 
     /// Whose token this is, by the file as it is now.
@@ -247,25 +271,39 @@ impl TokenFile {
         self.tokens.load().find(token)
     }
 
-    fn refresh(&self) {
+    /// Reads the file if it has changed.
+    pub fn refresh(&self) {
+        self.refresh_by(TokenList::read_if_there);
+    }
+
+    fn refresh_by(&self, read: impl FnOnce(&Path) -> Result<TokenList, TokensError>) {
         let now = Stamp::of(&self.path);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen == now {
+        if seen.stamp == now {
+            self.stale.set(i64::from(seen.refused));
             return;
         }
-        *seen = now;
-        let tokens = match TokenList::read_if_there(&self.path) {
-            Ok(tokens) => tokens,
-            Err(error) => {
-                tracing::error!(%error, "the tokens of the admin API stay as they were");
-                return;
+        match read(&self.path) {
+            Ok(tokens) => {
+                match tokens.entries.len() {
+                    0 => warn_of_none(&self.path),
+                    tokens => tracing::info!(tokens, "the tokens of the admin API were read anew"),
+                }
+                self.tokens.store(Arc::new(tokens));
+                *seen = Seen { stamp: now, refused: false };
+                self.stale.set(0);
             }
-        };
-        match tokens.entries.len() {
-            0 => warn_of_none(&self.path),
-            tokens => tracing::info!(tokens, "the tokens of the admin API were read anew"),
+            Err(error) => {
+                // Whose token was taken away must not stay in because the file could not be read at the moment.
+                if !error.may_pass() {
+                    *seen = Seen { stamp: now, refused: true };
+                }
+                self.stale.set(1);
+                if let Some(left_out) = self.calm.due("tokens") {
+                    tracing::error!(%error, left_out, "the tokens of the admin API stay as they were");
+                }
+            }
         }
-        self.tokens.store(Arc::new(tokens));
     }
 }
 
@@ -288,6 +326,10 @@ mod tests {
     fn write(path: &Path, text: &str, mode: u32) {
         std::fs::write(path, text).unwrap();
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn load(path: &Path) -> TokenFile {
+        TokenFile::load(path, IntGauge::new("stale", "a test").unwrap()).unwrap()
     }
 
     #[test]
@@ -341,7 +383,7 @@ mod tests {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("tokens");
         write(&path, TOKEN, 0o600);
-        let file = TokenFile::load(&path).unwrap();
+        let file = load(&path);
         assert!(file.find(TOKEN).is_some());
         write(&path, "read another-token-of-ours", 0o600);
         assert!(file.find(TOKEN).is_none());
@@ -351,11 +393,45 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_was_taken_away_while_the_file_could_not_be_read_is_refused_once_it_can() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("tokens");
+        write(&path, TOKEN, 0o600);
+        let file = load(&path);
+        write(&path, "read another-token-of-ours", 0o600);
+        file.refresh_by(|path| {
+            let source = std::io::Error::from_raw_os_error(24);
+            Err(TokensError::Unreadable { path: path.into(), source })
+        });
+        assert_eq!(file.stale.get(), 1);
+        assert!(file.find(TOKEN).is_none());
+        assert_eq!(file.stale.get(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_not_in_force_is_told_of_until_it_is_and_a_wrong_one_is_read_once() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("tokens");
+        write(&path, TOKEN, 0o600);
+        let file = load(&path);
+        for wrong in [&b"short"[..], b"\xff\xfe"] {
+            std::fs::write(&path, wrong).unwrap();
+            file.refresh();
+            assert_eq!(file.stale.get(), 1);
+            file.refresh_by(|_| panic!("it was read before"));
+            assert_eq!(file.stale.get(), 1);
+            write(&path, TOKEN, 0o600);
+            file.refresh();
+            assert_eq!(file.stale.get(), 0);
+        }
+    }
+
+    #[test]
     fn a_file_that_is_emptied_or_gone_lets_nobody_in_until_it_has_tokens_again() {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("tokens");
         write(&path, "\n# none yet\n", 0o600);
-        let file = TokenFile::load(&path).unwrap();
+        let file = load(&path);
         assert!(file.find(TOKEN).is_none());
         for nothing in [Some(""), Some("\n  # revoked\n"), None] {
             write(&path, TOKEN, 0o600);
@@ -373,7 +449,7 @@ mod tests {
     fn a_file_that_is_not_there_at_the_start_counts_once_it_is() {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("tokens");
-        let file = TokenFile::load(&path).unwrap();
+        let file = load(&path);
         assert!(file.find(TOKEN).is_none());
         write(&path, TOKEN, 0o600);
         assert!(file.find(TOKEN).is_some());
@@ -384,7 +460,7 @@ mod tests {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("tokens");
         write(&path, TOKEN, 0o600);
-        let file = TokenFile::load(&path).unwrap();
+        let file = load(&path);
         write(&path, "read another-token-of-ours", 0o644);
         assert!(file.find(TOKEN).is_some());
         let refused = Stamp::of(&path);

@@ -18,6 +18,7 @@ pub(crate) const ALERTS: &[&str] = &[
     "CcrelayHandshakesFailing",
     "CcrelaySessionsLost",
     "CcrelayRosterStale",
+    "CcrelayAdminTokensStale",
     "CcrelayOnBackupAddress",
     "CcrelayHeartbeatsFailing",
     "CcrelayAgentsAboutToBeSignedOut",
@@ -79,6 +80,9 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
     std::fs::write(scene.relay.folder().join("roster.csv"), "id,phone\nx,y\n")
         .expect("the folder can be written");
     scene.fires("CcrelayRosterStale", &["a mistake in a roster"]).await;
+    let good = scene.replace_tokens("short\n");
+    scene.fires("CcrelayAdminTokensStale", &["a token has 16 to 512 characters"]).await;
+    scene.replace_tokens(&good);
 
     scene.simulator.inject(Fault::next(Operation::AgentEvent, 2, FaultKind::DropAnswer));
     scene.fires("CcrelayPollsUnanswered", &["{gateway=\"main\"}"]).await;
