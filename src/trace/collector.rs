@@ -93,7 +93,7 @@ pub(super) struct Collector {
     config: TracesConfig,
     uri: Uri,
     in_force: InForce,
-    /// What the files looked like when they were last read, well or badly.
+    /// What the files looked like when what is in force was read.
     stamps: [Option<Stamp>; 2],
     calm: Calm,
 }
@@ -146,9 +146,10 @@ impl Collector {
         if stamps == self.stamps {
             return;
         }
-        self.stamps = stamps;
         match InForce::read(&self.config) {
             Ok(in_force) => {
+                // Only then: what cannot be read is tried again, as the file may be as it is for good.
+                self.stamps = stamps;
                 self.in_force = in_force;
                 tracing::info!("the files of traces were read anew");
             }

@@ -175,9 +175,8 @@ impl Work {
                     return;
                 }
                 Err(Fault::Passing { reason, after }) => {
-                    let wait = after.unwrap_or_else(|| backoff.next_wait());
-                    let again = !self.is_stopping() && begin.elapsed() + wait < RETRY_FOR;
-                    (reason, again.then_some(wait))
+                    let wait = wait_for(after, backoff.next_wait(), begin.elapsed());
+                    (reason, wait.filter(|_| !self.is_stopping()))
                 }
                 Err(Fault::Final { reason }) => (reason, None),
             };
@@ -209,6 +208,13 @@ impl Work {
     }
 }
 
+/// How long to wait before the next try; none where that would be too late. The collector may ask for any time, and for none at
+/// all, which would be tries without end.
+fn wait_for(asked: Option<Duration>, own: Duration, spent: Duration) -> Option<Duration> {
+    let wait = asked.map_or(own, |asked| asked.max(FIRST_WAIT));
+    (wait < RETRY_FOR.saturating_sub(spent)).then_some(wait)
+}
+
 /// Returns when a stop was asked for, or nobody is left who could ask.
 async fn asked_to_stop(deadline: &mut watch::Receiver<Option<Instant>>) {
     // An error says that the sender is gone, which is a stop too.
@@ -220,5 +226,21 @@ async fn passed(mut deadline: watch::Receiver<Option<Instant>>) {
     let by = deadline.wait_for(Option::is_some).await.map_or(None, |by| *by);
     if let Some(by) = by {
         tokio::time::sleep_until(by).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collector_may_ask_for_any_wait() {
+        let secs = Duration::from_secs;
+        assert_eq!(wait_for(None, secs(4), secs(1)), Some(secs(4)));
+        assert_eq!(wait_for(Some(secs(20)), secs(4), secs(1)), Some(secs(20)));
+        assert_eq!(wait_for(Some(secs(0)), secs(4), secs(1)), Some(FIRST_WAIT));
+        assert_eq!(wait_for(Some(secs(29)), secs(4), secs(1)), None);
+        assert_eq!(wait_for(Some(secs(u64::MAX)), secs(4), secs(1)), None);
+        assert_eq!(wait_for(None, secs(4), secs(u64::MAX)), None);
     }
 }

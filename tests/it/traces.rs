@@ -216,7 +216,14 @@ async fn what_the_collector_cannot_take_now_is_tried_again_and_what_it_refuses_i
     push(&relay, &good("1001")).await;
     counts(&relay, "exported", exported + 1).await;
     counts(&relay, "failed", failed + 1).await;
-    published(&relay, 4).await;
+    // Nobody waits for as long as this, and who asks for it stops nothing.
+    collector.answer(Answer::Later(503, u64::MAX));
+    push(&relay, &good("1001")).await;
+    counts(&relay, "failed", failed + 4).await;
+    collector.answer(Answer::Take);
+    push(&relay, &good("1001")).await;
+    counts(&relay, "exported", exported + 4).await;
+    published(&relay, 6).await;
     assert!(collector.heads().len() > asked);
     relay.stop().await;
 }
