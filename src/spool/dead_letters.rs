@@ -268,6 +268,8 @@ pub(super) fn list(
         "SELECT {RECORD_COLUMNS}, {COLUMNS} FROM dead_letters d WHERE {WHERE} AND d.id > ?5 ORDER BY d.id LIMIT ?6"
     );
     let conditions = Conditions::of(filter);
+    // No id is as large as what does not fit.
+    let after = i64::try_from(after).unwrap_or(i64::MAX);
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let [ids, sink, reason, since] = conditions.parameters();
     let mut statement = connection.prepare_cached(&query)?;
@@ -277,6 +279,7 @@ pub(super) fn list(
 
 /// One letter with its record.
 pub(super) fn one(connection: &Connection, id: u64) -> rusqlite::Result<Option<Letter>> {
+    let Ok(id) = i64::try_from(id) else { return Ok(None) };
     let query = format!("SELECT {RECORD_COLUMNS}, {COLUMNS} FROM dead_letters d WHERE d.id = ?1");
     connection.prepare_cached(&query)?.query_row([id], whole).optional()
 }

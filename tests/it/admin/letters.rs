@@ -215,7 +215,14 @@ async fn dead_letters_are_listed_shown_and_exported() {
     assert_eq!(shown["deadLetter"]["reason"], "topic");
     assert_eq!(shown["record"]["body"]["workNo"], "1001");
     assert_eq!(shown["events"][0]["id"], shown["deadLetter"]["eventId"]);
-    assert_eq!(client.get("/api/v1/dead-letters/77").await.status, 404);
+    for none in ["77", "9223372036854775808", "18446744073709551615", "18446744073709551616"] {
+        assert_eq!(client.get(&format!("/api/v1/dead-letters/{none}")).await.status, 404, "{none}");
+        assert_eq!(client.post(&format!("/api/v1/dead-letters/{none}/replay")).await.status, 404, "{none}");
+        let discarded = client.call("DELETE", &format!("/api/v1/dead-letters/{none}"), "").await;
+        assert_eq!(discarded.status, 404, "{none}");
+    }
+    assert_eq!(ids(&client, "?after=18446744073709551615").await, (vec![], None));
+    assert_eq!(client.get("/api/v1/dead-letters?after=18446744073709551616").await.status, 400);
     assert_eq!(client.get("/api/v1/dead-letters/x").await.status, 404);
 
     let export = client.get("/api/v1/dead-letters/export?limit=3").await;
