@@ -30,7 +30,7 @@ use crate::notify::Notifier;
 use crate::problems::Problems;
 use crate::receive::{Bodies, PUSH_PATH, PushHandler};
 use crate::reload::{self, Desk, Origin, Reloader, SetLogLevel, Targets, Wishes};
-use crate::session::config::{AgentConfig, AgentDefaults, GatewayConfig, SessionsConfig};
+use crate::session::config::{AgentConfig, AgentDefaults, GatewayConfig, SessionsConfig, id_doubts};
 use crate::session::password::PasswordReader;
 use crate::session::roster::{self, Changes, Roll};
 use crate::session::{Deps, Sessions};
@@ -149,7 +149,8 @@ impl Relay {
             None => (Traces::default(), None),
         };
 
-        callback_doubts(&config).chain(config::variable_doubts()).for_each(|doubt| tracing::warn!("{doubt}"));
+        let doubts = callback_doubts(&config).chain(id_doubts(&config.sessions));
+        doubts.chain(config::variable_doubts()).for_each(|doubt| tracing::warn!("{doubt}"));
         let readiness = Readiness::default();
         let operations = Operations::start(&config.operations, &metrics, &readiness).await?;
         let (receiving, delivering) = (CancellationToken::new(), CancellationToken::new());

@@ -17,6 +17,7 @@ use crate::log;
 use crate::notify::Notifier;
 use crate::problems::Problems;
 use crate::reload::{self, Origin};
+use crate::session::config::id_doubts;
 use crate::simulate;
 use crate::spool::OpenError;
 
@@ -148,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Run(file) => with(reload::load(&file.config), |(config, origin)| run(config, origin)),
         Command::Check(file) => with(config::load(&file.config), |config| {
             callback_doubts(&config)
+                .chain(id_doubts(&config.sessions))
                 .chain(relative_doubt(&config))
                 .chain(tokens_doubt(&config))
                 .chain(config::variable_doubts())

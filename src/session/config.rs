@@ -21,12 +21,14 @@ use crate::session::state::SETTINGS;
 
 mod agent;
 mod call_through;
+mod doubts;
 mod raw;
 #[cfg(test)]
 mod tests;
 
 pub use agent::{AgentDefaults, RawAgent, RawSkills};
 pub use call_through::{CallPattern, CallPatternError};
+pub use doubts::id_doubts;
 pub use raw::RawGateway;
 
 /// The gateway recommends 30 s against its limit of 120 s: three may fail and the agent stays.

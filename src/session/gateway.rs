@@ -39,8 +39,9 @@ mod tls;
 pub(in crate::session) mod turns;
 mod verify;
 pub mod wire;
+mod witnesses;
 
-use addresses::{Addresses, Presence};
+use addresses::{Addresses, Patience, Presence};
 use queue::Queue;
 use sent::{Sent, Watched};
 
@@ -149,7 +150,8 @@ impl GatewayClient {
     /// When a file cannot be used or TLS cannot be set up.
     pub fn new(config: &GatewayConfig, metrics: Option<&Metrics>) -> Result<GatewayClient, GatewayError> {
         let http = ArcSwap::from_pointee(http_client(config)?);
-        let mut addresses = Addresses::new(config.name.clone(), config.bases());
+        let patience = Patience::new(config.heartbeat_interval);
+        let mut addresses = Addresses::new(config.name.clone(), config.bases(), patience);
         if let Some(metrics) = metrics {
             addresses.show(metrics);
         }
@@ -251,7 +253,7 @@ impl GatewayCalls for GatewayClient {
             let ended = timeout(deadline, self.exchange(call, address.base, &sent)).await;
             let (mut answer, presence) =
                 ended.unwrap_or_else(|_elapsed| (Answer::failed(sent.timed_out()), Presence::Absent));
-            self.addresses.note(address, presence, Instant::now());
+            self.addresses.note(address, Some(call.agent_id()), presence, Instant::now());
             answer.address = self.addresses.number(address);
             if call.ticket.is_some_and(|ticket| ticket.is_from_elsewhere(answer.address)) {
                 self.addresses.note_moved(address, answer.verdict.as_ref().ok().and_then(knows_session));
@@ -270,7 +272,7 @@ impl GatewayCalls for GatewayClient {
             let passed_on = self.pass_on(request, ticket, address.base, &sent);
             let forwarded = timeout(self.call_deadline, passed_on).await;
             let forwarded = forwarded.unwrap_or_else(|_elapsed| Forwarded::failed(sent.timed_out()));
-            self.addresses.note(address, presence_of(&forwarded), Instant::now());
+            self.addresses.note(address, None, presence_of(&forwarded), Instant::now());
             forwarded
         })
     }

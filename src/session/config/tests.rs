@@ -77,6 +77,18 @@ fn each_mistake_of_a_gateway_is_found_under_its_key() {
 }
 
 #[test]
+fn ids_that_no_gateway_has_are_doubted_in_one_line() {
+    let doubts = |ids: &[&str]| {
+        let agents = ids.iter().map(|id| agent(&format!("id = \"{id}\"")).unwrap()).collect();
+        id_doubts(&validate(vec![gateway("").unwrap()], agents, &mut Problems::default())).collect::<Vec<_>>()
+    };
+    assert!(doubts(&["101", "59999", "999999"]).is_empty());
+    let odd = doubts(&["100", "101", "1000000"]);
+    assert_eq!(odd.len(), 1, "{odd:?}");
+    assert!(odd[0].starts_with("agent 100 and 1 more of the gateway main: "), "{odd:?}");
+}
+
+#[test]
 fn each_mistake_of_an_agent_is_found_under_its_key() {
     for (toml, key) in [
         ("gateway = \"other\"", "agents[0].gateway"),

@@ -3,7 +3,8 @@
 //! All agents of a gateway move together, since a session lives where it was signed in. A gateway is where a retcode comes from,
 //! whichever it is: a balancer, or a server on which the gateway's application did not start, answers everything and
 //! keeps no session. Invariants: a call that was sent to one address says nothing about another; one answer of the gateway
-//! ends a row of failures; there is always exactly one active address.
+//! ends a row of failures; what one agent meets moves nobody while others are answered ([`Witnesses`]); there is always exactly one
+//! active address.
 //!
 //! **Some gateways share their sessions, others do not**, and no manual says which do. Where they do not, each change of address
 //! costs every agent the session. So calls return to a main address that is back only if the sessions that moved last were
@@ -16,7 +17,8 @@ use std::time::Duration;
 use prometheus::IntGauge;
 use tokio::time::Instant;
 
-use crate::event::GatewayName;
+use super::witnesses::Witnesses;
+use crate::event::{AgentId, GatewayName};
 use crate::metrics::Metrics;
 
 /// Nothing but failures for so long, and so many of them: a lost packet or a slow call moves nobody, and of the 120 s
@@ -34,6 +36,18 @@ const PROBES: u32 = 3;
 pub(super) struct Patience {
     pub(super) switch_after: Duration,
     pub(super) probe_interval: Duration,
+    /// How long an answer to an agent is remembered: each that is served is answered more than once in that time.
+    pub(super) memory: Duration,
+}
+
+impl Patience {
+    pub(super) fn new(heartbeat_interval: Duration) -> Patience {
+        Patience {
+            switch_after: SWITCH_AFTER,
+            probe_interval: PROBE_INTERVAL,
+            memory: heartbeat_interval * 2,
+        }
+    }
 }
 
 /// What the end of a call says of the address that it was sent to.
@@ -64,6 +78,7 @@ struct State {
     active: usize,
     /// When the row of failures began and how long it is.
     failing: Option<(Instant, u32)>,
+    witnesses: Witnesses,
     next_probe: Option<Instant>,
     /// Answers of the main address in a row.
     good_probes: u32,
@@ -83,14 +98,17 @@ pub(super) fn which(index: usize) -> String {
     if index == 0 { "main".to_owned() } else { format!("backup-{index}") }
 }
 
-impl Addresses {
-    pub(super) fn new(gateway: GatewayName, bases: Vec<String>) -> Addresses {
-        let patience = Patience { switch_after: SWITCH_AFTER, probe_interval: PROBE_INTERVAL };
-        Addresses::with_patience(gateway, bases, patience)
+impl State {
+    /// Of an address that is in use from now on.
+    fn at(active: usize, next_probe: Option<Instant>) -> State {
+        let witnesses = Witnesses::default();
+        State { active, failing: None, witnesses, next_probe, good_probes: 0, known: 0 }
     }
+}
 
-    pub(super) fn with_patience(gateway: GatewayName, bases: Vec<String>, patience: Patience) -> Addresses {
-        let state = State { active: 0, failing: None, next_probe: None, good_probes: 0, known: 0 };
+impl Addresses {
+    pub(super) fn new(gateway: GatewayName, bases: Vec<String>, patience: Patience) -> Addresses {
+        let state = State::at(0, None);
         Addresses { gateway, bases, patience, gauges: Vec::new(), state: Mutex::new(state) }
     }
 
@@ -155,8 +173,14 @@ impl Addresses {
         }
     }
 
-    /// Notes how a call to this address ended.
-    pub(super) fn note(&self, address: Address<'_>, presence: Presence, now: Instant) {
+    /// Notes how a call to this address ended, and whose it was where that is known.
+    pub(super) fn note(
+        &self,
+        address: Address<'_>,
+        agent_id: Option<&AgentId>,
+        presence: Presence,
+        now: Instant,
+    ) {
         if self.bases.len() == 1 || presence == Presence::Unknown {
             return;
         }
@@ -166,12 +190,15 @@ impl Addresses {
         }
         if presence == Presence::There {
             state.failing = None;
+            state.witnesses.answered(agent_id, now);
             return;
         }
+        state.witnesses.failed(agent_id);
         let (since, failures) = state.failing.unwrap_or((now, 0));
         state.failing = Some((since, failures + 1));
         if failures + 1 >= SWITCH_FAILURES
             && now.saturating_duration_since(since) >= self.patience.switch_after
+            && state.witnesses.agree(self.patience.memory, now)
         {
             let next = (state.active + 1) % self.bases.len();
             self.switch(&mut state, next, "calls fail", now);
@@ -183,7 +210,7 @@ impl Addresses {
         tracing::warn!(gateway = %self.gateway, from, to = to_name, reason,
             "calls go to another address of the gateway");
         let next_probe = (to != 0).then(|| now + self.patience.probe_interval);
-        *state = State { active: to, failing: None, next_probe, good_probes: 0, known: 0 };
+        *state = State::at(to, next_probe);
         self.publish(to);
     }
 
@@ -204,13 +231,23 @@ mod tests {
 
     fn addresses() -> Addresses {
         let bases = vec!["https://a".to_owned(), "https://b".to_owned()];
-        Addresses::new(GatewayName::parse("main").unwrap(), bases)
+        let patience = Patience::new(Duration::from_secs(30));
+        Addresses::new(GatewayName::parse("main").unwrap(), bases, patience)
+    }
+
+    fn agent(id: &str) -> AgentId {
+        AgentId::parse(id).unwrap()
+    }
+
+    /// How a call of the one agent that most of these tests are about has ended.
+    fn note(addresses: &Addresses, address: Address<'_>, presence: Presence, now: Instant) {
+        addresses.note(address, Some(&agent("1001")), presence, now);
     }
 
     fn fail_until_switched(addresses: &Addresses, from: Instant) -> Instant {
         let address = addresses.active();
         for second in 0..=5 {
-            addresses.note(address, Presence::Absent, from + Duration::from_secs(second));
+            note(addresses, address, Presence::Absent, from + Duration::from_secs(second));
         }
         from + SWITCH_AFTER
     }
@@ -220,10 +257,10 @@ mod tests {
         let (addresses, start) = (addresses(), Instant::now());
         let at = |secs| start + Duration::from_secs(secs);
         for second in 0..5 {
-            addresses.note(addresses.active(), Presence::Absent, at(second));
+            note(&addresses, addresses.active(), Presence::Absent, at(second));
         }
         assert_eq!(addresses.active().base, "https://a");
-        addresses.note(addresses.active(), Presence::Absent, at(5));
+        note(&addresses, addresses.active(), Presence::Absent, at(5));
         assert_eq!(addresses.active().base, "https://b");
     }
 
@@ -231,11 +268,11 @@ mod tests {
     fn many_failures_within_a_moment_and_few_over_minutes_move_nobody() {
         let (addresses, start) = (addresses(), Instant::now());
         for _ in 0..10_000 {
-            addresses.note(addresses.active(), Presence::Absent, start);
+            note(&addresses, addresses.active(), Presence::Absent, start);
         }
-        addresses.note(addresses.active(), Presence::There, start);
-        addresses.note(addresses.active(), Presence::Absent, start);
-        addresses.note(addresses.active(), Presence::Absent, start + Duration::from_secs(60));
+        note(&addresses, addresses.active(), Presence::There, start);
+        note(&addresses, addresses.active(), Presence::Absent, start);
+        note(&addresses, addresses.active(), Presence::Absent, start + Duration::from_secs(60));
         assert_eq!(addresses.active().base, "https://a");
     }
 
@@ -245,16 +282,51 @@ mod tests {
             let (addresses, start) = (addresses(), Instant::now());
             for second in 0..=5 {
                 let now = start + Duration::from_secs(second);
-                addresses.note(addresses.active(), Presence::Absent, now);
-                addresses.note(addresses.active(), between, now);
+                note(&addresses, addresses.active(), Presence::Absent, now);
+                note(&addresses, addresses.active(), between, now);
             }
             assert_eq!(addresses.active().base, active);
         }
         let (addresses, start) = (addresses(), Instant::now());
         for second in 0..60 {
-            addresses.note(addresses.active(), Presence::Unknown, start + Duration::from_secs(second));
+            note(&addresses, addresses.active(), Presence::Unknown, start + Duration::from_secs(second));
         }
         assert_eq!(addresses.active().base, "https://a");
+    }
+
+    #[test]
+    fn agents_that_the_gateway_does_not_serve_move_nobody_while_others_are_answered() {
+        let (addresses, start) = (addresses(), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        let note = |id, presence, now| addresses.note(addresses.active(), Some(&agent(id)), presence, now);
+        // Two good ones whose heartbeats come one after the other, and three that are refused and try on in between.
+        for round in 0..20 {
+            note("1001", Presence::There, at(round * 30_000));
+            note("1002", Presence::There, at(round * 30_000 + 10));
+            for second in 1..30 {
+                for id in ["60001", "60002", "60003"] {
+                    note(id, Presence::Absent, at(round * 30_000 + second * 1000));
+                }
+            }
+        }
+        assert_eq!(addresses.active().base, "https://a");
+        // One of those who were answered fails from now on, and in the end the other too.
+        for second in 0..10 {
+            note("1001", Presence::Absent, at(600_000 + second * 1000));
+        }
+        assert_eq!(addresses.active().base, "https://a");
+        note("1002", Presence::Absent, at(610_000));
+        assert_eq!(addresses.active().base, "https://b");
+    }
+
+    #[test]
+    fn at_a_start_failures_of_whomever_lead_to_the_backup() {
+        let (addresses, start) = (addresses(), Instant::now());
+        for second in 0..=5 {
+            let now = start + Duration::from_secs(second);
+            addresses.note(addresses.active(), Some(&agent("60001")), Presence::Absent, now);
+        }
+        assert_eq!(addresses.active().base, "https://b");
     }
 
     #[test]
@@ -263,7 +335,7 @@ mod tests {
         let old = addresses.active();
         let switched = fail_until_switched(&addresses, start);
         for second in 0..30 {
-            addresses.note(old, Presence::Absent, switched + Duration::from_secs(second));
+            note(&addresses, old, Presence::Absent, switched + Duration::from_secs(second));
         }
         assert_eq!(addresses.active().base, "https://b");
     }

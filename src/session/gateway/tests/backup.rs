@@ -18,9 +18,10 @@ fn client(main: &Server, backup: &Server) -> (GatewayClient, AgentConfig) {
     });
     let mut client = GatewayClient::new(&gateway, None).unwrap();
     let millis = Duration::from_millis;
-    let patience = Patience { switch_after: millis(200), probe_interval: millis(100) };
+    let patience =
+        Patience { switch_after: millis(200), probe_interval: millis(100), memory: Duration::from_secs(60) };
     let bases = vec![main.base_url(), backup.base_url()];
-    client.addresses = Arc::new(Addresses::with_patience(gateway.name, bases, patience));
+    client.addresses = Arc::new(Addresses::new(gateway.name, bases, patience));
     (client, agent)
 }
 
