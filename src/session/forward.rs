@@ -1,7 +1,7 @@
 //! Calls of others passed on with an agent's GUID: which are let through, and what comes of one.
 //!
 //! A session's own calls (sign-in, sign-out, heartbeat and the like) are not passed on: made behind the session's
-//! back they would break its order.
+//! back they would break its order, cost it events, or the password that it signs in with.
 
 use bytes::Bytes;
 use http::Method;
@@ -20,7 +20,7 @@ const PLAIN: &[u8] = b"-_.~:,@+$*";
 /// What may stand there as its code.
 const ENCODED: &[u8] = b" !\"#$&'()*+,:<=>@[]^`{|}~";
 /// What stands after `onlineagent/{agentid}/` in the session's own calls.
-const OWN_CALLS: [&str; 8] = [
+const OWN_CALLS: [&str; 10] = [
     "forcelogin",
     "loginex",
     "logout",
@@ -29,6 +29,10 @@ const OWN_CALLS: [&str; 8] = [
     "handshake",
     "heartbeat",
     "updateguid",
+    // Empties the agent's queue of events at the gateway.
+    "syncagentinfo",
+    // The next sign-in would meet a password that is none any more, and tries with wrong ones lock the account.
+    "modifyaccountpwdex",
 ];
 
 /// One call to be passed on to the gateway, checked.
@@ -214,6 +218,8 @@ mod tests {
             (Method::POST, "/onlineagent/291/handshake"),
             (Method::PUT, "/onlineagent/291/updateGuid"),
             (Method::PUT, "/onlineagent/loginbyaccount"),
+            (Method::POST, "/onlineagent/291/syncAgentInfo"),
+            (Method::POST, "/onlineagent/291/modifyaccountpwdex"),
         ] {
             assert_eq!(check(&method, path), Err(ForwardError::OwnCall), "{path}");
         }

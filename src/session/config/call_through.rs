@@ -45,7 +45,9 @@ pub enum CallPatternError {
     )]
     Agent,
     /// A call of the session's own.
-    #[error("calls that sign in or out, heartbeats, GUIDs and events are ccrelay's own and cannot be opened")]
+    #[error(
+        "calls that sign in or out, heartbeats, GUIDs, events and passwords are ccrelay's own and cannot be opened"
+    )]
     Own,
     /// A star among the calls of which some are the session's own.
     #[error("onlineagent/{{agent}}/* would open ccrelay's own calls too: name the call in place of *")]
@@ -203,6 +205,8 @@ mod tests {
             "POST onlineagent/{agent}/handshake",
             "PUT onlineagent/{agent}/heartbeat",
             "PUT onlineagent/{agent}/updateGuid",
+            "POST onlineagent/{agent}/syncagentinfo",
+            "POST onlineagent/{agent}/modifyaccountpwdex",
             "GET agentevent/{agent}",
             "GET agentevent/{agent}/x",
         ] {
