@@ -18,7 +18,7 @@ use crate::sink::BoxFuture;
 use crate::spool::{AgentKey, NewRecord, OpenError, Spool};
 use crate::trace::Traces;
 
-/// Events that say that an agent was signed out (events.json: cec_07_1404; `Force_Logout` is seen in clients only).
+/// Events that say that an agent was signed out (events.json: cec_07_1402; `Force_Logout` is seen in clients only).
 const SIGNED_OUT: [&str; 2] = ["AgentOther_ShutdownService", "Force_Logout"];
 
 /// Tokens of the authenticator for sessions.

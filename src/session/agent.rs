@@ -1094,6 +1094,7 @@ fn rules(gateway: &GatewayConfig, agent: &AgentConfig) -> Rules {
         guid_interval: gateway.guid_interval,
         guid_renewal: gateway.guid_renewal,
         takeover: agent.takeover,
+        guid_timeout: gateway.guid_timeout,
         skills: agent.skills != Skills::Ids(Vec::new()),
         settings: agent.after_sign_in.operations(),
         may_sign_in: agent.password != PasswordSource::None,

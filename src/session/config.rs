@@ -35,11 +35,13 @@ pub use raw::RawGateway;
 pub const HEARTBEAT_INTERVAL_SECS: u64 = 30;
 /// `EVENT_PUSH_HANDSHAKE_MAXTIME` and `EVENT_PUSH_FAIL_TOTALTIME` of the gateway, both 120 s by default.
 pub const SIGN_OUT_LIMIT_SECS: u64 = 120;
-/// `GUIDINTERVAL` of the gateway, 60 s by default. A GUID that is not renewed dies at `GUIDTIMEOUT`, twice that.
+/// `GUIDINTERVAL` of the gateway, 60 s by default. A GUID that is not renewed dies at `GUIDTIMEOUT`, by default twice that.
 pub const GUID_INTERVAL_SECS: u64 = 60;
 /// We ask for a new GUID at this part of GUIDINTERVAL, 45 s of 60 s: one that is never much older lives for 75 s more
 /// when the daemon is killed, so that a minute away and a start fit in.
 pub const GUID_RENEWAL_PART: (u32, u32) = (3, 4);
+/// As long as a GUID may live: twice the longest interval.
+const GUID_TIMEOUT_MOST_SECS: u64 = 7200;
 /// The events of a sign-in come within a second, and the gateway repeats a failed push after 10 s: a minute without
 /// any is no delay.
 pub const PUSH_SILENCE_LIMIT_SECS: u64 = 60;
@@ -77,6 +79,7 @@ pub struct GatewayConfig {
     pub heartbeat_interval: Duration,
     pub sign_out_limit: Duration,
     pub guid_interval: Duration,
+    pub guid_timeout: Duration,
     /// `None` where we are not to ask for new GUIDs.
     pub guid_renewal: Option<Duration>,
     pub push_silence_limit: Duration,

@@ -74,6 +74,8 @@ pub struct Rules {
     pub sign_out_limit: Duration,
     /// Age at which the gateway renews a GUID on the next heartbeat.
     pub guid_interval: Duration,
+    /// Age at which a GUID that was not renewed is dead.
+    pub guid_timeout: Duration,
     /// Age at which we ask for a new GUID.
     pub guid_renewal: Option<Duration>,
     /// Force in where somebody is signed in.
@@ -604,9 +606,8 @@ impl Machine {
         }
         let limit = self.rules.sign_out_limit;
         let remaining = limit.saturating_sub(resume.silence.unwrap_or_default());
-        // A GUID lives for twice the interval: one that is near its end cannot wait for its place. One that is older is dead, or does not
-        // change.
-        let guid_left = resume.guid_age.and_then(|age| (self.rules.guid_interval * 2).checked_sub(age));
+        // A GUID that is near its end cannot wait for its place. One that is past it is dead, or does not change.
+        let guid_left = resume.guid_age.and_then(|age| self.rules.guid_timeout.checked_sub(age));
         let first = resume.delay.min(remaining.min(guid_left.unwrap_or(remaining)) / 4);
         let skills = if resume.skills_set { SkillsState::Done } else { self.skills() };
         let mut held = Held::resumed(now, resume, now + first, skills);

@@ -8,8 +8,8 @@ use url::Url;
 
 use super::{
     AgentDefaults, CALL_DEADLINE_SECS, CONNECT_DEADLINE_SECS, CallPattern, GUID_INTERVAL_SECS,
-    GUID_RENEWAL_PART, GatewayConfig, HEARTBEAT_INTERVAL_SECS, POLL_DEADLINE_SECS, PUSH_SILENCE_LIMIT_SECS,
-    SIGN_IN_DEADLINE_SECS, SIGN_IN_RATE_PER_SEC, SIGN_OUT_LIMIT_SECS,
+    GUID_RENEWAL_PART, GUID_TIMEOUT_MOST_SECS, GatewayConfig, HEARTBEAT_INTERVAL_SECS, POLL_DEADLINE_SECS,
+    PUSH_SILENCE_LIMIT_SECS, SIGN_IN_DEADLINE_SECS, SIGN_IN_RATE_PER_SEC, SIGN_OUT_LIMIT_SECS,
 };
 use crate::config::Problems;
 use crate::event::GatewayName;
@@ -55,6 +55,8 @@ pub struct RawGateway {
     /// Seconds after which the gateway renews a GUID on the next heartbeat.
     #[serde(default = "guid_interval_secs")]
     pub guid_interval_secs: u64,
+    /// Seconds after which a GUID that was not renewed is dead; twice `guid_interval_secs` when left out.
+    pub guid_timeout_secs: Option<u64>,
     /// Age in seconds at which we ask for a new GUID, zero for never; three quarters of `guid_interval_secs` when left
     /// out.
     pub guid_renewal_secs: Option<u64>,
@@ -137,6 +139,7 @@ impl RawGateway {
         }
         let call_through = self.check_call_through(key, problems);
         let guid_renewal = self.guid_renewal();
+        let guid_timeout = Duration::from_secs(self.guid_timeout_secs());
         let poll_deadline = Duration::from_secs(self.poll_deadline_secs());
         let config = GatewayConfig {
             name: name?,
@@ -151,6 +154,7 @@ impl RawGateway {
             heartbeat_interval: Duration::from_secs(self.heartbeat_interval_secs),
             sign_out_limit: Duration::from_secs(self.sign_out_limit_secs),
             guid_interval: Duration::from_secs(self.guid_interval_secs),
+            guid_timeout,
             guid_renewal,
             push_silence_limit: Duration::from_secs(self.push_silence_limit_secs),
             call_deadline: Duration::from_secs(self.call_deadline_secs),
@@ -165,6 +169,10 @@ impl RawGateway {
         };
         check_trust(&config, key, problems);
         Some(config)
+    }
+
+    fn guid_timeout_secs(&self) -> u64 {
+        self.guid_timeout_secs.unwrap_or(self.guid_interval_secs.saturating_mul(2))
     }
 
     fn guid_renewal(&self) -> Option<Duration> {
@@ -263,6 +271,16 @@ impl RawGateway {
             if !(1..=3600).contains(&value) {
                 problems.add(format!("{key}.{name}"), "must be between 1 and 3600");
             }
+        }
+        if self.guid_timeout_secs.is_some_and(|secs| secs <= self.guid_interval_secs) {
+            problems.add(
+                format!("{key}.guid_timeout_secs"),
+                "must be more than guid_interval_secs, or GUIDs die before the gateway renews them",
+            );
+        }
+        if self.guid_timeout_secs.is_some_and(|secs| secs > GUID_TIMEOUT_MOST_SECS) {
+            problems
+                .add(format!("{key}.guid_timeout_secs"), format!("must be at most {GUID_TIMEOUT_MOST_SECS}"));
         }
         if self.guid_renewal_secs.is_some_and(|secs| secs >= self.guid_interval_secs) {
             problems.add(

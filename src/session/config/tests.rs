@@ -64,6 +64,8 @@ fn each_mistake_of_a_gateway_is_found_under_its_key() {
         ("call_deadline_secs = 50", "gateways[0].call_deadline_secs"),
         ("poll_deadline_secs = 0", "gateways[0].poll_deadline_secs"),
         ("poll_deadline_secs = 120", "gateways[0].poll_deadline_secs"),
+        ("guid_timeout_secs = 60", "gateways[0].guid_timeout_secs"),
+        ("guid_timeout_secs = 7201", "gateways[0].guid_timeout_secs"),
         ("sign_in_rate_per_sec = 0", "gateways[0].sign_in_rate_per_sec"),
     ] {
         assert_eq!(keys(vec![gateway(toml).unwrap()], Vec::new()), [key], "{toml}");
@@ -74,6 +76,19 @@ fn each_mistake_of_a_gateway_is_found_under_its_key() {
     without_ca.dangerously_trust_all = true;
     without_ca.base_url = "http://127.0.0.1:8000/agentgateway/resource".into();
     assert!(keys(vec![without_ca], Vec::new()).is_empty());
+}
+
+#[test]
+fn a_guid_lives_for_twice_its_interval_unless_it_is_said_otherwise() {
+    for (toml, secs) in [
+        ("", 120),
+        ("guid_interval_secs = 20", 40),
+        ("guid_interval_secs = 20\nguid_timeout_secs = 300", 300),
+    ] {
+        let mut problems = Problems::default();
+        let config = validate(vec![gateway(toml).unwrap()], Vec::new(), &mut problems);
+        assert_eq!(config.gateways[0].guid_timeout, Duration::from_secs(secs), "{toml}");
+    }
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Queue {
             sign_ins: Turns::new(sign_ins),
             call_deadline: config.call_deadline,
             sign_out_limit: config.sign_out_limit,
-            guid_life: config.guid_interval * 2,
+            guid_life: config.guid_timeout,
         }
     }
 

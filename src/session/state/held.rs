@@ -1,9 +1,9 @@
 //! A session that the gateway gave us: when its heartbeats are due and how long it lasts without one.
 //!
 //! **The age of the GUID** decides how long the daemon may be away. The gateway renews a GUID on a heartbeat once it is
-//! `guid_interval` old, and one that is not renewed dies at twice that age; so a GUID that is left to the gateway may
-//! have less than `guid_interval` to live when the daemon is killed. Therefore we ask for a new one (`updateGuid`) at
-//! three quarters of the interval: with 60 s, one that is at most 45 s old and a call lives for 75 s less that call, in
+//! `guid_interval` old, and one that is not renewed dies at `guid_timeout`, twice that age by default; so a GUID that is
+//! left to the gateway may have less than the difference to live when the daemon is killed. Therefore we ask for a new one
+//! (`updateGuid`) at three quarters of the interval: with 60 s and 120 s, one that is at most 45 s old and a call lives for 75 s less that call, in
 //! which a minute away, a start, and the first heartbeats over five seconds fit. What stays: a kill between the
 //! gateway's answer with a new GUID and its being on disk, some milliseconds in 45 s.
 //!
@@ -364,7 +364,7 @@ impl Held {
     pub(super) fn has_outlived_its_guid(&self, rules: &Rules, now: Instant) -> bool {
         let Some(since) = self.guid_since.filter(|_| !self.marks.has(Mark::Foreign)) else { return false };
         let changes = self.last_ok.saturating_duration_since(since) <= rules.guid_interval;
-        let dead = now.saturating_duration_since(since) + GUID_DELAY >= rules.guid_interval * 2;
+        let dead = now.saturating_duration_since(since) + GUID_DELAY >= rules.guid_timeout;
         let kept = !self.marks.has(Mark::Outlasted) && self.silence(now) < rules.sign_out_limit;
         changes && dead && kept
     }
@@ -381,7 +381,7 @@ impl Held {
         self.guid_since = self.guid_since.map(|since| since.checked_sub(by).unwrap_or(since));
         let guid_age = self.guid_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         // A GUID that is past its life hurries nobody: it is dead, or does not change.
-        let guid_left = (rules.guid_interval * 2).checked_sub(guid_age);
+        let guid_left = rules.guid_timeout.checked_sub(guid_age);
         let left = limit.saturating_sub(aged).min(guid_left.unwrap_or(limit));
         self.next_heartbeat = self.next_heartbeat.min(now + jitter(WAKE_SPREAD.min(left / 4)));
         self.marks = self.marks.with(Mark::Woken, true).with(Mark::Outlasted, outlasted);

@@ -24,6 +24,7 @@ fn rules(takeover: bool) -> Rules {
         heartbeat_interval: Duration::from_secs(30),
         sign_out_limit: LIMIT,
         guid_interval: Duration::from_secs(60),
+        guid_timeout: Duration::from_secs(120),
         guid_renewal: None,
         takeover,
         skills: true,

@@ -37,6 +37,17 @@ fn a_guid_that_died_while_heartbeats_were_late_is_no_sign_of_somebody_else() {
 }
 
 #[test]
+fn how_long_a_guid_lives_is_for_the_gateways_timeout_to_say() {
+    for (timeout, pause, dead) in [(90, 85, true), (90, 75, false), (300, 115, false)] {
+        let mut bench = Bench::active(false);
+        let rules = Rules { guid_timeout: timeout * SECOND, ..rules(false) };
+        bench.input(Input::Configured { rules, skills: false, sign_in: false });
+        lost_after(&mut bench, pause * SECOND, Loss::GuidRefused);
+        if dead { is_forced_back(&mut bench) } else { is_waited_for(&mut bench) }
+    }
+}
+
+#[test]
 fn a_session_that_was_left_alone_may_still_stand_and_nobody_is_forced() {
     for pause in [61 * SECOND, LIMIT, 600 * SECOND] {
         let mut bench = Bench::active(false);
