@@ -232,7 +232,7 @@ metrics! {
     events: IntCounterVec = "ccrelay_events_total" ["category"];
     /// Events that came again because an answer of ours had not arrived.
     events_repeated: IntCounter = "ccrelay_events_repeated_total";
-    /// Events that do not fit the state their agent was in, by that state. They are followed all the same.
+    /// Events that do not fit the state their agent was in, by that state. They are followed all the same, but for the late end of an earlier session.
     events_unexpected: IntCounterVec = "ccrelay_events_unexpected_total" ["state"];
     /// Calls and text sessions that ended at an agent, by outcome; each is an event ccrelay.call.ended.
     calls_ended: IntCounterVec = "ccrelay_calls_ended_total" ["outcome"];

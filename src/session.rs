@@ -237,6 +237,8 @@ pub struct LifecycleEvent {
     pub reason: &'static str,
     /// The gateway's last word, where it had a part in it.
     pub retcode: Option<retcode::Retcode>,
+    /// When the session began by the gateway's clock, where a sign-in of ours was told.
+    pub login_time: Option<Timestamp>,
     /// When.
     pub time: Timestamp,
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::calm::Calm;
 use crate::clock::Clock;
 use crate::event::normalise::RecordKind;
+use crate::event::report::LOGIN_TIME;
 use crate::event::{AgentId, GatewayName};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
@@ -75,12 +76,15 @@ async fn count(books: Arc<Books>, mut queued: mpsc::Receiver<Entry>, stop: Cance
 
 impl Books {
     fn queue(&self, agent: AgentKey, event: &LifecycleEvent) -> Option<Entry> {
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "type": event.kind.as_str(),
             "reason": event.reason,
             "retcode": event.retcode.as_ref().map(|retcode| retcode.as_str().to_owned()),
             "time": event.time.to_string(),
         });
+        if let Some(time) = event.login_time {
+            body[LOGIN_TIME] = time.millis().into();
+        }
         let record = NewRecord {
             kind: RecordKind::Lifecycle,
             received_at: self.clock.now(),

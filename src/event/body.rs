@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use super::codes::{self, Code, Table};
 use super::data::Moment;
 use super::json::{self, Json, Members};
-use crate::clock::Timestamp;
 
 /// What separates numbers: the editions of AgentEvent_Conference differ (cec_07_1358).
 const SEPARATORS: &[char] = &[',', '，', ';', '、'];
@@ -71,10 +70,7 @@ impl<'a> Body<'a> {
 
     /// Milliseconds since the epoch, as a number or a string.
     pub(super) fn time(&self, name: &str) -> Option<Moment> {
-        u64::try_from(self.integer(name)?)
-            .ok()
-            .filter(|millis| *millis > 0)
-            .map(|millis| Moment(Timestamp(millis)))
+        json::time(self.value(name)?).map(Moment)
     }
 
     pub(super) fn list(&self, name: &str) -> Option<Vec<String>> {

@@ -9,6 +9,7 @@ use super::details::{
     CallData, ConferenceData, Details, LinkedPhoneData, MessageData, NoteData, PhoneData, PlaybackData,
     PreviewData, QualityCheckData, QueueData, RecordingData, ScreenshotData, SessionData, VideoSessionData,
 };
+use super::report::LOGIN_TIME;
 use super::vocabulary::Content;
 
 /// `lastReleaseAgentId` of calls that no agent gave back (cec_07_1373).
@@ -56,7 +57,7 @@ pub(super) fn details(content: Content, body: &Body<'_>) -> Details {
         Content::QualityCheck => d.quality_check = boxed(quality_check(body)),
         Content::Note => d.note = boxed(note(body)),
         Content::SignOut => {
-            d.session = some(SessionData { signed_in_at: body.time("loginTime"), reason: None });
+            d.session = some(SessionData { signed_in_at: body.time(LOGIN_TIME), reason: None });
         }
     }
     details

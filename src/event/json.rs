@@ -11,6 +11,8 @@ use memchr::{memchr, memchr2};
 use serde::de::{DeserializeSeed, Deserializer, Error, Visitor};
 use serde_json::value::RawValue;
 
+use crate::clock::Timestamp;
+
 /// A value as it is written, in a text that serde_json has found to be JSON. So it is split without looking for mistakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Json<'a>(&'a str);
@@ -154,6 +156,11 @@ pub(crate) fn text(value: Json<'_>) -> Option<Cow<'_, str>> {
         b'{' | b'[' | b'n' => None,
         _ => Some(Cow::Borrowed(value.get())),
     }
+}
+
+/// Milliseconds since the epoch, as a number or a string; zero is none.
+pub(crate) fn time(value: Json<'_>) -> Option<Timestamp> {
+    u64::try_from(integer(value)?).ok().filter(|millis| *millis > 0).map(Timestamp)
 }
 
 /// A whole number, written as a number or as a string of digits.

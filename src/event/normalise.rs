@@ -15,7 +15,7 @@ use super::details::{CallData, Details, SessionData};
 use super::envelope::{self, EnvelopeError, RawEvent};
 use super::ids::{AgentId, GatewayName};
 use super::json::{self, Members};
-use super::report::Report;
+use super::report::{LOGIN_TIME, Report};
 use super::state::{AgentSnapshot, AgentState, Transition};
 use super::summary;
 use super::vocabulary::{self, CALL_ENDED, Content, Effect, Entry};
@@ -206,9 +206,10 @@ impl Maker<'_> {
         let body: &RawValue = serde_json::from_slice(record.body).map_err(|_| NormaliseError::Lifecycle)?;
         let members = Members::of(body.into()).ok_or(NormaliseError::Lifecycle)?;
         let name = members.value("type").and_then(json::text).unwrap_or_default();
-        let transition = self.snapshot.apply_session(&name, record.received_at);
+        let transition = self.snapshot.apply_members(&members, record.received_at);
         let reason = members.value("reason").and_then(json::text).map(String::from);
-        let session = SessionData { signed_in_at: None, reason };
+        let signed_in_at = members.value(LOGIN_TIME).and_then(json::time).map(Moment);
+        let session = SessionData { signed_in_at, reason };
         let details = Details { session: Some(session), ..Details::default() };
         let raw = Raw { event_type: name.to_string(), content: Some(Verbatim::of(body)), ..Raw::default() };
         let (entry, place) =

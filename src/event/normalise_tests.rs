@@ -203,6 +203,10 @@ fn ccrelays_own_events_have_a_session() {
     assert_eq!(event.data.agent.state, AgentState::Unknown);
     assert_eq!(event.data.details.session.as_ref().unwrap().reason.as_deref(), Some("timed_out"));
     assert!(event.data.raw.content.as_ref().unwrap().as_str().contains("120"));
+    let started =
+        &lifecycle(r#"{"type":"session.started","reason":"signed_in","loginTime":1471585949806}"#)[0];
+    let session = started.data.details.session.as_ref().unwrap();
+    assert_eq!(session.signed_in_at, Some(Moment(Timestamp(1_471_585_949_806))));
     assert_eq!(lifecycle(r#"{"type":"session.dreamt"}"#)[0].event_type, "ccrelay.unknown");
 }
 

@@ -6,11 +6,16 @@ use std::borrow::Cow;
 use super::body::Body;
 use super::codes::{self, TEXT};
 use super::content;
+use super::data::Moment;
 use super::envelope::RawEvent;
 use super::vocabulary::{Content, Effect, Entry};
+use crate::clock::Timestamp;
 
 /// Numbers and queue names of more bytes are left out of summaries: half a number would be a wrong one.
 const MAX_WORD: usize = 40;
+/// When a session began, by the gateway's clock: in the answer to a sign-in, at the end of a session, and so in ccrelay's own
+/// events too.
+pub(crate) const LOGIN_TIME: &str = "loginTime";
 /// `mediaType` of calls that are text sessions.
 const TEXT_TYPES: &[i64] = &[1, 51, 53];
 
@@ -43,6 +48,8 @@ pub struct Report<'a> {
     pub(super) queue_name: Option<Cow<'a, str>>,
     /// What was tried has succeeded.
     pub(super) succeeded: bool,
+    /// When the session that ends had begun.
+    pub(super) signed_in_at: Option<Timestamp>,
 }
 
 impl<'a> Report<'a> {
@@ -74,6 +81,7 @@ impl<'a> Report<'a> {
             queue: None,
             queue_name: None,
             succeeded: false,
+            signed_in_at: None,
         };
         report.text = entry.content == Content::Chat;
         if let Body::Members(_) = body {
@@ -97,6 +105,7 @@ impl<'a> Report<'a> {
                 self.caller = word(body, "caller");
                 self.called = word(body, "called");
             }
+            Content::SignOut => self.signed_in_at = body.time(LOGIN_TIME).map(|Moment(time)| time),
             Content::SwitchedCall => {
                 self.media = content::switched_media(body).and_then(codes::media_of_switch);
             }
@@ -136,6 +145,7 @@ impl Report<'_> {
             media_type: self.media_type,
             queue: self.queue,
             succeeded: self.succeeded,
+            signed_in_at: self.signed_in_at,
         }
     }
 }

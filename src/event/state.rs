@@ -17,9 +17,12 @@ use super::calls::{self, MAX_CALLS};
 pub use super::calls::{CallOutcome, CallSnapshot, CallState, EndedCall};
 use super::envelope::RawEvent;
 use super::json::{self, Members};
-use super::report::Report;
+use super::report::{LOGIN_TIME, Report};
 use super::vocabulary::{self, Effect};
 use crate::clock::Timestamp;
+
+/// Times of sign-in that are nearer to each other are those of one session, told by two parts of the gateway.
+const ONE_SESSION: Duration = Duration::from_secs(1);
 
 /// What an agent is doing. The words of ECMA-269, with rest apart from other reasons of being not ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
@@ -86,6 +89,9 @@ pub struct AgentSnapshot {
     /// Why the agent is not ready or rests: the gateway's code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<u32>,
+    /// When the session that there is began, by the gateway's clock: what is known of that from the answer to our sign-in.
+    #[serde(rename = "session", skip_serializing_if = "Option::is_none")]
+    pub signed_in_at: Option<Timestamp>,
     /// The calls the agent has, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<CallSnapshot>,
@@ -134,7 +140,21 @@ impl AgentSnapshot {
 
     /// Follows the body of a life-cycle record, read as the normaliser reads it.
     pub fn apply_own(&mut self, body: &[u8], at: Timestamp) -> Transition {
-        self.apply_session(&own_type(body), at)
+        match members(body) {
+            Some(members) => self.apply_members(&members, at),
+            None => self.apply_session("", at),
+        }
+    }
+
+    /// The same, where the body has been read.
+    pub(super) fn apply_members(&mut self, members: &Members<'_>, at: Timestamp) -> Transition {
+        let text = |name| members.value(name).and_then(json::text).unwrap_or_default();
+        let name = text("type");
+        // One that is resumed began when it began. Of one that another program began nobody has told us when.
+        if name == "session.started" && text("reason") != "resumed" {
+            self.signed_in_at = members.value(LOGIN_TIME).and_then(json::time);
+        }
+        self.apply_session(&name, at)
     }
 
     /// Follows one of ccrelay's own events, such as `session.lost`.
@@ -179,6 +199,7 @@ impl AgentSnapshot {
         // Some see work reported as soon as the agent is reserved.
         let may_call = in_call || self.state == AgentState::WorkingAfterCall;
         let unexpected = match entry.effect {
+            Effect::Enters(AgentState::SignedOut) if self.is_of_an_earlier_session(report) => true,
             Effect::Continues(_) => !continues,
             effect => !is_expected(self.state, effect),
         };
@@ -189,6 +210,9 @@ impl AgentSnapshot {
         let mut heard = Heard { report, call, at, ended: Vec::new() };
         let (moved, call_after) = match entry.effect {
             Effect::None | Effect::Reminds(_) | Effect::Notes => (None, call_before),
+            Effect::Enters(AgentState::SignedOut) if self.is_of_an_earlier_session(report) => {
+                (None, call_before)
+            }
             Effect::Enters(state) => (self.enter(state, report.reason, &mut heard), call_before),
             // The success of what led to it may be told late: whoever is busy by now, in a call perhaps, stays so.
             Effect::Leaves(_) if self.state == AgentState::Busy => (None, call_before),
@@ -218,6 +242,13 @@ impl AgentSnapshot {
         (transition.call_before, transition.call_after) = (call_before, call_after);
         self.expire(at, &mut transition.ended);
         transition
+    }
+
+    /// Whether the session whose end it reports was over when the present one began. The gateway tells it late then, as it
+    /// does after a forced sign-in: whoever believed it would end a call that goes on.
+    fn is_of_an_earlier_session(&self, report: &Report<'_>) -> bool {
+        let times = report.signed_in_at.zip(self.signed_in_at);
+        times.is_some_and(|(ended, present)| ended.plus(ONE_SESSION) < present)
     }
 
     /// An event that moves nothing; calls may be overdue all the same.
@@ -332,9 +363,11 @@ pub fn ends_session(body: &[u8]) -> bool {
 
 /// The type of the event that the body of a life-cycle record is; empty where there is none.
 fn own_type(body: &[u8]) -> Cow<'_, str> {
-    let body = serde_json::from_slice::<&RawValue>(body).ok();
-    let members = body.and_then(|body| Members::of(body.into()));
-    members.and_then(|members| members.value("type")).and_then(json::text).unwrap_or_default()
+    members(body).and_then(|members| members.value("type")).and_then(json::text).unwrap_or_default()
+}
+
+fn members(body: &[u8]) -> Option<Members<'_>> {
+    Members::of(serde_json::from_slice::<&RawValue>(body).ok()?.into())
 }
 
 /// An event, the call that it means, and the calls that end with it.

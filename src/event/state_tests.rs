@@ -174,3 +174,52 @@ fn snapshots_stay_small_and_read_back() {
     let later: AgentSnapshot = serde_json::from_str(r#"{"state":"napping","new":1}"#).unwrap();
     assert_eq!(later.state, AgentState::Unknown);
 }
+
+fn started(agent: &mut AgentSnapshot, reason: &str, login_time: Option<u64>) {
+    let mut body = json!({ "type": "session.started", "reason": reason });
+    if let Some(time) = login_time {
+        body["loginTime"] = json!(time);
+    }
+    agent.apply_own(body.to_string().as_bytes(), after(1));
+}
+
+/// The end of a session that began so long after the first one did.
+fn shut_down(agent: &mut AgentSnapshot, login_time: Option<u64>) -> Transition {
+    let content = login_time.map_or(json!({}), |time| json!({ "loginTime": time.to_string() }));
+    applied(agent, "AgentOther_ShutdownService", content, after(9))
+}
+
+#[test]
+fn a_late_end_of_an_earlier_session_ends_neither_the_present_one_nor_its_call() {
+    const PRESENT: u64 = 1_784_529_500_000;
+    for goes_on in [None, Some("resumed")] {
+        let mut agent = AgentSnapshot::default();
+        started(&mut agent, "taken_over", Some(PRESENT));
+        applied(&mut agent, "AgentEvent_Talking", json!({ "callid": "7-7" }), after(2));
+        if let Some(reason) = goes_on {
+            agent = serde_json::from_str(&serde_json::to_string(&agent).unwrap()).unwrap();
+            started(&mut agent, reason, None);
+        }
+        let late = shut_down(&mut agent, Some(PRESENT - 60_000));
+        assert_eq!((late.after, late.changed, late.unexpected), (AgentState::Busy, false, true));
+        assert!(late.ended.is_empty());
+        assert_eq!(agent.call_state("7-7"), Some(CallState::Connected));
+        let end = shut_down(&mut agent, Some(PRESENT));
+        assert_eq!((end.after, end.unexpected, end.ended.len()), (AgentState::SignedOut, false, 1));
+    }
+}
+
+#[test]
+fn an_end_is_believed_where_one_of_the_times_is_not_known() {
+    for (how, began, ended) in [
+        ("signed_in", Some(START.millis()), None),
+        ("signed_in", None, Some(1)),
+        // Of what another program began we know no time, whatever we knew of the session before.
+        ("adopted", None, Some(1)),
+    ] {
+        let mut agent = AgentSnapshot::default();
+        started(&mut agent, "signed_in", Some(START.millis()));
+        started(&mut agent, how, began);
+        assert_eq!(shut_down(&mut agent, ended).after, AgentState::SignedOut, "{how}, {began:?}, {ended:?}");
+    }
+}

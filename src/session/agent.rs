@@ -782,6 +782,7 @@ impl Agent {
         let mut status = self.shared.status();
         status.media_type = result.media_type.map(String::into_boxed_str);
         status.password_days_left = result.password_days_left;
+        status.login_time = result.login_time;
     }
 
     fn count(
@@ -968,6 +969,7 @@ impl Agent {
             kind,
             reason,
             retcode: self.last_retcode().cloned(),
+            login_time: self.shared.status().login_time.take(),
             time: self.gateway.deps.clock.now(),
         };
         self.gateway.deps.journal.record(self.gateway(), self.agent_id(), event);
@@ -1092,9 +1094,9 @@ fn rules(gateway: &GatewayConfig, agent: &AgentConfig) -> Rules {
         heartbeat_interval: gateway.heartbeat_interval,
         sign_out_limit: gateway.sign_out_limit,
         guid_interval: gateway.guid_interval,
+        guid_timeout: gateway.guid_timeout,
         guid_renewal: gateway.guid_renewal,
         takeover: agent.takeover,
-        guid_timeout: gateway.guid_timeout,
         skills: agent.skills != Skills::Ids(Vec::new()),
         settings: agent.after_sign_in.operations(),
         may_sign_in: agent.password != PasswordSource::None,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::time::Instant;
 
+use crate::clock::Timestamp;
 use crate::event::AgentId;
 use crate::session::config::{AgentConfig, GatewayConfig};
 use crate::session::forward::{ForwardAnswer, ForwardRequest};
@@ -158,6 +159,8 @@ pub struct SignInResult {
     pub password_change_required: bool,
     /// Days until the password expires.
     pub password_days_left: Option<u32>,
+    /// When the session began, by the gateway's clock.
+    pub login_time: Option<Timestamp>,
 }
 
 /// A call without a usable answer.

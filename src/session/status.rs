@@ -177,6 +177,8 @@ pub(super) struct Status {
     pub(super) last_heartbeat: Option<Timestamp>,
     /// When the session began, where there is one and that is known.
     pub(super) began: Option<Timestamp>,
+    /// When the session began by the gateway's clock, from the answer to its sign-in until that is journalled.
+    pub(super) login_time: Option<Timestamp>,
     /// Set by whoever stores its events, not by its task.
     last_event: Option<(&'static str, Timestamp)>,
     pub(super) media_type: Option<Box<str>>,
@@ -205,6 +207,7 @@ impl Shared {
             retcode: None,
             last_heartbeat: None,
             began: None,
+            login_time: None,
             last_event: None,
             media_type: None,
             password_days_left: None,

@@ -62,6 +62,10 @@ async fn a_restart_within_the_limit_continues_without_a_sign_in() {
     assert_eq!(scene.gateway.count(Login) + scene.gateway.count(ForceLogin), 1);
     assert_eq!(scene.gateway.count(ResetSkill), 1);
     assert_eq!(scene.reasons(), ["signed_in", "resumed"]);
+    // When it began by the gateway's clock is told with its begin only.
+    let told: Vec<_> =
+        scene.world.journal.lock().unwrap().iter().map(|(_, event)| event.login_time).collect();
+    assert_eq!(told, [Some(fake::LOGIN_TIME), None]);
     assert_eq!(scene.metrics.sign_ins.with_label_values(&["main", "resumed"]).get(), 1);
     scene.gateway.check();
 }

@@ -49,7 +49,13 @@ impl Bench {
 
     fn record(&self, agent: usize, kind: LifecycleKind) {
         let AgentKey { gateway, agent_id } = agent_key(agent);
-        let event = LifecycleEvent { kind, reason: "guid_refused", retcode: None, time: Timestamp(0) };
+        let event = LifecycleEvent {
+            kind,
+            reason: "guid_refused",
+            retcode: None,
+            login_time: None,
+            time: Timestamp(0),
+        };
         self.journal.record(&gateway, &agent_id, event);
     }
 

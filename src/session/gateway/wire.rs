@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::event::json::{self, Members};
+use crate::event::report::LOGIN_TIME;
 use crate::event::{AgentId, Json, charset};
 use crate::session::call::{Call, CallError, Cookie, Reply, SignInResult, Ticket};
 use crate::session::config::{GatewayConfig, Mode, SignInOptions, Skills};
@@ -309,6 +310,7 @@ fn sign_in_result(result: Json<'_>) -> SignInResult {
         password_change_required: text_of(&result, "isForceChange")
             .is_some_and(|text| text.eq_ignore_ascii_case("true") || text == "1"),
         password_days_left: text_of(&result, "timeRemaining").and_then(|text| text.trim().parse().ok()),
+        login_time: result.value(LOGIN_TIME).and_then(json::time),
     }
 }
 

@@ -111,7 +111,8 @@ impl Sessions {
         let reason = Degradation::NoPushes.as_str();
         shared.status().reason = Some(reason);
         let time = self.inner.deps.clock.now();
-        let event = LifecycleEvent { kind: LifecycleKind::Degraded, reason, retcode: None, time };
+        let event =
+            LifecycleEvent { kind: LifecycleKind::Degraded, reason, retcode: None, login_time: None, time };
         self.inner.deps.journal.record(shared.gateway(), &shared.agent_id, event);
     }
 

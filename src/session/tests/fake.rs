@@ -343,6 +343,9 @@ impl State {
     }
 }
 
+/// When every session began, as sign-ins are told.
+pub(super) const LOGIN_TIME: Timestamp = Timestamp(1_471_585_949_806);
+
 /// How long a call takes.
 fn took(script: Option<&Script>) -> Duration {
     match script {
@@ -353,7 +356,8 @@ fn took(script: Option<&Script>) -> Duration {
 }
 
 fn answer(code: &str, guid: Option<String>) -> Answer {
-    let result = SignInResult { media_type: Some("TTF".into()), ..SignInResult::default() };
+    let login_time = guid.is_some().then_some(LOGIN_TIME);
+    let result = SignInResult { media_type: Some("TTF".into()), login_time, ..SignInResult::default() };
     let reply = Reply { retcode: Retcode::new(code), message: String::new(), result };
     Answer {
         guid: guid.map(SecretString::from),

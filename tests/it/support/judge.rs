@@ -308,8 +308,7 @@ impl Heard {
             verdict.not_as_normalised.push(format!("agent {agent}: expected {expected}, found {found}"));
         }
         if kind == RecordKind::Lifecycle {
-            let own: HashMap<String, Value> = serde_json::from_str(&body).expect("our own event");
-            self.state.apply_session(own["type"].as_str().unwrap_or_default(), received_at);
+            self.state.apply_own(body.as_bytes(), received_at);
         } else {
             let envelope = ccrelay::event::envelope::parse(body.as_bytes()).expect("a push");
             self.state.apply(&envelope.events[0], received_at);

@@ -5,6 +5,7 @@ use http_body_util::BodyExt;
 use proptest::prelude::*;
 
 use super::*;
+use crate::clock::Timestamp;
 use crate::session::config::{AgentConfig, RawAgent, RawGateway, validate};
 
 fn configs(agent: serde_json::Value) -> (GatewayConfig, AgentConfig) {
@@ -177,6 +178,7 @@ fn answers_are_read_whatever_types_and_names_they_use() {
         media_type: Some("TTF".into()),
         password_change_required: false,
         password_days_left: Some(9),
+        login_time: Some(Timestamp(1_471_585_949_806)),
     };
     assert_eq!(documented.result, expected);
     let other = read(r#"{"retcode":"0","result":{"isForceChange":true,"timeRemaining":180,"mediatype":""}}"#);
