@@ -23,6 +23,7 @@ use crate::sink::BoxFuture;
 mod agent;
 pub mod call;
 pub mod config;
+mod failed;
 pub mod forward;
 pub mod gateway;
 mod keeper;
@@ -36,6 +37,7 @@ mod standstill;
 pub mod state;
 mod status;
 
+pub use failed::FailedCall;
 pub use keeper::{AdoptError, Change, Glance, RosterError, Sessions, place};
 pub use status::{Media, SessionView, reasons};
 

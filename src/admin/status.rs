@@ -19,6 +19,7 @@ use crate::event::GatewayName;
 use crate::metrics::SESSION_STATES;
 use crate::problems::{Problem, Problems};
 use crate::reload::Outcome;
+use crate::session::FailedCall;
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -68,6 +69,29 @@ struct GatewayState {
     /// Agents with less than half of that time left, about.
     about_to_be_signed_out: i64,
     sessions: BTreeMap<&'static str, i64>,
+    /// The last call that got no answer, or none of the gateway's, since the start.
+    last_failed_call: Option<FailedCallState>,
+}
+
+#[derive(Debug, Serialize)]
+struct FailedCallState {
+    at: String,
+    operation: &'static str,
+    agent: String,
+    address: String,
+    error: String,
+}
+
+impl From<FailedCall> for FailedCallState {
+    fn from(failed: FailedCall) -> FailedCallState {
+        FailedCallState {
+            at: failed.at.to_string(),
+            operation: failed.operation.as_str(),
+            agent: failed.agent_id.as_str().to_owned(),
+            address: failed.address,
+            error: failed.error,
+        }
+    }
 }
 
 /// What those who follow the state are told.
@@ -202,6 +226,7 @@ fn gateway_state(sight: &Sight, gateway: &GatewayName) -> GatewayState {
         sign_out_limit_secs: limit.sign_out.as_secs_f64(),
         about_to_be_signed_out: sight.metrics.about_to_be_signed_out.with_label_values(&[name]).get(),
         sessions: SESSION_STATES.iter().map(sessions).collect(),
+        last_failed_call: sight.parts.sessions.last_failed_call(gateway).map(FailedCallState::from),
     }
 }
 

@@ -93,15 +93,38 @@ fn print_status(status: &Value) {
         number(&spool["bytes"]) / 1_048_576.0
     );
     for gateway in status["gateways"].as_array().into_iter().flatten() {
-        let sessions = gateway["sessions"].as_object().into_iter().flatten();
-        let some = sessions.filter(|(_, count)| number(count) > 0.0);
-        let some: Vec<_> = some.map(|(state, count)| format!("{} {state}", number(count))).collect();
-        let some = if some.is_empty() { "no agents".to_owned() } else { some.join(", ") };
-        let budget = number(&gateway["sign_out_budget_secs"]);
-        say!("gateway  {}: {some}; {budget:.0} s to the first sign-out", text(&gateway["gateway"]));
+        gateway_lines(gateway).iter().for_each(|line| say!("{line}"));
     }
     say!("");
     print_sinks(&status["sinks"]);
+}
+
+/// A gateway's agents, and while some of them wait for a session the last call that was not answered.
+fn gateway_lines(gateway: &Value) -> Vec<String> {
+    let sessions = gateway["sessions"].as_object().into_iter().flatten();
+    let some = sessions.filter(|(_, count)| number(count) > 0.0);
+    let some: Vec<_> = some.map(|(state, count)| format!("{} {state}", number(count))).collect();
+    let some = if some.is_empty() { "no agents".to_owned() } else { some.join(", ") };
+    let any = |states: &[&str]| states.iter().any(|state| number(&gateway["sessions"][*state]) > 0.0);
+    let budget = match any(&["active", "recovering", "signing_out"]) {
+        true => format!("{:.0} s to the first sign-out", number(&gateway["sign_out_budget_secs"])),
+        false => "nobody is signed in".to_owned(),
+    };
+    let mut lines = vec![format!("gateway  {}: {some}; {budget}", text(&gateway["gateway"]))];
+    let failed = &gateway["last_failed_call"];
+    let troubled = any(&["signing_in", "recovering"]) || number(&gateway["about_to_be_signed_out"]) > 0.0;
+    if failed.is_object() && troubled {
+        let part = |name: &str| text(&failed[name]);
+        lines.push(format!(
+            "         last failed call: {} of agent {} at {} to {}: {}",
+            part("operation"),
+            part("agent"),
+            part("at"),
+            part("address"),
+            part("error")
+        ));
+    }
+    lines
 }
 
 fn print_sinks(sinks: &Value) {
@@ -161,6 +184,24 @@ mod tests {
         assert_eq!([ends(&["warning"]), ends(&["warning", "info"]), ends(&["new"])], [ATTENTION; 3]);
         assert_eq!([ends(&["critical"]), ends(&["critical", "warning"])], [CRITICAL; 2]);
         assert_eq!(exit_code(&[Value::Null]), ATTENTION);
+    }
+
+    #[test]
+    fn a_gateway_where_nobody_is_signed_in_has_no_first_sign_out_and_says_what_its_calls_meet() {
+        let failed = serde_json::json!({ "at": "2026-01-01T00:00:00Z", "operation": "login", "agent": "291",
+            "address": "main https://gw.example/x", "error": "HTTP status 404" });
+        let gateway = |signing_in: u32, active: u32| {
+            gateway_lines(&serde_json::json!({ "gateway": "main", "sign_out_budget_secs": 120.0,
+                "sessions": { "signing_in": signing_in, "active": active }, "last_failed_call": failed }))
+        };
+        assert_eq!(
+            gateway(1, 0),
+            [
+                "gateway  main: 1 signing_in; nobody is signed in",
+                "         last failed call: login of agent 291 at 2026-01-01T00:00:00Z to main https://gw.example/x: HTTP status 404",
+            ]
+        );
+        assert_eq!(gateway(0, 2), ["gateway  main: 2 active; 120 s to the first sign-out"]);
     }
 
     #[test]

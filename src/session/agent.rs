@@ -17,7 +17,9 @@ use crate::session::call::{
     Answer, Call, CallError, Cookie, GatewayCalls, Permit, Reply, SignInResult, Ticket,
 };
 use crate::session::config::{AgentConfig, GatewayConfig, Mode, PasswordError, PasswordSource, Skills};
+use crate::session::failed::{FailedCall, LastFailed};
 use crate::session::forward::ForwardError;
+use crate::session::gateway::addresses::which;
 use crate::session::mail::{Adoption, Waiting};
 use crate::session::pace::Pace;
 use crate::session::password::PasswordReader;
@@ -79,6 +81,7 @@ impl Gateway {
             sign_out_limit: config.sign_out_limit,
             epoch,
             metrics: deps.metrics.clone(),
+            last_failed: LastFailed::default(),
         };
         let (pace, rules) = (Pace::new(config.sign_in_rate_per_sec), Mutex::default());
         let (passwords, marks) = (PasswordReader::default(), Marks::default());
@@ -107,6 +110,13 @@ impl Gateway {
     /// Whether sessions that look past are gone as others were, and are not asked for any more.
     fn past_is_gone(&self) -> bool {
         !self.past_stands.load(Ordering::Relaxed) && self.past_gone.load(Ordering::Relaxed) >= PAST_ASKED_FOR
+    }
+
+    /// An address of the gateway by its name and its base URL, which holds no secret.
+    fn address(&self, number: Option<u8>) -> String {
+        let number = number.map(usize::from);
+        let base = number.and_then(|number| self.config.bases().into_iter().nth(number));
+        number.zip(base).map_or_else(String::new, |(number, base)| format!("{} {base}", which(number)))
     }
 
     /// Says once what it means that a gateway refuses to renew GUIDs.
@@ -635,7 +645,7 @@ impl Agent {
         if is_no_renewal(operation, outcome) {
             self.gateway.note_no_renewals();
         } else {
-            self.note(operation, &answer.verdict);
+            self.note(operation, &answer);
         }
         let result = answer.verdict.as_ref().map(|reply| reply.result.clone()).unwrap_or_default();
         let looked_past = self.machine.asks_for_past();
@@ -840,9 +850,9 @@ impl Agent {
     }
 
     /// Logs failures: the first and then ever fewer of a row, since a gateway's outage fails for all agents at once.
-    fn note(&mut self, operation: Operation, verdict: &Result<Reply, CallError>) {
+    fn note(&mut self, operation: Operation, answer: &Answer) {
         let (kind, operation) = (operation, operation.as_str());
-        let (retcode, error) = match verdict {
+        let (retcode, error) = match &answer.verdict {
             Ok(reply) if reply.retcode.class() == Some(super::retcode::Class::Ok) => {
                 let failures = self.trouble.as_mut().map_or(0, |trouble| trouble.succeeded(kind));
                 if failures > 0 {
@@ -854,19 +864,38 @@ impl Agent {
             Ok(reply) => (Some(reply.retcode.clone()), reply.message.clone()),
             Err(error) => (None, error.to_string()),
         };
+        let address = self.gateway.address(answer.address);
+        self.note_unanswered(kind, &answer.verdict, &address);
         let trouble = self.trouble.get_or_insert_default();
         trouble.last_retcode.clone_from(&retcode);
         let attempt = trouble.failed(kind);
         let code = retcode.as_ref().map_or("", Retcode::as_str);
         if attempt.is_power_of_two() {
             tracing::warn!(gateway = %self.gateway(), agent_id = %self.agent_id(), operation, retcode = code,
-                attempt, error, "call failed");
+                attempt, address, error, "call failed");
         } else {
             tracing::debug!(gateway = %self.gateway(), agent_id = %self.agent_id(), operation, retcode = code,
-                attempt, error, "call failed");
+                attempt, address, error, "call failed");
         }
         if retcode.is_some() {
             self.shared.status().retcode = retcode;
+        }
+    }
+
+    /// What nobody answered is shown: of the agent where it is to be signed in, and of the gateway with where and why.
+    fn note_unanswered(&self, operation: Operation, verdict: &Result<Reply, CallError>, address: &str) {
+        let error = verdict.as_ref().err();
+        if operation.signs_in() && self.machine.state() == State::SigningIn {
+            self.shared.status().reason = error.and_then(CallError::reason);
+        }
+        if let Some(error) = error.filter(|error| error.reason().is_some()) {
+            self.gateway.common.last_failed.set(FailedCall {
+                at: self.gateway.deps.clock.now(),
+                operation,
+                agent_id: self.agent_id().clone(),
+                address: address.to_owned(),
+                error: error.to_string(),
+            });
         }
     }
 

@@ -191,6 +191,23 @@ impl CallError {
         !matches!(self, CallError::NotSent | CallError::Unreachable(_) | CallError::Status(503))
     }
 
+    /// Everything that [`CallError::reason`] says.
+    pub const REASONS: [&str; 5] = ["unreachable", "no_answer", "call_broken", "call_unknown", "http_status"];
+
+    /// A short name for the admin API, where the gateway had a part in it.
+    #[must_use]
+    pub fn reason(&self) -> Option<&'static str> {
+        Some(match self {
+            CallError::NotSent => return None,
+            CallError::Unreachable(_) => "unreachable",
+            CallError::TimedOut => "no_answer",
+            CallError::Broken(_) => "call_broken",
+            // A wrong path, or an id outside the pattern in the gateway's paths.
+            CallError::Status(404 | 405 | 501) => "call_unknown",
+            CallError::Status(_) => "http_status",
+        })
+    }
+
     /// Label `outcome` of the call metrics.
     #[must_use]
     pub fn outcome(&self) -> &'static str {

@@ -32,7 +32,8 @@ use crate::session::forward::{ForwardAnswer, ForwardRequest};
 use crate::session::retcode::{Class, Operation};
 use crate::sink::BoxFuture;
 
-mod addresses;
+pub(in crate::session) mod addresses;
+mod cause;
 pub(in crate::session) mod queue;
 mod sent;
 mod tls;
@@ -289,8 +290,8 @@ fn knows_session(reply: &Reply) -> Option<bool> {
 
 fn unanswered(error: &hyper_util::client::legacy::Error, sent: &Sent) -> CallError {
     match error.is_connect() || !sent.is_noted() {
-        true => CallError::Unreachable(chain(error)),
-        false => CallError::Broken(chain(error)),
+        true => CallError::Unreachable(cause::explained(error)),
+        false => CallError::Broken(cause::explained(error)),
     }
 }
 
@@ -378,18 +379,6 @@ fn take_headers(answer: &mut Answer, headers: &HeaderMap) {
 async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, CallError> {
     let body = body::read(body, limit).await;
     body.map_err(|error| CallError::Broken(format!("cannot read the answer: {error}")))
-}
-
-/// An error with its causes in one line; hyper's errors say little by themselves.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// What is not checked of who answers as the gateway.

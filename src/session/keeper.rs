@@ -24,7 +24,7 @@ use crate::session::forward::{ForwardAnswer, ForwardError, ForwardRequest};
 use crate::session::gateway::{self, GatewayError};
 use crate::session::mail::{Adoption, Waiting};
 use crate::session::status::{Ring, SessionView, Shared};
-use crate::session::{Deps, Stored};
+use crate::session::{Deps, FailedCall, Stored};
 
 /// Sessions of an earlier run are all checked within this long.
 const RESUME_SPREAD: Duration = Duration::from_secs(5);
@@ -202,6 +202,12 @@ impl Sessions {
     #[must_use]
     pub fn sign_out_limit(&self, gateway: &GatewayName) -> Option<Duration> {
         self.inner.gateways.get(gateway).map(|kept| kept.gateway.config.sign_out_limit)
+    }
+
+    /// The last call to the gateway that got no answer, or none of the gateway's.
+    #[must_use]
+    pub fn last_failed_call(&self, gateway: &GatewayName) -> Option<FailedCall> {
+        self.inner.gateways.get(gateway)?.gateway.common.last_failed.get()
     }
 
     /// Agents with less time than that left are about to be signed out.

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use crate::clock::Timestamp;
 use crate::event::{AgentId, GatewayName};
 use crate::metrics::{Metrics, SESSION_LOSS_REASONS};
-use crate::session::call::Ticket;
+use crate::session::call::{CallError, Ticket};
+use crate::session::failed::LastFailed;
 use crate::session::mail::Mailbox;
 use crate::session::retcode::{Retcode, Suspension};
 use crate::session::state::{Degradation, State};
@@ -30,7 +31,7 @@ pub struct SessionView {
     pub state: &'static str,
     /// Since when it is in that state.
     pub since: Timestamp,
-    /// Why it is suspended, was lost, or is degraded.
+    /// Why it is suspended, was lost, or is degraded, or what its sign-ins meet.
     pub reason: Option<&'static str>,
     /// The last retcode that was not success.
     pub retcode: Option<Retcode>,
@@ -61,7 +62,7 @@ pub fn reasons() -> impl Iterator<Item = &'static str> {
     let suspensions = Suspension::ALL.into_iter().map(Suspension::as_str);
     let degradations = Degradation::ALL.into_iter().map(Degradation::as_str);
     let others = SESSION_LOSS_REASONS.iter().copied().chain(["signed_out", "released"]);
-    suspensions.chain(degradations).chain(others)
+    suspensions.chain(degradations).chain(others).chain(CallError::REASONS)
 }
 
 /// What an agent is signed in to: the three letters of the sign-in's `mediatype`.
@@ -137,6 +138,8 @@ pub(super) struct Common {
     /// Times that sessions publish are milliseconds since this, plus one; zero is "none".
     pub(super) epoch: Instant,
     pub(super) metrics: Metrics,
+    /// The last of its calls that got no answer of the gateway.
+    pub(super) last_failed: LastFailed,
 }
 
 /// Shared between a session's task and everybody else.
@@ -513,6 +516,7 @@ mod tests {
             sign_out_limit: Duration::from_secs(120),
             epoch: now,
             metrics: metrics.clone(),
+            last_failed: LastFailed::default(),
         };
         Shared::new(Arc::new(common), AgentId::parse("291").unwrap(), Timestamp(0))
     }

@@ -20,6 +20,7 @@ mod signing_out;
 mod size;
 mod slow;
 mod standstill;
+mod unanswered;
 
 use fake::{Scene, Script, Seen, agent, main_gateway, view};
 

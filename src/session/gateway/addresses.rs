@@ -94,7 +94,7 @@ pub(super) struct Address<'a> {
 }
 
 /// How an address is called in logs and metrics.
-pub(super) fn which(index: usize) -> String {
+pub(in crate::session) fn which(index: usize) -> String {
     if index == 0 { "main".to_owned() } else { format!("backup-{index}") }
 }
 

@@ -222,3 +222,21 @@ async fn a_file_that_cannot_be_used_is_a_mistake_of_the_configuration_with_key_a
         assert!(problem.message.contains(&path.display().to_string()), "{}", problem.message);
     }
 }
+
+/// What is said of a handshake that fails.
+async fn refusal(server: &Server, change: impl Fn(&mut RawGateway)) -> String {
+    server.ask(Operation::Login, change).await.verdict.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_refused_is_told_with_the_key_to_look_at() {
+    let (ours, other) = (Authority::new("ours"), Authority::new("another"));
+    let server = ours.server("localhost", false).await;
+    let (others, crl) = (other.file("ca.pem", &other.issuer.pem()), ours.crl(SERVER_SERIAL));
+    let said = refusal(&server, |gateway| gateway.ca_file = Some(others.clone())).await;
+    assert!(said.contains("ca_file: "), "{said}");
+    let said = refusal(&server, |gateway| gateway.tls_server_name = Some("gw.example".into())).await;
+    assert!(said.contains("tls_server_name, "), "{said}");
+    let said = refusal(&server, |gateway| gateway.crl_file = Some(crl.clone())).await;
+    assert!(said.contains("crl_file: "), "{said}");
+}
