@@ -1,6 +1,6 @@
 //! The daemon: the only module that knows all the others. Builds, binds, wires, runs, and ends in good order.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -249,7 +249,9 @@ impl Relay {
             ),
         );
         readiness.set(true, &metrics);
-        let forget = removed::forget(spool.clone(), metrics.clone(), removed::KEPT_FOR, lifecycle.stopping());
+        let names: BTreeSet<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
+        let (named_sinks, named) = watch::channel(names);
+        let forget = removed::forget(spool.clone(), named, removed::KEPT_FOR, lifecycle.stopping());
         lifecycle.spawn("removed sinks", forget);
         tracing::info!(
             callback = %callback_addr,
@@ -266,6 +268,7 @@ impl Relay {
             authenticator,
             sessions: sessions.clone(),
             roll: Arc::new(roll),
+            named_sinks: Arc::new(named_sinks),
             ways,
             set_log_level: None,
         };

@@ -16,7 +16,7 @@
 //!   Sinks are those of the start, and while others are written the routes wait with them: events that lead to a sink that does not
 //!   run would be kept from those that do.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem::Discriminant;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -171,6 +171,8 @@ pub struct Targets {
     pub sessions: Sessions,
     /// Agents that stand in the configuration itself, for whoever keeps the sessions to them.
     pub roll: Arc<watch::Sender<Roll>>,
+    /// Names of the sinks that stand in the file, for whoever gives up what others have not got. They run only after a restart.
+    pub named_sinks: Arc<watch::Sender<BTreeSet<String>>>,
     /// Where events go.
     pub ways: Ways,
     /// The log level; none when the environment decides.
@@ -328,6 +330,8 @@ impl Reloader {
         (self.seen, self.tried) = (before.clone(), before.clone());
         let problem = |key: &str, message: String| vec![Problem { key: key.to_owned(), message }];
         let (config, outline, now) = self.read().map_err(problems_of)?;
+        // Also where something else is refused: a sink that is put back must not lose what it has not got.
+        self.name_sinks(config.sinks.iter().map(|sink| sink.name.clone()).collect());
 
         let token = &config.token;
         let (secret, previous) = (token.secret_file.as_deref(), token.previous_secret_file.as_deref());
@@ -419,6 +423,14 @@ impl Reloader {
         let is_taken = |key: &str| is_changeable(key) && !(routes_wait && is_of_routes(key));
         self.in_force.outline = std::mem::take(&mut self.in_force.outline).with(outline, is_taken);
         Ok(Outcome::Done { changed, needs_restart })
+    }
+
+    fn name_sinks(&self, names: BTreeSet<String>) {
+        self.targets.named_sinks.send_if_modified(|named| {
+            let other = *named != names;
+            *named = names;
+            other
+        });
     }
 
     /// Reads the configuration, and gives what its files looked like before that.

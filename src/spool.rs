@@ -16,6 +16,7 @@
 //!   what becomes of it is a function of the record and the configuration alone;
 //! - a record whose checksum is wrong is given to nobody: it is reported as damaged.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +45,7 @@ mod migrate;
 pub mod offline;
 mod reader;
 mod recent;
+mod removed;
 pub mod repair;
 mod room;
 mod schema;
@@ -64,6 +66,7 @@ pub use limits::{SpoolLimits, WhenFull};
 pub use reader::{ReadRecord, SpoolReader};
 pub use recent::Recent;
 use recent::{Filler, Ring};
+use removed::Removed;
 pub use schema::OpenError;
 use watching::{Tap, Watchers};
 pub use watching::{Watch, Watched};
@@ -229,6 +232,7 @@ pub struct Spool {
     id: Arc<str>,
     config: Arc<SpoolConfig>,
     sinks: Arc<[SinkState]>,
+    removed: Removed,
     watchers: Watchers,
     ring: Ring,
 }
@@ -318,6 +322,7 @@ impl Spool {
         let id: Arc<str> = opened.spool_id.as_str().into();
         let config = Arc::new(config);
         let sinks: Arc<[SinkState]> = opened.sinks.clone().into();
+        let removed = Removed::new(opened.removed.clone());
         let log = opened.log.log().clone();
         let (writer, to_writer) = mpsc::channel(QUEUE + OWN_QUEUE);
         let (keeper, to_keeper) = mpsc::channel(QUEUE);
@@ -334,13 +339,15 @@ impl Spool {
             tap: Tap::new(watchers.clone(), Filler::new(ring.clone(), &sinks)),
             config: config.clone(),
             sinks: sinks.clone(),
+            removed: removed.clone(),
             writer: writer.clone(),
             keeper: keeper.clone(),
             metrics,
             clock,
         };
         let threads = start::start(opened, parts, to_writer, to_keeper)?;
-        let spool = Spool { writer, room, keeper, log, end, failure, id, config, sinks, watchers, ring };
+        let spool =
+            Spool { writer, room, keeper, log, end, failure, id, config, sinks, removed, watchers, ring };
         Ok((spool, threads))
     }
 
@@ -521,13 +528,25 @@ impl Spool {
         ask(&self.keeper, |reply| keeper::Command::SaveSession { agent, stored, reply }).await
     }
 
-    /// Gives up what sinks have not got that are not among those of this start, so that its space is freed; returns when that is
-    /// fsynced. Until then a later start with such a sink goes on where it was.
+    /// Sinks that are not among those of this start and are not given up yet, each with how many records it has not got.
+    #[must_use]
+    pub fn removed_sinks(&self) -> Vec<(String, u64)> {
+        let left = |(sink, at): (String, u64)| (sink, self.log.end().saturating_sub(at));
+        self.removed.all().into_iter().map(left).collect()
+    }
+
+    /// Gives up what sinks have not got that are not among those of this start, but for those to be kept, so that its space is freed;
+    /// returns when that is fsynced. Until then a later start with such a sink goes on where it was.
     ///
     /// # Errors
     /// When that is not stored.
-    pub async fn forget_removed_sinks(&self) -> Result<(), AppendError> {
-        ask(&self.keeper, |reply| keeper::Command::ForgetRemoved { reply }).await
+    pub async fn forget_removed_sinks(&self, keep: BTreeSet<String>) -> Result<(), AppendError> {
+        ask(&self.keeper, |reply| keeper::Command::ForgetRemoved { keep, reply }).await
+    }
+
+    /// Returns when pushes are refused for want of room, or were since this was asked last.
+    pub async fn room_is_wanted(&self) {
+        self.removed.until_room_is_wanted().await;
     }
 
     /// Returns when the spool's threads have done everything that was asked of them before, also when they had to refuse that.

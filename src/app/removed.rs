@@ -1,31 +1,52 @@
 //! Sinks that were taken out of the configuration. What they had not got is given up, but not by the start itself: it may fail, or
-//! be one with the wrong configuration, and a person must have the time to see the warning and to put the right one back.
+//! be one with the wrong configuration, and a person must have the time to see the warning and to put the right one back. While the
+//! file names such a sink again, which a restart has to follow, nothing of it is given up.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
 use crate::spool::{AppendError, Spool};
 
-/// How long they keep it once pushes are taken.
+/// How long they keep it once pushes are taken, or once the file names other sinks than before.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(300);
-/// How often is looked whether the spool is full, and how soon a full disk is tried again.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How soon a full disk is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
-/// Gives up what removed sinks keep, after a while, or as soon as pushes are refused for want of space: then it is the room that
-/// somebody wants who takes a dead sink out. Ends with the stop.
-pub(super) async fn forget(spool: Spool, metrics: Metrics, kept_for: Duration, stop: CancellationToken) {
+/// Gives up what removed sinks keep that the file does not name, after a while, or as soon as pushes are refused for want of space:
+/// then it is the room that somebody wants who takes a dead sink out. Ends with the stop.
+pub(super) async fn forget(
+    spool: Spool,
+    mut named: watch::Receiver<BTreeSet<String>>,
+    kept_for: Duration,
+    stop: CancellationToken,
+) {
     let forget = async {
-        let full = async {
-            while metrics.spool_fill_ratio.get() < 1.0 {
-                tokio::time::sleep(LOOK_EVERY).await;
+        while !spool.removed_sinks().is_empty() {
+            named.mark_unchanged();
+            let changed = async {
+                if named.changed().await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(kept_for) => {}
+                () = spool.room_is_wanted() => {}
+                () = changed => {
+                    say_kept(&spool, &named.borrow());
+                    continue;
+                }
             }
-        };
-        // Over or not, it is time.
-        drop(tokio::time::timeout(kept_for, full).await);
-        while spool.forget_removed_sinks().await == Err(AppendError::Full) {
-            tokio::time::sleep(LOOK_EVERY).await;
+            while spool.removed_sinks().iter().any(|(sink, _)| !named.borrow().contains(sink)) {
+                let keep = named.borrow().clone();
+                match spool.forget_removed_sinks(keep).await {
+                    Ok(()) => {}
+                    Err(AppendError::Full) => tokio::time::sleep(AGAIN).await,
+                    Err(AppendError::Failed | AppendError::Closed) => return,
+                }
+            }
         }
     };
     if stop.run_until_cancelled(forget).await.is_some() {
@@ -33,60 +54,115 @@ pub(super) async fn forget(spool: Spool, metrics: Metrics, kept_for: Duration, s
     }
 }
 
+fn say_kept(spool: &Spool, named: &BTreeSet<String>) {
+    for (sink, records) in spool.removed_sinks().into_iter().filter(|(sink, _)| named.contains(sink)) {
+        tracing::warn!(%sink, records, "the configuration's file names a sink again that does not run: what it has not got is kept, and it goes on after a restart");
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use tempfile::TempDir;
 
     use super::*;
     use crate::clock::Clock;
+    use crate::metrics::Metrics;
     use crate::spool::inspect::Inspector;
-    use crate::spool::{RepeatRules, SinkStart, SpoolConfig, SpoolLimits, StartFrom, WhenFull};
+    use crate::spool::{RepeatRules, SinkStart, SpoolConfig, SpoolLimits, SpoolThreads, StartFrom, WhenFull};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn open(folder: &Path, sinks: &[&str], full: bool, when_full: WhenFull) -> (Spool, SpoolThreads) {
+        let start =
+            |name: &&str| SinkStart { name: (*name).to_owned(), from: StartFrom::Earliest, when_full };
+        let sinks: Vec<_> = sinks.iter().map(start).collect();
+        let min_free_disk_bytes = if full { u64::MAX / 11 } else { 0 };
+        let config = SpoolConfig {
+            directory: folder.to_path_buf(),
+            limits: SpoolLimits { min_free_disk_bytes, ..SpoolLimits::default() },
+            repeats: RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) },
+            call_age: HOUR,
+        };
+        Spool::open(config, &sinks, Metrics::new([], []).unwrap(), Clock::system()).unwrap()
+    }
+
+    async fn close(spool: &Spool, threads: SpoolThreads) {
+        spool.close().await;
+        tokio::task::spawn_blocking(move || threads.join()).await.unwrap();
+    }
+
+    fn known(folder: &Path) -> Vec<String> {
+        Inspector::open(folder).unwrap().stat().unwrap().sinks.into_iter().map(|sink| sink.sink).collect()
+    }
+
+    fn names(sinks: &[&str]) -> BTreeSet<String> {
+        sinks.iter().map(|sink| (*sink).to_owned()).collect()
+    }
+
+    async fn until_known(folder: &Path, sinks: &[&str]) {
+        for _ in 0..1000 {
+            if known(folder) == sinks {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{:?} and not {sinks:?}", known(folder));
+    }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_removed_sink_is_given_up_after_a_while_and_at_once_when_the_spool_is_full() {
-        let hour = Duration::from_secs(3600);
-        for (kept_for, full, given_up) in
-            [(Duration::ZERO, false, true), (hour, true, true), (hour, false, false)]
-        {
+    async fn a_removed_sink_is_given_up_after_a_while_and_at_once_when_pushes_are_refused() {
+        let (block, shed) = (WhenFull::Block, WhenFull::Shed);
+        for (kept_for, full, when_full, given_up) in [
+            (Duration::ZERO, false, block, true),
+            (HOUR, true, block, true),
+            (HOUR, false, block, false),
+            // It makes room, so nobody is refused.
+            (HOUR, true, shed, false),
+        ] {
             let folder = TempDir::new().unwrap();
-            let metrics = Metrics::new([], []).unwrap();
-            let open = |sinks: &[&str]| {
-                let start = |name: &&str| SinkStart {
-                    name: (*name).to_owned(),
-                    from: StartFrom::Earliest,
-                    when_full: WhenFull::Block,
-                };
-                let sinks: Vec<_> = sinks.iter().map(start).collect();
-                let config = SpoolConfig {
-                    directory: folder.path().to_path_buf(),
-                    limits: SpoolLimits {
-                        min_free_disk_bytes: if full { u64::MAX / 11 } else { 0 },
-                        ..SpoolLimits::default()
-                    },
-                    repeats: RepeatRules {
-                        soonest: Duration::from_secs(8),
-                        window: Duration::from_secs(180),
-                    },
-                    call_age: hour,
-                };
-                Spool::open(config, &sinks, metrics.clone(), Clock::system()).unwrap()
-            };
-            for sinks in [&["kafka", "old"][..], &["kafka"]] {
-                let (spool, threads) = open(sinks);
-                let stop = CancellationToken::new();
-                let forgetting = forget(spool.clone(), metrics.clone(), kept_for, stop.clone());
-                let forgetting = tokio::task::spawn(forgetting);
-                let known = || Inspector::open(folder.path()).unwrap().stat().unwrap().sinks.len();
-                let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-                while given_up && known() > sinks.len() && tokio::time::Instant::now() < deadline {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+            let (spool, threads) = open(folder.path(), &["kafka", "old"], full, when_full);
+            close(&spool, threads).await;
+            let (spool, threads) = open(folder.path(), &["kafka"], full, when_full);
+            let stop = CancellationToken::new();
+            let (_names, named) = watch::channel(names(&["kafka"]));
+            let forgetting = tokio::task::spawn(forget(spool.clone(), named, kept_for, stop.clone()));
+            if given_up {
+                until_known(folder.path(), &["kafka"]).await;
+            } else {
+                // Two beats have passed by then.
+                for _ in 0..2 {
+                    tokio::time::sleep(crate::spool::TICK).await;
+                    spool.pulse().await.unwrap();
                 }
-                assert_eq!(known(), if given_up { sinks.len() } else { 2 }, "{kept_for:?} {full}");
-                stop.cancel();
-                forgetting.await.unwrap();
-                spool.close().await;
-                tokio::task::spawn_blocking(move || threads.join()).await.unwrap();
             }
+            let expected: &[&str] = if given_up { &["kafka"] } else { &["kafka", "old"] };
+            assert_eq!(known(folder.path()), expected, "{kept_for:?} {full} {when_full:?}");
+            stop.cancel();
+            forgetting.await.unwrap();
+            close(&spool, threads).await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_removed_sink_that_the_file_names_again_is_never_given_up() {
+        for full in [false, true] {
+            let folder = TempDir::new().unwrap();
+            let (spool, threads) = open(folder.path(), &["back", "kafka", "old"], full, WhenFull::Block);
+            close(&spool, threads).await;
+            let (spool, threads) = open(folder.path(), &["kafka"], full, WhenFull::Block);
+            let stop = CancellationToken::new();
+            let (sinks, named) = watch::channel(names(&["back", "kafka"]));
+            let kept_for = if full { HOUR } else { Duration::ZERO };
+            let forgetting = tokio::task::spawn(forget(spool.clone(), named, kept_for, stop.clone()));
+            until_known(folder.path(), &["back", "kafka"]).await;
+            assert_eq!(spool.removed_sinks(), [("back".to_owned(), 0)]);
+            sinks.send_replace(names(&["kafka"]));
+            until_known(folder.path(), &["kafka"]).await;
+            stop.cancel();
+            forgetting.await.unwrap();
+            close(&spool, threads).await;
         }
     }
 }

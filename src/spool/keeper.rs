@@ -2,7 +2,7 @@
 //! transaction. It also frees records. Nobody who pushes waits for it. Beside it a thread gives the beat and prepares the log's
 //! files.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +16,7 @@ use super::dead_letters::{self, Change, LetterFilter, Replayed, Sweep};
 use super::limits;
 use super::log::{Item, Log, LogReader};
 use super::reader;
+use super::removed::Removed;
 use super::schema::{self, ChangeError};
 use super::writer::{self, Committed, Measured, Reply, Signals, Waiting, tell};
 use super::{AgentKey, AppendError, DeadLetter, ReadRecord, SinkState, SpoolConfig, TICK};
@@ -47,8 +48,8 @@ pub(super) enum Command {
     SaveSession { agent: AgentKey, stored: Option<Vec<u8>>, reply: Reply<()> },
     /// Store rows of agents.
     Rows(Rows),
-    /// Give up what sinks have not got that are not configured any more.
-    ForgetRemoved { reply: Reply<()> },
+    /// Give up what sinks have not got that are not configured any more, but for these.
+    ForgetRemoved { keep: BTreeSet<String>, reply: Reply<()> },
     /// Answer when all that was asked before is done.
     Pulse { reply: Reply<()> },
     /// The beat.
@@ -114,8 +115,8 @@ pub(super) struct Keeper {
     pub(super) letter_bytes: u64,
     /// Dead letters came or went since they were last counted.
     pub(super) letters_changed: bool,
-    /// Sinks that are not configured any more and are not given up yet, and where they had got to.
-    pub(super) removed: Vec<(String, u64)>,
+    /// Sinks that are not configured any more and are not given up yet.
+    pub(super) removed: Removed,
     /// Sinks that are not configured any more and had letters at the start.
     pub(super) former_sinks: Vec<String>,
     /// Changes of many letters that are under way.
@@ -226,9 +227,7 @@ impl Keeper {
             self.disk_full = false;
             self.rows.clear();
             self.rows_as_of = None;
-            if held.forgets {
-                self.has_forgotten();
-            }
+            self.has_forgotten(&held.forgotten);
             held.answer();
             return Ok(());
         };
@@ -327,10 +326,13 @@ impl Keeper {
                 held.others.push(reply);
                 self.save_session(&agent, stored.as_deref())
             }
-            Command::ForgetRemoved { reply } => {
+            Command::ForgetRemoved { keep, reply } => {
                 held.others.push(reply);
-                held.forgets = true;
-                self.removed.iter().try_for_each(|(sink, _)| schema::forget_sink(&self.connection, sink))
+                let names = self.removed.all().into_iter().map(|(sink, _)| sink);
+                let from = held.forgotten.len();
+                held.forgotten.extend(names.filter(|sink| !keep.contains(sink)));
+                let forgotten = &held.forgotten[from..];
+                forgotten.iter().try_for_each(|sink| schema::forget_sink(&self.connection, sink))
             }
             Command::Pulse { reply } => {
                 held.others.push(reply);
@@ -423,14 +425,13 @@ impl Keeper {
 
     /// Everything below is confirmed by every sink, in stored cursors, and told in stored agents' rows.
     fn free_below(&self) -> u64 {
-        let removed = self.removed.iter().map(|(_, at)| *at);
-        let needed = self.stored_cursors.iter().copied().chain(removed).min();
+        let needed = self.stored_cursors.iter().copied().chain(self.removed.needed()).min();
         needed.unwrap_or(u64::MAX).min(self.agents_as_of)
     }
 
-    /// The cursors of removed sinks are gone: with the next beat so is what only they needed.
-    fn has_forgotten(&mut self) {
-        for (sink, at) in self.removed.drain(..) {
+    /// The cursors of these removed sinks are gone: with the next beat so is what only they needed.
+    fn has_forgotten(&self, names: &[String]) {
+        for (sink, at) in self.removed.take(names) {
             let records = self.log.end().saturating_sub(at);
             tracing::warn!(%sink, records, "a sink was removed from the configuration; what it had not got is given up for it");
         }

@@ -503,7 +503,7 @@ fn removed_sinks(
     removed.retain(|(name, _)| sinks.iter().all(|sink| sink.name != *name));
     for (name, at) in &removed {
         let records = next_offset.saturating_sub(*at);
-        tracing::warn!(sink = %name, records, "a sink is not configured any more: what it has not got is given up some minutes after this start, and no sooner than pushes are taken, unless it is put back");
+        tracing::warn!(sink = %name, records, "a sink is not configured any more: what it has not got is given up some minutes after pushes are taken, unless it is put back and ccrelay restarted; while the configuration's file names it, nothing of it is given up");
     }
     Ok(removed)
 }

@@ -11,6 +11,7 @@ use super::keeper::{self, Keeper};
 use super::limits::Gauge;
 use super::log;
 use super::mark::{self, MarkFile};
+use super::removed::Removed;
 use super::schema::{self, OpenError, Opened};
 use super::watching::Tap;
 use super::writer::{self, RoomGiven, Signals, Writer};
@@ -26,6 +27,7 @@ pub(super) struct Parts {
     pub(super) tap: Tap,
     pub(super) config: Arc<SpoolConfig>,
     pub(super) sinks: Arc<[SinkState]>,
+    pub(super) removed: Removed,
     pub(super) writer: mpsc::Sender<writer::Command>,
     pub(super) keeper: mpsc::Sender<keeper::Command>,
     pub(super) metrics: Metrics,
@@ -39,13 +41,14 @@ pub(super) fn start(
     to_writer: mpsc::Receiver<writer::Command>,
     to_keeper: mpsc::Receiver<keeper::Command>,
 ) -> Result<SpoolThreads, OpenError> {
-    let Opened { connection, log, lock, spool_id, newest, agents_as_of, stored_first, removed, .. } = opened;
+    let Opened { connection, log, lock, spool_id, newest, agents_as_of, stored_first, .. } = opened;
     let Parts {
         room,
         signals,
         tap,
         config,
         sinks,
+        removed,
         writer: writer_sender,
         keeper: keeper_sender,
         metrics,
@@ -81,7 +84,7 @@ pub(super) fn start(
         stored_first,
         letter_bytes: 0,
         letters_changed: true,
-        removed,
+        removed: removed.clone(),
         former_sinks: Vec::new(),
         sweeps: VecDeque::new(),
         disk_full: false,
@@ -114,6 +117,7 @@ pub(super) fn start(
         signals,
         config,
         sinks,
+        removed,
         path: path.clone(),
         metrics,
     };

@@ -286,7 +286,7 @@ async fn a_new_sink_begins_where_it_is_told_and_a_removed_one_frees_its_records(
     assert!(spool.reader("kafka").is_err(), "kafka was removed");
     let early = spool.reader("early").unwrap();
     early.confirm(5);
-    spool.forget_removed_sinks().await.unwrap();
+    spool.forget_removed_sinks(BTreeSet::new()).await.unwrap();
     until(async || read_all(&early).await.is_empty()).await;
     close(spool, threads).await;
 }

@@ -15,6 +15,7 @@ use super::limits::{Gauge, Mark, Notice};
 use super::log::{LogReader, LogWriter, WriteError};
 use super::mark::MarkFile;
 use super::reader;
+use super::removed::Removed;
 use super::segment::Stored;
 use super::shed::{self, Shed};
 use super::watching::Tap;
@@ -236,6 +237,8 @@ pub(super) struct Writer {
     pub(super) signals: Signals,
     pub(super) config: Arc<SpoolConfig>,
     pub(super) sinks: Arc<[SinkState]>,
+    /// Learn when pushes are refused for want of room.
+    pub(super) removed: Removed,
     pub(super) path: PathBuf,
     pub(super) metrics: Metrics,
 }
@@ -388,6 +391,7 @@ impl Writer {
         if !self.gauge.admits(record.kind) && !waiting.room {
             self.metrics.spool_failures.with_label_values(&["full"]).inc();
             waiting.appends.push((reply, Err(AppendError::Full)));
+            self.removed.room_is_wanted();
             return;
         }
         let offset = *next;
@@ -496,6 +500,10 @@ impl Writer {
         let notices = self.gauge.measured(self.used(), self.measured.free_disk, Instant::now());
         notices.iter().for_each(|notice| self.say(notice));
         self.metrics.spool_fill_ratio.set(self.gauge.ratio());
+        // Where a sink sheds, no push need be refused at a mark.
+        if self.gauge.mark().is_some() && self.sinks.iter().all(|sink| sink.when_full == WhenFull::Block) {
+            self.removed.room_is_wanted();
+        }
     }
 
     fn say(&self, notice: &Notice) {
@@ -522,6 +530,7 @@ impl Writer {
         waiting.refuse(verdict);
         match error {
             WriteError::Full(_) => {
+                self.removed.room_is_wanted();
                 if !self.disk_full {
                     self.disk_full = true;
                     tracing::error!(path = %self.path.display(), "the disk of the spool is full: pushes are refused until there is space");

@@ -11,8 +11,8 @@ pub(super) struct Held {
     /// Of sweeps that do not begin.
     pub(super) counts: Vec<Reply<u64>>,
     pub(super) others: Vec<Reply<()>>,
-    /// Removed sinks are given up.
-    pub(super) forgets: bool,
+    /// Removed sinks that are given up.
+    pub(super) forgotten: Vec<String>,
 }
 
 impl Held {
@@ -25,7 +25,7 @@ impl Held {
             // What stands here is never told: who holds without doing refuses.
             Command::DeadLetter { reply, .. } => self.letters.push((reply, Err(AppendError::Failed))),
             Command::Pulse { reply }
-            | Command::ForgetRemoved { reply }
+            | Command::ForgetRemoved { reply, .. }
             | Command::SaveSession { reply, .. }
             | Command::SettleReplay { reply, .. } => self.others.push(reply),
             Command::Rows(_) | Command::Tick | Command::Failed | Command::Close => {}

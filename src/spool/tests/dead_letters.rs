@@ -194,7 +194,7 @@ async fn letters_of_a_sink_that_was_taken_away_are_counted_and_said_not_to_be_de
     let held = |sink| metrics.dead_letters.with_label_values(&[sink]).get();
     assert_eq!((held("kafka"), held("mqtt")), (3, 1));
     assert_eq!(spool.replay_letters(LetterFilter::default()).await.unwrap(), 1);
-    spool.forget_removed_sinks().await.unwrap();
+    spool.forget_removed_sinks(BTreeSet::new()).await.unwrap();
     close(spool, threads).await;
     let offline = offline::Offline::open(folder.path()).unwrap();
     assert_eq!(offline.stranded_letters(&LetterFilter::default()).unwrap(), 3);
