@@ -100,10 +100,13 @@ pub(super) fn run(command: DeadLettersCommand) -> anyhow::Result<ExitCode> {
         }
         DeadLettersCommand::Show { place, id } => show(&place, id)?,
         DeadLettersCommand::Replay(change) => {
+            let configured = change.place.sinks()?;
             let (offline, which) = opened(change)?;
-            let count = offline.replay_letters(&which)?;
+            // Without a configuration nobody knows which of them still runs.
+            let sinks = configured.map_or_else(|| offline.sinks(), Ok)?;
+            let count = offline.replay_letters(&which, &sinks)?;
             say!("{count} dead letters will be delivered again when the daemon runs");
-            let stranded = offline.stranded_letters(&which)?;
+            let stranded = offline.stranded_letters(&which, &sinks)?;
             if stranded > 0 {
                 say!(
                     "{stranded} more are of sinks that are not configured any more: they stay until a sink has that name again, or discard gives them up"

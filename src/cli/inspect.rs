@@ -85,6 +85,14 @@ impl SpoolPlace {
         }
     }
 
+    /// The sinks that are configured, where the configuration is what names the spool.
+    pub(super) fn sinks(&self) -> anyhow::Result<Option<Vec<String>>> {
+        match &self.directory {
+            Some(_) => Ok(None),
+            None => Ok(Some(config::load(&self.config)?.sinks.into_iter().map(|sink| sink.name).collect())),
+        }
+    }
+
     pub(super) fn directory(&self) -> anyhow::Result<PathBuf> {
         if let Some(directory) = &self.directory {
             return Ok(directory.clone());

@@ -414,13 +414,19 @@ pub(super) fn insert_beside(connection: &Connection, letter: &DeadLetter) -> rus
     Ok(bytes.map(|bytes| copied.unwrap_or(bytes)))
 }
 
-/// Of the letters that the filter lets through, how many are of sinks that there are not: nobody would deliver them again.
-pub(super) fn stranded(connection: &Connection, filter: &LetterFilter) -> rusqlite::Result<u64> {
+/// Of the letters that the filter lets through, how many are of none of these sinks: nobody would deliver them again.
+pub(super) fn stranded(
+    connection: &Connection,
+    filter: &LetterFilter,
+    sinks: &[String],
+) -> rusqlite::Result<u64> {
     let conditions = Conditions::of(filter);
     let query = format!(
-        "SELECT count(*) FROM dead_letters d WHERE {WHERE} AND d.sink NOT IN (SELECT sink FROM cursors)"
+        "SELECT count(*) FROM dead_letters d WHERE {WHERE} AND d.sink NOT IN (SELECT value FROM json_each(?5))"
     );
-    connection.prepare_cached(&query)?.query_row(&conditions.parameters()[..], |row| row.get(0))
+    let [ids, sink, reason, since] = conditions.parameters();
+    let sinks = json!(sinks).to_string();
+    connection.prepare_cached(&query)?.query_row(params![ids, sink, reason, since, sinks], |row| row.get(0))
 }
 
 /// Stores what became of a letter that was delivered again. One that was discarded meanwhile stays discarded.

@@ -149,24 +149,31 @@ impl Offline {
         Ok(Offline { connection, look, directory: directory.to_path_buf(), _lock: lock })
     }
 
-    /// Has dead letters delivered again when the daemon runs next. Gives how many were not asked for before.
-    ///
-    /// # Errors
-    /// When that cannot be stored.
-    pub fn replay_letters(&self, which: &LetterFilter) -> Result<u64, OpenError> {
-        let sinks = self.change(|connection| {
-            let mut names = connection.prepare("SELECT sink FROM cursors")?;
-            names.query_map([], |row| row.get(0))?.collect()
-        });
-        self.sweep(Sweep::new(Change::Replay { sinks: sinks? }, which.clone()))
-    }
-
-    /// Of these dead letters, how many are of sinks that there are not, so that nobody would deliver them again.
+    /// Sinks that the spool knows, also such as are not configured any more and are not given up yet.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn stranded_letters(&self, which: &LetterFilter) -> Result<u64, OpenError> {
-        self.change(|connection| dead_letters::stranded(connection, which))
+    pub fn sinks(&self) -> Result<Vec<String>, OpenError> {
+        self.change(|connection| {
+            let mut names = connection.prepare("SELECT sink FROM cursors")?;
+            names.query_map([], |row| row.get(0))?.collect()
+        })
+    }
+
+    /// Has dead letters of these sinks delivered again when the daemon runs next. Gives how many were not asked for before.
+    ///
+    /// # Errors
+    /// When that cannot be stored.
+    pub fn replay_letters(&self, which: &LetterFilter, sinks: &[String]) -> Result<u64, OpenError> {
+        self.sweep(Sweep::new(Change::Replay { sinks: sinks.to_vec() }, which.clone()))
+    }
+
+    /// Of these dead letters, how many are of none of these sinks, so that nobody would deliver them again.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn stranded_letters(&self, which: &LetterFilter, sinks: &[String]) -> Result<u64, OpenError> {
+        self.change(|connection| dead_letters::stranded(connection, which, sinks))
     }
 
     /// Gives dead letters up for good. Gives how many.
@@ -212,6 +219,21 @@ impl Offline {
         MarkFile::create(&directory, &spool_id, next, newest.unwrap_or_default())
             .map_err(|source| OpenError::Io { path: mark::path(&directory), source })?;
         Ok(next)
+    }
+
+    /// Rows of all agents, as the records leave them, with numbers that are so much higher.
+    fn agents_after(&self, leap: u64) -> Result<Vec<(AgentKey, Vec<u8>)>, OpenError> {
+        let (book, as_of) = self.change(|connection| {
+            Ok((keeper::stored_book(connection)?, schema::number(connection, "agents_as_of")?))
+        })?;
+        let mut book = book;
+        let io = |source| OpenError::Io { path: log::folder(&self.directory), source };
+        writer::replay(&mut book, &mut self.look.log.reader(), as_of).map_err(io)?;
+        let rows = book.into_rows().map(|(agent, mut row)| {
+            row.next_sequence += leap;
+            serde_json::to_vec(&row).map(|row| (agent, row))
+        });
+        rows.collect::<Result<_, _>>().map_err(|error| io(error.into()))
     }
 
     fn sweep(&self, mut sweep: Sweep) -> Result<u64, OpenError> {

@@ -508,9 +508,13 @@ fn removed_sinks(
     Ok(removed)
 }
 
-/// Forgets where a sink had got to that is not configured any more.
+/// Forgets where a sink had got to that is not configured any more, and that letters of it were to be delivered again: the letters
+/// stay, and may be asked for anew.
 pub(super) fn forget_sink(connection: &Connection, sink: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached("DELETE FROM cursors WHERE sink = ?1")?.execute([sink]).map(|_| ())
+    for table in ["cursors", "replays"] {
+        connection.prepare_cached(&format!("DELETE FROM {table} WHERE sink = ?1"))?.execute([sink])?;
+    }
+    Ok(())
 }
 
 /// Bytes of the database with its journal and index.

@@ -197,12 +197,43 @@ async fn letters_of_a_sink_that_was_taken_away_are_counted_and_said_not_to_be_de
     spool.forget_removed_sinks(BTreeSet::new()).await.unwrap();
     close(spool, threads).await;
     let offline = offline::Offline::open(folder.path()).unwrap();
-    assert_eq!(offline.stranded_letters(&LetterFilter::default()).unwrap(), 3);
-    assert_eq!(offline.stranded_letters(&of_sink("mqtt")).unwrap(), 0);
+    let (all, sinks) = (LetterFilter::default(), offline.sinks().unwrap());
+    assert_eq!(sinks, ["mqtt"]);
+    assert_eq!(offline.stranded_letters(&all, &sinks).unwrap(), 3);
+    assert_eq!(offline.stranded_letters(&of_sink("mqtt"), &sinks).unwrap(), 0);
     drop(offline);
     let (spool, threads) = start().unwrap();
     assert_eq!(spool.discard_letters(of_sink("kafka")).await.unwrap(), 3);
     until(async || held("kafka") == 0).await;
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_of_a_sink_that_was_taken_away_are_asked_for_by_nobody_before_and_after_it_is_given_up() {
+    let folder = TempDir::new().unwrap();
+    let (spool, threads) = with_letters(folder.path()).await;
+    assert_eq!(spool.replay_letters(of_sink("kafka")).await.unwrap(), 3);
+    close(spool, threads).await;
+    // It is not given up yet, so the spool knows it; the configuration does not.
+    let (spool, threads) = open(config(folder.path()), &["mqtt"]);
+    close(spool, threads).await;
+    let offline = offline::Offline::open(folder.path()).unwrap();
+    assert_eq!(offline.sinks().unwrap(), ["kafka", "mqtt"]);
+    let (all, configured) = (LetterFilter::default(), ["mqtt".to_owned()]);
+    assert_eq!(offline.replay_letters(&all, &configured).unwrap(), 1);
+    assert_eq!(offline.stranded_letters(&all, &configured).unwrap(), 3);
+    drop(offline);
+    let (spool, threads) = open(config(folder.path()), &["mqtt"]);
+    let replaying = async || {
+        let letters = spool.letters(of_sink("kafka"), 0, 10).await.unwrap();
+        letters.iter().filter(|letter| letter.replaying).count()
+    };
+    assert_eq!(replaying().await, 3);
+    spool.forget_removed_sinks(BTreeSet::new()).await.unwrap();
+    assert_eq!(replaying().await, 0);
+    close(spool, threads).await;
+    let (spool, threads) = open(config(folder.path()), &["kafka", "mqtt"]);
+    assert_eq!(spool.replay_letters(of_sink("kafka")).await.unwrap(), 3, "they can be asked for anew");
     close(spool, threads).await;
 }
 
@@ -216,7 +247,7 @@ async fn letters_are_changed_offline_and_never_beside_a_running_daemon() {
     let offline = offline::Offline::open(folder.path()).unwrap();
     assert_eq!(offline.discard_letters(&of_sink("mqtt")).unwrap(), 1);
     let two = LetterFilter { ids: vec![1, 3], ..LetterFilter::default() };
-    assert_eq!(offline.replay_letters(&two).unwrap(), 2);
+    assert_eq!(offline.replay_letters(&two, &offline.sinks().unwrap()).unwrap(), 2);
     drop(offline);
     let (spool, threads) = open(config(folder.path()), &["kafka", "mqtt"]);
     assert_eq!(spool.reader("kafka").unwrap().replays(0, 10).await.unwrap().len(), 2);
