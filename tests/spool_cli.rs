@@ -252,7 +252,10 @@ async fn a_spool_that_was_put_back_goes_on_with_ids_that_none_has_had() {
     let folder = stopped().await;
     let at = folder.path();
     let said = run(at, &["spool", "restored"]);
-    assert_eq!(said, "the next record has the offset 100000011: no event has had such an id\n");
+    let next =
+        said.as_str().and_then(|said| said.strip_prefix("the next record has the offset ")?.split_once(','));
+    let next: u64 = next.and_then(|(next, _)| next.parse().ok()).unwrap_or_else(|| panic!("{said}"));
+    assert!((170_000_000_000_000..1 << 53).contains(&next), "{next}");
     assert_eq!(run(at, &["spool", "verify", "--json"])["sound"], true);
 }
 

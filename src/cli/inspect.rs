@@ -62,8 +62,8 @@ pub(super) enum SpoolCommand {
         #[arg(long)]
         from: From,
     },
-    /// Prepare a spool that was put back from a backup: events that come have ids then that none had after the backup. What it
-    /// holds is delivered on. Not beside a daemon.
+    /// Prepare a spool that was put back from a backup: events that come have ids and sequence numbers then that none had after the
+    /// backup. What it holds is delivered on. Not beside a daemon.
     Restored(SpoolPlace),
     /// Save what can be read of a damaged spool in a new database; the damaged one is kept beside it. Not beside a daemon.
     Repair {
@@ -138,8 +138,11 @@ fn replay(place: &SpoolPlace, sink: &str, from: From) -> anyhow::Result<ExitCode
 }
 
 fn restored(place: &SpoolPlace) -> anyhow::Result<ExitCode> {
-    let next = offline(place, "stop it first")?.go_on_as_restored()?;
-    say!("the next record has the offset {next}: no event has had such an id");
+    let next = offline(place, "stop it first")?.go_on_as_restored(Clock::system().now())?;
+    say!(
+        "the next record has the offset {next}, and the sequence numbers of agents go on as far behind: beyond what a relay can have \
+         given out by this machine's clock"
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -171,6 +171,8 @@ pub(super) fn new_events(events: &[RawEvent<'_>], agent_id: &AgentId) -> Vec<New
 pub(super) struct AgentBook {
     places: HashMap<AgentKey, usize>,
     slots: Vec<Slot>,
+    /// The number at which agents begin that come for the first time.
+    first_sequence: u64,
     /// What each agent touched by the open transaction was before it; nothing where it was not there.
     undo: Vec<(usize, Option<AgentRow>)>,
     /// What happened in the open transaction.
@@ -197,6 +199,11 @@ struct Slot {
 }
 
 impl AgentBook {
+    /// A book without agents; those that come begin with this number.
+    pub(super) fn new(first_sequence: u64) -> AgentBook {
+        AgentBook { first_sequence, ..AgentBook::default() }
+    }
+
     pub(super) fn insert(&mut self, agent: AgentKey, mut row: AgentRow) {
         if let Some(last) = row.last.as_mut().map(Arc::make_mut)
             && let Some(first) = last.counts_from.take()
@@ -209,6 +216,11 @@ impl AgentBook {
         self.slots[place].row = row;
     }
 
+    /// The rows of all agents.
+    pub(super) fn into_rows(self) -> impl Iterator<Item = (AgentKey, AgentRow)> {
+        self.slots.into_iter().map(|slot| (slot.agent, slot.row))
+    }
+
     /// Where this agent is, and whether it has come just now.
     fn place_of(&mut self, agent: &AgentKey) -> (usize, bool) {
         if let Some(place) = self.places.get(agent) {
@@ -216,7 +228,8 @@ impl AgentBook {
         }
         let place = self.slots.len();
         self.places.insert(agent.clone(), place);
-        let (agent, row) = (agent.clone(), AgentRow::default());
+        let (agent, row) =
+            (agent.clone(), AgentRow { next_sequence: self.first_sequence, ..AgentRow::default() });
         self.slots.push(Slot { agent, row, touched: false, dirty: false, untold: false });
         (place, true)
     }

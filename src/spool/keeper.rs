@@ -11,7 +11,7 @@ use std::time::Instant;
 use rusqlite::{Connection, params};
 use tokio::sync::mpsc;
 
-use super::agents::AgentRow;
+use super::agents::{AgentBook, AgentRow};
 use super::dead_letters::{self, Change, LetterFilter, Replayed, Sweep};
 use super::limits;
 use super::log::{Item, Log, LogReader};
@@ -581,6 +581,13 @@ fn refuse_all(batch: Vec<Command>, commands: &mut mpsc::Receiver<Command>) {
 /// Gauges are signed; ours never reach the sign.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The agents as their stored rows say.
+pub(super) fn stored_book(connection: &Connection) -> rusqlite::Result<AgentBook> {
+    let mut book = AgentBook::new(schema::sequence_floor(connection)?);
+    stored_rows(connection)?.into_iter().for_each(|(agent, row)| book.insert(agent, row));
+    Ok(book)
 }
 
 /// Rows of agents as they are stored.

@@ -6,16 +6,20 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, params};
 use thiserror::Error;
 
-use super::Record;
 use super::dead_letters::{self, Change, LetterFilter, Sweep};
 use super::inspect::{PIECE, PIECE_BYTES};
 use super::log::{self, Item, Log, LogReader, Look, WriteError};
 use super::mark::{self, MarkFile};
-use super::schema::{self, OpenError};
+use super::schema::{self, OpenError, SEQUENCE_FLOOR};
+use super::{AgentKey, Record, keeper, writer};
 use crate::clock::Timestamp;
 
-/// Offsets left out behind a backup: more than any relay gives out between a backup and the loss of its disk.
-const LEFT_OUT: u64 = 100_000_000;
+/// Behind a backup offsets go on at the time in milliseconds times this. No relay stores as many records in a millisecond, day and night,
+/// so that is beyond all that were given out after the backup, also where it is put back more than once. Consumers can still count as
+/// far: JavaScript to 2^53, which is the year 4800.
+const PER_MILLISECOND: u64 = 100;
+/// How far they go on where a clock says too little for that.
+const LEFT_OUT: u64 = 1_000_000_000_000;
 
 /// Where a sink is to begin again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,13 +199,16 @@ impl Offline {
     }
 
     /// Has a spool that was put back from a backup go on with offsets, and so with ids of events, that it cannot have given out after the
-    /// backup. What it holds stays, and every sink goes on where it was. Gives the offset of the next record.
+    /// backup, and with sequence numbers as much higher. What it holds stays, and every sink goes on where it was. Gives the offset of
+    /// the next record.
     ///
     /// # Errors
-    /// When that cannot be written. Done once more, it leaves out offsets once more.
-    pub fn go_on_as_restored(self) -> Result<u64, OpenError> {
+    /// When that cannot be written. Done once more, it leaves out offsets and numbers once more.
+    pub fn go_on_as_restored(self, now: Timestamp) -> Result<u64, OpenError> {
         let end = self.look.log.end();
-        let next = end + LEFT_OUT;
+        let by_time = now.millis().saturating_mul(PER_MILLISECOND);
+        let next = if by_time > end { by_time } else { end + LEFT_OUT };
+        let agents = self.agents_after(next - end)?;
         // First the log: what the database and the mark say of it must be there.
         let spool_id = self.change(schema::spool_id)?;
         let newest = self.look.newest.or(mark::read(&self.directory).map(|mark| mark.newest));
@@ -210,7 +217,17 @@ impl Offline {
         look.go_on().and_then(|mut log| log.skip_to(next)).map_err(io)?;
         let store = || {
             let transaction = connection.unchecked_transaction()?;
-            transaction.execute("UPDATE meta SET value = ?1 WHERE key = 'next_offset'", [next])?;
+            let mut row = transaction.prepare("INSERT OR REPLACE INTO agents VALUES (?1, ?2, ?3)")?;
+            for (agent, bytes) in &agents {
+                row.execute(params![agent.gateway.as_str(), agent.agent_id.as_str(), bytes])?;
+            }
+            drop(row);
+            let floor = schema::sequence_floor(&transaction)? + (next - end);
+            let mut meta = transaction.prepare("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?;
+            for (key, value) in [("next_offset", next), ("agents_as_of", next), (SEQUENCE_FLOOR, floor)] {
+                meta.execute(params![key, value])?;
+            }
+            drop(meta);
             // Who has all of it waits for the next record.
             transaction.execute("UPDATE cursors SET next_offset = ?2 WHERE next_offset = ?1", [end, next])?;
             transaction.commit()

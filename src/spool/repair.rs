@@ -291,7 +291,8 @@ impl<'a> Salvage<'a> {
                 self.table(old, &new, "replays", "*").map_err(sql)?;
             }
         }
-        finish(&mut new, &spool_id, &records).map_err(sql)?;
+        let floor = old.as_ref().and_then(|old| schema::sequence_floor(old).ok()).unwrap_or(0);
+        finish(&mut new, &spool_id, &records, floor).map_err(sql)?;
         new.close().map_err(|(_, error)| sql(error))?;
         Ok((self, records))
     }
@@ -380,8 +381,11 @@ impl<'a> Salvage<'a> {
 }
 
 /// Writes where the new spool goes on. What the records say of agents is read again from the oldest one on.
-fn finish(new: &mut Connection, spool_id: &str, records: &New) -> rusqlite::Result<()> {
+fn finish(new: &mut Connection, spool_id: &str, records: &New, sequence_floor: u64) -> rusqlite::Result<()> {
     new.execute("UPDATE meta SET value = ?1 WHERE key = 'spool_id'", [spool_id])?;
+    if sequence_floor > 0 {
+        new.execute("INSERT INTO meta VALUES (?1, ?2)", params![schema::SEQUENCE_FLOOR, sequence_floor])?;
+    }
     for (key, value) in [("first_offset", records.first_offset), ("next_offset", records.next_offset)] {
         new.execute("UPDATE meta SET value = ?2 WHERE key = ?1", params![key, value])?;
     }

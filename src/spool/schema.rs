@@ -405,6 +405,16 @@ pub(super) fn spool_id(connection: &Connection) -> rusqlite::Result<String> {
     connection.query_row("SELECT value FROM meta WHERE key = 'spool_id'", [], |row| row.get(0))
 }
 
+/// The key of the number at which agents begin that the spool has not seen before. Only a spool that was put back from a backup has it.
+pub(super) const SEQUENCE_FLOOR: &str = "sequence_floor";
+
+/// The number at which agents begin that the spool has not seen before.
+pub(super) fn sequence_floor(connection: &Connection) -> rusqlite::Result<u64> {
+    let query = "SELECT value FROM meta WHERE key = ?1";
+    let floor: Option<u64> = connection.query_row(query, [SEQUENCE_FLOOR], |row| row.get(0)).optional()?;
+    Ok(floor.unwrap_or(0))
+}
+
 /// A number that the spool keeps.
 pub(super) fn number(connection: &Connection, key: &str) -> rusqlite::Result<u64> {
     connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))

@@ -28,6 +28,8 @@ const FILE_MAGIC: &[u8; 8] = b"ccrelay\x01";
 const RECORD_MAGIC: [u8; 4] = *b"ccR\x01";
 /// Bytes of a record before its texts.
 const FIXED: usize = 64;
+/// No record takes fewer bytes.
+pub(super) const SHORTEST: u64 = FIXED as u64;
 const SPOOL_ID: usize = 24;
 const HEADER_USED: usize = 8 + 4 * 8 + SPOOL_ID + 4;
 

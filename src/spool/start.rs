@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 
-use super::agents::AgentBook;
 use super::keeper::{self, Keeper};
 use super::limits::Gauge;
 use super::log;
@@ -63,10 +62,7 @@ pub(super) fn start(
     let sql = |source| OpenError::Database { path: path.clone(), source };
     let mark = MarkFile::create(&config.directory, &spool_id, log.log().end(), newest)
         .map_err(|source| OpenError::Io { path: mark::path(&config.directory), source })?;
-    let mut book = AgentBook::default();
-    for (agent, row) in keeper::stored_rows(&connection).map_err(sql)? {
-        book.insert(agent, row);
-    }
+    let mut book = keeper::stored_book(&connection).map_err(sql)?;
     let mut reader = log.log().reader();
     writer::replay(&mut book, &mut reader, agents_as_of)
         .map_err(|source| OpenError::Io { path: log::folder(&config.directory), source })?;

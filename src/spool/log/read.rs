@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::segment::{self, HEADER, Header, Piece, Stored};
 use super::super::{ReadRecord, Record, reader};
-use super::{Log, Place, Segment};
+use super::{LARGEST, Log, Place, Segment};
 
 /// Bytes read at a time.
 const CHUNK: u64 = 128 << 10;
@@ -254,7 +254,13 @@ impl OpenPlace {
         }
         let resumed = segment::resume(chunk, 0, &(self.offset + 1..end));
         let (skip, next) = resumed.map_or((chunk.len(), end), |(at, stored)| (at, stored.offset));
-        for offset in self.offset..next {
+        // No more were there than go into a file, wherever the next one begins: what is between was left out. Where no record tells
+        // with which one the file began, all are named.
+        let most = match self.segment.header.first_offset {
+            0 => u64::MAX,
+            first => first.saturating_add(LARGEST / segment::SHORTEST),
+        };
+        for offset in self.offset..next.min(most) {
             let found = found.take();
             if offset >= wanted.from {
                 if wanted.is_met() {
@@ -265,6 +271,7 @@ impl OpenPlace {
                 wanted.take(Item::Damaged { offset, fault, found });
             }
         }
+        wanted.from = wanted.from.max(next);
         (self.offset, self.position) = (next, self.position + skip as u64);
         self.lost = resumed.is_none();
         Ok(())

@@ -589,6 +589,13 @@ async fn a_repair_says_what_room_it_needs_and_does_not_begin_without() {
     assert_eq!(fs::read(file(&folder, "spool.db")).unwrap(), before);
 }
 
+/// When spools are put back: long after their records came.
+const PUT_BACK: Timestamp = Timestamp(1_800_000_000_000);
+
+fn put_back(folder: &Path, at: Timestamp) -> u64 {
+    offline::Offline::open(folder).unwrap().go_on_as_restored(at).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_folder_that_was_put_back_gives_no_id_again_once_that_was_said() {
     let folder = TempDir::new().unwrap();
@@ -600,8 +607,8 @@ async fn a_whole_folder_that_was_put_back_gives_no_id_again_once_that_was_said()
     // A start that nothing came after, as of a backup that was tried out.
     let (spool, threads) = open(config(folder.path()), &SINKS);
     close(spool, threads).await;
-    let next = offline::Offline::open(folder.path()).unwrap().go_on_as_restored().unwrap();
-    assert_eq!(next, 100_000_021);
+    let next = put_back(folder.path(), PUT_BACK);
+    assert_eq!(next, 180_000_000_000_000);
     assert!(repair::examine(folder.path()).unwrap().findings.0.is_empty());
     for round in 0..2 {
         let (spool, threads) = open(config(folder.path()), &SINKS);
@@ -613,4 +620,56 @@ async fn a_whole_folder_that_was_put_back_gives_no_id_again_once_that_was_said()
         assert_eq!(offsets, (6..=20).chain(next..=next + round).collect::<Vec<_>>());
         close(spool, threads).await;
     }
+    assert_eq!(
+        put_back(folder.path(), Timestamp(0)),
+        next + 2 + 1_000_000_000_000,
+        "by a clock that is wrong"
+    );
+    assert!(next < 1 << 53, "consumers may count in doubles");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_was_put_back_goes_on_with_higher_numbers_of_all_agents() {
+    // Without a close, so that what its rows lack is read from the records.
+    let folder = crashed().await;
+    let leap = put_back(folder.path(), PUT_BACK) - 41;
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    let number_of = async |spool: &Spool, agent_id: &str| {
+        let appended = spool.append(push(agent_id, &["next"], 1000)).await.unwrap();
+        let read = spool.reader("kafka").unwrap().read(appended.offset, 1, usize::MAX).await.unwrap();
+        let ReadRecord::Good(record) = &read[0] else { panic!("it is sound") };
+        record.sequence
+    };
+    assert_eq!(number_of(&spool, "1001").await, 10 + leap);
+    assert_eq!(
+        number_of(&spool, "2001").await,
+        leap,
+        "whom the backup does not know may have had numbers after it"
+    );
+    close(spool, threads).await;
+    let (path, at) = place_of(folder.path(), "17 xxxx");
+    flip(&path, at);
+    repair::repair(folder.path(), PUT_BACK).unwrap();
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    assert_eq!(number_of(&spool, "2002").await, leap, "a repair knows it too");
+    assert_eq!(number_of(&spool, "1001").await, 11 + leap);
+    close(spool, threads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_spool_that_was_put_back_has_left_out_is_not_looked_for_when_a_header_is_ruined() {
+    let folder = closed().await;
+    let next = put_back(folder.path(), PUT_BACK);
+    let (spool, threads) = open(config(folder.path()), &SINKS);
+    store(&spool, 40..44).await;
+    close(spool, threads).await;
+    let newest = log_files(folder.path()).into_iter().rfind(|path| {
+        let bytes = fs::read(path).unwrap();
+        bytes[..8] != [0; 8] && bytes[4096..4100] == *b"ccR\x01"
+    });
+    change(&newest.unwrap(), |bytes| bytes[..64].fill(7));
+    let found = does_not_start(&folder);
+    assert!(found.iter().any(|damage| matches!(damage, Damage::File { .. })), "{found:?}");
+    let (_, left) = repaired(&folder).await;
+    assert_eq!(left, (1..=40).chain(next..=next + 4).collect::<Vec<_>>());
 }
