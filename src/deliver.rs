@@ -112,6 +112,8 @@ pub struct Worker {
     /// The newest event that is settled and has others of its record behind it, with the record's offset. So whatever is settled is
     /// progress, also over lives of the client.
     settled: Option<(u64, String)>,
+    /// The same of a dead letter that is a whole record, with the letter's id.
+    settled_of_letter: Option<(u64, String)>,
     traces: SinkTraces,
 }
 
@@ -233,7 +235,21 @@ impl Worker {
         let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let meter = Meter::new(&config.sink, metrics);
         let (tries, traces) = (Tries::default(), SinkTraces::default());
-        Worker { config, sink, spool, reader, meter, clock, stop, backoff, tries, settled: None, traces }
+        let (settled, settled_of_letter) = (None, None);
+        Worker {
+            config,
+            sink,
+            spool,
+            reader,
+            meter,
+            clock,
+            stop,
+            backoff,
+            tries,
+            settled,
+            settled_of_letter,
+            traces,
+        }
     }
 
     /// The same worker, which takes down what it does.
@@ -425,7 +441,7 @@ impl Worker {
                     let (offset, at) = (stored.letter.spool_offset, stored.letter.at);
                     let mut events = events.into_iter().map(Arc::new).collect();
                     if replay.whole {
-                        self.leave_out_settled(offset, &mut events);
+                        leave_out_settled(self.settled_of_letter.as_ref(), stored.id, &mut events);
                     }
                     if self.queue(flow, (offset, at), events, Some(replay), true) == 0 {
                         let detail = "no route sends the event to this sink any more";
@@ -584,9 +600,11 @@ impl Worker {
         }
         let settled = flow.in_flight.pop_front().and_then(|front| front.message);
         flow.bytes = flow.bytes.saturating_sub(settled.as_ref().map_or(0, weight));
-        if replay.is_none_or(|replay| replay.whole) {
-            let settled = settled.filter(|_| !ends_record);
-            self.settled = settled.map(|message| (offset, message.event.id.clone()));
+        let newest = settled.filter(|_| !ends_record).map(|message| message.event.id.clone());
+        match replay {
+            None => self.settled = newest.map(|id| (offset, id)),
+            Some(ReplayOf { letter, whole: true }) => self.settled_of_letter = newest.map(|id| (letter, id)),
+            Some(_) => {}
         }
         flow.last_progress = Instant::now();
         self.meter.in_flight(flow.in_flight.len());
@@ -759,6 +777,14 @@ async fn or_stopped<T>(stop: &CancellationToken, sink: &str, work: impl Future<O
             tracing::warn!(sink, "the client does not go on while stopping: what is not confirmed stays in the spool");
             None
         }
+    }
+}
+
+/// Of the events of a record those are left out that were settled before one behind them failed, where these are its own.
+fn leave_out_settled(settled: Option<&(u64, String)>, of: u64, events: &mut Vec<Arc<Event>>) {
+    let Some((_, settled)) = settled.filter(|(owner, _)| *owner == of) else { return };
+    if let Some(last) = events.iter().position(|event| event.id == *settled) {
+        events.drain(..=last);
     }
 }
 

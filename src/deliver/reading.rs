@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use super::{DeliveryError, Ended, Flow, READ_BYTES, READ_RECORDS, Repeats, ReplayOf, Waiting, Worker};
+use super::{
+    DeliveryError, Ended, Flow, READ_BYTES, READ_RECORDS, Repeats, ReplayOf, Waiting, Worker,
+    leave_out_settled,
+};
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::event::normalise::{self, NormaliseError, Piece, Place};
@@ -95,7 +98,7 @@ impl Worker {
     /// Queues events of a record, which is over with them or not.
     fn prepare(&self, flow: &mut Flow, record: &Record, mut events: Vec<Arc<Event>>, over: bool) {
         let (offset, received_at) = (record.offset, record.received_at);
-        self.leave_out_settled(offset, &mut events);
+        leave_out_settled(self.settled.as_ref(), offset, &mut events);
         if self.config.repeats == Repeats::Drop {
             let all = events.len();
             events.retain(|event| !event.repeat);
@@ -113,14 +116,6 @@ impl Worker {
         error: &NormaliseError,
     ) -> Result<(), Ended> {
         self.set_aside_record(flow, record.offset, record.received_at, &error.to_string()).await
-    }
-
-    /// Of the events of a record those are left out that were settled before one behind them failed.
-    pub(super) fn leave_out_settled(&self, offset: u64, events: &mut Vec<Arc<Event>>) {
-        let Some((_, settled)) = self.settled.as_ref().filter(|(at, _)| *at == offset) else { return };
-        if let Some(last) = events.iter().position(|event| event.id == *settled) {
-            events.drain(..=last);
-        }
     }
 
     /// Gives how many messages wait now: there is none for events that no route sends to this sink. With the last of them the

@@ -1204,21 +1204,25 @@ mod replays {
         worker.ended().await;
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_record_set_aside_whole_leaves_its_events_that_fail_as_letters_of_their_own() {
-        let bench = Bench::open();
-        let ids = bench.push("1001", 2).await;
-        let whole = DeadLetter {
+    /// The letter of this record, which was set aside whole.
+    fn whole(spool_offset: u64) -> DeadLetter {
+        DeadLetter {
             sink: "one".to_owned(),
-            spool_offset: 1,
+            spool_offset,
             event_id: String::new(),
             topic: String::new(),
             reason: "unreadable".to_owned(),
             detail: "not by the release before".to_owned(),
             at: Timestamp(1),
             attempts: 1,
-        };
-        bench.spool.dead_letter(whole).await.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_record_set_aside_whole_leaves_its_events_that_fail_as_letters_of_their_own() {
+        let bench = Bench::open();
+        let ids = bench.push("1001", 2).await;
+        bench.spool.dead_letter(whole(1)).await.unwrap();
         bench.spool.reader("one").unwrap().confirm(2);
         bench.spool.replay_letters(LetterFilter::default()).await.unwrap();
         let worker =
@@ -1229,6 +1233,33 @@ mod replays {
         })
         .await;
         assert_eq!(worker.ids(), ids);
+        bench.close().await;
+        worker.ended().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_record_that_is_replayed_whole_brings_nothing_again_of_the_record_at_the_cursor() {
+        let bench = Bench::open();
+        let replayed = bench.push("1001", 2).await;
+        let ids = bench.push("1002", 2).await;
+        bench.spool.dead_letter(whole(1)).await.unwrap();
+        bench.spool.reader("one").unwrap().confirm(2);
+        let last = ids[1].clone();
+        let worker = bench.start("one", move |seen, before| match before {
+            0 if seen.id == last => Verdict::Hold,
+            1 if seen.id == last => Verdict::Fail(DeliveryError::retry("connection", "lost")),
+            _ => Verdict::Confirm,
+        });
+        worker.published(2).await;
+        bench.spool.replay_letters(LetterFilter::default()).await.unwrap();
+        let held = worker.book().held[0].take().expect("it is held");
+        held.send(Err(DeliveryError::retry("connection", "lost"))).expect("the worker waits");
+        bench.cursor_at("one", 3).await;
+        without_letters(&bench).await;
+        let seen = worker.ids();
+        let count = |id: &String| seen.iter().filter(|seen| *seen == id).count();
+        assert_eq!((count(&ids[0]), count(&ids[1])), (1, 3), "{seen:?}");
+        assert!(replayed.iter().all(|id| count(id) >= 1), "{seen:?}");
         bench.close().await;
         worker.ended().await;
     }
