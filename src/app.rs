@@ -72,6 +72,7 @@ pub struct Relay {
     readiness: Readiness,
     receiving: CancellationToken,
     delivering: CancellationToken,
+    hurry: CancellationToken,
     operations: Operations,
     threads: SpoolThreads,
     exporter: Option<Exporter>,
@@ -154,6 +155,7 @@ impl Relay {
         let readiness = Readiness::default();
         let operations = Operations::start(&config.operations, &metrics, &readiness).await?;
         let (receiving, delivering) = (CancellationToken::new(), CancellationToken::new());
+        let hurry = CancellationToken::new();
         let observer = Arc::new(ObserverBridge::new(clock.clone()));
         let handler = PushHandler {
             gateways,
@@ -186,6 +188,7 @@ impl Relay {
             clock: clock.clone(),
             traces: traces.clone(),
             stop: delivering.clone(),
+            hurry: hurry.clone(),
         };
         for sink in &config.sinks {
             surroundings.start(sink, ways.to(&sink.name)).await?;
@@ -282,6 +285,7 @@ impl Relay {
             readiness,
             receiving,
             delivering,
+            hurry,
             operations,
             threads,
             exporter,
@@ -334,7 +338,7 @@ impl Relay {
         }
         self.receiving.cancel();
         self.delivering.cancel();
-        let clean = self.lifecycle.drained(grace.saturating_sub(began.elapsed())).await;
+        let clean = self.drained(grace.saturating_sub(began.elapsed())).await;
         close_spool(&self.spool, self.threads).await?;
         if let Some(exporter) = self.exporter {
             exporter.stop(grace.saturating_sub(began.elapsed()).min(LAST_SPANS)).await;
@@ -344,6 +348,19 @@ impl Relay {
             Some(reason) => Err(anyhow!(reason)),
             None if !clean => Err(anyhow!("tasks had to be cut off")),
             None => Ok(()),
+        }
+    }
+
+    /// Waits for pushes in hand and for sinks, which have half of the time: a slow one in the middle of a long record would take all
+    /// of it, and be cut off. False when tasks had to be.
+    async fn drained(&self, left: Duration) -> bool {
+        let mut drained = std::pin::pin!(self.lifecycle.drained(left));
+        match tokio::time::timeout(left / 2, &mut drained).await {
+            Ok(clean) => clean,
+            Err(_) => {
+                self.hurry.cancel();
+                drained.await
+            }
         }
     }
 }

@@ -114,6 +114,8 @@ pub struct Worker {
     settled: Option<(u64, String)>,
     /// The same of a dead letter that is a whole record, with the letter's id.
     settled_of_letter: Option<(u64, String)>,
+    /// Cancelled when a stop has gone on for long enough.
+    hurry: CancellationToken,
     traces: SinkTraces,
 }
 
@@ -235,6 +237,7 @@ impl Worker {
         let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let meter = Meter::new(&config.sink, metrics);
         let (tries, traces) = (Tries::default(), SinkTraces::default());
+        let hurry = CancellationToken::new();
         let (settled, settled_of_letter) = (None, None);
         Worker {
             config,
@@ -248,8 +251,15 @@ impl Worker {
             tries,
             settled,
             settled_of_letter,
+            hurry,
             traces,
         }
+    }
+
+    /// The same worker, which in a stop goes on no longer than until this is cancelled, also in the middle of a record.
+    #[must_use]
+    pub fn hurried(self, hurry: CancellationToken) -> Worker {
+        Worker { hurry, ..self }
     }
 
     /// The same worker, which takes down what it does.
@@ -297,7 +307,7 @@ impl Worker {
         self.meter.in_flight(0);
         let wait = self.backoff.next_wait();
         tracing::warn!(%sink, reason = error.reason, %error, attempt = self.backoff.tries(), wait_secs = wait.as_secs_f64(), spool_offset = self.reader.cursor(), "delivery failed; trying again from the cursor");
-        match or_stopped(&self.stop, &sink, self.sink.reset()).await {
+        match or_stopped((&self.stop, &self.hurry), &sink, self.sink.reset()).await {
             Some(Ok(())) => {}
             Some(Err(error)) => {
                 tracing::warn!(%sink, reason = error.reason, %error, "the client cannot be made anew yet");
@@ -333,6 +343,9 @@ impl Worker {
             self.settle(flow, result).await?;
         }
         let stopping = self.stop.is_cancelled();
+        if stopping && self.hurry.is_cancelled() {
+            return Err(self.ended_in_haste(flow));
+        }
         // The cursor knows whole records only: one that was begun goes to its end also in a stop, or all of it came again after it.
         let room = flow.has_room(self.config.window) && (!stopping || flow.in_record);
         if room && flow.waiting.is_empty() && flow.rest.is_some() {
@@ -388,6 +401,8 @@ impl Worker {
                 return if changed.is_ok() { Ok(()) } else { Err(Ended::Stopped) };
             }
             () = self.stop.cancelled(), if !stopping => return Ok(()),
+            // Said with the next step.
+            () = self.hurry.cancelled(), if stopping => return Ok(()),
             () = tokio::time::sleep_until(given_up), if stopping => {
                 let events = flow.in_flight.len();
                 tracing::warn!(sink = %self.config.sink, events, spool_offset = self.reader.cursor(), "no confirmation while stopping: what is in flight stays in the spool");
@@ -399,6 +414,15 @@ impl Worker {
             }
         };
         self.settle(flow, result).await
+    }
+
+    /// The stop has no more time, however well the far end confirms: what is left of a long record is too much for it.
+    fn ended_in_haste(&self, flow: &Flow) -> Ended {
+        let (events, spool_offset) = (flow.in_flight.len(), self.reader.cursor());
+        if events > 0 || flow.in_record {
+            tracing::warn!(sink = %self.config.sink, events, spool_offset, "the stop has no more time for this sink: what is not confirmed stays in the spool, and a record that was begun comes again whole");
+        }
+        Ended::Stopped
     }
 
     /// The event on its way to this sink; or its agent's state alone, where the sink retains that and no route speaks of the
@@ -514,7 +538,8 @@ impl Worker {
 
     /// Hands a message to the sink, unless the daemon stops and it has no room for it.
     async fn hand_over(&mut self, message: &Message) -> Result<Result<Ack, DeliveryError>, Ended> {
-        let published = or_stopped(&self.stop, &self.config.sink, self.sink.publish(message)).await;
+        let ends = (&self.stop, &self.hurry);
+        let published = or_stopped(ends, &self.config.sink, self.sink.publish(message)).await;
         published.ok_or(Ended::Stopped)
     }
 
@@ -539,7 +564,8 @@ impl Worker {
             Err(DeliveryError::retry("stalled", detail))
         };
         let flushed = tokio::time::timeout(limit, self.sink.flush());
-        let flushed = or_stopped(&self.stop, &self.config.sink, flushed).await.ok_or(Ended::Stopped)?;
+        let ends = (&self.stop, &self.hurry);
+        let flushed = or_stopped(ends, &self.config.sink, flushed).await.ok_or(Ended::Stopped)?;
         Ok(flushed.unwrap_or_else(late)?)
     }
 
@@ -765,10 +791,15 @@ impl Flow {
 
 /// Waits for a sink, and while the daemon stops no longer than for a confirmation. None when it is not done then: what was asked
 /// of it is dropped, so it can only be closed.
-async fn or_stopped<T>(stop: &CancellationToken, sink: &str, work: impl Future<Output = T>) -> Option<T> {
+async fn or_stopped<T>(
+    (stop, hurry): (&CancellationToken, &CancellationToken),
+    sink: &str,
+    work: impl Future<Output = T>,
+) -> Option<T> {
     let given_up = async {
         stop.cancelled().await;
-        tokio::time::sleep(STOP_PATIENCE).await;
+        // Over or not, it is time.
+        drop(tokio::time::timeout(STOP_PATIENCE, hurry.cancelled()).await);
     };
     tokio::select! {
         biased;

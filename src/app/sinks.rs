@@ -32,6 +32,8 @@ pub(super) struct Surroundings {
     pub(super) clock: Clock,
     pub(super) traces: Traces,
     pub(super) stop: CancellationToken,
+    /// Cancelled when a stop has no more time for sinks.
+    pub(super) hurry: CancellationToken,
 }
 
 impl Surroundings {
@@ -43,7 +45,7 @@ impl Surroundings {
         let (config, client) = (self.config(sink, way), sink.kind.clone());
         let (spool, metrics, clock) = (self.spool.clone(), self.metrics.clone(), self.clock.clone());
         let traces = self.traces.of_sink(&sink.name, sink.kind.messaging_system());
-        let (stop, cut_off) = (self.stop.clone(), CancellationToken::new());
+        let (stop, hurry, cut_off) = (self.stop.clone(), self.hurry.clone(), CancellationToken::new());
         let (tell, told) = oneshot::channel();
         let (tell_end, ended) = oneshot::channel();
         let cut = cut_off.clone();
@@ -54,7 +56,7 @@ impl Surroundings {
                 let client = open(&config.sink, &client, &clock);
                 let reader = spool.reader(&config.sink)?;
                 let worker = Worker::new(config, client, spool, reader, metrics, clock, stop);
-                Ok((runtime, worker.traced(traces)))
+                Ok((runtime, worker.traced(traces).hurried(hurry)))
             };
             let (runtime, worker) = match worker() {
                 Ok(made) => made,

@@ -142,6 +142,7 @@ struct Bench {
     threads: SpoolThreads,
     metrics: Metrics,
     stop: CancellationToken,
+    hurry: CancellationToken,
     /// Copies of dead letters are wanted.
     copies: bool,
     repeats: Repeats,
@@ -230,6 +231,7 @@ impl Bench {
             threads,
             metrics,
             stop: CancellationToken::new(),
+            hurry: CancellationToken::new(),
             copies: false,
             repeats: Repeats::Publish,
             router: None,
@@ -297,7 +299,7 @@ impl Bench {
         let reader = self.spool.reader(sink).unwrap();
         let (spool, metrics, stop) = (self.spool.clone(), self.metrics.clone(), self.stop.clone());
         let worker = Worker::new(config, Box::new(fake), spool, reader, metrics, Clock::system(), stop);
-        (book, worker.traced(self.traces.of_sink(sink, None)))
+        (book, worker.traced(self.traces.of_sink(sink, None)).hurried(self.hurry.clone()))
     }
 
     /// Stores a push of `events` events. Gives their ids.
@@ -799,6 +801,29 @@ async fn a_stop_gives_up_on_a_far_end_that_confirms_nothing() {
     assert!(book.lock().unwrap().closed);
     assert_eq!(bench.cursor("one"), 1, "what was not confirmed stays in the spool");
     bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_goes_to_the_end_of_a_record_that_was_begun_unless_it_has_no_more_time() {
+    for hurries in [false, true] {
+        let bench = Bench::open();
+        bench.push("1001", 10).await;
+        bench.push_singles(1).await;
+        let (stop, hurry) = (bench.stop.clone(), bench.hurry.clone());
+        let running = bench.start_with("one", 1, Duration::from_secs(30), move |seen, _| {
+            match seen.sequence {
+                1 => stop.cancel(),
+                3 if hurries => hurry.cancel(),
+                _ => {}
+            }
+            Verdict::Confirm
+        });
+        let book = running.ended().await;
+        let seen = book.lock().unwrap().seen.len();
+        assert_eq!((seen, bench.cursor("one")), if hurries { (4, 1) } else { (10, 2) });
+        assert!(book.lock().unwrap().closed);
+        bench.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
