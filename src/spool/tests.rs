@@ -291,6 +291,23 @@ async fn a_new_sink_begins_where_it_is_told_and_a_removed_one_frees_its_records(
     close(spool, threads).await;
 }
 
+#[test]
+fn a_spool_whose_answers_nobody_passes_on_any_more_has_failed() {
+    let folder = TempDir::new().unwrap();
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let first = runtime();
+    let (spool, threads) = first.block_on(async { open(config(folder.path()), &["kafka"]) });
+    // The task that passes them on ends with it, as if it had panicked.
+    drop(first);
+    runtime().block_on(async {
+        assert_eq!(spool.append(push("1001", &["a"], 0)).await, Err(AppendError::Failed));
+        let mut failure = spool.failure();
+        let said = tokio::time::timeout(Duration::from_secs(20), failure.wait_for(Option::is_some)).await;
+        assert!(said.unwrap().unwrap().as_deref().unwrap().contains("passes on the answers"));
+        tokio::task::spawn_blocking(move || threads.join()).await.unwrap();
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_without_a_sink_gives_up_nothing_of_it_by_itself() {
     let folder = TempDir::new().unwrap();

@@ -312,8 +312,11 @@ impl Writer {
         let round = (stored && !closing && !commands.is_empty()).then(Round::new);
         if !waiting.is_empty() {
             let committed = Committed { waiting, end: stored.then_some(next), round: round.clone() };
-            // Without a runtime there is nobody left who waits.
-            drop(self.signals.answers.blocking_send(committed));
+            let told = self.signals.answers.blocking_send(committed);
+            // At the end there may be nobody left who waits. Before, everybody would be refused for ever.
+            if told.is_err() && !closing && !commands.is_closed() {
+                return Err("nothing passes on the answers to pushes any more".to_owned());
+            }
         }
         self.tell_rows(tick, !stored);
         if tick {
