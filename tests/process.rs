@@ -357,25 +357,12 @@ async fn a_relay_that_is_restarted_on_a_full_disk_comes_back_and_loses_nothing()
     };
     let mut scene = Scene::prepare_with(&away, set).await;
     scene.reconfigure("[spool]\n", "[spool]\nmin_free_disk_bytes = 0\n");
-    let spool = scene.relay.folder().join("spool");
-    std::fs::create_dir(&spool).expect("the folder can be written");
-    // The disk outlives the relay: it is mounted in the namespace of a process beside it.
-    let place = TempDir::new().expect("a folder");
-    let mount = format!("mount -t tmpfs -o size=64m tmpfs '{}' && exec sleep infinity", spool.display());
-    let disk = ["unshare", "-m", "sh", "-c", &mount].map(str::to_owned);
-    let disk = Process::start(place.path(), &disk);
-    let inside = disk.pid().to_string();
-    scene.relay.wrapper = ["nsenter", "-m", "-t", &inside].map(str::to_owned).to_vec();
-    let mounted = || async {
-        let mounts = std::fs::read_to_string(format!("/proc/{inside}/mounts")).unwrap_or_default();
-        mounts.contains(&spool.display().to_string()).then_some(())
-    };
-    eventually("a disk", PATIENCE, mounted).await;
+    let disk = Disk::of(&mut scene, 64).await;
     scene.start().await;
     scene.simulator.play(60.0);
     scene.play_on(300).await;
 
-    let ballast = Path::new(&format!("/proc/{inside}/root{}", spool.display())).join("ballast");
+    let ballast = disk.folder.join("ballast");
     let refused = "ccrelay_push_failures_total{reason=\"spool_full\"}";
     for end in ["killed", "stopped", "stopped before the disk was full"] {
         let before = scene.relay.metric(refused).await;
@@ -404,6 +391,88 @@ async fn a_relay_that_is_restarted_on_a_full_disk_comes_back_and_loses_nothing()
     }
     path.heal();
     scene.assert_nothing_is_lost().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_sink_that_is_taken_out_gives_a_full_disk_room_again_also_after_restarts() {
+    assert_root();
+    let away = "[sinks.wall.mqtt]\nurl = \"mqtt://127.0.0.1:1\"\n";
+    let set = |settings: &mut Settings| {
+        (settings.guid_interval_ms, settings.guid_timeout_ms) = (300_000, 600_000);
+    };
+    let mut scene = Scene::prepare_with(away, set).await;
+    scene.reconfigure("[spool]\n", "[spool]\nmin_free_disk_bytes = 0\n");
+    // Nothing but the spool is on it, so that what comes again is the room of the records.
+    let _disk = Disk::of(&mut scene, 12).await;
+    scene.start().await;
+    scene.simulator.play(60.0);
+    let refused = "ccrelay_push_failures_total{reason=\"spool_full\"}";
+    for restart in 0..3 {
+        eventually("pushes that are refused", PATIENCE, || async {
+            (scene.relay.metric(refused).await >= 20.0).then_some(())
+        })
+        .await;
+        assert_eq!(scene.relay.stop().await, 0, "{}", scene.relay.log());
+        if restart == 2 {
+            scene.reconfigure(away, "");
+        }
+        scene.relay.start().await;
+    }
+    scene.play_on(1000).await;
+    assert_eq!(scene.relay.stop().await, 0, "{}", scene.relay.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_was_taken_out_is_kept_while_the_file_names_it_again_and_goes_on_after_a_restart() {
+    let away = "[sinks.wall.mqtt]\nurl = \"mqtt://127.0.0.1:1\"\n";
+    let mut scene = Scene::prepare(away).await;
+    scene.start().await;
+    scene.play_on(100).await;
+    let lag = "ccrelay_sink_lag_records{sink=\"wall\"}";
+    eventually("a backlog", PATIENCE, || async { (scene.relay.metric(lag).await >= 50.0).then_some(()) })
+        .await;
+    assert_eq!(scene.relay.stop().await, 0);
+    scene.reconfigure(away, "");
+    scene.relay.start().await;
+    scene.reconfigure("[sinks.file.jsonl]", &format!("{away}[sinks.file.jsonl]"));
+    let said = "the configuration's file names a sink again";
+    eventually(said, PATIENCE, || async { scene.relay.log().contains(said).then_some(()) }).await;
+    assert_eq!(scene.relay.stop().await, 0);
+    scene.relay.start().await;
+    eventually("the same backlog", PATIENCE, || async {
+        (scene.relay.metric(lag).await >= 50.0).then_some(())
+    })
+    .await;
+    assert_eq!(scene.relay.stop().await, 0);
+}
+
+/// A small disk for a spool. It outlives the relay: it is mounted in the namespace of a process beside it.
+struct Disk {
+    _process: Process,
+    _place: TempDir,
+    /// What is on it, as it is seen from here.
+    folder: PathBuf,
+}
+
+impl Disk {
+    async fn of(scene: &mut Scene, megabytes: u32) -> Disk {
+        let spool = scene.relay.folder().join("spool");
+        std::fs::create_dir(&spool).expect("the folder can be written");
+        let place = TempDir::new().expect("a folder");
+        let mount =
+            format!("mount -t tmpfs -o size={megabytes}m tmpfs '{}' && exec sleep infinity", spool.display());
+        let process = ["unshare", "-m", "sh", "-c", &mount].map(str::to_owned);
+        let process = Process::start(place.path(), &process);
+        let inside = process.pid().to_string();
+        scene.relay.wrapper = ["nsenter", "-m", "-t", &inside].map(str::to_owned).to_vec();
+        let mounted = || async {
+            let mounts = std::fs::read_to_string(format!("/proc/{inside}/mounts")).unwrap_or_default();
+            mounts.contains(&spool.display().to_string()).then_some(())
+        };
+        eventually("a disk", PATIENCE, mounted).await;
+        let folder = PathBuf::from(format!("/proc/{inside}/root{}", spool.display()));
+        Disk { _process: process, _place: place, folder }
+    }
 }
 
 /// Writes to `file` until nothing more goes in.

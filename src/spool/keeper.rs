@@ -182,6 +182,10 @@ impl Keeper {
             // Nothing of a beat is owed to anybody: it is made up for when there is space.
             if matches!(done, Err(ChangeError::Full(_))) {
                 self.disk_is_full();
+                // Records are freed by what is stored here, so this goes before those that are still to come.
+                if let Err(error) = self.log.give_spare_back() {
+                    tracing::warn!(%error, "the prepared file of the spool cannot be given back to the disk");
+                }
                 // What could not be stored has taken the rest of the disk for the journal: it is wanted for records.
                 let emptied = schema::empty_journal(&self.connection, &self.path);
                 done = emptied.map_err(|error| self.fault(error));

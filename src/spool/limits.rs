@@ -224,7 +224,8 @@ impl Gauge {
 /// Free bytes of the disk that holds this folder, for those who are not root.
 pub(super) fn free_disk(directory: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(directory).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    // One without a limit says of all its numbers that they are 0.
+    (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 #[cfg(test)]

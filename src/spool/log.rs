@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::room;
 use super::segment::{HEADER, Header, PAGE, Stored};
+use super::{limits, room};
 use crate::clock::Timestamp;
 
 mod look;
@@ -48,6 +48,11 @@ const KEPT: usize = 1;
 /// Bytes of a file that are filled with one sync, and how long others have the disk for themselves then.
 const FILLED: u64 = 256 << 10;
 const BETWEEN: Duration = Duration::from_millis(2);
+/// Bytes of the disk that a new file leaves free. The database needs them to store what sinks have got, and that is what gives
+/// records back.
+const LEFT_FREE: u64 = 1 << 20;
+/// After this long a file is prepared where there was no room for the smallest one.
+const PAUSE: Duration = Duration::from_secs(10);
 /// Places that are remembered are so far apart.
 const APART: u64 = 64 << 10;
 
@@ -190,6 +195,8 @@ struct Shared {
     /// When the newest file was begun.
     began: Mutex<Instant>,
     spare: Mutex<Option<Spare>>,
+    /// None is made before, but for a writer that needs one now.
+    not_before: Mutex<Option<Instant>>,
     /// Files whose records are all freed.
     freed: Mutex<Vec<Arc<Segment>>>,
     /// The thread that prepares files.
@@ -220,6 +227,7 @@ impl Log {
             wanted: AtomicU64::new(SMALLEST),
             began: Mutex::new(Instant::now()),
             spare: Mutex::default(),
+            not_before: Mutex::default(),
             freed: Mutex::default(),
             tender: OnceLock::new(),
         }))
@@ -303,13 +311,28 @@ impl Log {
         let freed = lock(&self.0.freed).pop();
         let spare = match freed {
             Some(segment) => self.reuse(&segment)?,
+            None if lock(&self.0.not_before).is_some_and(|at| Instant::now() < at) => return Ok(()),
             None => self.make(wanted, false).inspect_err(|_| {
+                if wanted == SMALLEST {
+                    self.make_none_for_now();
+                }
                 // Where there is little room, little is asked for.
                 self.0.wanted.store(SMALLEST, Ordering::Relaxed);
             })?,
         };
         *lock(&self.0.spare) = Some(spare);
         Ok(())
+    }
+
+    fn make_none_for_now(&self) {
+        *lock(&self.0.not_before) = Some(Instant::now() + PAUSE);
+    }
+
+    /// Gives the space of the prepared file back to the disk, for whoever needs it more. Gives whether there was one.
+    pub(super) fn give_spare_back(&self) -> io::Result<bool> {
+        let Some(spare) = lock(&self.0.spare).take() else { return Ok(false) };
+        self.make_none_for_now();
+        fs::remove_file(spare.path).map(|()| true)
     }
 
     /// A freed file that is not to be used again: of another size, or one more than are needed.
@@ -339,10 +362,14 @@ impl Log {
         }
     }
 
-    /// Makes a file of this many bytes, synced.
+    /// Makes a file of this many bytes, synced. Where it would leave too little of the disk none is begun: filling that up would take
+    /// from others what is given back a moment later.
     fn make(&self, size: u64, hurry: bool) -> io::Result<Spare> {
         #[cfg(test)]
-        super::testing::find_room(&self.0.folder)?;
+        super::testing::find_room(&self.0.folder, size + LEFT_FREE)?;
+        if limits::free_disk(&self.0.folder).is_some_and(|free| free < size + LEFT_FREE) {
+            return Err(Errno::NOSPC.into());
+        }
         let number = self.0.next_number.fetch_add(1, Ordering::Relaxed);
         let path = self.0.folder.join(file_name(number));
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;

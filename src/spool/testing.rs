@@ -124,8 +124,8 @@ pub(super) fn wait_for_disk(folder: &Path) {
     }
 }
 
-/// Folders of logs whose disk has no room for another file.
-static FULL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// Folders of logs whose disk has no more than so much room for another file.
+static FULL: Mutex<Vec<(PathBuf, u64)>> = Mutex::new(Vec::new());
 
 /// A disk without room for as long as this lives.
 #[derive(Debug)]
@@ -133,20 +133,26 @@ pub(crate) struct FullDisk(PathBuf);
 
 /// Has the log in this folder find no room for another file.
 pub(crate) fn fill_disk(folder: &Path) -> FullDisk {
-    FULL.lock().unwrap_or_else(PoisonError::into_inner).push(folder.to_path_buf());
+    leave_room(folder, 0)
+}
+
+/// Has the log in this folder find no room for a file that needs more than this, with what it leaves free.
+pub(crate) fn leave_room(folder: &Path, bytes: u64) -> FullDisk {
+    FULL.lock().unwrap_or_else(PoisonError::into_inner).push((folder.to_path_buf(), bytes));
     FullDisk(folder.to_path_buf())
 }
 
 impl Drop for FullDisk {
     fn drop(&mut self) {
-        FULL.lock().unwrap_or_else(PoisonError::into_inner).retain(|folder| *folder != self.0);
+        FULL.lock().unwrap_or_else(PoisonError::into_inner).retain(|(folder, _)| *folder != self.0);
     }
 }
 
 /// What the system says of a file that is to be made there.
-pub(super) fn find_room(folder: &Path) -> io::Result<()> {
+pub(super) fn find_room(folder: &Path, needed: u64) -> io::Result<()> {
     let full = FULL.lock().unwrap_or_else(PoisonError::into_inner);
-    if full.iter().any(|one| one == folder) { Err(rustix::io::Errno::NOSPC.into()) } else { Ok(()) }
+    let is_short = full.iter().any(|(one, room)| one == folder && needed > *room);
+    if is_short { Err(rustix::io::Errno::NOSPC.into()) } else { Ok(()) }
 }
 
 /// Files whose power may be cut, with what their disk has of them, and what only memory has.

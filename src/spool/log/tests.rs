@@ -4,6 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::spool::segment::Stored;
+use crate::spool::testing::leave_room;
 
 const ID: &str = "0badcafe";
 
@@ -135,6 +136,32 @@ fn space_is_given_back_before_more_is_asked_for() {
         lock(&log.log().0.spare).as_ref().map(|spare| spare.size),
         Some(SMALLEST),
         "little is asked for"
+    );
+}
+
+#[test]
+fn a_new_file_leaves_room_on_the_disk_and_after_a_lack_of_it_none_is_tried_for_a_while() {
+    let folder = TempDir::new().unwrap();
+    let log = open(folder.path(), 1, 1);
+    let (shared, log) = (log.log().0.clone(), log.log().clone());
+    let prepared = || lock(&shared.spare).as_ref().map(|spare| spare.size);
+    let short = leave_room(&shared.folder, SMALLEST + LEFT_FREE - 1);
+    assert!(log.tend().is_err_and(|error| room::is_none(&error)));
+    drop(short);
+    let exact = leave_room(&shared.folder, SMALLEST + LEFT_FREE);
+    assert!(lock(&shared.not_before).is_some_and(|at| at > Instant::now()));
+    *lock(&shared.not_before) = Some(Instant::now() + LATE * 60);
+    log.tend().unwrap();
+    assert_eq!(prepared(), None, "it is not the time");
+    *lock(&shared.not_before) = None;
+    log.tend().unwrap();
+    assert_eq!(prepared(), Some(SMALLEST));
+    drop(exact);
+    assert!(log.give_spare_back().unwrap() && !log.give_spare_back().unwrap());
+    assert_eq!((prepared(), files(folder.path())), (None, 1));
+    assert!(
+        lock(&shared.not_before).is_some_and(|at| at > Instant::now()),
+        "who wanted the room has it first"
     );
 }
 
