@@ -11,7 +11,6 @@ use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use crate::admin::kept::{self, KeptAgents};
 use crate::admin::tokens::TokenFile;
@@ -28,9 +27,9 @@ use crate::listen::{Entry, Listener};
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::problems::Problems;
-use crate::receive::{Bodies, PUSH_PATH, PushHandler};
+use crate::receive::{Bodies, PushHandler};
 use crate::reload::{self, Desk, Origin, Reloader, SetLogLevel, Targets, Wishes};
-use crate::session::config::{AgentConfig, AgentDefaults, GatewayConfig, SessionsConfig, id_doubts};
+use crate::session::config::{AgentConfig, AgentDefaults, GatewayConfig, SessionsConfig};
 use crate::session::password::PasswordReader;
 use crate::session::roster::{self, Changes, Roll};
 use crate::session::{Deps, Sessions};
@@ -150,8 +149,8 @@ impl Relay {
             None => (Traces::default(), None),
         };
 
-        let doubts = callback_doubts(&config).chain(id_doubts(&config.sessions));
-        doubts.chain(config::variable_doubts()).for_each(|doubt| tracing::warn!("{doubt}"));
+        let doubts = config::doubts(&config).into_iter().chain(config::variable_doubts());
+        doubts.for_each(|doubt| tracing::warn!("{doubt}"));
         let readiness = Readiness::default();
         let operations = Operations::start(&config.operations, &metrics, &readiness).await?;
         let (receiving, delivering) = (CancellationToken::new(), CancellationToken::new());
@@ -363,23 +362,6 @@ impl Relay {
             }
         }
     }
-}
-
-/// What speaks against the paths of the gateways' `callback_uri`, to which they push. It is no mistake, since something in
-/// between may write them anew.
-pub fn callback_doubts(config: &Config) -> impl Iterator<Item = String> {
-    config.sessions.gateways.iter().filter_map(|gateway| {
-        let uri = Url::parse(&gateway.callback_uri).ok()?;
-        let path = uri.path();
-        let ours = format!("{PUSH_PATH}{}", gateway.name);
-        (path.strip_suffix('/').unwrap_or(path) != ours).then(|| {
-            format!(
-                "the path of callback_uri of the gateway {} is {path:?}, but pushes are taken at {ours:?}: unless something \
-                 in between rewrites it, every push is answered with 404, and the gateway signs its agents out",
-                gateway.name
-            )
-        })
-    })
 }
 
 async fn open_spool(

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::app::{Relay, callback_doubts};
+use crate::app::Relay;
 use crate::config::{self, Config, ConfigError, LogConfig, LogFormat};
 use crate::demo;
 use crate::lifecycle::Lifecycle;
@@ -17,7 +17,6 @@ use crate::log;
 use crate::notify::Notifier;
 use crate::problems::Problems;
 use crate::reload::{self, Origin};
-use crate::session::config::id_doubts;
 use crate::simulate;
 use crate::spool::OpenError;
 
@@ -147,16 +146,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(file) => with(reload::load(&file.config), |(config, origin)| run(config, origin)),
-        Command::Check(file) => with(config::load(&file.config), |config| {
-            callback_doubts(&config)
-                .chain(id_doubts(&config.sessions))
-                .chain(relative_doubt(&config))
-                .chain(tokens_doubt(&config))
-                .chain(config::variable_doubts())
-                .for_each(|doubt| eprintln!("{}: warning: {doubt}", file.config.display()));
-            say!("{}: no mistakes found", file.config.display());
-            ExitCode::SUCCESS
-        }),
+        Command::Check(file) => with(config::load(&file.config), |config| check(&file.config, &config)),
         Command::Simulate(args) => simulate(args.config.as_deref()),
         Command::Demo(args) => demo::main(args),
         Command::Spool(command) => inspected(inspect::spool(command)),
@@ -173,6 +163,15 @@ pub fn main() -> ExitCode {
         Command::Man(args) => inspected(manual::man(&args, Cli::command())),
         Command::Reload(api) => inspected(status::reload(&api)),
     }
+}
+
+/// Says what speaks against a configuration that has no mistake.
+fn check(file: &Path, config: &Config) -> ExitCode {
+    let doubts = config::doubts(config).into_iter().chain(relative_doubt(config));
+    let doubts = doubts.chain(tokens_doubt(config)).chain(config::variable_doubts());
+    doubts.for_each(|doubt| eprintln!("{}: warning: {doubt}", file.display()));
+    say!("{}: no mistakes found", file.display());
+    ExitCode::SUCCESS
 }
 
 /// That what this process found is not what another one finds. A service and a person are seldom in the same folder.

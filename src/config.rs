@@ -12,11 +12,14 @@ use thiserror::Error;
 use crate::event::GatewayName;
 use crate::session::config::AgentDefaults;
 
+pub mod certificates;
+mod doubts;
 mod layers;
 pub(crate) mod levels;
 mod routes;
 mod sections;
 
+pub use doubts::doubts;
 pub use sections::{
     CallbackConfig, Config, LogConfig, LogFormat, OperationsConfig, SinkConfig, SinkKind, TokenConfig,
 };

@@ -205,8 +205,8 @@ metrics! {
     reload_last_ok: IntGauge = "ccrelay_reload_last_ok";
     /// 1 when the configuration has changed in keys that need a restart.
     restart_needed: IntGauge = "ccrelay_restart_needed";
-    /// When certificates end, in seconds since 1970, by what they are for (callback, callback_client_ca, operations, gateway_client, gateway_ca); of a file with several the first that ends.
-    certificate_expiry: GaugeVec = "ccrelay_certificate_expiry_timestamp_seconds" ["purpose", "gateway"];
+    /// When certificates end, in seconds since 1970, by what they are for (callback, callback_client_ca, operations, gateway_client, gateway_ca, kafka_client, kafka_ca, mqtt_client, mqtt_ca, traces_ca); of a file with several the first that ends.
+    certificate_expiry: GaugeVec = "ccrelay_certificate_expiry_timestamp_seconds" ["purpose", "gateway", "sink"];
     /// Spans of traces by outcome: exported, dropped (too many waited), failed (the collector has not taken them).
     trace_spans: IntCounterVec = "ccrelay_trace_spans_total" ["outcome"];
     /// Log lines that were lost, since standard error took none or too few.
@@ -371,7 +371,7 @@ impl Metrics {
             inner.reloads.with_label_values(&[outcome]);
         }
         inner.reload_last_ok.set(1);
-        inner.certificate_expiry.with_label_values(&["callback", ""]);
+        inner.certificate_expiry.with_label_values(&["callback", "", ""]);
         for outcome in ["stored", "refused"] {
             inner.push_duration.with_label_values(&[outcome]);
         }
@@ -396,14 +396,15 @@ impl Metrics {
         Ok(Metrics { inner: Arc::new(inner) })
     }
 
-    /// Purpose, gateway and end, in seconds since 1970, of each certificate whose end is known.
+    /// Purpose, gateway, sink and end, in seconds since 1970, of each certificate whose end is known.
     #[must_use]
-    pub fn certificate_ends(&self) -> Vec<(String, String, f64)> {
+    pub fn certificate_ends(&self) -> Vec<([String; 3], f64)> {
         let families = self.inner.certificate_expiry.collect();
         let known = families.iter().flat_map(|family| family.get_metric()).map(|metric| {
-            (label(metric, "purpose"), label(metric, "gateway"), metric.get_gauge().get_value())
+            let of = ["purpose", "gateway", "sink"].map(|name| label(metric, name));
+            (of, metric.get_gauge().get_value())
         });
-        known.filter(|(_, _, end)| *end > 0.0).collect()
+        known.filter(|(_, end)| *end > 0.0).collect()
     }
 
     /// Gateways whose calls go to another address than the main one, each with the name of that.

@@ -10,7 +10,8 @@
 //!   it said at the start, and what it names is read anew.
 //! - **Nobody is disturbed**: listeners go on listening, open connections keep what they began with, sessions know nothing
 //!   of it, but those of agents that were added, changed or taken away. That more than half of them are gone at once is a mistake
-//!   unless a person asked for the reload. A token secret that is taken away is good for checking for one overlap more.
+//!   unless a person asked for the reload; so is a certificate of a listener that is over, for others than servers or without the host
+//!   of a `callback_uri`, where the one in force is not. A token secret that is taken away is good for checking for one overlap more.
 //! - **What cannot change** is named: those keys need a restart, and nothing follows from them before. So agents that stand in the
 //!   configuration take what they leave out from the defaults in force, and those of a gateway whose name is gone stay as they are.
 //!   Sinks are those of the start, and while others are written the routes wait with them: events that lead to a sink that does not
@@ -195,6 +196,8 @@ struct InForce {
     /// The sinks that run, which are those of the start.
     sinks: Kinds,
     level: String,
+    /// Certificates of listeners.
+    shown: expiry::Shown,
     /// What files looked like when they were read.
     stamps: Stamps,
 }
@@ -237,6 +240,7 @@ impl Reloader {
                 agent_defaults: config.sessions.agent_defaults(),
                 sinks: kinds(config),
                 level: config.log.level.clone(),
+                shown: expiry::Shown::of(config),
                 stamps: stamps.clone(),
             },
             seen: stamps.clone(),
@@ -332,6 +336,7 @@ impl Reloader {
         let (config, outline, now) = self.read().map_err(problems_of)?;
         // Also where something else is refused: a sink that is put back must not lose what it has not got.
         self.name_sinks(config.sinks.iter().map(|sink| sink.name.clone()).collect());
+        self.compare_certificates(&config, confirmed)?;
 
         let token = &config.token;
         let (secret, previous) = (token.secret_file.as_deref(), token.previous_secret_file.as_deref());
@@ -409,6 +414,7 @@ impl Reloader {
             needs_restart.push(MASK_SECRET.to_owned());
         }
         expiry::show(&config, &self.metrics);
+        self.in_force.shown.take(&config);
         self.in_force.level = config.log.level;
         (self.seen, self.tried) = (now.clone(), now.clone());
         let stamps = std::mem::replace(&mut self.in_force.stamps, now);
@@ -431,6 +437,19 @@ impl Reloader {
             *named = names;
             other
         });
+    }
+
+    /// A certificate that cannot work is not taken for one that can, unless somebody asks for it: most likely the wrong file was
+    /// written, and every push would fail.
+    fn compare_certificates(&self, config: &Config, confirmed: bool) -> Result<(), Vec<Problem>> {
+        let worse = self.in_force.shown.worse(config);
+        if !confirmed && !worse.is_empty() {
+            return Err(worse);
+        }
+        for Problem { key, message } in worse {
+            tracing::warn!(key, error = message, "a certificate is taken as somebody asked for it");
+        }
+        Ok(())
     }
 
     /// Reads the configuration, and gives what its files looked like before that.

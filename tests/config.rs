@@ -1,5 +1,7 @@
 //! Configuration from file and environment, by the real program: the environment belongs to a child process.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -9,7 +11,7 @@ use tempfile::TempDir;
 fn folder(more: &str) -> TempDir {
     let folder = TempDir::new().expect("a folder");
     let key = rcgen::KeyPair::generate().expect("a key");
-    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
     let certificate = params.self_signed(&key).expect("a certificate");
     let at = folder.path().display();
     let text = format!(
@@ -23,7 +25,12 @@ fn folder(more: &str) -> TempDir {
     {
         std::fs::write(folder.path().join(name), text).expect("the folder can be written");
     }
+    set_mode(&folder.path().join("key.pem"), 0o600);
     folder
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("the mode can be set");
 }
 
 fn check(folder: &Path, environment: &[(&str, &str)]) -> Output {
@@ -119,6 +126,39 @@ fn a_callback_uri_that_leads_elsewhere_is_a_warning_and_no_mistake() {
             }
         }
     }
+}
+
+#[test]
+fn a_certificate_that_cannot_work_is_a_warning_that_says_why() {
+    let folder = folder("[sinks.file.jsonl]\npath = '-'");
+    let warnings = |change: &dyn Fn(&mut rcgen::CertificateParams)| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
+        change(&mut params);
+        let certificate = params.self_signed(&key).expect("a certificate");
+        // Its mode stays.
+        for (name, text) in [("cert.pem", certificate.pem()), ("key.pem", key.serialize_pem())] {
+            std::fs::write(folder.path().join(name), text).expect("the folder can be written");
+        }
+        let output = check(folder.path(), &[]);
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stderr).expect("text")
+    };
+    assert_eq!(warnings(&|_| {}), "");
+    let said = warnings(&|params| params.not_after = rcgen::date_time_ymd(2025, 1, 1));
+    let of_callback = format!(
+        "config.toml: warning: callback.certificate_file: the certificate in {}/cert.pem has ended ",
+        folder.path().display()
+    );
+    assert!(said.contains(&of_callback) && said.contains(" days ago: clients refuse it\n"), "{said}");
+    assert!(said.contains("warning: a certificate for gateway_ca of main in "), "{said}");
+    let said = warnings(&|params| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names.clear();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    });
+    assert!(said.contains(" is not for servers: ") && said.contains(" subject alternative name 127.0.0.1"));
+    assert_eq!(said.lines().count(), 2, "{said}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::pulse::Lately;
 use crate::clock::Timestamp;
+use crate::config::certificates;
 use crate::metrics::Metrics;
 
 /// How bad it is, as the alert's label has it.
@@ -272,19 +273,31 @@ fn of_sink(metrics: &Metrics, sink: &str, lately: &Lately, found: &mut Found) {
     }
 }
 
+fn of_certificates(metrics: &Metrics, now: Timestamp, found: &mut Found) {
+    for ([purpose, gateway, sink], ends) in metrics.certificate_ends() {
+        let left = (ends - now.millis() as f64 / 1000.0) / DAY_SECS;
+        let subject = certificates::subject(&purpose, &gateway, &sink);
+        // One authority of several may be over, and the others go on.
+        if left < 0.0 && !purpose.ends_with(certificates::OF_AUTHORITY) {
+            let what = format!("the certificate for {subject} has ended {:.1} days ago", -left);
+            found.critical("CcrelayCertificateExpired", &subject, what);
+        } else if left < CERTIFICATE_DAYS {
+            let what = if left < 0.0 {
+                format!("a certificate for {subject} has ended {:.1} days ago", -left)
+            } else {
+                format!("the certificate for {subject} ends in {left:.1} days")
+            };
+            found.warning("CcrelayCertificateExpiring", &subject, what);
+        }
+    }
+}
+
 fn of_files(metrics: &Metrics, lately: &Lately, now: Timestamp, found: &mut Found) {
     if let Some(part) = metrics.files_in_use().filter(|part| *part > FILES_IN_USE) {
         let what = format!("{:.0} % of the file descriptors are in use", part * 100.0);
         found.warning("CcrelayFilesRunningOut", "", what);
     }
-    for (purpose, gateway, ends) in metrics.certificate_ends() {
-        let left = (ends - now.millis() as f64 / 1000.0) / DAY_SECS;
-        if left < CERTIFICATE_DAYS {
-            let of = if gateway.is_empty() { String::new() } else { format!(" of {gateway}") };
-            let what = format!("the certificate for {purpose}{of} ends in {left:.1} days");
-            found.warning("CcrelayCertificateExpiring", &format!("{purpose}{of}"), what);
-        }
-    }
+    of_certificates(metrics, now, found);
     if lately.log_lines_dropped > 0 {
         let what = format!("{} lines of the log were lost in the last minutes", lately.log_lines_dropped);
         found.warning("CcrelayLogLinesDropped", "", what);
@@ -330,7 +343,8 @@ mod tests {
         metrics.spool_fill_ratio.set(0.9);
         metrics.sink_state.with_label_values(&["mqtt"]).set(-1);
         metrics.dead_letters.with_label_values(&["kafka"]).set(4);
-        metrics.certificate_expiry.with_label_values(&["callback", ""]).set(5.0 * DAY_SECS);
+        metrics.certificate_expiry.with_label_values(&["callback", "", ""]).set(5.0 * DAY_SECS);
+        metrics.certificate_expiry.with_label_values(&["kafka_client", "", "kafka"]).set(1.0);
         metrics.rosters_stale.set(1);
         metrics.admin_tokens_stale.set(1);
         metrics.reload_last_ok.set(0);
@@ -377,8 +391,8 @@ mod tests {
         let metrics = Metrics::new(["main"], [("kafka", &[][..]), ("mqtt", &[][..])]).unwrap();
         let lately = all_wrong(&metrics);
         let sinks = ["kafka".to_owned(), "mqtt".to_owned()];
-        let found = concerns(&metrics, false, &gateways(), &sinks, &lately, Timestamp(0));
-        assert_eq!(found.len(), 30, "{found:#?}");
+        let found = concerns(&metrics, false, &gateways(), &sinks, &lately, Timestamp(86_400_000));
+        assert_eq!(found.len(), 31, "{found:#?}");
         assert!(found.is_sorted_by_key(|concern| concern.severity), "{found:#?}");
         for concern in &found {
             let alert = concern.alert;
@@ -426,6 +440,32 @@ mod tests {
             ("CcrelaySessionEventsLost", "north"),
             ("CcrelayPollsUnanswered", "south"),
             ("CcrelayLogLinesDropped", ""),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_certificate_that_has_ended_is_critical_unless_others_of_its_bundle_may_go_on() {
+        let metrics = Metrics::new(["main"], []).unwrap();
+        let day = |day: f64| day * DAY_SECS;
+        for (of, end) in [
+            (["callback", "", ""], day(1.0)),
+            (["kafka_client", "", "bus"], day(9.5)),
+            (["gateway_ca", "main", ""], day(9.5)),
+            (["operations", "", ""], day(12.0)),
+            (["mqtt_ca", "", "broker"], day(200.0)),
+        ] {
+            metrics.certificate_expiry.with_label_values(&of).set(end);
+        }
+        let now = Timestamp(10 * 86_400_000);
+        let found = concerns(&metrics, true, &gateways(), &[], &Lately::default(), now);
+        let mut found: Vec<_> = found.iter().map(|concern| (concern.alert, concern.what.as_str())).collect();
+        found.sort_unstable();
+        let expected = [
+            ("CcrelayCertificateExpired", "the certificate for callback has ended 9.0 days ago"),
+            ("CcrelayCertificateExpired", "the certificate for kafka_client of bus has ended 0.5 days ago"),
+            ("CcrelayCertificateExpiring", "a certificate for gateway_ca of main has ended 0.5 days ago"),
+            ("CcrelayCertificateExpiring", "the certificate for operations ends in 2.0 days"),
         ];
         assert_eq!(found, expected);
     }

@@ -441,7 +441,8 @@ impl SinkKind {
 }
 
 impl RawConfig {
-    /// Every file that is read anew while the daemon runs, but rosters and tokens, which look after themselves.
+    /// Every file that is read anew while the daemon runs, but rosters and tokens, which look after themselves. Sinks and
+    /// traces read their certificates by themselves; of these the ends are shown.
     pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
         let RawCallback { certificate_file, key_file, client_ca_file, client_crl_file, .. } = &self.callback;
         let callback = [certificate_file, key_file].into_iter().chain(client_ca_file).chain(client_crl_file);
@@ -451,7 +452,15 @@ impl RawConfig {
             let ours = gateway.client_cert_file.iter().chain(&gateway.client_key_file);
             gateway.ca_file.iter().chain(&gateway.crl_file).chain(ours)
         });
-        callback.chain(operations).chain(secrets).chain(gateways).chain(&self.masking.secret_file)
+        let sinks = self.sinks.values().flat_map(|sink| {
+            let kafka = sink.kafka.iter().flat_map(|kafka| {
+                let security = &kafka.security;
+                security.ca_file.iter().chain(&security.client_cert_file)
+            });
+            kafka.chain(sink.mqtt.iter().flat_map(|mqtt| mqtt.ca_file.iter().chain(&mqtt.client_cert_file)))
+        });
+        let files = callback.chain(operations).chain(secrets).chain(gateways);
+        files.chain(&self.masking.secret_file).chain(sinks).chain(&self.traces.ca_file)
     }
 
     /// Gateways of these names have these defaults for their agents, whatever is written.

@@ -22,6 +22,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 pub mod fault;
+pub mod fitness;
 pub mod peer;
 pub mod suites;
 
@@ -48,6 +49,8 @@ pub struct CheckedTls {
     pub from: TlsConfig,
     /// What it came to.
     pub made: Arc<ServerConfig>,
+    /// The certificate that it shows.
+    pub shown: CertificateDer<'static>,
 }
 
 impl fmt::Debug for CheckedTls {
@@ -197,13 +200,13 @@ impl TlsConfig {
         let key = read_key(&self.key_file).map_err(|error| faults.push(error));
         let provider = self.provider();
         let clients = self.clients.as_ref().map(|clients| clients.verifier(provider.clone(), &mut faults));
-        let made = match (chain, key) {
-            (Ok(chain), Ok(key)) => self.make(chain, key, provider, clients.flatten()),
-            _ => return Err(faults),
-        };
-        match made {
-            Ok(made) if faults.is_empty() => Ok(CheckedTls { from: self, made: Arc::new(made) }),
-            made => {
+        let (Ok(chain), Ok(key)) = (chain, key) else { return Err(faults) };
+        let shown = chain.first().cloned();
+        match (self.make(chain, key, provider, clients.flatten()), shown) {
+            (Ok(made), Some(shown)) if faults.is_empty() => {
+                Ok(CheckedTls { from: self, made: Arc::new(made), shown })
+            }
+            (made, _) => {
                 faults.extend(made.err());
                 Err(faults)
             }

@@ -1,70 +1,83 @@
-//! When certificates end, for whoever has to renew them in time.
+//! When certificates end, for whoever has to renew them in time; and that a listener does not get a worse one unasked.
 
-use std::path::Path;
+use rustls_pki_types::CertificateDer;
 
-use x509_parser::prelude::{FromDer, X509Certificate};
-
-use crate::config::Config;
+use crate::clock::{Clock, Timestamp};
+use crate::config::certificates::{callback_hosts, named};
+use crate::config::{Config, Problem};
 use crate::metrics::Metrics;
-use crate::receive::tls;
+use crate::receive::tls::CheckedTls;
+use crate::receive::tls::fitness::{Defect, defects};
 
 /// Shows the ends of all certificates that `config` names.
+#[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^52")]
 pub fn show(config: &Config, metrics: &Metrics) {
     metrics.certificate_expiry.reset();
-    set(metrics, "callback", "", &config.callback.tls.from.certificate_file);
-    if let Some(clients) = &config.callback.tls.from.clients {
-        set(metrics, "callback_client_ca", "", &clients.ca_file);
-    }
-    if let Some(tls) = &config.operations.tls {
-        set(metrics, "operations", "", &tls.from.certificate_file);
-    }
-    for gateway in &config.sessions.gateways {
-        if let Some((chain, _)) = &gateway.client_certificate {
-            set(metrics, "gateway_client", gateway.name.as_str(), chain);
-        }
-        if let Some(bundle) = &gateway.ca_file {
-            set(metrics, "gateway_ca", gateway.name.as_str(), bundle);
+    for named in named(config) {
+        let labels = [named.purpose, named.gateway, named.sink];
+        match named.first_end() {
+            Some(end) => metrics.certificate_expiry.with_label_values(&labels).set(end as f64),
+            None => {
+                tracing::warn!(file = %named.file.display(), "the end of a certificate cannot be read");
+            }
         }
     }
 }
 
-fn set(metrics: &Metrics, purpose: &str, gateway: &str, file: &Path) {
-    match first_end(file) {
-        Some(end) => metrics.certificate_expiry.with_label_values(&[purpose, gateway]).set(end),
-        None => tracing::warn!(file = %file.display(), "the end of a certificate cannot be read"),
-    }
+/// The certificates that listeners show, and for whom.
+#[derive(Debug)]
+pub(super) struct Shown {
+    callback: CertificateDer<'static>,
+    operations: Option<CertificateDer<'static>>,
+    /// By which gateways reach the callback listener until the next start.
+    hosts: Vec<String>,
 }
 
-/// When the first of the certificates in `file` ends, in seconds since 1970.
-#[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^52")]
-fn first_end(file: &Path) -> Option<f64> {
-    let chain = tls::read_chain(file).ok()?;
-    let end =
-        |der: &[u8]| Some(X509Certificate::from_der(der).ok()?.1.validity().not_after.timestamp() as f64);
-    chain
-        .iter()
-        .map(|certificate| end(certificate))
-        .collect::<Option<Vec<f64>>>()?
-        .into_iter()
-        .reduce(f64::min)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_end_of_a_bundle_is_what_counts() {
-        let folder = tempfile::TempDir::new().unwrap();
-        let file = folder.path().join("bundle.pem");
-        let pem = |year: i32| {
-            let mut params = rcgen::CertificateParams::new(vec!["relay.test".to_owned()]).unwrap();
-            params.not_after = rcgen::date_time_ymd(year, 3, 1);
-            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+impl Shown {
+    /// Those of a start.
+    pub(super) fn of(config: &Config) -> Shown {
+        let mut shown = Shown {
+            callback: config.callback.tls.shown.clone(),
+            operations: None,
+            hosts: callback_hosts(config),
         };
-        std::fs::write(&file, pem(2041) + &pem(2031)).unwrap();
-        assert_eq!(first_end(&file), Some(1_930_089_600.0));
-        std::fs::write(&file, "nothing").unwrap();
-        assert_eq!(first_end(&file), None);
+        shown.take(config);
+        shown
     }
+
+    /// From now on they are these.
+    pub(super) fn take(&mut self, config: &Config) {
+        self.callback = config.callback.tls.shown.clone();
+        self.operations = config.operations.tls.as_ref().map(|tls| tls.shown.clone());
+    }
+
+    /// What is wrong with those of `config` and right with these.
+    pub(super) fn worse(&self, config: &Config) -> Vec<Problem> {
+        let now = Clock::system().now();
+        let mut worse = worse("callback", &self.callback, &config.callback.tls, &self.hosts, now);
+        if let (Some(before), Some(after)) = (&self.operations, &config.operations.tls) {
+            worse.extend(self::worse("operations", before, after, &[], now));
+        }
+        worse
+    }
+}
+
+fn worse(
+    table: &str,
+    before: &CertificateDer<'_>,
+    after: &CheckedTls,
+    hosts: &[String],
+    now: Timestamp,
+) -> Vec<Problem> {
+    let had = defects(before, hosts, now);
+    let is_new = |defect: &Defect| !had.iter().any(|other| defect.is_like(other));
+    let file = after.from.certificate_file.display();
+    let said = |defect: Defect| Problem {
+        key: format!("{table}.certificate_file"),
+        message: format!(
+            "the certificate in {file} {defect}, unlike the one in force, which stays until SIGHUP or `ccrelay reload` says \
+             that this one is meant"
+        ),
+    };
+    defects(&after.shown, hosts, now).into_iter().filter(is_new).map(said).collect()
 }

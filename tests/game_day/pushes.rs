@@ -1,6 +1,7 @@
 //! What comes from the gateway, the machine under us, and the files that we live from.
 
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub(crate) const ALERTS: &[&str] = &[
     "CcrelaySpoolSlow",
     "CcrelayAnswersSlow",
     "CcrelayCertificateExpiring",
+    "CcrelayCertificateExpired",
     "CcrelayReloadRefused",
     "CcrelayRestartNeeded",
     "CcrelayFilesRunningOut",
@@ -83,6 +85,11 @@ async fn what_goes_wrong_with_pushes_disk_and_files_is_told_and_its_cause_is_sho
     ];
     scene.relay.renew_certificate_for(TEN_DAYS);
     scene.fires("CcrelayCertificateExpiring", &["notAfter="]).await;
+    let keys = old_certificate(&folder);
+    let gateway = "[[gateways]]\nname = \"main\"\n";
+    scene.relay.edit(gateway, &format!("{gateway}{keys}"));
+    scene.fires("CcrelayCertificateExpired", &["notAfter="]).await;
+    scene.relay.edit(&keys, "");
     std::fs::write(folder.join("key.pem"), "not a key").expect("the folder can be written");
     scene.fires("CcrelayReloadRefused", &["callback.key_file"]).await;
     scene.relay.renew_certificate();
@@ -159,4 +166,17 @@ fn bucket(page: &str, le: &str) -> f64 {
     let series = format!("ccrelay_spool_commit_duration_seconds_bucket{{le=\"{le}\"}} ");
     let value = page.lines().find_map(|line| line.strip_prefix(&series));
     value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {series} in {page}"))
+}
+
+/// Keys of a gateway, with a certificate of our own for it that ended long ago. It asks for none.
+fn old_certificate(folder: &Path) -> String {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(["relay.test".to_owned()]).expect("a name");
+    params.not_after = rcgen::date_time_ymd(2024, 1, 1);
+    let certificate = params.self_signed(&key).expect("a certificate").pem();
+    for (name, text) in [("old.pem", certificate), ("old.key", key.serialize_pem())] {
+        std::fs::write(folder.join(name), text).expect("the folder can be written");
+    }
+    let at = folder.display();
+    format!("client_cert_file = \"{at}/old.pem\"\nclient_key_file = \"{at}/old.key\"\n")
 }

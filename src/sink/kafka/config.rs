@@ -39,6 +39,9 @@ const TOPIC_PATIENCE: &str = "topic.metadata.propagation.max.ms";
 /// librdkafka's default.
 const BATCH_BYTES: usize = 1_000_000;
 
+const CA_FILE: &str = "ssl.ca.location";
+const CERTIFICATE_FILE: &str = "ssl.certificate.location";
+
 /// Properties of librdkafka that carry our promise or have a key of their own, each with what to do instead.
 const RESERVED: &[(&str, &str)] = &[
     ("acks", ALL_REPLICAS),
@@ -279,6 +282,13 @@ impl KafkaConfig {
         Ok(config)
     }
 
+    /// Files of the authorities and of our own certificate.
+    #[must_use]
+    pub fn certificate_files(&self) -> (Option<&Path>, Option<&Path>) {
+        let file = |property: &str| self.properties.get(property).map(Path::new);
+        (file(CA_FILE), file(CERTIFICATE_FILE))
+    }
+
     /// Has librdkafka make a client and lets it go: only then does it read certificates and keys, and compare properties with each
     /// other. Without brokers it connects to nobody.
     fn try_out(&self) -> Result<(), String> {
@@ -388,8 +398,8 @@ impl KafkaSecurityOptions {
         let tls = self.protocol.ends_with("ssl");
         let sasl = self.protocol.starts_with("sasl");
         let files = [
-            ("ca_file", "ssl.ca.location", &self.ca_file),
-            ("client_cert_file", "ssl.certificate.location", &self.client_cert_file),
+            ("ca_file", CA_FILE, &self.ca_file),
+            ("client_cert_file", CERTIFICATE_FILE, &self.client_cert_file),
             ("client_key_file", "ssl.key.location", &self.client_key_file),
         ];
         for (name, property, path) in files {

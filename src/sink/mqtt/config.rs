@@ -247,6 +247,13 @@ impl MqttConfig {
         (&self.host, self.port, self.client_id(sink))
     }
 
+    /// Files of the authorities and of our own certificate.
+    #[must_use]
+    pub fn certificate_files(&self) -> (Option<&Path>, Option<&Path>) {
+        let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref());
+        (self.tls.as_ref().map(|tls| tls.ca.as_path()), client.map(|(chain, _)| chain.as_path()))
+    }
+
     pub(super) fn client_id(&self, sink: &str) -> String {
         self.client_id.clone().unwrap_or_else(|| format!("ccrelay-{sink}"))
     }

@@ -150,6 +150,35 @@ async fn a_mistake_leaves_everything_as_it_was_and_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_cannot_work_is_not_taken_for_a_good_one_unless_somebody_asks_for_it() {
+    let (scene, _) = scene().await;
+    let before = shown(&scene).await;
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(["elsewhere.test".to_owned()]).expect("a name");
+    params.not_after = rcgen::date_time_ymd(2025, 1, 1);
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = params.self_signed(&key).expect("a certificate");
+    for (name, text) in [("key.pem", key.serialize_pem()), ("cert.pem", certificate.pem())] {
+        std::fs::write(scene.relay.folder().join(name), text).expect("the folder can be written");
+    }
+    let said = "has no subject alternative name 127.0.0.1";
+    eventually("a refusal", DEADLINE, || async { scene.relay.log().contains(said).then_some(()) }).await;
+    for said in ["callback.certificate_file", "has ended ", "lacks serverAuth"] {
+        assert!(scene.relay.log().contains(said), "{said}\n{}", scene.relay.log());
+    }
+    assert!(shown(&scene).await == before, "the one in force stays");
+
+    let output = ccrelay(&scene, &["reload"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("certificate of the callback"), "{}", text(&output.stdout));
+    // Nothing is wrong any more that was right before.
+    let reloads = scene.relay.metric(OK).await;
+    scene.relay.edit("[operations]\n", "[log]\nlevel = \"debug\"\n[operations]\n");
+    above(&scene, OK, reloads).await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_refused_for_a_mistake_in_another_file_is_tried_again_when_that_is_mended() {
     let mut roster = PathBuf::new();
     let scene = Scene::with(|relay| {
