@@ -65,6 +65,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// While the daemon stops a broker has this long for its next confirmation: one that is away must not use up the grace
 /// period, and what it has not confirmed stays in the spool.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at what the client says of why nothing is confirmed.
+const COMPLAINTS: Duration = Duration::from_secs(1);
 /// The longest wait between tries: how long an end of an outage can go unnoticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
@@ -220,6 +222,9 @@ struct Flow {
     last_progress: Instant,
     /// When it was last looked for something to do.
     last_look: Instant,
+    /// What the client has said of why nothing is confirmed, since something last was, and when it was last asked.
+    complaint: Option<String>,
+    last_asked: Instant,
 }
 
 impl Worker {
@@ -394,9 +399,15 @@ impl Worker {
         let Some(front) = flow.in_flight.front_mut() else { return Ok(()) };
         let stalled = flow.last_progress + self.config.stall_timeout;
         let given_up = Instant::now() + STOP_PATIENCE;
+        // A far end that confirms within this time is well, whatever its client said before.
+        let asked = flow.last_progress.max(flow.last_asked) + COMPLAINTS;
         let result = tokio::select! {
             biased;
             result = &mut front.ack => result,
+            () = tokio::time::sleep_until(asked), if !stopping && asked < stalled => {
+                self.hear(flow);
+                return Ok(());
+            }
             changed = end.changed(), if room => {
                 return if changed.is_ok() { Ok(()) } else { Err(Ended::Stopped) };
             }
@@ -409,8 +420,11 @@ impl Worker {
                 return Err(Ended::Stopped);
             }
             () = tokio::time::sleep_until(stalled) => {
+                self.hear(flow);
                 let silence = self.config.stall_timeout.as_secs();
-                return Err(DeliveryError::retry("stalled", format!("no confirmation for {silence} s")).into());
+                let said = flow.complaint.take().map(|said| format!(": {said}")).unwrap_or_default();
+                let detail = format!("no confirmation for {silence} s{said}");
+                return Err(DeliveryError::retry("stalled", detail).into());
             }
         };
         self.settle(flow, result).await
@@ -423,6 +437,16 @@ impl Worker {
             tracing::warn!(sink = %self.config.sink, events, spool_offset, "the stop has no more time for this sink: what is not confirmed stays in the spool, and a record that was begun comes again whole");
         }
         Ended::Stopped
+    }
+
+    /// Shows for people what the client says of why nothing is confirmed, once: it is no failure of a delivery, which goes on.
+    fn hear(&self, flow: &mut Flow) {
+        flow.last_asked = Instant::now();
+        let Some(error) = self.sink.complaint() else { return };
+        if flow.complaint.as_ref() != Some(&error.detail) {
+            self.config.troubles.note(&self.config.sink, &error, self.clock.now());
+            flow.complaint = Some(error.detail);
+        }
     }
 
     /// The event on its way to this sink; or its agent's state alone, where the sink retains that and no route speaks of the
@@ -632,7 +656,7 @@ impl Worker {
             Some(ReplayOf { letter, whole: true }) => self.settled_of_letter = newest.map(|id| (letter, id)),
             Some(_) => {}
         }
-        flow.last_progress = Instant::now();
+        (flow.last_progress, flow.complaint) = (Instant::now(), None);
         self.meter.in_flight(flow.in_flight.len());
         Ok(())
     }
@@ -765,6 +789,8 @@ impl Flow {
             in_record: false,
             last_progress: Instant::now(),
             last_look: Instant::now(),
+            complaint: None,
+            last_asked: Instant::now(),
         }
     }
 

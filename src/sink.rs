@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -172,6 +173,12 @@ impl fmt::Display for DeliveryError {
 
 impl std::error::Error for DeliveryError {}
 
+/// Whether this host is this machine, so that what goes there is read by nobody on the way.
+pub(crate) fn is_here(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
 /// An output. One worker owns it, so every method takes `&mut self`.
 pub trait Sink: Send {
     /// Hands over one message and returns its [`Ack`]. Messages are sent in the order of the calls. Waits while the
@@ -193,6 +200,12 @@ pub trait Sink: Send {
     /// May be dropped at any time: what is told is told once.
     fn trouble(&mut self) -> BoxFuture<'_, DeliveryError> {
         Box::pin(std::future::pending())
+    }
+
+    /// What keeps the client from the far end, where it goes on trying by itself and messages wait meanwhile; nothing by sinks whose
+    /// acks fail at once.
+    fn complaint(&self) -> Option<DeliveryError> {
+        None
     }
 
     /// Where the state to which this event led its agent is retained; nowhere by most sinks. Where the event itself does not

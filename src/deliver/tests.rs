@@ -68,6 +68,8 @@ struct FakeSink {
     keeps: bool,
     /// What fails while there is nothing to deliver.
     trouble: Option<DeliveryError>,
+    /// What keeps it from the far end.
+    complaint: Option<&'static str>,
 }
 
 impl Sink for FakeSink {
@@ -119,6 +121,10 @@ impl Sink for FakeSink {
         }
     }
 
+    fn complaint(&self) -> Option<DeliveryError> {
+        self.complaint.map(|said| DeliveryError::retry("broker", said))
+    }
+
     fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {
         let mut book = self.book.lock().unwrap();
         book.resets += 1;
@@ -154,6 +160,7 @@ struct Bench {
     /// A flush of the sink has no end.
     keeps: bool,
     trouble: Option<DeliveryError>,
+    complaint: Option<&'static str>,
     troubles: Troubles,
     traces: Traces,
 }
@@ -239,6 +246,7 @@ impl Bench {
             hangs: false,
             keeps: false,
             trouble: None,
+            complaint: None,
             troubles: Troubles::default(),
             traces: Traces::default(),
         }
@@ -295,7 +303,8 @@ impl Bench {
         let book = Arc::<Mutex<Book>>::default();
         let (script, retains_states) = (Box::new(script), self.retains_states);
         let (book_of, hangs, keeps, trouble) = (book.clone(), self.hangs, self.keeps, self.trouble.clone());
-        let fake = FakeSink { book: book_of, script, retains_states, hangs, keeps, trouble };
+        let complaint = self.complaint;
+        let fake = FakeSink { book: book_of, script, retains_states, hangs, keeps, trouble, complaint };
         let reader = self.spool.reader(sink).unwrap();
         let (spool, metrics, stop) = (self.spool.clone(), self.metrics.clone(), self.stop.clone());
         let worker = Worker::new(config, Box::new(fake), spool, reader, metrics, Clock::system(), stop);
@@ -752,6 +761,37 @@ async fn silence_counts_as_a_failure() {
     // With nothing in flight silence is no failure.
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(running.book().resets, 1);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_client_says_of_why_nothing_is_confirmed_is_shown_before_the_sink_counts_as_stalled() {
+    let mut bench = Bench::open();
+    bench.complaint = Some("connection refused");
+    bench.push_singles(2).await;
+    let running = bench.start("one", |_, _| Verdict::Hold);
+    running.published(2).await;
+    until("it is noted", || bench.troubles.of("one").is_some()).await;
+    let noted = bench.troubles.of("one").unwrap();
+    assert_eq!((noted.reason, noted.detail.as_str()), ("broker", "broker: connection refused"));
+    assert_eq!((running.book().resets, bench.state("one")), (0, 1), "it goes on");
+    let failures = bench.metrics.sink_failures.with_label_values(&["one", "broker"]).get();
+    assert_eq!(failures, 0, "no delivery has failed");
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_stalls_says_what_its_client_said() {
+    let mut bench = Bench::open();
+    bench.complaint = Some("no such host");
+    bench.push_singles(1).await;
+    let running = bench.start_with("one", 100, Duration::from_millis(50), |_, _| Verdict::Hold);
+    until("it has stalled", || running.book().resets > 0).await;
+    let noted = bench.troubles.of("one").unwrap();
+    assert_eq!(
+        (noted.reason, noted.detail.as_str()),
+        ("stalled", "stalled: no confirmation for 0 s: no such host")
+    );
     bench.close().await;
 }
 

@@ -17,7 +17,9 @@ use crate::clock::Clock;
 use crate::sink::{Ack, BoxFuture, DeliveryError, Message, Sink};
 
 mod acks;
+mod brokers;
 mod client;
+mod complaint;
 mod config;
 mod encode;
 mod failure;
@@ -195,6 +197,11 @@ async fn drained(client: &Client) {
 impl Sink for KafkaSink {
     fn publish<'a>(&'a mut self, message: &'a Message) -> BoxFuture<'a, Result<Ack, DeliveryError>> {
         Box::pin(self.send(message))
+    }
+
+    fn complaint(&self) -> Option<DeliveryError> {
+        let said = self.client.as_ref()?.complaint()?;
+        Some(DeliveryError::retry("broker", said))
     }
 
     fn reset(&mut self) -> BoxFuture<'_, Result<(), DeliveryError>> {

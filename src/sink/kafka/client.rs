@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -17,6 +17,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, Pur
 use tokio::sync::{Notify, oneshot};
 
 use super::acks::{Acks, Outcome};
+use super::complaint::Complaint;
 use super::config::KafkaConfig;
 use super::encode::Encoded;
 use super::failure::{classify, classify_fatal};
@@ -65,6 +66,7 @@ impl Client {
             on_error: config.on_error.clone(),
             producer: OnceLock::new(),
             calm: Calm::default(),
+            complaint: Complaint::default(),
         };
         let producer: BaseProducer<Context> = properties
             .create_with_context(context)
@@ -123,6 +125,11 @@ impl Client {
         self.acks.failure()
     }
 
+    /// What the library said lately of why it does not reach its brokers.
+    pub(super) fn complaint(&self) -> Option<String> {
+        self.producer.context().complaint.lately(Instant::now())
+    }
+
     /// How many records, from the oldest that must go again, had been taken when the client was spent.
     pub(super) fn to_go_again(&self) -> usize {
         self.acks.to_go_again()
@@ -163,8 +170,11 @@ impl Poller {
         while !self.stop.load(Ordering::Acquire) {
             self.take_reports();
             if self.acks.stalled(self.stall_timeout) {
-                let detail = format!("no delivery report for {} s", self.stall_timeout.as_secs());
-                self.producer.context().spend(DeliveryError::retry("stalled", detail));
+                let context = self.producer.context();
+                let said = context.complaint.lately(Instant::now()).map(|said| format!(": {said}"));
+                let silence = self.stall_timeout.as_secs();
+                let detail = format!("no delivery report for {silence} s{}", said.unwrap_or_default());
+                context.spend(DeliveryError::retry("stalled", detail));
             }
         }
     }
@@ -210,6 +220,7 @@ struct Context {
     /// The producer that this is the context of, to purge it.
     producer: OnceLock<Weak<BaseProducer<Context>>>,
     calm: Calm,
+    complaint: Complaint,
 }
 
 impl Context {
@@ -256,7 +267,7 @@ impl ClientContext for Context {
             }
             Some(SSL) => self.spend(DeliveryError::retry("tls", reason)),
             // The rest librdkafka mends by itself, without a time limit: slow is not failed.
-            _ => {}
+            code => self.complaint.note(code, reason, Instant::now()),
         }
     }
 }
@@ -295,6 +306,7 @@ mod tests {
             on_error: Arc::default(),
             producer: OnceLock::new(),
             calm: Calm::default(),
+            complaint: Complaint::default(),
         };
         let producer = ClientConfig::new().create_with_context(context).unwrap();
         let stop = Arc::new(AtomicBool::new(true));

@@ -17,6 +17,7 @@ use rdkafka::types::RDKafkaConfRes;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 
+use super::brokers;
 use crate::config::Problems;
 use crate::event::Event;
 use crate::sink::encoding::Encoding;
@@ -39,6 +40,7 @@ const TOPIC_PATIENCE: &str = "topic.metadata.propagation.max.ms";
 /// librdkafka's default.
 const BATCH_BYTES: usize = 1_000_000;
 
+const BROKERS: &str = "bootstrap.servers";
 const CA_FILE: &str = "ssl.ca.location";
 const CERTIFICATE_FILE: &str = "ssl.certificate.location";
 
@@ -293,7 +295,7 @@ impl KafkaConfig {
     /// other. Without brokers it connects to nobody.
     fn try_out(&self) -> Result<(), String> {
         let mut config = self.client_config().map_err(|error| error.detail)?;
-        config.remove("bootstrap.servers");
+        config.remove(BROKERS);
         let made: Result<BaseProducer<Silent>, _> = config.create_with_context(Silent);
         made.map(drop).map_err(|error| match error {
             KafkaError::ClientCreation(reason) => reason,
@@ -339,13 +341,9 @@ impl KafkaOptions {
     ) -> Option<KafkaConfig> {
         let before = problems.found().len();
         let mut properties = promise();
-        if self.bootstrap_servers.trim().is_empty() {
-            problems.add(
-                format!("{key_prefix}.bootstrap_servers"),
-                "is required: brokers as host:port,host:port",
-            );
-        }
-        properties.insert("bootstrap.servers".into(), self.bootstrap_servers);
+        let brokers = brokers::parse(&self.bootstrap_servers, &self.security.protocol);
+        let brokers = problems.check(&format!("{key_prefix}.bootstrap_servers"), brokers);
+        properties.extend(brokers.map(|brokers| (BROKERS.to_owned(), brokers)));
         one_of(problems, &format!("{key_prefix}.compression"), &self.compression, COMPRESSIONS);
         properties.insert("compression.type".into(), self.compression);
         if self.stall_timeout_secs == 0 {
