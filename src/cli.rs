@@ -165,11 +165,16 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Says what speaks against a configuration that has no mistake.
+/// Says what speaks against a configuration that has no mistake, and what keeps this user from starting it.
 fn check(file: &Path, config: &Config) -> ExitCode {
     let doubts = config::doubts(config).into_iter().chain(relative_doubt(config));
     let doubts = doubts.chain(tokens_doubt(config)).chain(config::variable_doubts());
     doubts.for_each(|doubt| eprintln!("{}: warning: {doubt}", file.display()));
+    let problems = config::hindrances(config);
+    if !problems.is_empty() {
+        eprintln!("ccrelay: {}", ConfigError::Mistakes { path: file.into(), problems });
+        return ExitCode::from(CONFIGURATION);
+    }
     say!("{}: no mistakes found", file.display());
     ExitCode::SUCCESS
 }

@@ -18,11 +18,13 @@ mod layers;
 pub(crate) mod levels;
 mod routes;
 mod sections;
+mod spool_place;
 
 pub use doubts::doubts;
 pub use sections::{
     CallbackConfig, Config, LogConfig, LogFormat, OperationsConfig, SinkConfig, SinkKind, TokenConfig,
 };
+pub use spool_place::hindrances;
 
 /// Mistakes found in a configuration, each with the key it concerns.
 #[derive(Debug, Default)]

@@ -2,6 +2,7 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -162,6 +163,42 @@ fn a_certificate_that_cannot_work_is_a_warning_that_says_why() {
 }
 
 #[test]
+fn a_spool_that_cannot_be_used_is_told_before_the_start() {
+    let folder = folder("[sinks.file.jsonl]\npath = '-'");
+    let spool = folder.path().join("spool");
+    std::fs::create_dir(&spool).expect("it can be made");
+    set_mode(&spool, 0o755);
+    let output = check(folder.path(), &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("spool.directory: others than owner and group") && said.contains("chmod 700"),
+        "{said}"
+    );
+
+    let least = ("CCRELAY_SPOOL__MIN_FREE_DISK_BYTES", "9000000000000000000");
+    let said = refused(folder.path(), &[least]);
+    assert!(said.contains("spool.min_free_disk_bytes: the disk of "), "{said}");
+
+    // Somebody else's: nothing keeps root from it.
+    if nix::unistd::geteuid().is_root() {
+        set_mode(folder.path(), 0o755);
+        set_mode(&folder.path().join("key.pem"), 0o644);
+        let output = Command::new(env!("CARGO_BIN_EXE_ccrelay"))
+            .args(["check", "--config", "config.toml"])
+            .current_dir(folder.path())
+            .env_clear()
+            .uid(65_534)
+            .output();
+        // Where nobody else may come to the folder of the build there is nothing to be seen.
+        let Ok(output) = output else { return };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains("spool.directory: this user may not read and write "), "{said}");
+    }
+}
+
+#[test]
 fn relative_paths_are_a_warning_that_names_their_keys() {
     let folder = folder("[sinks.file.jsonl]\npath = 'events.jsonl'");
     let output = check(folder.path(), &[("CCRELAY_SPOOL__DIRECTORY", "spool")]);
@@ -193,7 +230,7 @@ fn mistakes_from_the_environment_name_the_variable_and_never_the_value() {
     let said = refused(folder.path(), &environment);
     for line in [
         "callback.listen: ",
-        "callback.max_body_bytes: must be between 1 and 67108864 (from the environment variable \
+        "callback.max_body_bytes: must be between 4096 and 67108864 (from the environment variable \
          CCRELAY_CALLBACK__MAX_BODY_BYTES)",
         "callbak: unknown key",
         "spool.no_such_key: unknown key",

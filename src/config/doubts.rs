@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::{Config, certificates};
+use super::{Config, certificates, spool_place};
 use crate::clock::Clock;
 use crate::receive::PUSH_PATH;
 use crate::session::config::id_doubts;
@@ -12,6 +12,7 @@ use crate::session::config::id_doubts;
 pub fn doubts(config: &Config) -> Vec<String> {
     let mut doubts: Vec<String> = callbacks(config).chain(id_doubts(&config.sessions)).collect();
     doubts.extend(certificates::doubts(config, Clock::system().now()));
+    doubts.extend(spool_place::doubts(config));
     doubts
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::routes::{self, OwnWay, RawMasking, RawRoute, Unrouted};
-use super::{Problems, levels};
+use super::{Problems, levels, spool_place};
 use crate::admin::tokens::TokenList;
 use crate::authenticate::{TokenKey, TokenRules};
 use crate::deliver::Repeats;
@@ -578,7 +578,8 @@ impl RawCallback {
     /// `None` only when something was noted.
     fn validate(self, problems: &mut Problems) -> Option<CallbackConfig> {
         within(problems, "callback.max_connections", self.max_connections as u64, 1, MOST_CONNECTIONS);
-        within(problems, "callback.max_body_bytes", self.max_body_bytes as u64, 1, MOST_BODY_BYTES);
+        let bytes = self.max_body_bytes as u64;
+        within(problems, "callback.max_body_bytes", bytes, LEAST_BODY_BYTES, MOST_BODY_BYTES);
         let least = MAX_HEAD_BYTES as u64;
         within(problems, "callback.max_head_bytes", self.max_head_bytes as u64, least, MOST_HEAD_BYTES);
         for (key, secs) in [
@@ -734,7 +735,7 @@ impl RawToken {
             (MAX_AGE, self.max_age_secs),
         ];
         for (key, secs) in lengths {
-            positive(problems, key, secs);
+            at_least(problems, key, secs, 1);
         }
         // A token bears the begin of its period, the next one goes out with a heartbeat, and the overlap begins then.
         let least = self.period_secs.saturating_add(self.overlap_secs).saturating_add(heartbeat_secs);
@@ -763,9 +764,15 @@ impl RawSpool {
     fn check(&self, problems: &mut Problems) {
         const SOONEST: &str = "spool.repeat_soonest_millis";
         const WINDOW: &str = "spool.repeat_window_secs";
-        positive(problems, "spool.max_bytes", self.max_bytes);
+        at_least(problems, "spool.max_bytes", self.max_bytes, LEAST_SPOOL_BYTES);
         within(problems, "spool.low_water_percent", u64::from(self.low_water_percent), 1, 100);
-        positive(problems, "spool.max_dead_letter_bytes", self.max_dead_letter_bytes);
+        at_least(
+            problems,
+            "spool.max_dead_letter_bytes",
+            self.max_dead_letter_bytes,
+            LEAST_DEAD_LETTER_BYTES,
+        );
+        spool_place::check(&self.directory, problems);
         within(problems, WINDOW, self.repeat_window_secs, 1, LONGEST_SECS);
         within(problems, "spool.call_expiry_secs", self.call_expiry_secs, 60, LONGEST_CALL_SECS);
         let too_late = self.repeat_soonest_millis / 1000 >= self.repeat_window_secs;
@@ -855,6 +862,12 @@ impl RawSink {
 const LONGEST_SECS: u64 = 24 * 3600;
 /// Above what one process can have open.
 const MOST_CONNECTIONS: u64 = 1_000_000;
+/// An event with what documents and clients put into it has some hundred bytes, and several may come in one push.
+const LEAST_BODY_BYTES: u64 = 4096;
+/// A few thousand events: with less, pushes are refused for each hiccup of a broker.
+const LEAST_SPOOL_BYTES: u64 = 4 << 20;
+/// One of the largest bodies that are taken by default: where a letter never finds room, its sink waits for ever.
+const LEAST_DEAD_LETTER_BYTES: u64 = MAX_BODY_BYTES as u64;
 /// Every connection may hold one body in memory.
 const MOST_BODY_BYTES: u64 = 64 << 20;
 const MOST_HEAD_BYTES: u64 = 1 << 20;
@@ -867,8 +880,8 @@ fn within(problems: &mut Problems, key: &str, value: u64, least: u64, most: u64)
     }
 }
 
-fn positive(problems: &mut Problems, key: &str, value: u64) {
-    if value == 0 {
-        problems.add(key, "must be at least 1");
+fn at_least(problems: &mut Problems, key: &str, value: u64, least: u64) {
+    if value < least {
+        problems.add(key, format!("must be at least {least}"));
     }
 }

@@ -95,7 +95,7 @@ fn mistakes_of_form_and_of_meaning_are_reported_together() {
         &text,
         &[
             "callback.max_connections: expected a whole number, not negative, found a text",
-            "callback.max_body_bytes: must be between 1 and",
+            "callback.max_body_bytes: must be between 4096 and",
             "callback.idle_timeout_secs: expected a whole number, not negative",
             "log.format: expected one of auto, text, json",
             "log.level: ",
@@ -218,6 +218,28 @@ fn two_mqtt_sinks_with_one_client_id_at_one_broker_are_refused() {
     assert_mistakes(&both("", ""), &[]);
     let elsewhere = both("client_id = 'x'", "client_id = 'x'").replacen("1883", "1884", 1);
     assert_mistakes(&elsewhere, &[]);
+}
+
+#[test]
+fn limits_with_which_nothing_could_be_taken_are_refused() {
+    let text = format!(
+        "{CALLBACK}max_body_bytes = 4095\n[spool]\ndirectory = 'FOLDER/password'\nmax_bytes = 4194303\n\
+         max_dead_letter_bytes = 1048575\n{GATEWAY}"
+    );
+    assert_mistakes(
+        &text,
+        &[
+            "callback.max_body_bytes: must be between 4096 and",
+            "spool.max_bytes: must be at least 4194304",
+            "spool.max_dead_letter_bytes: must be at least 1048576",
+            "spool.directory: ",
+        ],
+    );
+    let text = format!(
+        "{CALLBACK}max_body_bytes = 4096\n[spool]\ndirectory = 'FOLDER/a/b'\nmax_bytes = 4194304\n\
+         max_dead_letter_bytes = 1048576\n{GATEWAY}"
+    );
+    assert_mistakes(&text, &[]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-use url::Url;
+use url::{Host, Url};
 
 use super::{
     AgentDefaults, CALL_DEADLINE_SECS, CONNECT_DEADLINE_SECS, CallPattern, GUID_INTERVAL_SECS,
@@ -238,13 +238,25 @@ impl RawGateway {
 
     fn check_callback_uri(&self, key: &str, problems: &mut Problems) {
         let key = format!("{key}.callback_uri");
-        match Url::parse(&self.callback_uri) {
-            Err(error) => problems.add(&key, error),
-            Ok(url) if url.scheme() != "https" && !self.dangerously_trust_all => {
+        if let Some(url) = problems.check(&key, Url::parse(&self.callback_uri)) {
+            if url.scheme() != "https" && !(url.scheme() == "http" && self.dangerously_trust_all) {
                 problems.add(&key, "must begin with https://");
             }
-            Ok(url) if url.fragment().is_some() => problems.add(&key, "must be without fragment"),
-            Ok(_) => {}
+            // The gateway adds to it, and compares it with its trust list.
+            let bare = url.query().is_none() && url.fragment().is_none();
+            let nameless = url.username().is_empty() && url.password().is_none();
+            if !bare || !nameless {
+                problems.add(&key, "must be a host with a path, without user, query or fragment");
+            }
+            let nowhere = match url.host() {
+                Some(Host::Ipv4(address)) => address.is_unspecified(),
+                Some(Host::Ipv6(address)) => address.is_unspecified(),
+                Some(Host::Domain(_)) => false,
+                None => true,
+            };
+            if nowhere {
+                problems.add(&key, "must have the host by which the gateway reaches [callback]");
+            }
         }
         if self.callback_uri.len() > CALLBACK_URI_LENGTH {
             problems.add(&key, "is longer than the 200 characters that gateways take");
