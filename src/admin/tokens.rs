@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Words are parted by spaces or colons. Without a scope a token may do everything; without a name it is called after
-//! its line. Of tokens only the SHA-256 is kept. A file that has changed is read anew with the next request; one that
+//! its line. A name that looks like a scope is refused where no scope stands before it: whoever wrote `Read` or `readonly` did not mean
+//! a token for everything. Of tokens only the SHA-256 is kept. A file that has changed is read anew with the next request; one that
 //! cannot be used leaves the tokens as they were, is told of, and is tried again. One without a token, or that is gone, lets nobody in: whoever has lost a token
 //! must be able to take all of them away. So a file is best replaced by a rename, which has no moment in which it is empty.
 
@@ -110,6 +111,8 @@ impl TokensError {
 #[derive(Debug, Default)]
 pub struct TokenList {
     entries: Vec<Entry>,
+    /// Lines that name no scope.
+    unscoped: Vec<usize>,
 }
 
 struct Entry {
@@ -163,20 +166,29 @@ impl TokenList {
     }
 
     fn parse(text: &str, path: &Path) -> Result<TokenList, TokensError> {
-        let mut entries: Vec<Entry> = Vec::new();
+        let (mut entries, mut unscoped): (Vec<Entry>, _) = (Vec::new(), Vec::new());
         for (at, line) in text.lines().enumerate() {
             let line_number = at + 1;
             let wrong = |fault| TokensError::Line { path: path.into(), line: line_number, fault };
             if line.trim().is_empty() || line.trim_start().starts_with('#') {
                 continue;
             }
-            let entry = parse_line(line, line_number).map_err(wrong)?;
+            let (entry, scoped) = parse_line(line, line_number).map_err(wrong)?;
             if entries.iter().any(|other| other.digest == entry.digest) {
                 return Err(wrong("this token stands in the file twice"));
             }
             entries.push(entry);
+            if !scoped {
+                unscoped.push(line_number);
+            }
         }
-        Ok(TokenList { entries })
+        Ok(TokenList { entries, unscoped })
+    }
+
+    /// Lines that name no scope, whose tokens so may do everything.
+    #[must_use]
+    pub fn unscoped(&self) -> &[usize] {
+        &self.unscoped
     }
 
     /// Whose token this is. Takes the same time for every token of the file and every wrong one.
@@ -198,16 +210,22 @@ fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
-fn parse_line(line: &str, number: usize) -> Result<Entry, &'static str> {
+/// The entry, and whether its scope stands there.
+fn parse_line(line: &str, number: usize) -> Result<(Entry, bool), &'static str> {
     let words: Vec<&str> = line.split([' ', '\t', ':']).filter(|word| !word.is_empty()).collect();
     let (token, before) = words.split_last().ok_or("no token")?;
     let (scope, names) = match before.split_first() {
-        Some((&"read", names)) => (Scope::Read, names),
-        Some((&"admin", names)) => (Scope::Admin, names),
-        _ => (Scope::Admin, before),
+        Some((&"read", names)) => (Some(Scope::Read), names),
+        Some((&"admin", names)) => (Some(Scope::Admin), names),
+        _ => (None, before),
     };
     let name = match names {
         [] => format!("line-{number}"),
+        [name] if scope.is_none() && looks_like_scope(name) => {
+            return Err(
+                "the name looks like a scope and is none: write read or admin, then a name, then the token",
+            );
+        }
         [name] => (*name).to_owned(),
         _ => return Err("expected a scope (read or admin), a name and a token, the first two optional"),
     };
@@ -221,7 +239,15 @@ fn parse_line(line: &str, number: usize) -> Result<Entry, &'static str> {
     if !token.bytes().all(|byte| plain(byte) || b"~+/=".contains(&byte)) {
         return Err("a token is made of A-Z, a-z, 0-9, -, _, ., ~, +, / and =");
     }
-    Ok(Entry { digest: digest(token), caller: Caller { name: name.into(), scope } })
+    let caller = Caller { name: name.into(), scope: scope.unwrap_or(Scope::Admin) };
+    Ok((Entry { digest: digest(token), caller }, scope.is_some()))
+}
+
+/// Whether a word was most likely meant to say what a token may do.
+fn looks_like_scope(word: &str) -> bool {
+    let word = word.to_ascii_lowercase();
+    let short = word.split(['-', '_', '.']).next().is_some_and(|first| ["ro", "rw"].contains(&first));
+    short || word == "admin" || ["read", "view"].iter().any(|begin| word.starts_with(begin))
 }
 
 /// The tokens of a file that may change while the daemon runs.
@@ -363,6 +389,26 @@ mod tests {
             assert!(!said.contains(TOKEN) && !said.contains("short-secret"), "{said}");
         }
         assert!(!format!("{:?}", parse(TOKEN).unwrap()).contains(TOKEN));
+    }
+
+    #[test]
+    fn a_misspelt_scope_makes_no_token_for_everything() {
+        for word in
+            ["Read", "READ", "readonly", "read-only", "reader", "ro", "RO", "ro-grafana", "Admin", "viewer"]
+        {
+            let said = parse(&format!("{word} {TOKEN}")).err().unwrap_or_else(|| panic!("{word} is taken"));
+            assert!(
+                said.starts_with("tokens, line 1: the name looks like a scope") && !said.contains(TOKEN),
+                "{said}"
+            );
+            assert!(
+                TokenList::check(&format!("admin {word} {TOKEN}")).is_ok(),
+                "{word} is a name after a scope"
+            );
+        }
+        let list =
+            parse(&format!("robot {TOKEN}1\nread x {TOKEN}2\n# read\n{TOKEN}3\nadmin {TOKEN}4\n")).unwrap();
+        assert_eq!(list.unscoped(), [1, 4]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use url::Url;
 
 use super::{Config, certificates, spool_place};
+use crate::admin::tokens::TokenList;
 use crate::clock::Clock;
 use crate::receive::PUSH_PATH;
 use crate::session::config::id_doubts;
@@ -13,6 +14,7 @@ pub fn doubts(config: &Config) -> Vec<String> {
     let mut doubts: Vec<String> = callbacks(config).chain(id_doubts(&config.sessions)).collect();
     doubts.extend(certificates::doubts(config, Clock::system().now()));
     doubts.extend(spool_place::doubts(config));
+    doubts.extend(tokens(config));
     doubts
 }
 
@@ -29,5 +31,20 @@ fn callbacks(config: &Config) -> impl Iterator<Item = String> {
                 gateway.name
             )
         })
+    })
+}
+
+/// A token without a scope may do everything, which is more often forgotten than meant.
+fn tokens(config: &Config) -> Option<String> {
+    let file = config.operations.admin_tokens_file.as_deref()?;
+    let list = TokenList::read_if_there(file).ok()?;
+    let lines: Vec<String> = list.unscoped().iter().map(usize::to_string).collect();
+    (!lines.is_empty()).then(|| {
+        format!(
+            "operations.admin_tokens_file: these lines of {} name no scope, so that their tokens may do everything: {}; write admin \
+             or read in front",
+            file.display(),
+            lines.join(", ")
+        )
     })
 }
