@@ -17,6 +17,7 @@ mod doubts;
 mod layers;
 pub(crate) mod levels;
 mod routes;
+mod secrets;
 mod sections;
 mod spool_place;
 
@@ -224,6 +225,9 @@ impl Draft {
             raw.keep_agent_defaults(agent_defaults);
         }
         let config = raw.and_then(|raw| sections::validate(raw, &mut problems));
+        if let Some(config) = &config {
+            secrets::check(config, &mut problems);
+        }
         match (config, problems.found.is_empty()) {
             (Some(config), true) => Ok(Config { relative_paths, ..config }),
             _ => {

@@ -163,6 +163,41 @@ fn a_certificate_that_cannot_work_is_a_warning_that_says_why() {
 }
 
 #[test]
+fn a_file_with_a_secret_that_everybody_may_read_is_a_warning_and_one_to_write_a_mistake() {
+    let folder = folder("[sinks.file.jsonl]\npath = '-'");
+    let at = folder.path().display();
+    let text = std::fs::read_to_string(folder.path().join("config.toml")).expect("it was written");
+    let agent = "[[agents]]\ngateway = 'main'\nid = '1001'\nphone_number = '1'\n";
+    let text = format!("{text}{agent}password_file = '{at}/link'\n");
+    std::fs::write(folder.path().join("config.toml"), text).expect("it can be written");
+    let (password, key) = (folder.path().join("password"), folder.path().join("key.pem"));
+    std::fs::write(&password, "hush").expect("it can be written");
+    // As Kubernetes mounts them.
+    std::os::unix::fs::symlink("password", folder.path().join("link")).expect("a link");
+    for (mode, open) in [(0o600, false), (0o660, false), (0o644, true)] {
+        set_mode(&password, mode);
+        let output = check(folder.path(), &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let warning = format!(
+            "config.toml: warning: everybody may read files with secrets: {at}/link (agents.main/1001.password_file): chmod o= them\n"
+        );
+        assert_eq!(said, if open { warning } else { String::new() }, "{mode:o}");
+    }
+    set_mode(&password, 0o646);
+    set_mode(&key, 0o602);
+    let said = refused(folder.path(), &[]);
+    for line in [
+        format!(
+            "callback.key_file: everybody may write {at}/key.pem, which holds a secret: chmod o= {at}/key.pem"
+        ),
+        format!("agents.main/1001.password_file: everybody may write {at}/link"),
+    ] {
+        assert!(said.contains(&line) && said.contains("2 mistakes"), "{line}\n{said}");
+    }
+}
+
+#[test]
 fn a_spool_that_cannot_be_used_is_told_before_the_start() {
     let folder = folder("[sinks.file.jsonl]\npath = '-'");
     let spool = folder.path().join("spool");

@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::{Config, certificates, spool_place};
+use super::{Config, certificates, secrets, spool_place};
 use crate::admin::tokens::TokenList;
 use crate::clock::Clock;
 use crate::receive::PUSH_PATH;
@@ -15,6 +15,7 @@ pub fn doubts(config: &Config) -> Vec<String> {
     doubts.extend(certificates::doubts(config, Clock::system().now()));
     doubts.extend(spool_place::doubts(config));
     doubts.extend(tokens(config));
+    doubts.extend(secrets::doubts(config));
     doubts
 }
 

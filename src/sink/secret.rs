@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
@@ -22,6 +22,11 @@ impl SecretFile {
     pub(super) fn checked(path: PathBuf) -> Result<SecretFile, String> {
         let file = SecretFile(path);
         file.read_out().map(|_| file)
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.0
     }
 
     /// The password; the line break that editors leave at the end is not part of it.

@@ -43,6 +43,7 @@ const BATCH_BYTES: usize = 1_000_000;
 const BROKERS: &str = "bootstrap.servers";
 const CA_FILE: &str = "ssl.ca.location";
 const CERTIFICATE_FILE: &str = "ssl.certificate.location";
+const KEY_FILE: &str = "ssl.key.location";
 
 /// Properties of librdkafka that carry our promise or have a key of their own, each with what to do instead.
 const RESERVED: &[(&str, &str)] = &[
@@ -291,6 +292,12 @@ impl KafkaConfig {
         (file(CA_FILE), file(CERTIFICATE_FILE))
     }
 
+    /// Files of the password and of our own certificate's key.
+    #[must_use]
+    pub fn secret_files(&self) -> [Option<&Path>; 2] {
+        [self.password.as_ref().map(SecretFile::path), self.properties.get(KEY_FILE).map(Path::new)]
+    }
+
     /// Has librdkafka make a client and lets it go: only then does it read certificates and keys, and compare properties with each
     /// other. Without brokers it connects to nobody.
     fn try_out(&self) -> Result<(), String> {
@@ -398,7 +405,7 @@ impl KafkaSecurityOptions {
         let files = [
             ("ca_file", CA_FILE, &self.ca_file),
             ("client_cert_file", CERTIFICATE_FILE, &self.client_cert_file),
-            ("client_key_file", "ssl.key.location", &self.client_key_file),
+            ("client_key_file", KEY_FILE, &self.client_key_file),
         ];
         for (name, property, path) in files {
             let Some(path) = path else { continue };

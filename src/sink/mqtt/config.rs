@@ -254,6 +254,14 @@ impl MqttConfig {
         (self.tls.as_ref().map(|tls| tls.ca.as_path()), client.map(|(chain, _)| chain.as_path()))
     }
 
+    /// Files of the password and of our own certificate's key.
+    #[must_use]
+    pub fn secret_files(&self) -> [Option<&Path>; 2] {
+        let password = self.login.as_ref().and_then(|(_, file)| file.as_ref());
+        let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref());
+        [password.map(SecretFile::path), client.map(|(_, key)| key.as_path())]
+    }
+
     pub(super) fn client_id(&self, sink: &str) -> String {
         self.client_id.clone().unwrap_or_else(|| format!("ccrelay-{sink}"))
     }
