@@ -16,6 +16,7 @@ pub mod certificates;
 mod doubts;
 mod layers;
 pub(crate) mod levels;
+mod plain;
 mod routes;
 mod secrets;
 mod sections;

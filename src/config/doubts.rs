@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::{Config, certificates, secrets, spool_place};
+use super::{Config, certificates, plain, secrets, spool_place};
 use crate::admin::tokens::TokenList;
 use crate::clock::Clock;
 use crate::receive::PUSH_PATH;
@@ -16,6 +16,7 @@ pub fn doubts(config: &Config) -> Vec<String> {
     doubts.extend(spool_place::doubts(config));
     doubts.extend(tokens(config));
     doubts.extend(secrets::doubts(config));
+    doubts.extend(plain::doubts(config));
     doubts
 }
 

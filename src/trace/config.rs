@@ -10,6 +10,7 @@ use url::Url;
 use super::collector::Collector;
 use super::otlp;
 use crate::config::Problems;
+use crate::sink::is_here;
 
 /// Traces of a few pushes and of all of them look the same at little load, and who has much says less.
 const SAMPLE_RATIO: f64 = 1.0;
@@ -67,6 +68,18 @@ pub struct TracesConfig {
     pub ca_file: Option<PathBuf>,
     /// For one request.
     pub timeout: Duration,
+}
+
+impl TracesConfig {
+    /// What makes the connection to the collector unsafe where it leaves this machine.
+    #[must_use]
+    pub fn unsafe_choice(&self) -> Option<String> {
+        let plain = self.url.scheme() == "http" && !self.url.host_str().is_some_and(is_here);
+        (plain && self.headers_file.is_some()).then(|| {
+            "traces.endpoint: the secrets of headers_file go to the collector in clear text (http://)"
+                .to_owned()
+        })
+    }
 }
 
 const SERVICE_NAME: &str = "service.name";

@@ -44,6 +44,10 @@ const BROKERS: &str = "bootstrap.servers";
 const CA_FILE: &str = "ssl.ca.location";
 const CERTIFICATE_FILE: &str = "ssl.certificate.location";
 const KEY_FILE: &str = "ssl.key.location";
+const PROTOCOL: &str = "security.protocol";
+const MECHANISM: &str = "sasl.mechanism";
+const VERIFICATION: &str = "enable.ssl.certificate.verification";
+const SERVER_NAME: &str = "ssl.endpoint.identification.algorithm";
 
 /// Properties of librdkafka that carry our promise or have a key of their own, each with what to do instead.
 const RESERVED: &[(&str, &str)] = &[
@@ -298,6 +302,35 @@ impl KafkaConfig {
         [self.password.as_ref().map(SecretFile::path), self.properties.get(KEY_FILE).map(Path::new)]
     }
 
+    /// What makes its connections unsafe where they leave this machine, each with its key.
+    #[must_use]
+    pub fn unsafe_choices(&self) -> Vec<String> {
+        let property = |name: &str| self.properties.get(name).map_or("", String::as_str);
+        let protocol = property(PROTOCOL);
+        if brokers::are_here(property(BROKERS), protocol) {
+            return Vec::new();
+        }
+        let mut said = Vec::new();
+        let tls = protocol.ends_with("ssl");
+        if tls && ["false", "f", "0"].contains(&property(VERIFICATION).to_ascii_lowercase().as_str()) {
+            said.push(format!(
+                "options.\"{VERIFICATION}\": whoever answers is believed to be the broker, and gets the events and the password"
+            ));
+        } else if tls && property(SERVER_NAME).eq_ignore_ascii_case("none") {
+            said.push(format!(
+                "options.\"{SERVER_NAME}\": whoever has any certificate of the authorities is believed to be the broker, and gets the \
+                 events and the password"
+            ));
+        }
+        if protocol == "sasl_plaintext" && property(MECHANISM) == "PLAIN" {
+            said.push(
+                "security: the password goes to the brokers in clear text (sasl_plaintext with PLAIN)"
+                    .to_owned(),
+            );
+        }
+        said
+    }
+
     /// Has librdkafka make a client and lets it go: only then does it read certificates and keys, and compare properties with each
     /// other. Without brokers it connects to nobody.
     fn try_out(&self) -> Result<(), String> {
@@ -422,7 +455,7 @@ impl KafkaSecurityOptions {
                 "client_cert_file and client_key_file belong together",
             );
         }
-        properties.insert("security.protocol".into(), self.protocol);
+        properties.insert(PROTOCOL.into(), self.protocol);
         if !sasl {
             if self.username.is_some() || self.password_file.is_some() {
                 problems.add(
@@ -433,7 +466,7 @@ impl KafkaSecurityOptions {
             return None;
         }
         one_of(problems, &format!("{key}.sasl_mechanism"), &self.sasl_mechanism, MECHANISMS);
-        properties.insert("sasl.mechanism".into(), self.sasl_mechanism);
+        properties.insert(MECHANISM.into(), self.sasl_mechanism);
         match self.username {
             Some(username) if !username.is_empty() => {
                 properties.insert("sasl.username".into(), username);
@@ -619,6 +652,36 @@ mod tests {
             let begin = format!("sinks.kafka{place}: no client can be made of it: ");
             assert!(found.len() == 1 && found[0].starts_with(&begin), "{begin}\n{found:#?}");
         }
+    }
+
+    #[test]
+    fn what_makes_connections_unsafe_is_told_unless_they_stay_on_this_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        std::fs::write(&file, "hush-hush").unwrap();
+        let said = |brokers: &str, protocol: &str, lines: &str| {
+            let login = match protocol.starts_with("sasl") {
+                true => format!("username = 'relay'\npassword_file = '{}'\n", file.display()),
+                false => String::new(),
+            };
+            let text = format!(
+                "bootstrap_servers = '{brokers}'\n[security]\nprotocol = '{protocol}'\n{login}{lines}"
+            );
+            parse(&text).unwrap().unsafe_choices().join("; ")
+        };
+        for lines in [
+            "[options]\n'enable.ssl.certificate.verification' = false",
+            "[options]\n'enable.ssl.certificate.verification' = 'F'",
+            "[options]\n'ssl.endpoint.identification.algorithm' = 'none'",
+        ] {
+            assert!(said("k1:9093", "ssl", lines).contains("is believed to be the broker"), "{lines}");
+            assert_eq!(said("localhost:9093,[::1]:9093", "ssl", lines), "");
+            assert_eq!(said("k1:9093", "plaintext", lines), "", "it has no meaning there");
+        }
+        let plain = "sasl_mechanism = 'PLAIN'";
+        assert!(said("k1", "sasl_plaintext", plain).contains("in clear text"));
+        assert_eq!(said("k1", "sasl_ssl", plain) + &said("k1", "sasl_plaintext", ""), "");
+        assert_eq!(said("k1", "ssl", ""), "");
     }
 
     #[test]

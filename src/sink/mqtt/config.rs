@@ -18,7 +18,7 @@ use crate::route::{TopicRules, TopicTemplate};
 use crate::sink::encoding::Encoding;
 use crate::sink::on_error::OnError;
 use crate::sink::secret::SecretFile;
-use crate::sink::{DeliveryError, Disposition};
+use crate::sink::{DeliveryError, Disposition, is_here};
 
 /// Often enough that a dead broker is noticed within half a minute (one and a half of these).
 const KEEP_ALIVE_SECS: u16 = 15;
@@ -260,6 +260,16 @@ impl MqttConfig {
         let password = self.login.as_ref().and_then(|(_, file)| file.as_ref());
         let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref());
         [password.map(SecretFile::path), client.map(|(_, key)| key.as_path())]
+    }
+
+    /// What makes its connection unsafe where it leaves this machine, with its key.
+    #[must_use]
+    pub fn unsafe_choices(&self) -> Vec<String> {
+        let [password, _] = self.secret_files();
+        let open = self.tls.is_none() && password.is_some() && !is_here(&self.host);
+        let said =
+            || "url: the password goes to the broker in clear text (mqtt:// with password_file)".to_owned();
+        open.then(said).into_iter().collect()
     }
 
     pub(super) fn client_id(&self, sink: &str) -> String {
@@ -508,6 +518,25 @@ pub(super) mod tests {
         let mut problems = Problems::default();
         let config = options.validate("sinks.mqtt", &mut problems);
         config.ok_or_else(|| problems.found().iter().map(|p| format!("{}: {}", p.key, p.message)).collect())
+    }
+
+    #[test]
+    fn a_password_in_clear_text_is_told_unless_it_stays_on_this_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        std::fs::write(&file, "hush-hush").unwrap();
+        let said = |host: &str, password: bool| {
+            let file = file.display();
+            let login = if password {
+                format!("username = 'relay'\npassword_file = '{file}'")
+            } else {
+                String::new()
+            };
+            let options: MqttOptions = toml::from_str(&format!("url = 'mqtt://{host}'\n{login}")).unwrap();
+            options.validate("sinks.broker.mqtt", &mut Problems::default()).unwrap().unsafe_choices().len()
+        };
+        assert_eq!((said("broker", true), said("broker", false)), (1, 0));
+        assert_eq!((said("localhost", true), said("127.0.0.1:1", true), said("[::1]", true)), (0, 0, 0));
     }
 
     #[test]
