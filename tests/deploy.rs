@@ -534,9 +534,12 @@ fn what_the_compose_file_needs_is_readable_in_its_containers_and_a_missing_opens
     let folder = tempfile::TempDir::new().expect("a folder");
     let (script, made) = (deploy("compose/prepare").display().to_string(), folder.path().join("local"));
     let made_as_text = made.display().to_string();
-    let private = ["-c", "umask 077; \"$@\"", "bash", &script, &made_as_text];
+    let private =
+        ["-c", "umask 077; mkdir local; echo mine >local/own; \"$@\"", "bash", &script, &made_as_text];
     succeeds(&tool("bash", &private, folder.path()));
-    for (path, mode) in [(made.clone(), 0o755), (made.join("gateway.key"), 0o644)] {
+    // What is not of its making stays as it was.
+    for (path, mode) in [(made.clone(), 0o755), (made.join("gateway.key"), 0o644), (made.join("own"), 0o600)]
+    {
         let has = std::fs::metadata(&path).expect("it was made").permissions().mode();
         assert_eq!(has & 0o777, mode, "{}", path.display());
     }
