@@ -173,7 +173,7 @@ async fn read_agent(
     };
     // The message could quote what stands in the wrong place, which could be a password.
     let mut raw: RawAgent = serde_json::from_value(Value::Object(settings.clone()))
-        .map_err(|error| Fault::bad_request(without_values(&error.to_string())))?;
+        .map_err(|error| Fault::bad_request(in_key(&settings, &without_values(&error.to_string()))))?;
     let stored = password.is_none();
     match call.parts.agent_defaults.get(&agent.gateway) {
         Some(defaults) if stored => raw.complete(defaults),
@@ -190,6 +190,19 @@ async fn read_agent(
         Some((Some(config), problems)) if problems.found().is_empty() => Ok((settings, config, stored)),
         Some((_, problems)) => Err(invalid(&in_words(&problems))),
         None => Err(invalid(&PasswordError::TimedOut)),
+    }
+}
+
+/// What is wrong with settings, after the key that it is about: serde knows that of unknown keys only. A key that is unknown could be
+/// anything, and is not said.
+fn in_key(settings: &Map<String, Value>, what: &str) -> String {
+    let is_wrong = |(key, value): &(&String, &Value)| {
+        let alone = Map::from_iter([((*key).clone(), (*value).clone())]);
+        serde_json::from_value::<RawAgent>(Value::Object(alone)).is_err()
+    };
+    match settings.iter().find(is_wrong) {
+        Some((key, _)) if RawAgent::KEYS.contains(&key.as_str()) => format!("{key}: {what}"),
+        _ => what.to_owned(),
     }
 }
 
@@ -276,6 +289,27 @@ mod tests {
         assert!(said.contains("boolean") && !said.contains("hush"), "{said}");
         let wrong = serde_json::from_slice::<Adopted>(br#"{"guid":7,"token":"hush-hush"}"#).err().unwrap();
         assert!(!without_values(&wrong.to_string()).contains("hush"));
+    }
+
+    #[test]
+    fn the_key_of_a_wrong_value_is_named_and_an_unknown_one_is_not() {
+        let said = |key: &str, value: Value| {
+            let agent =
+                json!({ "gateway": "main", "id": "1", "phone_number": "1", "skills": "all", key: value });
+            let Value::Object(settings) = agent else { panic!("an object") };
+            let error = serde_json::from_value::<RawAgent>(Value::Object(settings.clone())).unwrap_err();
+            in_key(&settings, &without_values(&error.to_string()))
+        };
+        assert_eq!(
+            said("phone_number", 71_005.into()),
+            "phone_number: invalid type: integer …, expected a string"
+        );
+        assert!(
+            said("takeover", "hush".into())
+                .starts_with("takeover: invalid type: string …, expected a boolean")
+        );
+        let unknown = said("hush", 1.into());
+        assert!(unknown.starts_with("unknown field …") && !unknown.contains("hush"), "{unknown}");
     }
 
     #[test]

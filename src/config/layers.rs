@@ -18,6 +18,9 @@ use super::{ConfigError, Problems};
 /// Variables with this prefix and two underscores between section and key are configuration. Others with the prefix
 /// are not: the log filter, the file's own name, or what a test sets.
 const PREFIX: &str = "CCRELAY_";
+/// Where a listener is, and what the library says of a text that is no such thing.
+const ADDRESS: &str = "an IP address and port, such as 0.0.0.0:8443";
+const NO_ADDRESS: &str = "invalid socket address syntax";
 /// What stands in the place of a path where a sink writes to standard output.
 const STANDARD_OUTPUT: &str = "-";
 
@@ -199,6 +202,7 @@ impl Mistake {
             Kind::UnknownVariant(_, known) => {
                 (format!("expected one of {}", known.join(", ")), Repair::TakeOut)
             }
+            Kind::Message(said) if said == NO_ADDRESS => (format!("expected {ADDRESS}"), Repair::TakeOut),
             other => (other.to_string(), Repair::TakeOut),
         };
         Mistake { path, message, repair }
@@ -270,6 +274,7 @@ fn in_words(expected: impl std::fmt::Display) -> String {
         "a boolean" => "true or false".to_owned(),
         "a sequence" => "a list".to_owned(),
         "a map" => "a table".to_owned(),
+        "socket address" => ADDRESS.to_owned(),
         other if other.starts_with("struct ") => "a table".to_owned(),
         _ => expected,
     }

@@ -221,6 +221,14 @@ fn two_mqtt_sinks_with_one_client_id_at_one_broker_are_refused() {
 }
 
 #[test]
+fn a_name_where_an_address_belongs_is_told_what_an_address_looks_like() {
+    for listen in ["'localhost:8443'", "'0.0.0.0'", "8443"] {
+        let text = format!("{CALLBACK}listen = {listen}\n{GATEWAY}");
+        assert_mistakes(&text, &["callback.listen: expected an IP address and port, such as 0.0.0.0:8443"]);
+    }
+}
+
+#[test]
 fn limits_with_which_nothing_could_be_taken_are_refused() {
     let text = format!(
         "{CALLBACK}max_body_bytes = 4095\n[spool]\ndirectory = 'FOLDER/password'\nmax_bytes = 4194303\n\
