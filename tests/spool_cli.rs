@@ -367,7 +367,7 @@ const RUNBOOK: &str = include_str!("../docs/runbook.md");
 /// both that folder and `/var/lib/ccrelay`.
 fn installed(folder: &Path) -> PathBuf {
     let key = rcgen::KeyPair::generate().expect("a key");
-    let names = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let names = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
     let certificate = names.self_signed(&key).expect("a certificate").pem();
     let gateway = "\n[[gateways]]\nname = \"main\"\nbase_url = \"https://127.0.0.1:1/x\"\n\
                    ca_file = \"/etc/ccrelay/certificate.pem\"\ncallback_uri = \"https://127.0.0.1:8443/push/main\"\n";
@@ -379,6 +379,8 @@ fn installed(folder: &Path) -> PathBuf {
     {
         fs::write(folder.join(name), text).expect("the folder can be written");
     }
+    let private = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(folder.join("key.pem"), private).expect("the mode can be set");
     folder.join("config.toml")
 }
 
