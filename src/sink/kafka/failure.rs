@@ -27,11 +27,13 @@ pub(super) fn classify(error: &KafkaError, alone: bool) -> DeliveryError {
         Some(Code::InvalidTimestamp | Code::InvalidRecord | Code::InvalidDifferentRecord) => {
             DeliveryError::retry("batch_refused", detail)
         }
-        Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) => {
+        Some(Code::UnknownTopic | Code::UnknownTopicOrPartition) => {
             DeliveryError::retry("unknown_topic", detail)
         }
         Some(code) if is_authorisation(code) => DeliveryError::retry("not_authorised", detail),
         Some(Code::Fatal) => DeliveryError::retry("fatal", detail),
+        // The topic is there and has fewer partitions than it had, which a new client knows.
+        Some(Code::UnknownPartition) => DeliveryError::retry("broker", detail),
         Some(Code::PurgeQueue | Code::PurgeInflight) => DeliveryError::retry("reset", detail),
         _ => DeliveryError::retry("broker", detail),
     }
@@ -68,6 +70,7 @@ mod tests {
             (Code::MessageSizeTooLarge, false, Retry, "batch_too_large"),
             (Code::UnknownTopicOrPartition, false, Retry, "unknown_topic"),
             (Code::UnknownTopic, true, Retry, "unknown_topic"),
+            (Code::UnknownPartition, false, Retry, "broker"),
             (Code::TopicAuthorizationFailed, false, Retry, "not_authorised"),
             (Code::ClusterAuthorizationFailed, false, Retry, "not_authorised"),
             (Code::Fatal, false, Retry, "fatal"),
