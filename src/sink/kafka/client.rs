@@ -107,7 +107,7 @@ impl Client {
         if matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) {
             return Err(Refusal::QueueFull);
         }
-        Err(Refusal::Failed(self.producer.context().on_error.of_message(classify(&error, true))))
+        Err(Refusal::Failed(self.producer.context().sort(&error, true)))
     }
 
     /// Notified whenever an ack resolves.
@@ -224,6 +224,21 @@ struct Context {
 }
 
 impl Context {
+    /// What a failed send or delivery leads to.
+    fn sort(&self, error: &KafkaError, alone: bool) -> DeliveryError {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Fatal) => self.fatal(&error.to_string()),
+            _ => self.on_error.of_message(classify(error, alone)),
+        }
+    }
+
+    /// What it leads to that the client has failed for good. That alone says nothing: librdkafka tells when asked what it was.
+    fn fatal(&self, detail: &str) -> DeliveryError {
+        let producer = self.producer.get().and_then(Weak::upgrade);
+        let (code, reason) = producer.and_then(|producer| producer.client().fatal_error()).unzip();
+        self.on_error.of_connection(classify_fatal(code, reason.as_deref().unwrap_or(detail)))
+    }
+
     fn spend(&self, error: DeliveryError) {
         if self.acks.fail(error) {
             self.purge();
@@ -255,12 +270,7 @@ impl ClientContext for Context {
             tracing::warn!(sink, %error, reason, suppressed, "the Kafka client has a problem");
         }
         match error.rdkafka_error_code() {
-            Some(Fatal) => {
-                let fatal =
-                    self.producer.get().and_then(Weak::upgrade).and_then(|p| p.client().fatal_error());
-                let error = classify_fatal(fatal.map(|(code, _)| code), reason);
-                self.spend(self.on_error.of_connection(error));
-            }
+            Some(Fatal) => self.spend(self.fatal(reason)),
             Some(Authentication) => {
                 let error = DeliveryError::retry("not_authorised", reason);
                 self.spend(self.on_error.of_connection(error));
@@ -279,7 +289,7 @@ impl ProducerContext for Context {
         match result {
             Ok(_) => self.acks.resolve(number, Ok(())),
             Err((error, _)) => {
-                let error = self.on_error.of_message(classify(error, self.acks.solo()));
+                let error = self.sort(error, self.acks.solo());
                 if error.reason == "too_large" {
                     self.acks.note_refused_alone();
                 }
@@ -295,19 +305,47 @@ impl ProducerContext for Context {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
     use super::*;
+
+    fn context(acks: &Arc<Acks>, on_error: OnError) -> Context {
+        Context {
+            sink: "kafka".into(),
+            acks: acks.clone(),
+            on_error: Arc::new(on_error),
+            producer: OnceLock::new(),
+            calm: Calm::default(),
+            complaint: Complaint::default(),
+        }
+    }
+
+    #[test]
+    fn a_user_without_any_right_is_told_of_and_no_record_is_to_blame() {
+        let cluster = MockCluster::new(1).unwrap();
+        let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+        cluster.request_errors(RDKafkaApiKey::InitProducerId, &[denied; 10]);
+        let acks = Arc::new(Acks::new(false));
+        let on_error = OnError::new([("not_authorised", Disposition::DeadLetter)]);
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers()).set("enable.idempotence", "true");
+        let producer: BaseProducer<Context> = config.create_with_context(context(&acks, on_error)).unwrap();
+        let producer = Arc::new(producer);
+        producer.context().producer.set(Arc::downgrade(&producer)).unwrap();
+        let failed = || producer.client().fatal_error().is_some();
+        assert!((0..2000).any(|_| failed() || {
+            std::thread::sleep(Duration::from_millis(10));
+            false
+        }));
+        let error = producer.context().sort(&KafkaError::MessageProduction(RDKafkaErrorCode::Fatal), true);
+        assert_eq!((error.reason, error.disposition), ("not_authorised", Disposition::Retry), "{error}");
+    }
 
     #[test]
     fn the_end_of_the_poll_thread_leaves_no_ack_behind() {
         let acks = Arc::new(Acks::new(false));
-        let context = Context {
-            sink: "kafka".into(),
-            acks: acks.clone(),
-            on_error: Arc::default(),
-            producer: OnceLock::new(),
-            calm: Calm::default(),
-            complaint: Complaint::default(),
-        };
+        let context = context(&acks, OnError::default());
         let producer = ClientConfig::new().create_with_context(context).unwrap();
         let stop = Arc::new(AtomicBool::new(true));
         let poller = Poller {
