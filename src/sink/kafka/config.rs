@@ -37,6 +37,14 @@ const STALL_TIMEOUT_SECS: u64 = 120;
 /// seconds. librdkafka's own 30 s are no less than a worker waits for a confirmation, and nobody would ever hear of it.
 const TOPIC_PATIENCE_MILLIS: u128 = 10_000;
 const TOPIC_PATIENCE: &str = "topic.metadata.propagation.max.ms";
+/// What a connection may take to be there, with TLS and login. librdkafka's own 30 s are as long as a worker waits for a confirmation,
+/// so of a name's addresses it would never try a second one.
+const SETUP_PATIENCE: &str = "socket.connection.setup.timeout.ms";
+/// librdkafka's least, and the most that is wanted.
+const SETUP_PATIENCE_MILLIS: std::ops::RangeInclusive<u128> = 1_000..=10_000;
+/// A name that is looked up anew for each connection, as it is after librdkafka's own 1 s, has its addresses in an order drawn
+/// anew, and one that is silent may be the first again and again. Kept, they are tried by turns.
+const ADDRESS_LIFE: &str = "broker.address.ttl";
 /// librdkafka's default.
 const BATCH_BYTES: usize = 1_000_000;
 
@@ -401,6 +409,7 @@ impl KafkaOptions {
         }
         let patience = patience.min(Duration::from_secs(self.stall_timeout_secs));
         topic_patience(patience, &mut properties, key_prefix, problems);
+        connection_patience(patience, &mut properties);
         let batch_bytes = properties.get("batch.size").and_then(|v| v.parse().ok()).unwrap_or(BATCH_BYTES);
         if problems.found().len() > before {
             return None;
@@ -520,6 +529,15 @@ fn topic_patience(
     }
 }
 
+/// An address that takes connections and says nothing leaves time for the others of its name.
+fn connection_patience(patience: Duration, properties: &mut BTreeMap<String, String>) {
+    let millis = patience.as_millis();
+    let (least, most) = SETUP_PATIENCE_MILLIS.into_inner();
+    let setup = (millis / 3).clamp(least, most).to_string();
+    properties.entry(SETUP_PATIENCE.to_owned()).or_insert(setup);
+    properties.entry(ADDRESS_LIFE.to_owned()).or_insert(millis.min(30_000).to_string());
+}
+
 /// Why a pass-through property cannot be taken, if so.
 fn refusal(name: &str, value: &str) -> Option<String> {
     if let Some((_, reason)) = RESERVED.iter().find(|(reserved, _)| *reserved == name) {
@@ -614,6 +632,20 @@ mod tests {
         let late = "bootstrap_servers = 'a:1'\noptions = {'topic.metadata.propagation.max.ms' = 30000}";
         let found = parse(late).unwrap_err();
         assert!(found[0].starts_with("sinks.kafka.options.\"topic.metadata"), "{found:?}");
+    }
+
+    #[test]
+    fn a_silent_address_leaves_time_for_the_next_one() {
+        let set = |lines: &str| {
+            let config =
+                parse(&format!("bootstrap_servers = 'a:1'\n{lines}")).unwrap().client_config().unwrap();
+            [SETUP_PATIENCE, ADDRESS_LIFE].map(|name| config.get(name).unwrap().to_owned())
+        };
+        assert_eq!(set(""), ["10000", "30000"]);
+        assert_eq!(set("stall_timeout_secs = 6"), ["2000", "6000"]);
+        assert_eq!(set("stall_timeout_secs = 1"), ["1000", "1000"]);
+        let chosen = "[options]\n'socket.connection.setup.timeout.ms' = 2500\n'broker.address.ttl' = 500";
+        assert_eq!(set(chosen), ["2500", "500"]);
     }
 
     #[test]
