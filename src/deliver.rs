@@ -303,7 +303,8 @@ impl Worker {
         self.config.troubles.note(&self.config.sink, error, self.clock.now());
     }
 
-    /// A new client, after a wait. False when the daemon stops.
+    /// A new client, after a wait. Not before: what connects at once finds a broker away that is back at the end of the wait, and
+    /// drives out another that has the same id. False when the daemon stops.
     async fn recover(&mut self, error: &DeliveryError) -> bool {
         let sink = self.config.sink.clone();
         self.failed(error);
@@ -312,16 +313,17 @@ impl Worker {
         self.meter.in_flight(0);
         let wait = self.backoff.next_wait();
         tracing::warn!(%sink, reason = error.reason, %error, attempt = self.backoff.tries(), wait_secs = wait.as_secs_f64(), spool_offset = self.reader.cursor(), "delivery failed; trying again from the cursor");
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = self.stop.cancelled() => return false,
+        }
         match or_stopped((&self.stop, &self.hurry), &sink, self.sink.reset()).await {
-            Some(Ok(())) => {}
+            Some(Ok(())) => true,
             Some(Err(error)) => {
                 tracing::warn!(%sink, reason = error.reason, %error, "the client cannot be made anew yet");
+                true
             }
-            None => return false,
-        }
-        tokio::select! {
-            () = tokio::time::sleep(wait) => true,
-            () = self.stop.cancelled() => false,
+            None => false,
         }
     }
 

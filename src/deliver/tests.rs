@@ -423,6 +423,24 @@ async fn after_a_failure_everything_from_the_cursor_on_comes_again_with_the_same
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_made_anew_at_the_end_of_the_wait_and_not_before() {
+    let bench = Bench::open();
+    bench.push_singles(1).await;
+    let stop = bench.stop.clone();
+    let running = bench.start("one", move |_, _| {
+        stop.cancel();
+        Verdict::Fail(DeliveryError::retry("connection", "lost"))
+    });
+    let book = running.ended().await;
+    let seen = {
+        let book = book.lock().unwrap();
+        (book.seen.len(), book.resets, book.closed)
+    };
+    assert_eq!(seen, (1, 0, true));
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_fails_while_there_is_nothing_to_deliver_is_noted_and_changes_nothing_else() {
     let mut bench = Bench::open();
     bench.trouble = Some(DeliveryError::retry("connection", "away"));
