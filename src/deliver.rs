@@ -1,7 +1,8 @@
 //! Delivery: one worker per sink reads the spool from the sink's cursor, normalises, routes and publishes, and moves the
 //! cursor when the far end has **confirmed** everything below it.
 //!
-//! - A window of unconfirmed events, bounded in number and in bytes; a sink that is behind reads on from disk.
+//! - A window of unconfirmed events, bounded in number and in bytes; a sink that is behind reads on from disk. After a failure it
+//!   begins with one event and opens with the answers.
 //! - Whatever goes wrong in passing ends the same way: the client is made anew and everything from the cursor on is
 //!   published again, in order, with the same ids. So order holds and nothing is skipped; a consumer may see an
 //!   event again, never for the first time after a later one of the same agent. Only what this process knows to be settled of
@@ -35,11 +36,13 @@ mod reading;
 mod tries;
 mod trouble;
 mod ways;
+mod window;
 
 use meter::{Copied, Meter, State};
 use tries::Tries;
 pub use trouble::{Failure, Troubles};
 pub use ways::{Way, Ways, way};
+use window::Window;
 
 /// Every reason of failures that are the worker's own, whatever the sink.
 pub const REASONS: &[&str] = &["dead_letter_storage", "not_routed", "spool", "stalled", "unreadable"];
@@ -111,6 +114,7 @@ pub struct Worker {
     stop: CancellationToken,
     backoff: Backoff,
     tries: Tries,
+    window: Window,
     /// The newest event that is settled and has others of its record behind it, with the record's offset. So whatever is settled is
     /// progress, also over lives of the client.
     settled: Option<(u64, String)>,
@@ -242,7 +246,7 @@ impl Worker {
         let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let meter = Meter::new(&config.sink, metrics);
         let (tries, traces) = (Tries::default(), SinkTraces::default());
-        let hurry = CancellationToken::new();
+        let (hurry, window) = (CancellationToken::new(), Window::new(config.window));
         let (settled, settled_of_letter) = (None, None);
         Worker {
             config,
@@ -254,6 +258,7 @@ impl Worker {
             stop,
             backoff,
             tries,
+            window,
             settled,
             settled_of_letter,
             hurry,
@@ -311,6 +316,7 @@ impl Worker {
         self.meter.state(State::Retrying);
         self.meter.retried(error);
         self.meter.in_flight(0);
+        self.window.failed();
         let wait = self.backoff.next_wait();
         tracing::warn!(%sink, reason = error.reason, %error, attempt = self.backoff.tries(), wait_secs = wait.as_secs_f64(), spool_offset = self.reader.cursor(), "delivery failed; trying again from the cursor");
         tokio::select! {
@@ -354,7 +360,7 @@ impl Worker {
             return Err(self.ended_in_haste(flow));
         }
         // The cursor knows whole records only: one that was begun goes to its end also in a stop, or all of it came again after it.
-        let room = flow.has_room(self.config.window) && (!stopping || flow.in_record);
+        let room = flow.has_room(self.window.open()) && (!stopping || flow.in_record);
         if room && flow.waiting.is_empty() && flow.rest.is_some() {
             self.go_on(flow).await?;
         } else if room && !stopping && flow.waiting.is_empty() {
@@ -370,7 +376,7 @@ impl Worker {
             return self.publish(flow, waiting).await;
         }
         self.flush(flow).await?;
-        flow.pace(self.config.window).await;
+        flow.pace(self.window.open()).await;
         if flow.in_flight.is_empty() {
             if stopping {
                 return Err(Ended::Stopped);
@@ -532,6 +538,9 @@ impl Worker {
         let Waiting { offset, ends_record, received_at, message, replay } = waiting;
         if replay.is_none() {
             flow.published_to = flow.published_to.max(offset + 1);
+            if message.is_some() && self.tries.of(offset) > 1 {
+                self.meter.published_again();
+            }
         }
         let began = message.as_ref().and_then(|message| self.traces.begin(message));
         let mut taken = false;
@@ -645,6 +654,7 @@ impl Worker {
         }
         // Not before: a replay of which that cannot be stored comes again.
         if answered {
+            self.window.answered();
             self.recovered(offset);
         }
         if replay.is_none() && ends_record {

@@ -9,6 +9,7 @@ pub(super) struct Meter {
     sink: String,
     metrics: Metrics,
     delivered: IntCounter,
+    published_again: IntCounter,
     duration: Histogram,
     in_flight: IntGauge,
     state: IntGauge,
@@ -33,6 +34,7 @@ impl Meter {
     pub(super) fn new(sink: &str, metrics: Metrics) -> Meter {
         Meter {
             delivered: metrics.sink_delivered.with_label_values(&[sink]),
+            published_again: metrics.sink_published_again.with_label_values(&[sink]),
             duration: metrics.sink_delivery_duration.with_label_values(&[sink]),
             in_flight: metrics.sink_in_flight.with_label_values(&[sink]),
             state: metrics.sink_state.with_label_values(&[sink]),
@@ -47,6 +49,11 @@ impl Meter {
         if let Some(took) = took_secs {
             self.duration.observe(took);
         }
+    }
+
+    /// An event was handed over that had been before, in a life that failed.
+    pub(super) fn published_again(&self) {
+        self.published_again.inc();
     }
 
     /// Repeated events were left out.

@@ -423,6 +423,46 @@ async fn after_a_failure_everything_from_the_cursor_on_comes_again_with_the_same
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_cannot_go_yet_is_tried_alone_and_the_window_opens_again_with_answers() {
+    let bench = Bench::open();
+    bench.push_singles(10).await;
+    let running = bench.start("one", |_, _| Verdict::Hold);
+    let fail_first = || {
+        let first = running.book().held[0].take().expect("it is held");
+        first.send(Err(DeliveryError::retry("unknown_topic", ""))).expect("the worker waits");
+    };
+    let in_life = |life: usize| running.book().seen.iter().filter(|seen| seen.life == life).count();
+    running.published(10).await;
+    for life in 0..3 {
+        fail_first();
+        until("the next try", || in_life(life + 1) == 1).await;
+    }
+    assert_eq!([0, 1, 2].map(in_life), [10, 1, 1]);
+    let again = bench.metrics.sink_published_again.with_label_values(&["one"]);
+    assert_eq!(again.get(), 3);
+    // One answer makes room for two.
+    running.confirm(0);
+    until("two more", || in_life(3) == 3).await;
+    fail_second(&running);
+    until("the next try", || in_life(4) == 1).await;
+    assert_eq!((in_life(3), again.get()), (3, 6));
+    running.confirm(0);
+    for index in 1..9 {
+        until("the next", || running.book().held.len() > index).await;
+        running.confirm(index);
+    }
+    bench.cursor_at("one", 11).await;
+    bench.close().await;
+    running.ended().await;
+}
+
+/// What comes after the first of this life fails.
+fn fail_second(running: &Running) {
+    let second = running.book().held[1].take().expect("it is held");
+    second.send(Err(DeliveryError::retry("connection", ""))).expect("the worker waits");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_is_made_anew_at_the_end_of_the_wait_and_not_before() {
     let bench = Bench::open();
     bench.push_singles(1).await;
