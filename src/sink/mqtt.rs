@@ -8,7 +8,7 @@
 //! The last state of each agent and the relay's own status can be retained by the broker. A state is part of its event:
 //! the event's ack waits for both, and both go again after a failure. Of an event that no route leads here only the state goes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use crate::event::Event;
 use crate::sink::{Ack, BoxFuture, DeliveryError, Disposition, Message, Purpose, Sink};
 
+mod answer;
 mod client;
 mod config;
 mod encode;
@@ -63,13 +64,23 @@ pub struct MqttSink {
     config: MqttConfig,
     /// Absent until the first publish, so that nothing connects before there is something to say.
     connection: Option<Connection>,
+    refused: Refused,
 }
+
+/// The id of an event that the broker has refused for good, and closed the connection before it had the agent's state: only that goes
+/// again. One is enough, as the worker hears of the oldest that fails.
+type Refused = Arc<Mutex<Option<(String, DeliveryError)>>>;
 
 impl MqttSink {
     /// A sink that connects at its first publish, or with its worker where the relay's status is retained.
     #[must_use]
     pub fn new(name: &str, config: MqttConfig) -> MqttSink {
-        MqttSink { name: name.into(), config, connection: None }
+        MqttSink {
+            name: name.into(),
+            config,
+            connection: None,
+            refused: Refused::default(),
+        }
     }
 
     fn connection(&mut self) -> &Connection {
@@ -84,7 +95,10 @@ impl MqttSink {
                 encode::state(&message.event, message.topic.clone(), &self.config).map_err(on_error)?;
             return Ok(Box::pin(outcome(self.connection().send(state).await?)));
         }
-        let event = encode::encode(message, &self.config).map_err(on_error);
+        let event = match self.refused_before(message) {
+            Some(error) => Err(error),
+            None => encode::encode(message, &self.config).map_err(on_error),
+        };
         let state = self.state(message).map_err(on_error);
         let (event, state) = match (event, state) {
             (Ok(event), Ok(None)) => return Ok(Box::pin(outcome(self.connection().send(event).await?))),
@@ -97,8 +111,26 @@ impl MqttSink {
             Err(error) if error.disposition == Disposition::DeadLetter => refused(error),
             Err(error) => return Err(error),
         };
-        let state = self.connection().send(state).await?;
-        Ok(Box::pin(async { worse(outcome(event).await, outcome(state).await) }))
+        // Should the connection have ended over the event, its refusal is to be heard all the same.
+        let state = self.connection().send(state).await.unwrap_or_else(refused);
+        let (refused, id) = (self.refused.clone(), message.event.id.clone());
+        Ok(Box::pin(async move {
+            let (event, state) = (outcome(event).await, outcome(state).await);
+            if let (Err(error), Err(failed)) = (&event, &state)
+                && error.disposition == Disposition::DeadLetter
+                && failed.disposition != Disposition::DeadLetter
+            {
+                *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((id, error.clone()));
+            }
+            worse(event, state)
+        }))
+    }
+
+    /// Why the broker has refused this event, if it is the one of which only the state goes again.
+    fn refused_before(&self, message: &Message) -> Option<DeliveryError> {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = matches!(message.purpose, Purpose::Delivery);
+        refused.take_if(|(id, _)| known && *id == message.event.id).map(|(_, error)| error)
     }
 
     /// The agent's state, where it is retained and the event has its turn and has changed it.

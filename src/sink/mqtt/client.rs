@@ -22,7 +22,7 @@ use super::config::{MqttConfig, Version};
 use super::encode::{self, OFFLINE, ONLINE, check_size};
 use super::in_flight::{InFlight, Outcome, Waiter, resolve};
 use super::packet::Publish;
-use super::protocol::{Broken, Client, Limits, Notice, Protocol};
+use super::protocol::{Client, Limits, Notice, Protocol};
 use super::v4::V4;
 use super::v5::V5;
 use super::watchdog::Watchdog;
@@ -193,7 +193,7 @@ impl Link {
                         next = library.ready();
                     }
                 }
-                Err(broken) => return Err(self.last_words(&mut library, broken)),
+                Err(error) => return Err(self.last_words(&mut library, error)),
             }
         }
     }
@@ -204,7 +204,7 @@ impl Link {
         client: &P::Client,
         library: &mut P,
         watch: &mut Watch,
-    ) -> Result<Result<Notice, Broken>, DeliveryError> {
+    ) -> Result<Result<Notice, DeliveryError>, DeliveryError> {
         let mut next = pin!(library.next());
         let mut batch = Vec::new();
         loop {
@@ -253,7 +253,7 @@ impl Link {
     }
 
     /// What the broker confirmed just before the end is confirmed.
-    fn last_words(&mut self, library: &mut impl Protocol, broken: Broken) -> DeliveryError {
+    fn last_words(&mut self, library: &mut impl Protocol, error: DeliveryError) -> DeliveryError {
         while let Some(notice) = library.ready() {
             // What is called written may have met its end on the way to the socket.
             if !matches!(notice, Notice::Written(0))
@@ -262,9 +262,6 @@ impl Link {
                 return error;
             }
         }
-        if broken.oldest_too_large {
-            self.in_flight.fail_oldest(DeliveryError::dead_letter("too_large", "the broker refused it"));
-        }
-        self.config.on_error.of_connection(broken.error)
+        self.config.on_error.of_connection(error)
     }
 }

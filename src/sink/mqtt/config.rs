@@ -506,11 +506,10 @@ fn address(text: &str) -> Result<Address, String> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use rumqttc::v5::mqttbytes::v5::{PubAck, PubAckReason};
-
-    use super::super::failure::classify_ack;
     use secrecy::ExposeSecret;
 
+    use super::super::answer::{Answer, Step};
+    use super::super::failure::classify_answer;
     use super::*;
 
     pub(in crate::sink::mqtt) fn parse(text: &str) -> Result<MqttConfig, Vec<String>> {
@@ -621,16 +620,17 @@ pub(super) mod tests {
 
     #[test]
     fn what_a_refusal_without_a_reason_leads_to_is_the_operators_choice() {
-        use PubAckReason::{ImplementationSpecificError, PacketIdentifierInUse, UnspecifiedError};
         for (line, expected) in [
             ("", Disposition::Retry),
             ("on_error.refused = 'dead_letter'", Disposition::DeadLetter),
             ("on_error.refused = 'stop'", Disposition::Stop),
         ] {
             let config = parse(&format!("url = 'mqtt://b'\n{line}")).unwrap();
-            for reason in [UnspecifiedError, ImplementationSpecificError, PacketIdentifierInUse] {
-                let error = classify_ack(&PubAck { pkid: 1, reason, properties: None }).unwrap_err();
-                assert_eq!(config.on_error.of_message(error).disposition, expected, "{line} {reason:?}");
+            // Unspecified, the implementation's own, packet id in use.
+            for reason in [0x80, 0x83, 0x91] {
+                let answer = Answer { step: Step::Ack, id: 1, reason, text: None };
+                let error = classify_answer(&answer).unwrap_err();
+                assert_eq!(config.on_error.of_message(error).disposition, expected, "{line} 0x{reason:02x}");
             }
         }
     }

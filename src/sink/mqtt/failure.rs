@@ -3,63 +3,31 @@
 use std::error::Error;
 
 use rumqttc::v5::mqttbytes::Error as WireError;
-use rumqttc::v5::mqttbytes::v5::{
-    ConnectReturnCode, Disconnect, DisconnectReasonCode, PubAck, PubAckReason, PubComp, PubCompReason,
-    PubRec, PubRecReason,
-};
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, Disconnect, DisconnectReasonCode};
 
+use super::answer::{Answer, Step};
 use crate::sink::DeliveryError;
 
-/// PUBACK reason "packet too large": not in the standard's list for PUBACK, but Mosquitto sends it.
-const PACKET_TOO_LARGE: u8 = 0x95;
-
-/// Sorts a PUBACK: reasons below 0x80 are confirmations.
-pub(super) fn classify_ack(ack: &PubAck) -> Result<(), DeliveryError> {
-    let text = ack.properties.as_ref().and_then(|properties| properties.reason_string.as_deref());
-    sort(ack.reason, text)
-}
-
-/// Sorts a PUBREC in the same way; a reason of 0x80 or more ends the exchange.
-pub(super) fn classify_pubrec(answer: &PubRec) -> Result<(), DeliveryError> {
-    use PubRecReason as From;
-    let reason = match answer.reason {
-        From::Success => PubAckReason::Success,
-        From::NoMatchingSubscribers => PubAckReason::NoMatchingSubscribers,
-        From::UnspecifiedError => PubAckReason::UnspecifiedError,
-        From::ImplementationSpecificError => PubAckReason::ImplementationSpecificError,
-        From::NotAuthorized => PubAckReason::NotAuthorized,
-        From::TopicNameInvalid => PubAckReason::TopicNameInvalid,
-        From::PacketIdentifierInUse => PubAckReason::PacketIdentifierInUse,
-        From::QuotaExceeded => PubAckReason::QuotaExceeded,
-        From::PayloadFormatInvalid => PubAckReason::PayloadFormatInvalid,
-    };
-    let text = answer.properties.as_ref().and_then(|properties| properties.reason_string.as_deref());
-    sort(reason, text)
-}
-
-/// Sorts a PUBCOMP. A broker that does not know the id has forgotten the message in the middle of the exchange.
-pub(super) fn classify_pubcomp(answer: &PubComp) -> Result<(), DeliveryError> {
-    match answer.reason {
-        PubCompReason::Success => Ok(()),
-        PubCompReason::PacketIdentifierNotFound => {
-            Err(DeliveryError::retry("refused", "the broker answered PacketIdentifierNotFound"))
-        }
-    }
-}
-
-fn sort(reason: PubAckReason, text: Option<&str>) -> Result<(), DeliveryError> {
-    use PubAckReason as Reason;
-    let detail = || format!("the broker answered {reason:?} {}", text.unwrap_or_default());
-    match reason {
-        Reason::Success | Reason::NoMatchingSubscribers => Ok(()),
-        Reason::NotAuthorized => Err(DeliveryError::dead_letter("not_authorised", detail())),
-        Reason::TopicNameInvalid => Err(DeliveryError::dead_letter("topic_invalid", detail())),
-        Reason::PayloadFormatInvalid => Err(DeliveryError::dead_letter("payload_refused", detail())),
-        Reason::QuotaExceeded => Err(DeliveryError::retry("quota", detail())),
-        Reason::UnspecifiedError | Reason::ImplementationSpecificError | Reason::PacketIdentifierInUse => {
-            Err(DeliveryError::retry("refused", detail()))
-        }
-    }
+/// Sorts an answer to a message: reasons below 0x80 are confirmations. Those of the standard's list (2.4) can come in any answer: not in
+/// its list for PUBACK, but sent by Mosquitto, is "packet too large".
+pub(super) fn classify_answer(answer: &Answer) -> Result<(), DeliveryError> {
+    let Answer { step, reason, text, .. } = answer;
+    let says = |name: &str| format!("the broker answered {name} {}", text.as_deref().unwrap_or_default());
+    // A broker that refuses at the last step has forgotten the message in the middle of the exchange.
+    let begins = *step != Step::Complete;
+    Err(match reason {
+        0..0x80 => return Ok(()),
+        0x87 if begins => DeliveryError::dead_letter("not_authorised", says("NotAuthorized")),
+        0x90 if begins => DeliveryError::dead_letter("topic_invalid", says("TopicNameInvalid")),
+        0x95 if begins => DeliveryError::dead_letter("too_large", says("PacketTooLarge")),
+        0x99 if begins => DeliveryError::dead_letter("payload_refused", says("PayloadFormatInvalid")),
+        0x97 => DeliveryError::retry("quota", says("QuotaExceeded")),
+        0x80 => DeliveryError::retry("refused", says("UnspecifiedError")),
+        0x83 => DeliveryError::retry("refused", says("ImplementationSpecificError")),
+        0x91 => DeliveryError::retry("refused", says("PacketIdentifierInUse")),
+        0x92 => DeliveryError::retry("refused", says("PacketIdentifierNotFound")),
+        other => DeliveryError::retry("refused", says(&format!("reason 0x{other:02x}"))),
+    })
 }
 
 /// Sorts what ended a connection; always a retry.
@@ -109,12 +77,6 @@ pub(super) fn classify_v4(error: &rumqttc::ConnectionError) -> DeliveryError {
     DeliveryError::retry(reason, chain(error))
 }
 
-/// Whether the broker refused the oldest message it owes an answer for as too large, in a way the library cannot
-/// read. Answers come in the order of the messages (MQTT-4.6.0-2).
-pub(super) fn oldest_too_large(error: &WireError) -> bool {
-    matches!(error, WireError::InvalidConnectReturnCode(PACKET_TOO_LARGE))
-}
-
 fn refused(code: ConnectReturnCode) -> &'static str {
     use ConnectReturnCode as Code;
     match code {
@@ -158,36 +120,37 @@ mod tests {
     use super::*;
     use crate::sink::Disposition::{DeadLetter, Retry};
 
+    fn sorted(step: Step, reason: u8) -> Option<(crate::sink::Disposition, &'static str)> {
+        let error = classify_answer(&Answer { step, id: 1, reason, text: None }).err();
+        error.map(|error| (error.disposition, error.reason))
+    }
+
     #[test]
-    fn acks_are_sorted_by_their_reason() {
-        use PubAckReason as Reason;
-        for reason in [Reason::Success, Reason::NoMatchingSubscribers] {
-            assert!(classify_ack(&PubAck { pkid: 1, reason, properties: None }).is_ok());
-        }
-        for (reason, disposition, label) in [
-            (Reason::NotAuthorized, DeadLetter, "not_authorised"),
-            (Reason::TopicNameInvalid, DeadLetter, "topic_invalid"),
-            (Reason::PayloadFormatInvalid, DeadLetter, "payload_refused"),
-            (Reason::QuotaExceeded, Retry, "quota"),
-            (Reason::UnspecifiedError, Retry, "refused"),
-            (Reason::ImplementationSpecificError, Retry, "refused"),
-        ] {
-            let error = classify_ack(&PubAck { pkid: 1, reason, properties: None }).unwrap_err();
-            assert_eq!((error.disposition, error.reason), (disposition, label));
+    fn answers_are_sorted_by_their_reason() {
+        for step in [Step::Ack, Step::Received] {
+            for (reason, expected) in [
+                (0x00, None),
+                (0x10, None),
+                (0x87, Some((DeadLetter, "not_authorised"))),
+                (0x90, Some((DeadLetter, "topic_invalid"))),
+                (0x95, Some((DeadLetter, "too_large"))),
+                (0x99, Some((DeadLetter, "payload_refused"))),
+                (0x97, Some((Retry, "quota"))),
+                (0x80, Some((Retry, "refused"))),
+                (0x83, Some((Retry, "refused"))),
+                (0xff, Some((Retry, "refused"))),
+            ] {
+                assert_eq!(sorted(step, reason), expected, "{step:?} 0x{reason:02x}");
+            }
         }
     }
 
     #[test]
-    fn the_exchange_of_quality_of_service_2_is_sorted_at_both_steps() {
-        let pubrec = |reason| classify_pubrec(&PubRec { pkid: 1, reason, properties: None });
-        assert!(pubrec(PubRecReason::Success).is_ok() && pubrec(PubRecReason::NoMatchingSubscribers).is_ok());
-        let refused = pubrec(PubRecReason::NotAuthorized).unwrap_err();
-        assert_eq!((refused.disposition, refused.reason), (DeadLetter, "not_authorised"));
-        let later = pubrec(PubRecReason::QuotaExceeded).unwrap_err();
-        assert_eq!((later.disposition, later.reason), (Retry, "quota"));
-        let pubcomp = |reason| classify_pubcomp(&PubComp { pkid: 1, reason, properties: None });
-        assert!(pubcomp(PubCompReason::Success).is_ok());
-        assert_eq!(pubcomp(PubCompReason::PacketIdentifierNotFound).unwrap_err().disposition, Retry);
+    fn what_the_broker_has_is_not_set_aside_whatever_it_says_at_the_end() {
+        assert_eq!(sorted(Step::Complete, 0), None);
+        for reason in [0x87, 0x90, 0x92, 0x95, 0x99] {
+            assert_eq!(sorted(Step::Complete, reason), Some((Retry, "refused")), "0x{reason:02x}");
+        }
     }
 
     #[test]
@@ -207,6 +170,5 @@ mod tests {
         assert_eq!((taken_over.reason, taken_over.disposition), ("session_taken_over", Retry));
         assert_eq!(classify_io(&std::io::Error::other("x")).reason, "connection");
         assert_eq!(classify_wire(&WireError::MalformedPacket).reason, "protocol");
-        assert!(oldest_too_large(&WireError::InvalidConnectReturnCode(PACKET_TOO_LARGE)));
     }
 }

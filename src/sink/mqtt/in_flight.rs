@@ -37,8 +37,6 @@ pub(super) struct InFlight {
 struct Entry {
     /// `None` once answered.
     waiter: Option<Waiter>,
-    /// PUBREC has come.
-    received: bool,
 }
 
 impl InFlight {
@@ -73,7 +71,7 @@ impl InFlight {
 
     /// Remembers who waits for a message that is handed over now.
     pub(super) fn push(&mut self, waiter: Waiter) {
-        self.entries.push_back(Entry { waiter: Some(waiter), received: false });
+        self.entries.push_back(Entry { waiter: Some(waiter) });
     }
 
     /// Learns what happened. An error ends the connection.
@@ -92,17 +90,11 @@ impl InFlight {
                     }
                 }
             }
-            Notice::Received(id) => {
-                if let Some(entry) = self.numbers.get(&id).copied().and_then(|number| self.entry(number)) {
-                    entry.received = true;
-                }
-                Ok(())
-            }
             Notice::Answered { id, outcome } => {
                 let Some(number) = self.numbers.remove(&id) else { return Ok(()) };
                 self.end(number, outcome.map_err(|error| self.on_error.of_message(error)))
             }
-            Notice::Heard | Notice::Left | Notice::Sent => Ok(()),
+            Notice::Received | Notice::Heard | Notice::Left | Notice::Sent => Ok(()),
         }
     }
 
@@ -135,15 +127,6 @@ impl InFlight {
                 Ok(())
             }
             None => Ok(()),
-        }
-    }
-
-    /// Fails the first message on the wire that the broker has not answered in any way.
-    pub(super) fn fail_oldest(&mut self, error: DeliveryError) {
-        let on_the_wire = self.entries.iter_mut().take(self.written);
-        let mut unanswered = on_the_wire.filter(|entry| entry.waiter.is_some() && !entry.received);
-        if let Some(Waiter::Ack(ack)) = unanswered.next().and_then(|entry| entry.waiter.take()) {
-            resolve(ack, Err(self.on_error.of_message(error)));
         }
     }
 
@@ -203,7 +186,7 @@ mod tests {
         let mut in_flight = InFlight::new(OnError::default());
         let _outcomes = pushed(&mut in_flight, 2);
         in_flight.note(Notice::Written(1)).unwrap();
-        in_flight.note(Notice::Received(1)).unwrap();
+        in_flight.note(Notice::Received).unwrap();
         assert_eq!(in_flight.note(Notice::Written(1)).unwrap_err().reason, "protocol");
     }
 
@@ -215,22 +198,6 @@ mod tests {
         assert!(outcomes[0].try_recv().unwrap().is_ok());
         assert!(outcomes[1].try_recv().is_err());
         assert_eq!(in_flight.len(), 1);
-    }
-
-    #[test]
-    fn the_oldest_unanswered_message_is_one_without_a_pubrec() {
-        let mut in_flight = InFlight::new(OnError::default());
-        let mut outcomes = pushed(&mut in_flight, 3);
-        for id in [1, 2] {
-            in_flight.note(Notice::Written(id)).unwrap();
-        }
-        in_flight.note(Notice::Received(1)).unwrap();
-        in_flight.fail_oldest(DeliveryError::dead_letter("too_large", ""));
-        assert_eq!(outcomes[1].try_recv().unwrap().unwrap_err().reason, "too_large");
-        in_flight.fail(&DeliveryError::retry("connection", ""));
-        for index in [0, 2] {
-            assert_eq!(outcomes[index].try_recv().unwrap().unwrap_err().reason, "connection");
-        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(super) trait Protocol: Send + Sized {
     ///
     /// # Cancel safety
     /// Must not be dropped while the connection is to go on: a packet could be lost between state and socket.
-    fn next(&mut self) -> impl Future<Output = Result<Notice, Broken>> + Send;
+    fn next(&mut self) -> impl Future<Output = Result<Notice, DeliveryError>> + Send;
 
     /// What has happened already and was not told yet; also after the connection broke.
     fn ready(&mut self) -> Option<Notice>;
@@ -47,7 +47,7 @@ pub(super) enum Notice {
     /// The next message was written to the socket, under this packet id; 0 with quality of service 0.
     Written(u16),
     /// The broker has the message and the exchange goes on (PUBREC).
-    Received(u16),
+    Received,
     /// The exchange is over.
     Answered {
         /// The packet id.
@@ -69,15 +69,6 @@ impl Notice {
     }
 }
 
-/// The end of a connection.
-#[derive(Debug)]
-pub(super) struct Broken {
-    pub(super) error: DeliveryError,
-    /// The broker refused the oldest message that it owes an answer for as too large, in a way the library cannot read.
-    /// Answers come in the order of the messages (MQTT-4.6.0-2).
-    pub(super) oldest_too_large: bool,
-}
-
 /// What the broker allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
@@ -85,10 +76,4 @@ pub(super) struct Limits {
     pub(super) window: usize,
     /// Bytes of a packet.
     pub(super) packet_bytes: Option<usize>,
-}
-
-impl From<DeliveryError> for Broken {
-    fn from(error: DeliveryError) -> Broken {
-        Broken { error, oldest_too_large: false }
-    }
 }

@@ -14,7 +14,7 @@ use super::config::{MqttConfig, Quality};
 use super::encode::{LARGEST_PACKET, OFFLINE};
 use super::failure::classify_v4;
 use super::packet::Publish;
-use super::protocol::{Broken, Client, Limits, Notice, Protocol};
+use super::protocol::{Client, Limits, Notice, Protocol};
 use super::reach::LOOKUP_TIMEOUT;
 use crate::sink::DeliveryError;
 
@@ -67,10 +67,10 @@ impl Protocol for V4 {
         self.0.mqtt_options.keep_alive()
     }
 
-    async fn next(&mut self) -> Result<Notice, Broken> {
+    async fn next(&mut self) -> Result<Notice, DeliveryError> {
         match self.0.poll().await {
             Ok(event) => Ok(notice(&event)),
-            Err(error) => Err(Broken { error: classify_v4(&error), oldest_too_large: false }),
+            Err(error) => Err(classify_v4(&error)),
         }
     }
 
@@ -125,7 +125,7 @@ fn notice(event: &Event) -> Notice {
         Event::Outgoing(Outgoing::Disconnect) => Notice::Left,
         Event::Outgoing(_) => Notice::Sent,
         Event::Incoming(Incoming::PubAck(ack)) => answered(ack.pkid),
-        Event::Incoming(Incoming::PubRec(answer)) => Notice::Received(answer.pkid),
+        Event::Incoming(Incoming::PubRec(_)) => Notice::Received,
         Event::Incoming(Incoming::PubComp(answer)) => answered(answer.pkid),
         Event::Incoming(_) => Notice::Heard,
     }

@@ -17,14 +17,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+use super::answer::{self, Answer, Step};
 use super::config::{MqttConfig, Quality};
 use super::encode::OFFLINE;
-use super::failure::{
-    classify_ack, classify_disconnect, classify_io, classify_pubcomp, classify_pubrec, classify_refusal,
-    classify_wire, oldest_too_large,
-};
+use super::failure::{classify_answer, classify_disconnect, classify_io, classify_refusal, classify_wire};
 use super::packet::Publish;
-use super::protocol::{Broken, Client, Limits, Notice, Protocol};
+use super::protocol::{Client, Limits, Notice, Protocol};
 use super::stream::{self, Stream};
 use crate::sink::DeliveryError;
 
@@ -120,7 +118,7 @@ impl Protocol for V5 {
         self.keep_alive
     }
 
-    async fn next(&mut self) -> Result<Notice, Broken> {
+    async fn next(&mut self) -> Result<Notice, DeliveryError> {
         loop {
             if let Some(notice) = self.notices.pop_front() {
                 return Ok(notice);
@@ -173,8 +171,8 @@ impl V5 {
     }
 
     /// Reads, writes or pings once.
-    async fn turn(&mut self) -> Result<(), Broken> {
-        let Some(wire) = &mut self.wire else { return Err(closed().into()) };
+    async fn turn(&mut self) -> Result<(), DeliveryError> {
+        let Some(wire) = &mut self.wire else { return Err(closed()) };
         wire.incoming.reserve(READ_BYTES);
         let unhurried = self.unanswered < self.window / 2 && wire.next_look > Instant::now();
         tokio::select! {
@@ -182,21 +180,21 @@ impl V5 {
             read = wire.stream.read_buf(&mut wire.incoming), if !unhurried => {
                 wire.next_look = Instant::now() + PACE;
                 match read {
-                    Ok(0) => return Err(closed().into()),
+                    Ok(0) => return Err(closed()),
                     Ok(_) => self.understand()?,
-                    Err(error) => return Err(classify_io(&error).into()),
+                    Err(error) => return Err(classify_io(&error)),
                 }
                 self.write_out().await
             }
             taken = self.requests.recv_many(&mut self.taken, BATCH) => {
                 if taken == 0 {
-                    return Err(DeliveryError::retry("client", "nobody sends any more").into());
+                    return Err(DeliveryError::retry("client", "nobody sends any more"));
                 }
                 self.send().await
             }
             _ = wire.ping.tick() => {
                 if std::mem::replace(&mut wire.pinged, true) {
-                    return Err(DeliveryError::retry("stalled", "the broker did not answer a ping").into());
+                    return Err(DeliveryError::retry("stalled", "the broker did not answer a ping"));
                 }
                 PingReq::write(&mut wire.outgoing).map_err(|error| classify_wire(&error))?;
                 self.notices.push_back(Notice::Sent);
@@ -206,10 +204,10 @@ impl V5 {
     }
 
     /// Writes what was taken.
-    async fn send(&mut self) -> Result<(), Broken> {
+    async fn send(&mut self) -> Result<(), DeliveryError> {
         let mut taken = std::mem::take(&mut self.taken);
         for request in taken.drain(..) {
-            let Some(wire) = &mut self.wire else { return Err(closed().into()) };
+            let Some(wire) = &mut self.wire else { return Err(closed()) };
             match request {
                 Some(publish) if publish.quality == Quality::AtMostOnce => {
                     self.notices.push_back(Notice::Written(0));
@@ -235,8 +233,8 @@ impl V5 {
         self.write_out().await
     }
 
-    async fn write_out(&mut self) -> Result<(), Broken> {
-        let Some(wire) = &mut self.wire else { return Err(closed().into()) };
+    async fn write_out(&mut self) -> Result<(), DeliveryError> {
+        let Some(wire) = &mut self.wire else { return Err(closed()) };
         if wire.outgoing.is_empty() {
             return Ok(());
         }
@@ -244,45 +242,35 @@ impl V5 {
             // Why it has closed the connection, and what it had confirmed before, the broker may have said.
             while let Some(Ok(1..)) = wire.stream.read_buf(&mut wire.incoming).now_or_never() {}
             self.understand()?;
-            return Err(classify_io(&error).into());
+            return Err(classify_io(&error));
         }
         Ok(())
     }
 
     /// Takes in the packets that are complete.
-    fn understand(&mut self) -> Result<(), Broken> {
+    fn understand(&mut self) -> Result<(), DeliveryError> {
         let Some(wire) = &mut self.wire else { return Ok(()) };
         loop {
+            if let Some(answer) = answer::take(&mut wire.incoming) {
+                let notice = wire.answered(&answer)?;
+                self.unanswered -=
+                    usize::from(matches!(notice, Notice::Answered { .. }) && self.unanswered > 0);
+                self.notices.push_back(notice);
+                continue;
+            }
             let notice = match Packet::read(&mut wire.incoming, Some(LARGEST_INCOMING)) {
-                Ok(Packet::PubAck(ack)) => Notice::answered(ack.pkid, classify_ack(&ack)),
-                Ok(Packet::PubRec(answer)) => match classify_pubrec(&answer) {
-                    Ok(()) => {
-                        let release = PubRel::new(answer.pkid, None);
-                        release.write(&mut wire.outgoing).map_err(|error| classify_wire(&error))?;
-                        Notice::Received(answer.pkid)
-                    }
-                    // The exchange ends here (MQTT-4.3.3-4).
-                    Err(error) => Notice::answered(answer.pkid, Err(error)),
-                },
-                Ok(Packet::PubComp(answer)) => Notice::answered(answer.pkid, classify_pubcomp(&answer)),
                 Ok(Packet::PingResp(_)) => {
                     wire.pinged = false;
                     Notice::Heard
                 }
-                Ok(Packet::Disconnect(disconnect)) => return Err(classify_disconnect(&disconnect).into()),
+                Ok(Packet::Disconnect(disconnect)) => return Err(classify_disconnect(&disconnect)),
                 Ok(Packet::Publish(_)) => Notice::Heard,
                 Ok(packet) => {
-                    let detail = format!("the broker sent {packet:?}");
-                    return Err(DeliveryError::retry("protocol", detail).into());
+                    return Err(DeliveryError::retry("protocol", format!("the broker sent {packet:?}")));
                 }
                 Err(WireError::InsufficientBytes(_)) => return Ok(()),
-                Err(error) => {
-                    let oldest_too_large = oldest_too_large(&error);
-                    return Err(Broken { error: classify_wire(&error), oldest_too_large });
-                }
+                Err(error) => return Err(classify_wire(&error)),
             };
-            self.unanswered =
-                self.unanswered.saturating_sub(usize::from(matches!(notice, Notice::Answered { .. })));
             self.notices.push_back(notice);
         }
     }
@@ -316,6 +304,18 @@ async fn greet(
 }
 
 impl Wire {
+    /// What an answer means. A message that the broker has and that goes on is released.
+    fn answered(&mut self, answer: &Answer) -> Result<Notice, DeliveryError> {
+        let outcome = classify_answer(answer);
+        if answer.step != Step::Received || outcome.is_err() {
+            // A PUBREC that refuses ends the exchange (MQTT-4.3.3-4).
+            return Ok(Notice::answered(answer.id, outcome));
+        }
+        let release = PubRel::new(answer.id, None);
+        release.write(&mut self.outgoing).map_err(|error| classify_wire(&error))?;
+        Ok(Notice::Received)
+    }
+
     async fn write_out(&mut self) -> std::io::Result<()> {
         self.stream.write_all(&self.outgoing).await?;
         self.stream.flush().await?;

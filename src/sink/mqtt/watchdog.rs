@@ -31,7 +31,7 @@ impl Watchdog {
 
     pub(super) fn note(&mut self, notice: &Notice) {
         match notice {
-            Notice::Received(_) | Notice::Answered { .. } => {
+            Notice::Received | Notice::Answered { .. } => {
                 self.heard = Instant::now();
                 self.confirmed = self.heard;
             }

@@ -569,6 +569,30 @@ async fn an_event_that_can_never_go_changes_its_agents_state_all_the_same() {
 }
 
 #[tokio::test]
+async fn an_event_that_the_broker_finds_too_large_changes_its_agents_state_all_the_same() {
+    // With `max_queued_messages 0` Mosquitto closes the connection behind its refusal, with the default it does not. After a failure the
+    // worker has one event in flight.
+    let ways = [0, 1000].into_iter().flat_map(|queued| [("qos = 1", queued, 10), ("qos = 2", queued, 1)]);
+    for (way, queued, window) in ways {
+        let lines = format!("allow_anonymous true\nmessage_size_limit 2000\nmax_queued_messages {queued}\n");
+        let broker = Mosquitto::start_with(&lines).await;
+        let mut sink = sink(&broker.url(), &format!("{way}\nencoding = 'structured'\n{STATES}"));
+        let states = [AgentState::SignedIn, AgentState::Ready, AgentState::NotReady, AgentState::Busy];
+        let mut sent: Vec<_> =
+            (0..).zip(states).map(|(sequence, state)| change("101", sequence, state)).collect();
+        std::sync::Arc::make_mut(&mut sent[2].event).source.push_str(&"x".repeat(3000));
+        let report =
+            tokio::time::timeout(DEADLINE, deliver_all(&mut sink, &sent[..3], window)).await.expect(way);
+        assert_eq!(report.dead_letters, [("101-2".to_owned(), "too_large")], "{way}: {report:?}");
+        assert_eq!(retained_state(&broker, "101").await, Some(("notReady".to_owned(), 2)), "{way} {queued}");
+        assert!(queued == 0 || report.retries.is_empty(), "{way}: {report:?}");
+        let report = deliver_all(&mut sink, &sent[3..], 10).await;
+        assert!(report.retries.is_empty() && report.dead_letters.is_empty(), "{way}: {report:?}");
+        assert_eq!(retained_state(&broker, "101").await, Some(("busy".to_owned(), 3)), "{way}");
+    }
+}
+
+#[tokio::test]
 async fn states_are_right_again_after_the_broker_was_killed_and_connections_broke() {
     for way in WAYS {
         let mut broker = Mosquitto::start().await;
