@@ -25,6 +25,7 @@ mod in_flight;
 mod packet;
 mod protocol;
 mod reach;
+mod short_lives;
 mod stream;
 mod v4;
 mod v5;
@@ -35,6 +36,7 @@ pub use config::{MqttConfig, MqttOnErrorOptions, MqttOptions, Version};
 pub(crate) use encode::state_schema;
 use in_flight::Outcome;
 use packet::Publish;
+use short_lives::ShortLives;
 
 /// Every reason of this sink's [`DeliveryError`]s.
 pub const REASONS: &[&str] = &[
@@ -64,6 +66,7 @@ pub struct MqttSink {
     config: MqttConfig,
     /// Absent until the first publish, so that nothing connects before there is something to say.
     connection: Option<Connection>,
+    short_lives: ShortLives,
     refused: Refused,
 }
 
@@ -79,13 +82,14 @@ impl MqttSink {
             name: name.into(),
             config,
             connection: None,
+            short_lives: ShortLives::default(),
             refused: Refused::default(),
         }
     }
 
     fn connection(&mut self) -> &Connection {
-        let (name, config) = (&self.name, &self.config);
-        self.connection.get_or_insert_with(|| Connection::open(name, config))
+        let (name, config, lives) = (&self.name, &self.config, &self.short_lives);
+        self.connection.get_or_insert_with(|| Connection::open(name, config, lives))
     }
 
     async fn send(&mut self, message: &Message) -> Result<Ack, DeliveryError> {
@@ -208,7 +212,7 @@ impl Sink for MqttSink {
             if let Some(connection) = self.connection.take() {
                 connection.abandon().await;
             }
-            self.connection = Some(Connection::open(&self.name, &self.config));
+            self.connection = Some(Connection::open(&self.name, &self.config, &self.short_lives));
             Ok(())
         })
     }

@@ -16,13 +16,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::config::{MqttConfig, Version};
 use super::encode::{self, OFFLINE, ONLINE, check_size};
 use super::in_flight::{InFlight, Outcome, Waiter, resolve};
 use super::packet::Publish;
 use super::protocol::{Client, Limits, Notice, Protocol};
+use super::short_lives::ShortLives;
 use super::v4::V4;
 use super::v5::V5;
 use super::watchdog::Watchdog;
@@ -53,14 +54,16 @@ struct Job {
 
 impl Connection {
     /// Begins to connect.
-    pub(super) fn open(sink: &Arc<str>, config: &MqttConfig) -> Connection {
+    pub(super) fn open(sink: &Arc<str>, config: &MqttConfig, short_lives: &ShortLives) -> Connection {
         let (jobs, queue) = mpsc::channel(usize::from(config.max_in_flight));
         let failure = Arc::new(OnceLock::new());
         let in_flight = InFlight::new(config.on_error.clone());
         let (tell, trouble) = watch::channel(None);
         let (sink, config) = (sink.clone(), config.clone());
         let version = config.version;
-        let link = Link { sink, config, queue, open: true, in_flight, trouble: tell };
+        let short_lives = short_lives.clone();
+        let link =
+            Link { sink, config, queue, open: true, in_flight, trouble: tell, connected: None, short_lives };
         let task = match version {
             Version::V5 => tokio::task::spawn(link.run::<V5>(failure.clone())),
             Version::V311 => tokio::task::spawn(link.run::<V4>(failure.clone())),
@@ -124,6 +127,9 @@ struct Link {
     open: bool,
     in_flight: InFlight,
     trouble: watch::Sender<Option<DeliveryError>>,
+    /// Since when the connection is there.
+    connected: Option<Instant>,
+    short_lives: ShortLives,
 }
 
 /// What one connection keeps beside its messages.
@@ -139,7 +145,11 @@ impl Link {
     async fn run<P: Protocol>(mut self, failure: Arc<OnceLock<DeliveryError>>) {
         let calm = Calm::default();
         let error = loop {
-            let Err(error) = self.carry::<P>().await else { break ended() };
+            let Err(mut error) = self.carry::<P>().await else { break ended() };
+            if let Some(connected) = self.connected.take() {
+                let client_id = self.config.client_id(&self.sink);
+                error = self.short_lives.ended(connected.elapsed(), &client_id, error);
+            }
             tracing::debug!(sink = &*self.sink, %error, "the MQTT connection has ended");
             if !self.is_idle() || error.disposition == Disposition::Stop {
                 break error;
@@ -170,6 +180,7 @@ impl Link {
     async fn carry<P: Protocol>(&mut self) -> Result<(), DeliveryError> {
         let (client, mut library) = P::new(&self.sink, &self.config)?;
         let limits = library.connect(&self.config).await?;
+        self.connected = Some(Instant::now());
         tracing::info!(sink = &*self.sink, window = limits.window, "connected to the MQTT broker");
         let mut ticker = tokio::time::interval(WATCHDOG_TICK);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -632,6 +632,18 @@ async fn an_event_is_not_confirmed_before_its_agents_state_is() {
 }
 
 #[tokio::test]
+async fn two_clients_of_one_id_are_called_what_they_may_be() {
+    let broker = Mosquitto::start().await;
+    let lines = "client_id = 'wall'\nstatus_topic = 'relay/status'";
+    let (mut one, mut two) = (sink(&broker.url(), lines), sink(&broker.url(), lines));
+    one.flush().await.unwrap();
+    two.flush().await.unwrap();
+    let told =
+        async { while !one.trouble().await.detail.contains("another client may use the id wall: ") {} };
+    tokio::time::timeout(DEADLINE, told).await.expect("it is told");
+}
+
+#[tokio::test]
 async fn the_relays_status_is_retained_from_its_connection_to_its_end() {
     for version in ["5", "'3.1.1'"] {
         let mut broker = Mosquitto::start().await;
