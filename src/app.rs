@@ -31,7 +31,7 @@ use crate::receive::{Bodies, PushHandler};
 use crate::reload::{self, Desk, Origin, Reloader, SetLogLevel, Targets, Wishes};
 use crate::session::config::{AgentConfig, AgentDefaults, GatewayConfig, SessionsConfig};
 use crate::session::password::PasswordReader;
-use crate::session::roster::{self, Changes, Roll};
+use crate::session::roster::{self, Changes};
 use crate::session::{Deps, Sessions};
 use crate::spool::{AgentKey, SinkStart, Spool, SpoolThreads};
 use crate::trace::{Exporter, Traces};
@@ -224,7 +224,8 @@ impl Relay {
         agents.extend(put.into_iter().map(Arc::new));
         // They too hold the roster, and their task alone needs them.
         let rosters = std::mem::take(&mut config.sessions.rosters);
-        let (roll, called) = watch::channel(Roll { inline: rosters.inline(), confirmed: 0 });
+        let (roll, called) = watch::channel(rosters.inline());
+        let ((roster_desk, roster_wishes), stale) = (roster::Desk::new(), rosters.stale());
         let sessions = Sessions::start(SessionsConfig { agents, ..config.sessions.clone() }, deps)?;
         observer.connect(sessions.clone());
         let (desk, wishes) = Desk::new();
@@ -235,7 +236,7 @@ impl Relay {
             &sessions,
             &spool,
             kept.clone(),
-            desk,
+            (desk, stale),
         );
         operations.api.connect(parts);
         watch_failures(&lifecycle, &spool, &sessions);
@@ -247,6 +248,7 @@ impl Relay {
                 move |changes| change_roster(changes, &rostered, &kept, &defaults, &configured),
                 metrics.clone(),
                 called,
+                roster_wishes,
                 lifecycle.stopping(),
             ),
         );
@@ -271,6 +273,7 @@ impl Relay {
             sessions: sessions.clone(),
             roll: Arc::new(roll),
             named_sinks: Arc::new(named_sinks),
+            rosters: roster_desk,
             ways,
             set_log_level: None,
         };
@@ -415,7 +418,7 @@ fn admin_parts(
     sessions: &Sessions,
     spool: &Spool,
     kept: Arc<KeptAgents>,
-    reloads: Desk,
+    (reloads, stale_rosters): (Desk, roster::Stale),
 ) -> Parts {
     let open = |gateway: &GatewayConfig| (gateway.name.clone(), gateway.call_through.clone());
     Parts {
@@ -431,6 +434,7 @@ fn admin_parts(
         sight: ways.clone(),
         troubles: troubles.clone(),
         reloads,
+        stale_rosters,
     }
 }
 

@@ -43,6 +43,7 @@ use out::say;
 use route::RouteCommand;
 use schema::SchemaArgs;
 use tail::TailArgs;
+use status::ReloadArgs;
 use token::TokenArgs;
 
 /// Something failed while running.
@@ -55,7 +56,7 @@ const DAMAGED: u8 = 65;
 const CONFIGURATION: u8 = 78;
 
 /// What scripts can rely on.
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 somebody should look (status, sinks) or an event goes nowhere (route \
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 somebody should look (status, sinks, reload) or an event goes nowhere (route \
     test); 3 somebody must act now (status); 64 wrong usage; 65 a damaged spool, or no event; 78 wrong configuration.";
 
 /// Relays agent events of a CC-Gateway to Kafka and MQTT: durably, in order, and without ever costing an agent the
@@ -105,8 +106,9 @@ enum Command {
     Tail(TailArgs),
     /// Make a token for callers of the admin API, or a secret.
     Token(TokenArgs),
-    /// Have a running daemon read certificates, secrets, rosters and its log level anew.
-    Reload(ApiPlace),
+    /// Have a running daemon read certificates, secrets, rosters and its log level anew. Ends with 2 when a roster is not in force as
+    /// it is.
+    Reload(ReloadArgs),
     /// Print what makes a shell complete commands and options, such as `source <(ccrelay completions bash)`.
     Completions(CompletionsArgs),
     /// Print the manual page, or write one for each command.
@@ -161,7 +163,7 @@ pub fn main() -> ExitCode {
         Command::Token(args) => inspected(token::run(&args)),
         Command::Completions(args) => inspected(manual::completions(&args, Cli::command())),
         Command::Man(args) => inspected(manual::man(&args, Cli::command())),
-        Command::Reload(api) => inspected(status::reload(&api)),
+        Command::Reload(args) => inspected(status::reload(&args)),
     }
 }
 

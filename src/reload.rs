@@ -10,8 +10,10 @@
 //!   it said at the start, and what it names is read anew.
 //! - **Nobody is disturbed**: listeners go on listening, open connections keep what they began with, sessions know nothing
 //!   of it, but those of agents that were added, changed or taken away. That more than half of them are gone at once is a mistake
-//!   unless a person asked for the reload; so is a certificate of a listener that is over, for others than servers or without the host
-//!   of a `callback_uri`, where the one in force is not. A token secret that is taken away is good for checking for one overlap more.
+//!   unless a person says that these are to go, which is an act of its own: a SIGHUP or a reload for any other reason, such as a
+//!   renewed certificate, says nothing of agents. So is a certificate of a listener that is over, for others than servers or without the host
+//!   of a `callback_uri`, where the one in force is not, unless a person asked for the reload. A token secret that is taken away is good
+//!   for checking for one overlap more.
 //! - **What cannot change** is named: those keys need a restart, and nothing follows from them before. So agents that stand in the
 //!   configuration take what they leave out from the defaults in force, and those of a gateway whose name is gone stay as they are.
 //!   Sinks are those of the start, and while others are written the routes wait with them: events that lead to a sink that does not
@@ -39,7 +41,7 @@ use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::session::Sessions;
 use crate::session::config::{AgentConfig, AgentDefaults};
-use crate::session::roster::{self, Inline, Roll};
+use crate::session::roster::{self, Inline, Standing};
 use crate::stamp::Stamp;
 
 mod expiry;
@@ -126,6 +128,8 @@ pub enum Outcome {
         changed: Vec<String>,
         /// Keys that are written differently now and need a restart.
         needs_restart: Vec<String>,
+        /// Rosters of which there is something to be said; `None` when they were not all read in time.
+        rosters: Option<Vec<Standing>>,
     },
     /// Nothing was changed, because of these mistakes.
     Refused(Vec<Problem>),
@@ -134,12 +138,20 @@ pub enum Outcome {
 /// Takes wishes for a reload; cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct Desk {
-    wishes: mpsc::Sender<oneshot::Sender<Outcome>>,
+    wishes: mpsc::Sender<Wish>,
+}
+
+/// Somebody wants a reload.
+#[derive(Debug)]
+struct Wish {
+    /// Agents that stand nowhere any more are to go, however many they are.
+    confirms_removals: bool,
+    tell: oneshot::Sender<Outcome>,
 }
 
 /// The other end of a [`Desk`].
 #[derive(Debug)]
-pub struct Wishes(mpsc::Receiver<oneshot::Sender<Outcome>>);
+pub struct Wishes(mpsc::Receiver<Wish>);
 
 impl Desk {
     /// A desk and where its wishes come out.
@@ -149,10 +161,10 @@ impl Desk {
         (Desk { wishes }, Wishes(received))
     }
 
-    /// Reloads and says what came of it; `None` when nobody does that here.
-    pub async fn reload(&self) -> Option<Outcome> {
+    /// Reloads and says what came of it; `None` when nobody does that here. With `confirms_removals` agents may be lost in any number.
+    pub async fn reload(&self, confirms_removals: bool) -> Option<Outcome> {
         let (tell, told) = oneshot::channel();
-        self.wishes.send(tell).await.ok()?;
+        self.wishes.send(Wish { confirms_removals, tell }).await.ok()?;
         told.await.ok()
     }
 }
@@ -171,7 +183,9 @@ pub struct Targets {
     /// The clients of gateways.
     pub sessions: Sessions,
     /// Agents that stand in the configuration itself, for whoever keeps the sessions to them.
-    pub roll: Arc<watch::Sender<Roll>>,
+    pub roll: Arc<watch::Sender<Inline>>,
+    /// Reads the rosters.
+    pub rosters: roster::Desk,
     /// Names of the sinks that stand in the file, for whoever gives up what others have not got. They run only after a restart.
     pub named_sinks: Arc<watch::Sender<BTreeSet<String>>>,
     /// Where events go.
@@ -281,17 +295,24 @@ impl Reloader {
             while let Ok(wish) = wishes.0.try_recv() {
                 asked.push(wish);
             }
-            let confirmed = signalled || !asked.is_empty();
-            let reload = move |reloader: &mut Reloader| reloader.reload(confirmed);
-            let Some((back, outcome)) = off_the_runtime(self, reload, &stop).await else { return };
+            let wanted = signalled || !asked.is_empty();
+            let confirmed = asked.iter().any(|wish| wish.confirms_removals);
+            let reload = move |reloader: &mut Reloader| reloader.reload(wanted, confirmed);
+            let Some((back, mut outcome)) = off_the_runtime(self, reload, &stop).await else { return };
             self = back;
-            if signalled || (confirmed && matches!(outcome, Outcome::Done { .. })) {
+            if signalled || (wanted && matches!(outcome, Outcome::Done { .. })) {
                 // Rosters are read anew as well, each for itself.
-                self.targets.roll.send_modify(|roll| roll.confirmed += 1);
+                let read = stop.run_until_cancelled(self.targets.rosters.read(confirmed)).await.flatten();
+                if read.is_none() && !stop.is_cancelled() {
+                    tracing::warn!("rosters are not all read yet");
+                }
+                if let Outcome::Done { rosters, .. } = &mut outcome {
+                    *rosters = read;
+                }
             }
             for wish in asked {
                 // Who asked may have gone.
-                drop(wish.send(outcome.clone()));
+                drop(wish.tell.send(outcome.clone()));
             }
         }
     }
@@ -309,17 +330,18 @@ impl Reloader {
         settled && (self.seen != self.tried || self.retry.is_some_and(|retry| retry <= Instant::now()))
     }
 
-    /// Reads everything and puts it in force, or leaves everything as it is. With `confirmed` agents may be lost in any number.
-    fn reload(&mut self, confirmed: bool) -> Outcome {
+    /// Reads everything and puts it in force, or leaves everything as it is. Somebody has `wanted` it, or files have changed; with
+    /// `confirmed` agents may be lost in any number.
+    fn reload(&mut self, wanted: bool, confirmed: bool) -> Outcome {
         self.manager.reloading();
         let tried = self.tried.clone();
-        let (outcome, refused) = match self.try_reload(confirmed) {
+        let (outcome, refused) = match self.try_reload(wanted, confirmed) {
             Ok(outcome) => (outcome, Vec::new()),
             Err(problems) => (Outcome::Refused(problems.clone()), problems),
         };
         self.retry = (!refused.is_empty()).then(|| Instant::now() + RETRY);
         // Nobody asked for what was only tried again, and what was said of it before is not said again.
-        let again = !confirmed && self.tried == tried;
+        let again = !wanted && self.tried == tried;
         if !again || refused.is_empty() || refused != self.refused {
             self.say(&outcome);
         }
@@ -328,7 +350,7 @@ impl Reloader {
         outcome
     }
 
-    fn try_reload(&mut self, confirmed: bool) -> Result<Outcome, Vec<Problem>> {
+    fn try_reload(&mut self, wanted: bool, confirmed: bool) -> Result<Outcome, Vec<Problem>> {
         // Looked at before it is read: what is written in between is read again.
         let before = self.look();
         (self.seen, self.tried) = (before.clone(), before.clone());
@@ -336,7 +358,7 @@ impl Reloader {
         let (config, outline, now) = self.read().map_err(problems_of)?;
         // Also where something else is refused: a sink that is put back must not lose what it has not got.
         self.name_sinks(config.sinks.iter().map(|sink| sink.name.clone()).collect());
-        self.compare_certificates(&config, confirmed)?;
+        self.compare_certificates(&config, wanted)?;
 
         let token = &config.token;
         let (secret, previous) = (token.secret_file.as_deref(), token.previous_secret_file.as_deref());
@@ -407,7 +429,7 @@ impl Reloader {
                 of_agents.put.len(),
                 of_agents.remove.len()
             ));
-            self.targets.roll.send_modify(|roll| roll.inline = inline);
+            self.targets.roll.send_replace(inline);
         }
         let mut needs_restart = changes.needing_restart(self.targets.operations.tls.is_some(), routes_wait);
         if routes_wait && new_mask_secret && !needs_restart.iter().any(|key| key == MASK_SECRET) {
@@ -428,7 +450,7 @@ impl Reloader {
         // What needs a restart is compared with what the daemon was started with, every time.
         let is_taken = |key: &str| is_changeable(key) && !(routes_wait && is_of_routes(key));
         self.in_force.outline = std::mem::take(&mut self.in_force.outline).with(outline, is_taken);
-        Ok(Outcome::Done { changed, needs_restart })
+        Ok(Outcome::Done { changed, needs_restart, rosters: Some(Vec::new()) })
     }
 
     fn name_sinks(&self, names: BTreeSet<String>) {
@@ -441,9 +463,9 @@ impl Reloader {
 
     /// A certificate that cannot work is not taken for one that can, unless somebody asks for it: most likely the wrong file was
     /// written, and every push would fail.
-    fn compare_certificates(&self, config: &Config, confirmed: bool) -> Result<(), Vec<Problem>> {
+    fn compare_certificates(&self, config: &Config, wanted: bool) -> Result<(), Vec<Problem>> {
         let worse = self.in_force.shown.worse(config);
-        if !confirmed && !worse.is_empty() {
+        if !wanted && !worse.is_empty() {
             return Err(worse);
         }
         for Problem { key, message } in worse {
@@ -486,7 +508,7 @@ impl Reloader {
     fn agents(&self, config: &Config, confirmed: bool) -> Result<(Inline, roster::Changes), String> {
         let known =
             |agent: &&Arc<AgentConfig>| self.targets.sessions.sign_out_limit(&agent.gateway).is_some();
-        let before = self.targets.roll.borrow().inline.clone();
+        let before = self.targets.roll.borrow().clone();
         let gone = |agent: &&Arc<AgentConfig>| {
             config.sessions.gateways.iter().all(|gateway| gateway.name != agent.gateway)
         };
@@ -497,7 +519,7 @@ impl Reloader {
         let (lost, of) = (changes.remove.len(), before.len());
         if !confirmed && roster::are_too_many(lost, of) {
             return Err(format!(
-                "{lost} of {of} agents are gone at once: they are kept until SIGHUP or `ccrelay reload` says that this is meant"
+                "{lost} of {of} agents are gone at once: they are kept until `ccrelay reload --confirm-removals` says that this is meant"
             ));
         }
         Ok((inline, changes))
@@ -505,7 +527,7 @@ impl Reloader {
 
     fn say(&self, outcome: &Outcome) {
         let (label, ok) = match outcome {
-            Outcome::Done { changed, needs_restart } => {
+            Outcome::Done { changed, needs_restart, rosters: _ } => {
                 tracing::info!(?changed, "read anew");
                 if !needs_restart.is_empty() {
                     tracing::warn!(keys = ?needs_restart, "these keys have other values now, which need a restart");
@@ -694,6 +716,6 @@ mod tests {
     async fn a_desk_that_nobody_serves_says_so() {
         let (desk, wishes) = Desk::new();
         drop(wishes);
-        assert_eq!(desk.reload().await, None);
+        assert_eq!(desk.reload(false).await, None);
     }
 }

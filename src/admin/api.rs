@@ -48,6 +48,7 @@ use crate::request;
 use crate::session::Sessions;
 use crate::session::config::{AgentDefaults, CallPattern};
 use crate::session::password::PasswordReader;
+use crate::session::roster::Stale;
 use crate::spool::{AgentKey, Spool};
 
 /// Bodies are an agent's settings, a ticket, or a call of the gateway's, whose largest has 16 KiB of call data.
@@ -84,6 +85,8 @@ pub struct Parts {
     pub troubles: Troubles,
     /// Takes wishes for a reload.
     pub reloads: Desk,
+    /// Rosters whose files are not in force as they are.
+    pub stale_rosters: Stale,
     /// Where changes run: the daemon's runtime, which lives longer than a caller's patience.
     pub runtime: Handle,
 }

@@ -198,15 +198,20 @@ pub(super) fn sinks(call: &Call<'_>) -> Response<Full<Bytes>> {
 /// Reads anew what may change while the daemon runs. A configuration with mistakes is the caller's to mend, so it is
 /// their conflict; each is named.
 pub(super) async fn reload(call: &Call<'_>) -> Answer {
-    query(call.query, &[])?;
+    let query = query(call.query, &["confirm_removals"])?;
+    let confirms_removals = match query.text("confirm_removals") {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(Fault::bad_request("confirm_removals is true or false")),
+    };
     if !call.body.is_empty() {
         return Err(Fault::bad_request("no body is expected"));
     }
-    match call.parts.reloads.reload().await {
+    match call.parts.reloads.reload(confirms_removals).await {
         None => Err(Fault::unavailable("this process reads nothing anew")),
-        Some(Outcome::Done { changed, needs_restart }) => Ok(json(
+        Some(Outcome::Done { changed, needs_restart, rosters }) => Ok(json(
             StatusCode::OK,
-            &serde_json::json!({ "changed": changed, "needs_restart": needs_restart }),
+            &serde_json::json!({ "changed": changed, "needs_restart": needs_restart, "rosters": rosters }),
         )),
         Some(Outcome::Refused(problems)) => {
             let listed: Vec<_> = problems.iter().map(|one| format!("{}: {}", one.key, one.message)).collect();

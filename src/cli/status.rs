@@ -4,13 +4,14 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::Args;
 use http::Method;
 use serde_json::Value;
 
 use super::api::{ApiPlace, Caller};
 use super::out::say;
 
-/// What `status` and `sinks` end with when somebody should look.
+/// What `status`, `sinks` and `reload` end with when somebody should look.
 const ATTENTION: u8 = 2;
 /// What `status` ends with when somebody must act now.
 const CRITICAL: u8 = 3;
@@ -49,24 +50,78 @@ pub(super) fn sinks(api: &ApiPlace) -> anyhow::Result<ExitCode> {
     Ok(if delivering(&answer["sinks"]) { ExitCode::SUCCESS } else { ExitCode::from(ATTENTION) })
 }
 
-/// Has the daemon read its files anew.
-pub(super) fn reload(api: &ApiPlace) -> anyhow::Result<ExitCode> {
-    let answer = get(api, Method::POST, "reload")?;
-    if api.json {
+/// What a reload may do.
+#[derive(Debug, Args)]
+pub(super) struct ReloadArgs {
+    #[command(flatten)]
+    api: ApiPlace,
+    /// Sign agents out that stand in no file any more, however many they are. Without this more than half of a roster of ten
+    /// agents or more is kept when it is gone at once, since the file may have been cut short.
+    #[arg(long)]
+    confirm_removals: bool,
+}
+
+/// Has the daemon read its files anew. Ends with [`ATTENTION`] when a roster is not in force as it is.
+pub(super) fn reload(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
+    let path = if args.confirm_removals { "reload?confirm_removals=true" } else { "reload" };
+    let answer = get(&args.api, Method::POST, path)?;
+    let rosters = answer["rosters"].as_array().map_or(&[][..], Vec::as_slice);
+    let read = !answer["rosters"].is_null();
+    let in_force = read && !rosters.iter().any(is_stale);
+    let end = if in_force { ExitCode::SUCCESS } else { ExitCode::from(ATTENTION) };
+    if args.api.json {
         say!("{answer}");
-        return Ok(ExitCode::SUCCESS);
+        return Ok(end);
     }
     let list = |name: &str| -> Vec<String> {
         let items = answer[name].as_array().into_iter().flatten();
         items.filter_map(|item| item.as_str().map(str::to_owned)).collect()
     };
     let (changed, needs_restart) = (list("changed"), list("needs_restart"));
-    if changed.is_empty() {
+    if changed.is_empty() && rosters.is_empty() && read {
         say!("nothing has changed");
     }
     changed.iter().for_each(|what| say!("in force: {what}"));
+    rosters.iter().flat_map(of_roster).for_each(|what| say!("{what}"));
+    if !read {
+        say!("rosters: not all of them are read yet, see the log");
+    }
     needs_restart.iter().for_each(|key| say!("needs a restart: {key}"));
-    Ok(ExitCode::SUCCESS)
+    Ok(end)
+}
+
+/// Whether the roster is not in force as its file is.
+fn is_stale(roster: &Value) -> bool {
+    ["held", "mistakes"].iter().any(|count| number(&roster[*count]) > 0.0) || roster["being_written"] == true
+}
+
+/// What is to be said of a roster, a line for each.
+fn of_roster(roster: &Value) -> Vec<String> {
+    let (file, count) = (text(&roster["file"]), |name: &str| number(&roster[name]));
+    let mut said = Vec::new();
+    if count("put") + count("removed") > 0.0 {
+        said.push(format!(
+            "in force: roster {file}: {} agents put in, {} taken out",
+            count("put"),
+            count("removed")
+        ));
+    }
+    if count("held") > 0.0 {
+        said.push(format!(
+            "kept: roster {file}: {} agents that it has no more; if they are to be signed out: ccrelay reload --confirm-removals",
+            count("held")
+        ));
+    }
+    if count("mistakes") > 0.0 {
+        said.push(format!(
+            "not in force: roster {file}: {} mistakes, which the log names",
+            count("mistakes")
+        ));
+    }
+    if roster["being_written"] == true {
+        said.push(format!("not in force yet: roster {file} is being written"));
+    }
+    said
 }
 
 fn get(api: &ApiPlace, method: Method, path: &str) -> anyhow::Result<Value> {
@@ -202,6 +257,23 @@ mod tests {
             ]
         );
         assert_eq!(gateway(0, 2), ["gateway  main: 2 active; 120 s to the first sign-out"]);
+    }
+
+    #[test]
+    fn what_a_reload_has_done_to_each_roster_is_said_with_its_file() {
+        let roster = |put: u32, removed: u32, held: u32, mistakes: u32, being_written: bool| {
+            serde_json::json!({ "file": "/r.csv", "put": put, "removed": removed, "held": held,
+                "mistakes": mistakes, "being_written": being_written })
+        };
+        assert_eq!(
+            of_roster(&roster(1, 2, 0, 0, false)),
+            ["in force: roster /r.csv: 1 agents put in, 2 taken out"]
+        );
+        let held = roster(0, 0, 8, 0, false);
+        assert!(of_roster(&held)[0].starts_with("kept: roster /r.csv: 8 agents") && is_stale(&held));
+        assert!(is_stale(&roster(0, 0, 0, 3, false)) && is_stale(&roster(0, 0, 0, 0, true)));
+        assert!(!is_stale(&roster(1, 2, 0, 0, false)));
+        assert_eq!(of_roster(&roster(0, 0, 0, 3, true)).len(), 2);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! - An agent stands in one place: in `[[agents]]` or in one line of one roster.
 //! - A file that has a mistake anywhere is not used at all; what was read from it before stays in force.
 //! - Nobody is signed out because a file was cut short: an empty one is refused unless that is allowed, and one that
-//!   has lost more than half of its agents at once loses them only when a person confirms it.
+//!   has lost more than half of its agents at once loses them only when a person confirms it, by an act that says nothing else.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -21,12 +21,14 @@ mod csv;
 mod diff;
 mod tables;
 mod watch;
+mod wish;
 
 #[cfg(test)]
 mod tests;
 
 pub use diff::{AgentKey, Changes, diff};
-pub use watch::{Roll, apply, watch};
+pub use watch::{apply, watch};
+pub use wish::{Desk, Stale, Standing, Wish};
 
 use diff::key;
 
@@ -59,6 +61,8 @@ pub struct Rosters {
     gateways: HashMap<String, AgentDefaults>,
     /// Agents of the configuration itself. Where one stands in a file too, this is what counts.
     inline: Inline,
+    /// Files that are not in force as they are, for who looks.
+    stale: Stale,
 }
 
 /// Agents that stand in `[[agents]]` of the configuration.
@@ -110,6 +114,10 @@ pub struct Loaded {
     pub refused: Vec<(usize, Vec<Mistake>)>,
     /// Files that lost so many agents that these are kept until a person confirms it, and how many.
     pub held: Vec<(usize, usize)>,
+    /// Files by which agents were added or changed, and how many.
+    pub put: Vec<(usize, usize)>,
+    /// Files by which agents stand nowhere any more, and how many.
+    pub removed: Vec<(usize, usize)>,
 }
 
 impl Rosters {
@@ -122,7 +130,8 @@ impl Rosters {
     ) -> Rosters {
         let file =
             |raw| RosterFile { raw, agents: Vec::new(), stamp: None, watched: watch::Watched::default() };
-        Rosters { files: rosters.into_iter().map(file).collect(), gateways, inline: inline.into() }
+        let files = rosters.into_iter().map(file).collect();
+        Rosters { files, gateways, inline: inline.into(), stale: Stale::default() }
     }
 
     /// Reads all files for the first time and notes every mistake.
@@ -156,6 +165,12 @@ impl Rosters {
     /// All agents of all files.
     pub fn agents(&self) -> impl Iterator<Item = &Arc<AgentConfig>> {
         self.files.iter().flat_map(|file| file.agents.iter().map(|entry| &entry.agent))
+    }
+
+    /// Files that are not in force as they are, at whatever time that is asked.
+    #[must_use]
+    pub fn stale(&self) -> Stale {
+        self.stale.clone()
     }
 
     /// Agents of the configuration itself.
@@ -200,11 +215,26 @@ impl Rosters {
         if !confirmed {
             loaded.held = self.hold(&mut fresh);
         }
-        for (index, entries) in fresh {
-            self.files[index].agents = entries;
-        }
+        let before: Vec<_> = fresh
+            .into_iter()
+            .map(|(index, entries)| (index, std::mem::replace(&mut self.files[index].agents, entries)))
+            .collect();
         loaded.changes = diff(&old, &self.in_force());
+        self.count(&before, &mut loaded);
         loaded
+    }
+
+    /// Notes how many of the changes each of the files has made that had these agents `before`.
+    fn count(&self, before: &[(usize, Vec<Entry>)], loaded: &mut Loaded) {
+        let put: HashSet<AgentKey> = loaded.changes.put.iter().map(|agent| key(agent)).collect();
+        let removed: HashSet<&AgentKey> = loaded.changes.remove.iter().collect();
+        for (index, before) in before {
+            let put =
+                self.files[*index].agents.iter().filter(|entry| put.contains(&key(&entry.agent))).count();
+            let removed = before.iter().filter(|entry| removed.contains(&key(&entry.agent))).count();
+            loaded.put.extend((put > 0).then_some((*index, put)));
+            loaded.removed.extend((removed > 0).then_some((*index, removed)));
+        }
     }
 
     fn read(&self, index: usize) -> Result<Vec<Entry>, Vec<Mistake>> {

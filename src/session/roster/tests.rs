@@ -5,6 +5,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use super::wish::Asked;
 use super::*;
 use crate::event::GatewayName;
 use crate::metrics::Metrics;
@@ -81,9 +82,13 @@ fn lines(ids: impl IntoIterator<Item = u32>) -> String {
 
 /// Looks at the files twice, as the watcher does a few seconds apart.
 fn look(rosters: &mut Rosters, metrics: &Metrics) -> Changes {
-    let mut changes = rosters.poll(Instant::now(), None, false, metrics);
-    changes.extend(rosters.poll(Instant::now(), None, false, metrics));
+    let mut changes = poll(rosters, None, Asked::Not, metrics);
+    changes.extend(poll(rosters, None, Asked::Not, metrics));
     changes
+}
+
+fn poll(rosters: &mut Rosters, inline: Option<Inline>, asked: Asked, metrics: &Metrics) -> Changes {
+    rosters.poll(Instant::now(), inline, asked, metrics).changes
 }
 
 fn metrics() -> Metrics {
@@ -186,8 +191,8 @@ fn a_changed_file_adds_changes_and_removes_agents_and_touches_no_others() {
     assert!(look(&mut rosters, &metrics).is_empty());
     folder.write("agents.csv", &lines([1001, 1003, 1004]).replace("71003", "8"));
     // While it may still be written to nothing is done.
-    assert!(rosters.poll(Instant::now(), None, false, &metrics).is_empty());
-    let changes = rosters.poll(Instant::now(), None, false, &metrics);
+    assert!(poll(&mut rosters, None, Asked::Not, &metrics).is_empty());
+    let changes = poll(&mut rosters, None, Asked::Not, &metrics);
     assert_eq!(ids(&changes), (vec!["1003", "1004"], vec!["1002"]));
     assert!(look(&mut rosters, &metrics).is_empty());
     assert_eq!(metrics.roster_agents.with_label_values(&["main"]).get(), 4);
@@ -203,10 +208,10 @@ fn a_broken_file_keeps_what_was_there_is_counted_once_and_mends_itself() {
     let counted = || (metrics.roster_reload_failures.get(), metrics.rosters_stale.get());
     assert_eq!(counted(), (1, 1));
     let later = Instant::now() + Duration::from_secs(60);
-    assert!(rosters.poll(later, None, false, &metrics).is_empty());
+    assert!(rosters.poll(later, None, Asked::Not, &metrics).changes.is_empty());
     assert_eq!(counted(), (1, 1));
     folder.write("1002", "hush-hush");
-    let changes = rosters.poll(later + Duration::from_secs(60), None, false, &metrics);
+    let changes = rosters.poll(later + Duration::from_secs(60), None, Asked::Not, &metrics).changes;
     assert_eq!(ids(&changes), (vec!["1002"], vec!["1001"]));
     assert_eq!(counted(), (1, 0));
 
@@ -226,12 +231,53 @@ fn more_than_half_of_a_roster_is_lost_only_when_a_person_confirms_it() {
     let changes = look(&mut rosters, &metrics);
     assert_eq!(ids(&changes), (vec!["1020"], vec![]));
     assert_eq!((metrics.roster_reload_failures.get(), metrics.rosters_stale.get()), (1, 1));
-    let changes = rosters.poll(Instant::now(), None, true, &metrics);
-    assert_eq!(changes.remove.len(), 11);
-    assert_eq!(metrics.rosters_stale.get(), 0);
+    let held = Standing { file: folder.path("agents.csv"), held: 11, ..Standing::default() };
+    assert_eq!(rosters.stale().load_full().as_slice(), std::slice::from_ref(&held));
+    // Whoever has all files read for another reason, such as a certificate, has said nothing of agents.
+    let polled = rosters.poll(Instant::now(), None, Asked::Reading, &metrics);
+    assert!(polled.changes.is_empty(), "{:?}", polled.changes);
+    assert_eq!(polled.standings, std::slice::from_ref(&held));
+    let polled = rosters.poll(Instant::now(), None, Asked::Removals, &metrics);
+    assert_eq!(polled.changes.remove.len(), 11);
+    assert_eq!(polled.standings, [Standing { held: 0, removed: 11, ..held }]);
+    assert!(metrics.rosters_stale.get() == 0 && rosters.stale().load().is_empty());
     // Half or less goes at once.
     folder.write("agents.csv", &lines(1000..1005));
     assert_eq!(look(&mut rosters, &metrics).remove.len(), 5);
+}
+
+#[test]
+fn a_file_that_is_being_written_is_not_read_for_a_wish_either() {
+    let (folder, metrics) = (Folder::new(), metrics());
+    let mut rosters = rosters(vec![folder.roster("agents.csv", &lines(1000..1012), 1000..1012)]);
+    folder.write("agents.csv", &lines(1000..1008));
+    assert!(!rosters.have_settled());
+    folder.write("agents.csv", &lines(1000..1009));
+    let polled = rosters.poll(Instant::now(), None, Asked::Removals, &metrics);
+    assert!(polled.changes.is_empty(), "{:?}", polled.changes);
+    let being_written =
+        Standing { file: folder.path("agents.csv"), being_written: true, ..Standing::default() };
+    assert_eq!(polled.standings, [being_written]);
+    let polled = rosters.poll(Instant::now(), None, Asked::Reading, &metrics);
+    assert_eq!((polled.changes.remove.len(), polled.standings[0].removed), (3, 3));
+    assert!(rosters.have_settled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_waits_for_a_file_that_has_just_changed() {
+    let folder = Folder::new();
+    let rosters = rosters(vec![folder.roster("agents.csv", &lines(1000..1004), 1000..1004)]);
+    let ((desk, wishes), (roll, called)) = (Desk::new(), tokio::sync::watch::channel(rosters.inline()));
+    let stop = tokio_util::sync::CancellationToken::new();
+    let watcher = tokio::spawn(watch(rosters, |_| (), metrics(), called, wishes, stop.clone()));
+    assert_eq!(desk.read(false).await, Some(Vec::new()));
+    folder.write("agents.csv", &lines(1000..1003));
+    let removed = Standing { file: folder.path("agents.csv"), removed: 1, ..Standing::default() };
+    assert_eq!(desk.read(false).await, Some(vec![removed]));
+    stop.cancel();
+    watcher.await.unwrap();
+    assert_eq!(desk.read(false).await, None);
+    drop(roll);
 }
 
 #[test]
@@ -279,12 +325,12 @@ fn an_agent_that_moves_between_configuration_and_roster_is_not_touched() {
     let metrics = metrics();
     // From the roster into the configuration, where agent 500 stood until now.
     folder.write("agents.csv", &lines(1001..1003));
-    let changes = rosters.poll(Instant::now(), Some(inline(&agent)), true, &metrics);
+    let changes = poll(&mut rosters, Some(inline(&agent)), Asked::Reading, &metrics);
     assert_eq!(ids(&changes), (vec![], vec!["500"]));
     assert_eq!(metrics.roster_agents.with_label_values(&["main"]).get(), 3);
     // And back.
     folder.write("agents.csv", &lines(1001..1004));
-    let changes = rosters.poll(Instant::now(), Some(Inline::default()), false, &metrics);
+    let changes = poll(&mut rosters, Some(Inline::default()), Asked::Not, &metrics);
     assert_eq!(ids(&changes), (vec![], vec![]));
     assert_eq!(metrics.roster_agents.with_label_values(&["main"]).get(), 3);
     assert_eq!(metrics.rosters_stale.get(), 0);
@@ -299,11 +345,11 @@ fn an_agent_that_stands_in_the_configuration_and_in_a_roster_that_is_not_read_ye
     });
     let mut rosters = rosters(vec![folder.roster("agents.csv", &lines(1001..1003), 1001..1003)]);
     let metrics = metrics();
-    let changes = rosters.poll(Instant::now(), Some(inline(&agent)), false, &metrics);
+    let changes = poll(&mut rosters, Some(inline(&agent)), Asked::Not, &metrics);
     assert_eq!(ids(&changes), (vec!["1001"], vec!["500"]));
     assert_eq!(changes.put[0].options.phone_number, "9");
     assert_eq!(metrics.rosters_stale.get(), 1, "the roster has it too");
     folder.write("agents.csv", &lines(1002..1003));
-    assert!(rosters.poll(Instant::now(), None, true, &metrics).is_empty());
+    assert!(look(&mut rosters, &metrics).is_empty());
     assert_eq!(metrics.rosters_stale.get(), 0);
 }

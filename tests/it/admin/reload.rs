@@ -402,11 +402,57 @@ async fn a_configuration_that_has_lost_most_of_its_agents_needs_a_persons_word()
     assert!(scene.relay.log().contains("9 of 12 agents are gone at once"), "{}", scene.relay.log());
     scene.agent_in("1009", "active").await;
     let output = ccrelay(&scene, &["reload"]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", text_of(&output));
+    assert!(text_of(&output).contains("9 of 12 agents are gone at once"), "{}", text_of(&output));
+    let output = ccrelay(&scene, &["reload", "--confirm-removals"]).await;
     assert!(text_of(&output).contains("0 put in, 9 taken out"), "{}", text_of(&output));
     is_gone(&scene, 1009).await;
     for id in ["1001", "1002", "1003"] {
         let counts = scene.simulator.counts(&AgentId::parse(id).expect("an id"));
         assert_eq!((counts.sign_ins, counts.sign_outs.len()), (1, 0), "{id}: {counts:?}");
     }
+    scene.end().await;
+}
+
+fn lines(ids: std::ops::Range<u32>) -> String {
+    "id,phone_number\n".to_owned() + &ids.map(|id| format!("{id},7{id}\n")).collect::<String>()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_for_another_reason_signs_nobody_out_whom_a_shortened_roster_has_no_more() {
+    let mut roster = PathBuf::new();
+    let scene = Scene::with(|relay| {
+        roster = relay.folder().join("roster.csv");
+        std::fs::write(&roster, lines(2001..2013)).expect("it can be written");
+        let folder = relay.folder().display().to_string();
+        let table = format!(
+            "[[rosters]]\nfile = \"{}\"\ngateway = \"main\"\ndefaults = {{ password_file = \"{folder}/password\" }}\n",
+            roster.display()
+        );
+        relay.edit("[[gateways]]\n", &format!("{table}[[gateways]]\n"));
+    })
+    .await;
+    let agents = async || scene.relay.metric("ccrelay_roster_agents").await;
+    assert_eq!(agents().await, 15.0);
+    std::fs::write(&roster, lines(2001..2005)).expect("it can be written");
+    above(&scene, "ccrelay_rosters_stale", 0.0).await;
+    let reloads = scene.relay.metric(OK).await;
+    scene.relay.running().signal(Signal::SIGHUP);
+    above(&scene, OK, reloads).await;
+    let output = ccrelay(&scene, &["reload"]).await;
+    let said = text_of(&output);
+    let named = format!("kept: roster {}: 8 agents", roster.display());
+    assert!(said.contains(&named) && said.contains("--confirm-removals"), "{said}");
+    assert!(!said.contains("nothing has changed"), "{said}");
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let said = text_of(&ccrelay(&scene, &["status"]).await);
+    assert!(said.contains(&format!("{}: 8 agents that it has no more", roster.display())), "{said}");
+    assert_eq!(agents().await, 15.0, "{}", scene.relay.log());
+
+    let output = ccrelay(&scene, &["reload", "--confirm-removals"]).await;
+    let said = text_of(&output);
+    assert!(output.status.success() && said.contains("0 agents put in, 8 taken out"), "{said}");
+    assert_eq!(agents().await, 7.0);
+    assert_eq!(text_of(&ccrelay(&scene, &["reload"]).await).trim(), "nothing has changed");
     scene.end().await;
 }
