@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::pulse::Lately;
 use crate::clock::Timestamp;
 use crate::config::certificates;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SESSION_STATES};
+use crate::session::roster::Standing;
 
 /// How bad it is, as the alert's label has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -44,6 +45,12 @@ const MANY_GUESSES: u64 = 100;
 const MANY: u64 = 5;
 /// Pushes that the gateway gave up in two minutes: up to this many are those of one line that broke.
 const GIVEN_UP: u64 = 3;
+/// Sessions lost in five minutes for each agent of a gateway: one is what a restart of the gateway costs, and two are what agents
+/// lose who are thrown out after every two minutes.
+const LOST_AGAIN: f64 = 1.5;
+/// What part of a gateway's active agents may be without pushes before it is the gateway that does not reach us. Who is thrown out for
+/// it every two minutes, and has a minute until it is known, is without for a part of the time only.
+const WITHOUT_PUSHES: i64 = 3;
 
 /// The worst first.
 pub(super) fn concerns(
@@ -51,6 +58,7 @@ pub(super) fn concerns(
     ready: bool,
     gateways: &[Limit],
     sinks: &[String],
+    stale_rosters: &[Standing],
     lately: &Lately,
     now: Timestamp,
 ) -> Vec<Concern> {
@@ -61,9 +69,10 @@ pub(super) fn concerns(
     let backups = metrics.backup_addresses();
     gateways.iter().for_each(|gateway| of_gateway(metrics, gateway, &backups, lately, &mut found));
     of_spool(metrics, lately, &mut found);
-    of_answers(lately, &mut found);
+    of_answers(metrics, gateways, lately, &mut found);
     sinks.iter().for_each(|sink| of_sink(metrics, sink, lately, &mut found));
     of_files(metrics, lately, now, &mut found);
+    of_rosters(metrics, stale_rosters, &mut found);
     found.0.sort_by_key(|concern| concern.severity);
     found.0
 }
@@ -122,6 +131,7 @@ fn of_gateway(
         let what = format!("{gateway}: no pushes come for {}", agents(silent, "", ""));
         found.warning("CcrelayAgentsWithoutPushes", gateway, what);
     }
+    of_thrown_out(metrics, gateway, lately, found);
     let suspended = metrics.sessions.with_label_values(&[gateway, "suspended"]).get();
     if suspended > 0 {
         let what =
@@ -157,8 +167,43 @@ fn of_gateway(
     }
 }
 
+/// Agents who are thrown out, or are about to be although their heartbeats are answered.
+fn of_thrown_out(metrics: &Metrics, gateway: &str, lately: &Lately, found: &mut Found) {
+    let in_state = |state: &str| metrics.sessions.with_label_values(&[gateway, state]).get();
+    let silent = lately.without_pushes.get(gateway).copied().unwrap_or_default();
+    if silent > 0 && silent * WITHOUT_PUSHES > in_state("active") {
+        let what = format!(
+            "{gateway}: the gateway does not reach us: in the last minutes {} signed in without a push, and it signs them out for that",
+            agents(silent, "was", "were")
+        );
+        found.critical("CcrelayMostAgentsWithoutPushes", gateway, what);
+    }
+    let Some(&lost) = lately.session_losses.get(gateway) else { return };
+    found.warning(
+        "CcrelaySessionsLost",
+        gateway,
+        format!("{gateway}: {lost} sessions were lost in the last minutes"),
+    );
+    let all: i64 = SESSION_STATES.iter().map(|state| in_state(state)).sum();
+    if all > 0 && lost as f64 > LOST_AGAIN * all as f64 {
+        let what = format!(
+            "{gateway}: agents lose their sessions again and again: {lost} in the last minutes, of {}",
+            agents(all, "", "")
+        );
+        found.critical("CcrelaySessionsLostAgain", gateway, what);
+    }
+}
+
 /// What is seen of pushes before and beside the spool.
-fn of_answers(lately: &Lately, found: &mut Found) {
+fn of_answers(metrics: &Metrics, gateways: &[Limit], lately: &Lately, found: &mut Found) {
+    let active = |limit: &Limit| metrics.sessions.with_label_values(&[&*limit.gateway, "active"]).get() > 0;
+    if lately.certificate_refused > MANY && lately.stored_last_minute == 0 && gateways.iter().any(active) {
+        let what = format!(
+            "{} pushes of the last two minutes were not made, as the gateway refuses our certificate, and none has come in the last",
+            lately.certificate_refused
+        );
+        found.critical("CcrelayCertificateRefused", "", what);
+    }
     let handshakes = lately.handshake_failures.iter().filter(|(_, count)| **count > MANY);
     if handshakes.clone().next().is_some() {
         let what = counted("connections to the callback listener came to nothing", handshakes);
@@ -198,10 +243,6 @@ fn agents(count: i64, one: &str, many: &str) -> String {
 }
 
 fn of_spool(metrics: &Metrics, lately: &Lately, found: &mut Found) {
-    if lately.session_losses > 0 {
-        let what = format!("{} sessions were lost in the last minutes", lately.session_losses);
-        found.warning("CcrelaySessionsLost", "", what);
-    }
     let (stored, mut others): (Vec<_>, Vec<_>) = lately
         .push_failures
         .iter()
@@ -302,9 +343,6 @@ fn of_files(metrics: &Metrics, lately: &Lately, now: Timestamp, found: &mut Foun
         let what = format!("{} lines of the log were lost in the last minutes", lately.log_lines_dropped);
         found.warning("CcrelayLogLinesDropped", "", what);
     }
-    if metrics.rosters_stale.get() > 0 {
-        found.warning("CcrelayRosterStale", "", "a roster's file is not in force");
-    }
     if metrics.admin_tokens_stale.get() > 0 {
         let what =
             "the file of the admin API's tokens is not in force: tokens that were taken away are still good";
@@ -316,6 +354,17 @@ fn of_files(metrics: &Metrics, lately: &Lately, now: Timestamp, found: &mut Foun
     if metrics.restart_needed.get() == 1 {
         let what = "the configuration has changed in keys that need a restart";
         found.add(Severity::Info, "CcrelayRestartNeeded", "", what);
+    }
+}
+
+fn of_rosters(metrics: &Metrics, stale: &[Standing], found: &mut Found) {
+    for standing in stale {
+        if let Some(what) = standing.why_stale() {
+            found.warning("CcrelayRosterStale", &standing.file.display().to_string(), what);
+        }
+    }
+    if stale.is_empty() && metrics.rosters_stale.get() > 0 {
+        found.warning("CcrelayRosterStale", "", "a roster's file is not in force");
     }
 }
 
@@ -337,7 +386,7 @@ mod tests {
         for reason in ["heartbeats_failing", "no_pushes"] {
             metrics.sessions_degraded.with_label_values(&["main", reason]).set(2);
         }
-        for state in ["suspended", "signing_in"] {
+        for state in ["suspended", "signing_in", "active"] {
             metrics.sessions.with_label_values(&["main", state]).set(1);
         }
         metrics.spool_fill_ratio.set(0.9);
@@ -356,7 +405,10 @@ mod tests {
         Lately {
             push_failures: [("spool_full", 7), ("token_forged", MANY + 1)].into(),
             pushes_given_up: GIVEN_UP + 1,
-            session_losses: 2,
+            session_losses: [("main".to_owned(), 5)].into(),
+            without_pushes: [("main".to_owned(), 2)].into(),
+            certificate_refused: MANY + 1,
+            stored_last_minute: 0,
             session_events_lost: [("main".to_owned(), 2)].into(),
             polls_unanswered: [("main".to_owned(), 1)].into(),
             log_lines_dropped: 70,
@@ -379,7 +431,7 @@ mod tests {
         metrics.spool_fill_ratio.set(0.1);
         let alerts = |forecast| {
             let lately = Lately { spool_forecast: forecast, ..Lately::default() };
-            let found = concerns(&metrics, true, &gateways(), &[], &lately, Timestamp(0));
+            let found = concerns(&metrics, true, &gateways(), &[], &[], &lately, Timestamp(0));
             found.iter().map(|concern| concern.alert).collect::<Vec<_>>()
         };
         assert_eq!(alerts(Some(1.01)), ["CcrelaySpoolFilling"]);
@@ -391,8 +443,10 @@ mod tests {
         let metrics = Metrics::new(["main"], [("kafka", &[][..]), ("mqtt", &[][..])]).unwrap();
         let lately = all_wrong(&metrics);
         let sinks = ["kafka".to_owned(), "mqtt".to_owned()];
-        let found = concerns(&metrics, false, &gateways(), &sinks, &lately, Timestamp(86_400_000));
-        assert_eq!(found.len(), 31, "{found:#?}");
+        let stale = Standing { file: "/etc/roster.csv".into(), held: 8, ..Standing::default() };
+        let now = Timestamp(86_400_000);
+        let found = concerns(&metrics, false, &gateways(), &sinks, &[stale], &lately, now);
+        assert_eq!(found.len(), 34, "{found:#?}");
         assert!(found.is_sorted_by_key(|concern| concern.severity), "{found:#?}");
         for concern in &found {
             let alert = concern.alert;
@@ -416,7 +470,7 @@ mod tests {
         metrics.sign_ins.with_label_values(&["north", "transport"]).inc_by(10);
         pulse.beat(&metrics);
         let limits = names.map(|gateway| Limit { gateway, ..gateways()[0].clone() });
-        let found = concerns(&metrics, true, &limits, &[], &pulse.lately(), Timestamp(0));
+        let found = concerns(&metrics, true, &limits, &[], &[], &pulse.lately(), Timestamp(0));
         let found: Vec<_> = found.iter().map(|concern| (concern.alert, concern.subject.as_str())).collect();
         assert_eq!(found, [("CcrelaySignInsFailing", "north")]);
     }
@@ -434,7 +488,7 @@ mod tests {
         metrics.log_lines_dropped.inc_by(70);
         pulse.beat(&metrics);
         let limits = names.map(|gateway| Limit { gateway, ..gateways()[0].clone() });
-        let found = concerns(&metrics, true, &limits, &[], &pulse.lately(), Timestamp(0));
+        let found = concerns(&metrics, true, &limits, &[], &[], &pulse.lately(), Timestamp(0));
         let found: Vec<_> = found.iter().map(|concern| (concern.alert, concern.subject.as_str())).collect();
         let expected = [
             ("CcrelaySessionEventsLost", "north"),
@@ -458,7 +512,7 @@ mod tests {
             metrics.certificate_expiry.with_label_values(&of).set(end);
         }
         let now = Timestamp(10 * 86_400_000);
-        let found = concerns(&metrics, true, &gateways(), &[], &Lately::default(), now);
+        let found = concerns(&metrics, true, &gateways(), &[], &[], &Lately::default(), now);
         let mut found: Vec<_> = found.iter().map(|concern| (concern.alert, concern.what.as_str())).collect();
         found.sort_unstable();
         let expected = [
@@ -471,11 +525,75 @@ mod tests {
     }
 
     #[test]
+    fn a_roster_that_is_held_back_is_named_with_what_would_be_lost() {
+        let metrics = Metrics::new(["main"], []).unwrap();
+        metrics.rosters_stale.set(1);
+        let stale = Standing { file: "/etc/roster.csv".into(), held: 8, ..Standing::default() };
+        let found = concerns(&metrics, true, &gateways(), &[], &[stale], &Lately::default(), Timestamp(0));
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert_eq!((found[0].alert, found[0].subject.as_str()), ("CcrelayRosterStale", "/etc/roster.csv"));
+        assert!(
+            found[0].what.contains("8 agents") && found[0].what.contains("--confirm-removals"),
+            "{found:#?}"
+        );
+    }
+
+    /// What is critical while sessions are in these states.
+    fn critical(sessions: &[(&str, i64)], lately: &Lately) -> Vec<&'static str> {
+        let metrics = Metrics::new(["main"], []).unwrap();
+        for (state, count) in sessions {
+            metrics.sessions.with_label_values(&["main", *state]).set(*count);
+        }
+        let found = concerns(&metrics, true, &gateways(), &[], &[], lately, Timestamp(0));
+        found.iter().filter(|one| one.severity == Severity::Critical).map(|one| one.alert).collect()
+    }
+
+    #[test]
+    fn a_gateway_that_reaches_us_no_more_is_critical_and_a_few_agents_are_not() {
+        let of =
+            |count: i64| Lately { without_pushes: [("main".to_owned(), count)].into(), ..Lately::default() };
+        assert!(critical(&[("active", 30)], &of(10)).is_empty());
+        assert_eq!(critical(&[("active", 30)], &of(11)), ["CcrelayMostAgentsWithoutPushes"]);
+        // They have just been thrown out.
+        assert_eq!(critical(&[("signing_in", 30)], &of(30)), ["CcrelayMostAgentsWithoutPushes"]);
+        assert!(critical(&[("signed_out", 30)], &of(0)).is_empty());
+    }
+
+    #[test]
+    fn sessions_lost_again_and_again_are_critical_and_a_restart_of_the_gateway_is_not() {
+        let lost =
+            |count: u64| Lately { session_losses: [("main".to_owned(), count)].into(), ..Lately::default() };
+        assert!(critical(&[("active", 10), ("signing_in", 20)], &lost(30)).is_empty());
+        assert_eq!(critical(&[("active", 10), ("signing_in", 20)], &lost(46)), ["CcrelaySessionsLostAgain"]);
+        assert!(critical(&[], &lost(3)).is_empty());
+    }
+
+    #[test]
+    fn a_refused_certificate_is_critical_while_no_push_comes_for_agents_who_are_signed_in() {
+        let refused = |refused, stored| Lately {
+            certificate_refused: refused,
+            stored_last_minute: stored,
+            ..Lately::default()
+        };
+        assert_eq!(critical(&[("active", 1)], &refused(MANY + 1, 0)), ["CcrelayCertificateRefused"]);
+        assert!(critical(&[("active", 1)], &refused(MANY + 1, 1)).is_empty(), "it is not the gateway");
+        assert!(critical(&[("active", 1)], &refused(MANY, 0)).is_empty());
+        assert!(critical(&[("signed_out", 1)], &refused(MANY + 1, 0)).is_empty());
+    }
+
+    #[test]
     fn when_all_is_well_nothing_needs_anybody() {
         let metrics = Metrics::new(["main"], [("kafka", &[][..])]).unwrap();
         metrics.sink_state.with_label_values(&["kafka"]).set(1);
-        let found =
-            concerns(&metrics, true, &gateways(), &["kafka".to_owned()], &Lately::default(), Timestamp(0));
+        let found = concerns(
+            &metrics,
+            true,
+            &gateways(),
+            &["kafka".to_owned()],
+            &[],
+            &Lately::default(),
+            Timestamp(0),
+        );
         assert!(found.is_empty(), "{found:#?}");
     }
 
@@ -490,7 +608,7 @@ mod tests {
             guesses: [("callback", MANY_GUESSES), ("operations", MANY_GUESSES)].into(),
             ..Lately::default()
         };
-        let found = concerns(&metrics, true, &gateways(), &[], &few, Timestamp(0));
+        let found = concerns(&metrics, true, &gateways(), &[], &[], &few, Timestamp(0));
         assert!(found.is_empty(), "{found:#?}");
     }
 }

@@ -27,8 +27,13 @@ const RATE: Duration = Duration::from_secs(10);
 const FORECAST: Duration = Duration::from_secs(4 * 3600);
 /// Pushes that the gateway gave up are counted over this time, as the alert does: an agent has no more than that.
 const GIVEN_UP: Duration = Duration::from_secs(120);
+/// Agents without pushes are counted over this time, as the alert does: who is thrown out for it is away in between.
+const SILENCE: Duration = Duration::from_secs(180);
 /// Latencies are of this time.
 const LATENCY: Duration = Duration::from_secs(60);
+
+/// A peer that is no friend of our certificate, most likely the gateway.
+const OWN_REFUSED: &str = "tls_own_certificate_refused";
 
 /// Counters at one moment.
 #[derive(Debug, Clone)]
@@ -36,8 +41,10 @@ struct Sample {
     at: Instant,
     received: u64,
     push_failures: BTreeMap<&'static str, u64>,
-    session_losses: u64,
     /// By gateway.
+    session_losses: BTreeMap<String, u64>,
+    /// Agents who are signed in and of whom no push has come, by gateway.
+    without_pushes: BTreeMap<String, u64>,
     session_events_lost: BTreeMap<String, u64>,
     polls_unanswered: BTreeMap<String, u64>,
     log_lines_dropped: u64,
@@ -91,7 +98,14 @@ pub(super) struct Lately {
     pub(super) push_failures: BTreeMap<&'static str, u64>,
     /// Pushes that the gateway gave up before they were answered, in the last two minutes.
     pub(super) pushes_given_up: u64,
-    pub(super) session_losses: u64,
+    /// By gateway.
+    pub(super) session_losses: BTreeMap<String, u64>,
+    /// Agents who were signed in and of whom no push came, at the most in the last three minutes, by gateway.
+    pub(super) without_pushes: BTreeMap<String, i64>,
+    /// Connections of the last two minutes whose peer refused our certificate.
+    pub(super) certificate_refused: u64,
+    /// Pushes that were stored in the last minute.
+    pub(super) stored_last_minute: u64,
     /// Events of sessions' lives that were not stored, by gateway, but for those of a stop.
     pub(super) session_events_lost: BTreeMap<String, u64>,
     /// By gateway.
@@ -164,9 +178,11 @@ impl Pulse {
             session_losses: by_gateway(&|name| {
                 let of = |reason: &&str| metrics.session_losses.with_label_values(&[name, *reason]).get();
                 SESSION_LOSS_REASONS.iter().map(of).sum()
-            })
-            .values()
-            .sum(),
+            }),
+            without_pushes: by_gateway(&|name| {
+                let silent = metrics.sessions_degraded.with_label_values(&[name, "no_pushes"]).get();
+                u64::try_from(silent).unwrap_or_default()
+            }),
             session_events_lost: by_gateway(&|name| {
                 let of =
                     |reason: &&str| metrics.session_events_lost.with_label_values(&[name, *reason]).get();
@@ -246,6 +262,11 @@ impl Pulse {
         let since = |now: u64, then: u64| now.saturating_sub(then);
         let minute_ago = self.before(now, LATENCY).unwrap_or(now);
         let given_up = |sample: &Sample| sample.push_failures.get("peer_gone").copied().unwrap_or_default();
+        let refused =
+            |sample: &Sample| sample.handshake_failures.get(OWN_REFUSED).copied().unwrap_or_default();
+        let stored = |sample: &Sample| sample.answers.last().map_or(0, |(_, count)| *count);
+        let in_two_minutes =
+            |of: &dyn Fn(&Sample) -> u64| since(of(now), self.before(now, GIVEN_UP).map_or(of(now), of));
         let handshakes =
             now.handshake_failures.iter().map(|(r, n)| (*r, since(*n, then.handshake_failures[r])));
         let late = self.gateways.iter().filter_map(|gateway| {
@@ -259,8 +280,11 @@ impl Pulse {
         };
         Lately {
             push_failures: failures.filter(|(_, count)| *count > 0).collect(),
-            pushes_given_up: since(given_up(now), self.before(now, GIVEN_UP).map_or(given_up(now), given_up)),
-            session_losses: since(now.session_losses, then.session_losses),
+            pushes_given_up: in_two_minutes(&given_up),
+            certificate_refused: in_two_minutes(&refused),
+            stored_last_minute: since(stored(now), stored(minute_ago)),
+            session_losses: grown(&now.session_losses, &then.session_losses),
+            without_pushes: self.gateways.iter().map(|name| (name.clone(), self.silent(now, name))).collect(),
             session_events_lost: grown(&now.session_events_lost, &then.session_events_lost),
             polls_unanswered: grown(&now.polls_unanswered, &then.polls_unanswered),
             log_lines_dropped: since(now.log_lines_dropped, then.log_lines_dropped),
@@ -275,6 +299,14 @@ impl Pulse {
             commit_p99: self.latency(0.99, |sample| &sample.commits),
             spool_forecast: self.spool_fill.in_so_long(FORECAST),
         }
+    }
+
+    /// How many agents of this gateway were without pushes at the most.
+    fn silent(&self, now: &Sample, gateway: &str) -> i64 {
+        let lately =
+            self.samples.iter().rev().take_while(|sample| now.at.duration_since(sample.at) <= SILENCE);
+        let most = lately.map(|sample| sample.without_pushes[gateway]).max().unwrap_or_default();
+        i64::try_from(most).unwrap_or(i64::MAX)
     }
 
     /// Below what this share of what came in the last minute lies; `None` when nothing came.

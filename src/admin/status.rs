@@ -172,7 +172,7 @@ fn state(sight: &Sight) -> Status {
     let in_state = |state| gateways.iter().filter_map(|gateway| gateway.sessions.get(state)).sum();
     let sessions = SESSION_STATES.iter().map(|state| (*state, in_state(state))).collect();
     let limits: Vec<_> = sight.parts.gateways.iter().map(|gateway| limit_of(sight, gateway)).collect();
-    let (names, now) = (sinks_of(sight), Clock::system().now());
+    let (names, stale, now) = (sinks_of(sight), sight.parts.stale_rosters.load(), Clock::system().now());
     Status {
         version: env!("CARGO_PKG_VERSION"),
         ready: sight.is_ready(),
@@ -187,7 +187,7 @@ fn state(sight: &Sight) -> Status {
         sinks: sink_states(sight),
         sessions,
         gateways,
-        concerns: concerns::concerns(metrics, sight.is_ready(), &limits, &names, &lately, now),
+        concerns: concerns::concerns(metrics, sight.is_ready(), &limits, &names, &stale, &lately, now),
     }
 }
 

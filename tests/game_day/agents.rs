@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ccrelay::simulate::{Fault, FaultKind, Operation, SignOut};
+use ccrelay::simulate::{Fault, FaultKind, Operation, SignOut, Simulator};
 use nix::sys::signal::Signal;
 
 use crate::MACHINE;
@@ -16,7 +16,10 @@ pub(crate) const ALERTS: &[&str] = &[
     "CcrelayAgentsSuspended",
     "CcrelayAgentsWithoutPushes",
     "CcrelayHandshakesFailing",
+    "CcrelayMostAgentsWithoutPushes",
+    "CcrelayCertificateRefused",
     "CcrelaySessionsLost",
+    "CcrelaySessionsLostAgain",
     "CcrelayRosterStale",
     "CcrelayAdminTokensStale",
     "CcrelayOnBackupAddress",
@@ -65,6 +68,8 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
     scene.all_signed_in(SIGNED_IN).await;
     scene.fires("CcrelayAgentsWithoutPushes", &["reason=\"tls_handshake"]).await;
     scene.fires("CcrelayHandshakesFailing", &["a connection came to nothing"]).await;
+    scene.fires("CcrelayMostAgentsWithoutPushes", &["reason=\"tls_own_certificate_refused"]).await;
+    scene.fires("CcrelayCertificateRefused", &["a connection came to nothing"]).await;
     // Before the roster is spoilt: a reload takes all or nothing.
     let reloaded = scene.relay.metric(RELOADED).await;
     scene.relay.renew_certificate();
@@ -77,6 +82,10 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
     scene.simulator.play(2.0);
     scene.simulator.force_out(&agent(FIRST)).expect("it is signed in");
     scene.fires("CcrelaySessionsLost", &["session lost", "\"agent_id\":\"1001\""]).await;
+    // Everybody, as soon as they are back.
+    let shown = ["session lost", "\"agent_id\":\"1002\""];
+    scene.fires_while("CcrelaySessionsLostAgain", &shown, throw_all_out).await;
+    scene.all_signed_in(SIGNED_IN).await;
     std::fs::write(scene.relay.folder().join("roster.csv"), "id,phone\nx,y\n")
         .expect("the folder can be written");
     scene.fires("CcrelayRosterStale", &["a mistake in a roster"]).await;
@@ -128,6 +137,13 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
     assert_eq!(scene.relay.ended(PATIENCE).await, 78);
     scene.fires("CcrelayDown", &["heartbeat_interval_secs"]).await;
     scene.assert_all_fired(ALERTS);
+}
+
+fn throw_all_out(gateway: &Simulator) {
+    for id in FIRST..=LAST {
+        // Who is not signed in cannot be thrown out.
+        drop(gateway.force_out(&agent(id)));
+    }
 }
 
 fn configure(scene: &mut Scene, main: &Proxy, backup: &Proxy) {
