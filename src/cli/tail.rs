@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use serde_json::Value;
 
@@ -48,7 +48,7 @@ pub(super) fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
         let mut events = caller.events(&path).await?;
         loop {
             let lost = match follow(&mut events, &mut printer, &mut backoff).await {
-                Ok(()) => return Ok(ExitCode::SUCCESS),
+                Ok(()) => return printer.end(),
                 Err(lost) => lost,
             };
             eprintln!("ccrelay: {lost:#}; trying again");
@@ -112,6 +112,13 @@ impl Printer {
             screen.line(&heading);
         }
         Printer { json, screen, clock: Clock::system(), left: args.limit }
+    }
+
+    fn end(&self) -> anyhow::Result<ExitCode> {
+        match self.screen.fault() {
+            Some(error) => Err(anyhow!("standard output cannot be written: {error}")),
+            None => Ok(ExitCode::SUCCESS),
+        }
     }
 
     /// Enough was printed, or nobody reads any more.

@@ -1,14 +1,14 @@
 //! `ccrelay token`: makes tokens for callers of the admin API, and secrets for the files that the configuration names.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, ValueEnum};
 
-use super::out::say;
+use super::out::{self, say};
 use crate::admin::tokens::TokenList;
 use crate::hex::hex;
 
@@ -24,8 +24,9 @@ pub(super) struct TokenArgs {
     /// Its name in the audit log, such as grafana.
     #[arg(long)]
     name: Option<String>,
-    /// Add the line to this file of operations.admin_tokens_file, which is made when it is not there, readable by its owner only,
-    /// and print the token alone. A running daemon takes it at once. Without it the line is printed.
+    /// Add the line to this file of operations.admin_tokens_file, and print the token alone. A running daemon takes it at once. A file
+    /// that is not there is made, readable by its owner only; one that root makes has the owner and the group of its folder, and
+    /// that group may read it where it may read the folder. Without it the line is printed.
     #[arg(long, value_name = "FILE")]
     append: Option<PathBuf>,
     /// Print a bare secret instead, for token.secret_file or masking.secret_file.
@@ -61,8 +62,12 @@ pub(super) fn run(args: &TokenArgs) -> anyhow::Result<ExitCode> {
     match &args.append {
         None => say!("{line}"),
         Some(path) => {
-            append(path, &line)?;
-            say!("{token}");
+            let before = before(path)?;
+            // Only then is it of use to anybody that it is valid.
+            if !out::line(format_args!("{token}")) {
+                bail!("nobody has read the token, so it was not added to {}", path.display());
+            }
+            append(path, &before, &line)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -74,28 +79,42 @@ fn random() -> anyhow::Result<String> {
     Ok(hex(&bytes))
 }
 
-/// A file that the daemon would refuse is left as it is.
-fn append(path: &Path, line: &str) -> anyhow::Result<()> {
-    let before = if path.exists() {
-        TokenList::read(path)?;
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
-    } else {
-        String::new()
-    };
+/// What is in the file. One that the daemon would refuse is left as it is.
+fn before(path: &Path) -> anyhow::Result<String> {
+    if !path.exists() {
+        return Ok(String::new());
+    }
+    TokenList::read(path)?;
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn append(path: &Path, before: &str, line: &str) -> anyhow::Result<()> {
+    let new = !path.exists();
     let gap = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
     let mut options = std::fs::OpenOptions::new();
     let file = options.create(true).append(true).mode(0o600).open(path);
     let written = file.and_then(|mut file| {
+        if new && rustix::process::geteuid().is_root() {
+            give_to_owner_of_folder(&file, path)?;
+        }
         file.write_all(format!("{gap}{line}\n").as_bytes())?;
         file.sync_all()
     });
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// What root makes the daemon's user could not read: as other secrets, it is for whom its folder is for.
+fn give_to_owner_of_folder(file: &std::fs::File, path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = std::fs::metadata(folder)?;
+    std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid()))?;
+    let for_group = folder.gid() != 0 && folder.mode() & 0o050 == 0o050;
+    let mode = if for_group { 0o640 } else { 0o600 };
+    file.set_permissions(std::fs::Permissions::from_mode(mode))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn args(append: &Path) -> TokenArgs {
@@ -123,6 +142,32 @@ mod tests {
         let token = lines[0].rsplit(' ').next().unwrap();
         assert_eq!(token.len(), 2 * BYTES);
         assert_eq!(&*list.find(token).unwrap().name, "grafana");
+    }
+
+    #[test]
+    fn a_file_that_root_makes_can_be_read_by_whom_its_folder_is_for() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: this is for root");
+            return;
+        }
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("tokens");
+        let mode =
+            |mode| std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let made = || {
+            run(&args(&path)).unwrap();
+            let made = std::fs::metadata(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            (made.uid(), made.gid(), made.mode() & 0o777)
+        };
+        std::os::unix::fs::chown(folder.path(), Some(0), Some(65_534)).unwrap();
+        mode(0o750);
+        assert_eq!(made(), (0, 65_534, 0o640));
+        mode(0o700);
+        assert_eq!(made(), (0, 65_534, 0o600));
+        std::os::unix::fs::chown(folder.path(), Some(65_534), Some(0)).unwrap();
+        mode(0o755);
+        assert_eq!(made(), (65_534, 0, 0o600));
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(crate) struct Screen {
     terminal: bool,
     colours: bool,
     closed: bool,
+    fault: Option<std::io::Error>,
 }
 
 impl Screen {
@@ -37,7 +38,7 @@ impl Screen {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
         let colours = terminal && !plain && !refused && !dumb;
-        Screen { out: Box::new(std::io::stdout()), terminal, colours, closed: false }
+        Screen { out: Box::new(std::io::stdout()), terminal, colours, closed: false, fault: None }
     }
 
     /// Characters of a line, now: windows change.
@@ -55,9 +56,15 @@ impl Screen {
     }
 
     pub(crate) fn line(&mut self, text: &str) {
-        if writeln!(self.out, "{text}").and_then(|()| self.out.flush()).is_err() {
+        if let Err(error) = writeln!(self.out, "{text}").and_then(|()| self.out.flush()) {
             self.closed = true;
+            self.fault = (error.kind() != std::io::ErrorKind::BrokenPipe).then_some(error);
         }
+    }
+
+    /// Why no more can be written, where it is not that nobody reads.
+    pub(crate) fn fault(&self) -> Option<&std::io::Error> {
+        self.fault.as_ref()
     }
 
     /// Whether nobody reads any more, as after `| head`.
