@@ -127,7 +127,7 @@ fn look_at_log(connection: &Connection, directory: &Path, mark: Option<&Mark>) -
 /// When a daemon has the spool, or there is no room for what is new, or it cannot be written; then nothing was changed.
 pub fn repair(directory: &Path, now: Timestamp) -> Result<Repaired, OpenError> {
     fs::metadata(directory).map_err(|source| OpenError::Io { path: directory.to_path_buf(), source })?;
-    let _lock = schema::lock_as_owner(directory)?;
+    let _lock = schema::lock(directory)?;
     let mark = mark::read(directory);
     let draft = Draft { database: directory.join("spool.db.draft"), log: directory.join("records.draft") };
     let io = |source| OpenError::Io { path: draft.database.clone(), source };

@@ -120,6 +120,19 @@ pub enum OpenError {
         /// Who wants it.
         user: u32,
     },
+    /// Root would make it where somebody else is at home, who could not open it.
+    #[error(
+        "{} would belong to user {user} below a folder of user {owner}, who could not open it: run this as that user, such as by sudo -u '#{owner}'",
+        directory.display()
+    )]
+    OtherPlace {
+        /// Which folder.
+        directory: PathBuf,
+        /// Whose the folder above is.
+        owner: u32,
+        /// Who wants it.
+        user: u32,
+    },
     /// A repair would not find the room for what it saves.
     #[error(
         "a repair writes a copy of what it saves, of up to {needed} bytes, and the disk of {} has {free} free: nothing was changed",
@@ -189,7 +202,7 @@ pub(super) fn open_offline(directory: &Path) -> Result<(Connection, Look, File),
     let path = database(directory);
     let there = fs::metadata(&path).or_else(|error| fs::metadata(mark::path(directory)).map_err(|_| error));
     there.map_err(|source| OpenError::Io { path: path.clone(), source })?;
-    let lock = lock_as_owner(directory)?;
+    let lock = lock(directory)?;
     let mark = mark::read(directory);
     if let Some(damage) = damage::of_files(directory, mark.as_ref()) {
         return Err(damaged(directory, vec![damage]));
@@ -326,28 +339,32 @@ pub(super) fn lock(directory: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// The same for a command: not even root changes a spool of somebody else's, whose daemon could not open what root makes.
-pub(super) fn lock_as_owner(directory: &Path) -> Result<File, OpenError> {
-    match other_owner(directory)? {
-        Some(error) => Err(error),
-        None => lock(directory),
-    }
-}
-
-/// A folder of somebody else's would end up with files of two owners. Who runs a daemon as root means it.
+/// A folder of somebody else's would end up with files of two owners, and whose it is could not open what another makes: not even
+/// root, whom nothing keeps from it. Root makes none below a folder of somebody else's either, for the same reason.
 fn check_owner(directory: &Path) -> Result<(), OpenError> {
-    match other_owner(directory)? {
-        Some(error) if !rustix::process::geteuid().is_root() => Err(error),
-        _ => Ok(()),
+    let user = rustix::process::geteuid();
+    let (found, there) = match fs::metadata(directory) {
+        Ok(metadata) => (metadata, true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && user.is_root() => {
+            let above = std::path::absolute(directory).ok();
+            let above =
+                above.as_deref().and_then(|path| path.ancestors().find_map(|one| fs::metadata(one).ok()));
+            let Some(above) = above else { return Ok(()) };
+            (above, false)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(OpenError::Io { path: directory.to_path_buf(), source }),
+    };
+    let (owner, user) = (found.uid(), user.as_raw());
+    if owner == user {
+        return Ok(());
     }
-}
-
-fn other_owner(directory: &Path) -> Result<Option<OpenError>, OpenError> {
-    let metadata =
-        fs::metadata(directory).map_err(|source| OpenError::Io { path: directory.to_path_buf(), source })?;
-    let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
     let directory = directory.to_path_buf();
-    Ok((owner != user).then_some(OpenError::OtherOwner { directory, owner, user }))
+    Err(if there {
+        OpenError::OtherOwner { directory, owner, user }
+    } else {
+        OpenError::OtherPlace { directory, owner, user }
+    })
 }
 
 pub(super) fn create(connection: &mut Connection) -> rusqlite::Result<()> {
