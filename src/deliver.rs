@@ -36,12 +36,14 @@ mod reading;
 mod tries;
 mod trouble;
 mod ways;
+mod which_letters;
 mod window;
 
 use meter::{Copied, Meter, State};
 use tries::Tries;
 pub use trouble::{Failure, Troubles};
 pub use ways::{Way, Ways, way};
+pub use which_letters::misnamed;
 use window::Window;
 
 /// Every reason of failures that are the worker's own, whatever the sink.

@@ -475,6 +475,14 @@ impl Spool {
         self.inspect(move |inspector| inspector.letters(&filter, after, limit)).await
     }
 
+    /// Sinks that have a place in it, or letters; and the reasons of letters.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn known_names(&self) -> Result<(Vec<String>, Vec<String>), OpenError> {
+        self.inspect(inspect::Inspector::known_names).await
+    }
+
     /// One dead letter with its record; `None` when there is none of this id.
     ///
     /// # Errors

@@ -14,8 +14,8 @@ use ccrelay::event::normalise::RecordKind;
 use ccrelay::event::{AgentId, GatewayName};
 use ccrelay::metrics::Metrics;
 use ccrelay::spool::{
-    AgentKey, DeadLetter, NewRecord, RepeatRules, SinkStart, Spool, SpoolConfig, SpoolLimits, SpoolThreads,
-    StartFrom, WhenFull,
+    AgentKey, DeadLetter, NewRecord, OpenError, RepeatRules, SinkStart, Spool, SpoolConfig, SpoolLimits,
+    SpoolThreads, StartFrom, WhenFull,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -24,6 +24,10 @@ use tempfile::TempDir;
 const BEGUN: u64 = 1_795_491_900_000;
 
 fn open(directory: &Path) -> (Spool, SpoolThreads) {
+    try_open(directory).expect("the spool opens")
+}
+
+fn try_open(directory: &Path) -> Result<(Spool, SpoolThreads), OpenError> {
     let repeats = RepeatRules { soonest: Duration::from_secs(8), window: Duration::from_secs(180) };
     let config = SpoolConfig {
         directory: directory.to_path_buf(),
@@ -37,7 +41,7 @@ fn open(directory: &Path) -> (Spool, SpoolThreads) {
         when_full: WhenFull::Block,
     });
     let metrics = Metrics::new([], []).expect("metrics");
-    Spool::open(config, &sinks, metrics, Clock::system()).expect("the spool opens")
+    Spool::open(config, &sinks, metrics, Clock::system())
 }
 
 async fn close(spool: Spool, threads: SpoolThreads) {
@@ -495,6 +499,11 @@ async fn root_changes_no_spool_of_another_user() {
         assert!(said.contains("belongs to user 65534 and this is user 0: run this as its owner"), "{said}");
         assert!(said.contains("sudo -u '#65534'"), "{said}");
     };
+    let error = try_open(&spool).map(|_| ()).expect_err("a daemon neither").to_string();
+    assert!(
+        error.contains(&spool.display().to_string()) && error.contains("belongs to user 65534"),
+        "{error}"
+    );
     refused(&["deadletters", "discard", "--all"]);
     refused(&["spool", "replay", "--sink", "bus", "--from", "1"]);
     assert_eq!(run(&spool, &["spool", "verify", "--json"])["sound"], true, "looking is free");
@@ -502,4 +511,72 @@ async fn root_changes_no_spool_of_another_user() {
     refused(&["spool", "repair", "--accept-loss"]);
     let draft = fs::read_dir(&spool).expect("a folder").map(|entry| entry.expect("an entry").file_name());
     assert!(draft.into_iter().all(|name| !name.to_string_lossy().contains("draft")), "nothing was made");
+}
+
+#[test]
+fn root_makes_no_spool_where_another_user_is_at_home() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: this is for root");
+        return;
+    }
+    let home = TempDir::new().expect("a folder");
+    std::os::unix::fs::chown(home.path(), Some(65_534), Some(65_534)).expect("as root");
+    let spool = home.path().join("data").join("spool");
+    let error = try_open(&spool).map(|_| ()).expect_err("it would be root's").to_string();
+    assert!(error.contains(&spool.display().to_string()) && error.contains("user 65534"), "{error}");
+    assert!(!home.path().join("data").exists());
+}
+
+// --- What is printed --------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_printed_is_said_and_ends_with_1() {
+    let folder = stopped().await;
+    let onto_full_disk = |arguments: &[&str]| {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a full disk");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ccrelay"));
+        let output = command.args(arguments).env_clear().stdout(full).output().expect("the program starts");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("No space left on device"), "{arguments:?}: {said}");
+    };
+    let at = folder.path().to_str().expect("text");
+    for arguments in [
+        &["spool", "dump"][..],
+        &["spool", "stat"],
+        &["deadletters", "list", "--json"],
+        &["deadletters", "export"],
+    ] {
+        onto_full_disk(&[arguments, &["--directory", at]].concat());
+    }
+    onto_full_disk(&["schema"]);
+    let tokens = folder.path().join("tokens");
+    onto_full_disk(&["token", "--append", tokens.to_str().expect("text")]);
+    assert!(!tokens.exists(), "a token that nobody knows is not valid");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_misspelt_is_not_found_to_be_nothing() {
+    let folder = stopped().await;
+    let at = folder.path();
+    for command in [&["deadletters", "list"][..], &["deadletters", "export"], &["deadletters", "replay"]] {
+        let said = fails(at, &[command, &["--sink", "bsu"]].concat());
+        assert!(said.contains("no sink is called \"bsu\"; sinks are bus, wall"), "{said}");
+        let said = fails(at, &[command, &["--reason", "to_large"]].concat());
+        assert!(said.contains("no reason is called \"to_large\"") && said.contains("too_large"), "{said}");
+    }
+    let said = fails(&at.join("spol"), &["spool", "stat"]);
+    assert!(said.contains("spol/spool.db") && said.contains("No such file or directory"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_get_json_of_what_changes_a_spool_too() {
+    let folder = stopped().await;
+    let at = folder.path();
+    assert_eq!(run(at, &["deadletters", "replay", "1", "--json"])["replaying"], 1);
+    assert!(run(at, &["deadletters", "discard", "--sink", "bus", "--json"])["discarded"].as_u64() >= Some(3));
+    assert_eq!(run(at, &["spool", "replay", "--sink", "wall", "--from", "5", "--json"])["sink"], "wall");
+    assert!(run(at, &["spool", "restored", "--json"])["nextOffset"].is_u64());
+    let repaired = run(at, &["spool", "repair", "--json"]);
+    assert_eq!((&repaired["sound"], &repaired["repaired"]), (&Value::Bool(true), &Value::Bool(false)));
 }

@@ -9,6 +9,7 @@ use super::fault::{Fault, answer, json as answer_json, no_content};
 use super::feed::Veiled;
 use super::tokens::Scope;
 use crate::clock::Timestamp;
+use crate::deliver::misnamed;
 use crate::spool::{AppendError, LetterFilter, LetterSight, OpenError};
 
 /// `after` of the next page of an export.
@@ -44,8 +45,15 @@ fn sight(call: &Call<'_>) -> Box<dyn LetterSight + Send + Sync> {
     }
 }
 
+/// Refuses a name that is misspelt: it would find nothing, which looks as if there were nothing.
+async fn check_names(call: &Call<'_>, filter: &LetterFilter) -> Result<(), Fault> {
+    let known = call.parts.spool.known_names().await.map_err(unreadable)?;
+    misnamed(filter, &known).map_or(Ok(()), |why| Err(Fault::bad_request(why)))
+}
+
 pub(super) async fn list(call: &Call<'_>) -> Answer {
     let (filter, after, limit) = page(call)?;
+    check_names(call, &filter).await?;
     // One more than asked for tells whether there is a next page.
     let mut letters = call.parts.spool.letters(filter, after, limit + 1).await.map_err(unreadable)?;
     let more = letters.len() > limit;
@@ -62,6 +70,7 @@ pub(super) async fn show(call: &Call<'_>) -> Answer {
 
 pub(super) async fn export(call: &Call<'_>) -> Answer {
     let (filter, after, limit) = page(call)?;
+    check_names(call, &filter).await?;
     let spool = &call.parts.spool;
     let sight = sight(call);
     let letters = spool.letters(filter, after, limit + 1).await.map_err(unreadable)?;
@@ -96,7 +105,7 @@ pub(super) async fn replay_one(call: &Call<'_>) -> Answer {
 }
 
 pub(super) async fn replay(call: &Call<'_>) -> Answer {
-    let count = call.parts.spool.replay_letters(which(call)?).await.map_err(unwritten)?;
+    let count = call.parts.spool.replay_letters(which(call).await?).await.map_err(unwritten)?;
     Ok(answer_json(StatusCode::ACCEPTED, &json!({ "replaying": count })))
 }
 
@@ -109,12 +118,12 @@ pub(super) async fn discard_one(call: &Call<'_>) -> Answer {
 }
 
 pub(super) async fn discard(call: &Call<'_>) -> Answer {
-    let count = call.parts.spool.discard_letters(which(call)?).await.map_err(unwritten)?;
+    let count = call.parts.spool.discard_letters(which(call).await?).await.map_err(unwritten)?;
     Ok(answer_json(StatusCode::OK, &json!({ "discarded": count })))
 }
 
 /// The letters that a query names; all of them only when it says so.
-fn which(call: &Call<'_>) -> Result<LetterFilter, Fault> {
+async fn which(call: &Call<'_>) -> Result<LetterFilter, Fault> {
     let [sink, reason, since] = WHICH;
     let query = query(call.query, &[sink, reason, since, "all"])?;
     let filter = filter(&query)?;
@@ -129,6 +138,7 @@ fn which(call: &Call<'_>) -> Result<LetterFilter, Fault> {
     if (filter == LetterFilter::default()) != all {
         return Err(Fault::bad_request("say which: sink, reason, since, or all=true and none of them"));
     }
+    check_names(call, &filter).await?;
     Ok(filter)
 }
 

@@ -1,6 +1,7 @@
 //! `ccrelay agents`: looks at agents and changes their sessions through the admin API of a running daemon.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -10,6 +11,9 @@ use serde_json::Value;
 use super::api::{ApiPlace, Caller};
 use super::out::say;
 
+/// How long a change may take that is shown, and how often is looked.
+const LOOK_FOR: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Agents asked for at a time.
 const PAGE: usize = 1000;
 
@@ -65,10 +69,13 @@ pub(super) fn run(command: AgentsCommand) -> anyhow::Result<ExitCode> {
                 let rest = [("search", search), ("order", order)];
                 list(&api, filter.into_iter().chain(rest).collect()).await?;
             }
-            AgentsCommand::Show(agent) => one(&agent, Method::GET, "").await?,
-            AgentsCommand::SignIn(agent) => one(&agent, Method::POST, "/sign-in").await?,
-            AgentsCommand::SignOut(agent) => one(&agent, Method::POST, "/sign-out").await?,
-            AgentsCommand::TakeOver(agent) => one(&agent, Method::POST, "/take-over").await?,
+            AgentsCommand::Show(agent) => {
+                let found = Caller::new(&agent.api)?.call(Method::GET, &path(&agent)?).await?;
+                show(&agent.api, &found);
+            }
+            AgentsCommand::SignIn(agent) => change(&agent, "sign-in").await?,
+            AgentsCommand::SignOut(agent) => change(&agent, "sign-out").await?,
+            AgentsCommand::TakeOver(agent) => change(&agent, "take-over").await?,
         }
         Ok(ExitCode::SUCCESS)
     })
@@ -95,18 +102,49 @@ async fn list(api: &ApiPlace, filter: Vec<(&str, Option<String>)>) -> anyhow::Re
     }
 }
 
-async fn one(agent: &Agent, method: Method, action: &str) -> anyhow::Result<()> {
+/// Asks for a change, and shows what has come of it a moment later. It is made by the agent's own task, which may have to wait for the
+/// gateway.
+async fn change(agent: &Agent, action: &str) -> anyhow::Result<()> {
+    let (caller, path) = (Caller::new(&agent.api)?, path(agent)?);
+    let mut found = caller.call(Method::POST, &format!("{path}/{action}")).await?;
+    let asked = found.clone();
+    let looks = async {
+        while !has_changed(&asked, &found) {
+            tokio::time::sleep(LOOK_EVERY).await;
+            // Where it is gone, or the daemon, there is nothing more to see.
+            let Ok(seen) = caller.call(Method::GET, &path).await else { return };
+            found = seen;
+        }
+    };
+    // Over or not, it is time to say something.
+    drop(tokio::time::timeout(LOOK_FOR, looks).await);
+    show(&agent.api, &found);
+    if !has_changed(&asked, &found) {
+        eprintln!(
+            "ccrelay: {action} is asked for, and nothing has come of it yet: look again with `ccrelay agents show`"
+        );
+    }
+    Ok(())
+}
+
+/// Whether the session is in another state, or in the same again.
+fn has_changed(before: &Value, now: &Value) -> bool {
+    ["state", "since", "reason"].iter().any(|name| before[*name] != now[*name])
+}
+
+fn path(agent: &Agent) -> anyhow::Result<String> {
     let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if !plain(&agent.gateway) || !plain(&agent.agent) {
         bail!("gateway and agent are names of letters, digits and -");
     }
-    let path = format!("agents/{}/{}{action}", agent.gateway, agent.agent);
-    let found = Caller::new(&agent.api)?.call(method, &path).await?;
-    if !agent.api.json {
+    Ok(format!("agents/{}/{}", agent.gateway, agent.agent))
+}
+
+fn show(api: &ApiPlace, agent: &Value) {
+    if !api.json {
         heading();
     }
-    print(&agent.api, &found);
-    Ok(())
+    print(api, agent);
 }
 
 fn print(api: &ApiPlace, agent: &Value) {
@@ -150,6 +188,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_change_is_seen_by_state_reason_and_time() {
+        let agent = |state: &str, since: &str| json!({ "state": state, "since": since, "reason": null });
+        let before = agent("active", "t1");
+        assert!(!has_changed(&before, &before));
+        assert!(
+            has_changed(&before, &agent("signing_out", "t1")) && has_changed(&before, &agent("active", "t2"))
+        );
+    }
 
     #[test]
     fn an_agent_is_shown_with_everything_that_is_wrong_with_it() {

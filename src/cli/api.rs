@@ -23,8 +23,10 @@ use url::{Host, Url};
 use super::tail::Parser;
 use crate::receive::tls::read_chain;
 
-/// Longer than the API takes for any answer.
+/// Longer than the API takes for any answer to a change.
 const PATIENCE: Duration = Duration::from_secs(70);
+/// What can be seen is answered from memory: who gets nothing for so long talks to a daemon that stands still.
+const PATIENCE_TO_LOOK: Duration = Duration::from_secs(10);
 /// The daemon says something every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
 /// A page of agents has some hundred kilobytes.
@@ -71,12 +73,14 @@ impl Caller {
     }
 
     pub(super) async fn call(&self, method: Method, path: &str) -> anyhow::Result<Value> {
+        let patience = if method == Method::GET { PATIENCE_TO_LOOK } else { PATIENCE };
         let exchange = async {
             let response = self.send(method, path).await?;
             let status = response.status();
             anyhow::Ok((status, self.whole(response.into_body()).await?))
         };
-        let answered = tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time");
+        let answered = tokio::time::timeout(patience, exchange).await;
+        let answered = answered.with_context(|| format!("no answer within {} s", patience.as_secs()));
         let (status, body) = answered.and_then(|answered| answered).context(self.base.to_string())?;
         if status.is_success() { Ok(body) } else { Err(Refused::new(status, &body).into()) }
     }
@@ -92,7 +96,8 @@ impl Caller {
             let body = self.whole(response.into_body()).await?;
             Err(Refused::new(status, &body).into())
         };
-        let answered = tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time");
+        let answered = tokio::time::timeout(PATIENCE_TO_LOOK, exchange).await;
+        let answered = answered.with_context(|| format!("no answer within {} s", PATIENCE_TO_LOOK.as_secs()));
         answered.and_then(|answered| answered).context(self.base.to_string())
     }
 

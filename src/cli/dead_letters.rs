@@ -7,10 +7,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use super::inspect::{SpoolPlace, offline};
 use super::out::say;
 use crate::clock::Timestamp;
+use crate::deliver::misnamed;
 use crate::spool::inspect::Inspector;
 use crate::spool::offline::Offline;
 use crate::spool::{LetterFilter, StoredLetter};
@@ -100,13 +102,18 @@ pub(super) fn run(command: DeadLettersCommand) -> anyhow::Result<ExitCode> {
         }
         DeadLettersCommand::Show { place, id } => show(&place, id)?,
         DeadLettersCommand::Replay(change) => {
+            let json = change.place.json;
             let configured = change.place.sinks()?;
             let (offline, which) = opened(change)?;
             // Without a configuration nobody knows which of them still runs.
             let sinks = configured.map_or_else(|| offline.sinks(), Ok)?;
             let count = offline.replay_letters(&which, &sinks)?;
-            say!("{count} dead letters will be delivered again when the daemon runs");
             let stranded = offline.stranded_letters(&which, &sinks)?;
+            if json {
+                say!("{}", json!({ "replaying": count, "stranded": stranded }));
+                return Ok(ExitCode::SUCCESS);
+            }
+            say!("{count} dead letters will be delivered again when the daemon runs");
             if stranded > 0 {
                 say!(
                     "{stranded} more are of sinks that are not configured any more: they stay until a sink has that name again, or discard gives them up"
@@ -114,8 +121,14 @@ pub(super) fn run(command: DeadLettersCommand) -> anyhow::Result<ExitCode> {
             }
         }
         DeadLettersCommand::Discard(change) => {
+            let json = change.place.json;
             let (offline, which) = opened(change)?;
-            say!("{} dead letters discarded", offline.discard_letters(&which)?);
+            let count = offline.discard_letters(&which)?;
+            if json {
+                say!("{}", json!({ "discarded": count }));
+            } else {
+                say!("{count} dead letters discarded");
+            }
         }
         DeadLettersCommand::Export { place, which, output } => {
             export(&place, &which.filter(Vec::new()), output.as_deref())?;
@@ -132,7 +145,17 @@ fn opened(change: Change) -> anyhow::Result<(Offline, LetterFilter)> {
         bail!("say which: ids, --sink, --reason, --since or --all");
     }
     let offline = offline(&change.place, "use its admin API (/api/v1/dead-letters)")?;
+    looked_up(&change.place, &which)?;
     Ok((offline, which))
+}
+
+/// The spool to look into, where the filter names what there is.
+fn looked_up(place: &SpoolPlace, filter: &LetterFilter) -> anyhow::Result<Inspector> {
+    let inspector = Inspector::open(&place.directory()?)?;
+    if let Some(why) = misnamed(filter, &inspector.known_names()?) {
+        bail!(why);
+    }
+    Ok(inspector)
 }
 
 /// Every letter that the filter lets through, a page at a time.
@@ -154,7 +177,7 @@ fn each(
 
 fn list(place: &SpoolPlace, filter: &LetterFilter, after: u64, limit: usize) -> anyhow::Result<()> {
     let mut none = true;
-    each(&Inspector::open(&place.directory()?)?, filter, after, limit, |stored| {
+    each(&looked_up(place, filter)?, filter, after, limit, |stored| {
         none = false;
         if place.json {
             say!("{}", serde_json::to_string(&stored)?);
@@ -192,7 +215,7 @@ fn show(place: &SpoolPlace, id: u64) -> anyhow::Result<()> {
 }
 
 fn export(place: &SpoolPlace, filter: &LetterFilter, output: Option<&Path>) -> anyhow::Result<()> {
-    let inspector = Inspector::open(&place.directory()?)?;
+    let inspector = looked_up(place, filter)?;
     let (spool_id, sight) = (inspector.spool_id()?, place.sight()?);
     let mut out: Box<dyn Write> = match output {
         None => Box::new(BufWriter::new(std::io::stdout().lock())),

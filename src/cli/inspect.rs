@@ -1,7 +1,7 @@
 //! `ccrelay spool`: look into a spool, also while the daemon runs; and what needs it stopped: moving a sink back, going on with a
 //! backup, and saving what can be read of a damaged spool.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -133,12 +133,20 @@ pub(super) fn offline(place: &SpoolPlace, instead: &str) -> anyhow::Result<Offli
 
 fn replay(place: &SpoolPlace, sink: &str, from: From) -> anyhow::Result<ExitCode> {
     let records = offline(place, "stop it first")?.rewind(sink, from)?;
+    if place.json {
+        say!("{}", json!({ "sink": sink, "records": records }));
+        return Ok(ExitCode::SUCCESS);
+    }
     say!("{records} records will be delivered to {sink} again when the daemon runs");
     Ok(ExitCode::SUCCESS)
 }
 
 fn restored(place: &SpoolPlace) -> anyhow::Result<ExitCode> {
     let next = offline(place, "stop it first")?.go_on_as_restored(Clock::system().now())?;
+    if place.json {
+        say!("{}", json!({ "nextOffset": next }));
+        return Ok(ExitCode::SUCCESS);
+    }
     say!(
         "the next record has the offset {next}, and the sequence numbers of agents go on as far behind: beyond what a relay can have \
          given out by this machine's clock"
@@ -149,6 +157,9 @@ fn restored(place: &SpoolPlace) -> anyhow::Result<ExitCode> {
 fn repair(place: &SpoolPlace, accept_loss: bool) -> anyhow::Result<ExitCode> {
     let directory = place.directory()?;
     let examined = repair::examine(&directory)?;
+    if place.json {
+        return repair_for_programs(&directory, &examined, accept_loss);
+    }
     if examined.findings.0.is_empty() {
         say!("nothing is damaged: {} good records", examined.good_records);
         return Ok(ExitCode::SUCCESS);
@@ -167,6 +178,30 @@ fn repair(place: &SpoolPlace, accept_loss: bool) -> anyhow::Result<ExitCode> {
         say!("kept     {}", file.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The same in one object: what can be saved and what is damaged, and what was saved and kept where it was to be done.
+fn repair_for_programs(
+    directory: &Path,
+    examined: &repair::Examination,
+    accept_loss: bool,
+) -> anyhow::Result<ExitCode> {
+    let findings: Vec<_> = examined.findings.0.iter().map(ToString::to_string).collect();
+    let (sound, good) = (findings.is_empty(), examined.good_records);
+    let repaired =
+        if sound || !accept_loss { None } else { Some(repair::repair(directory, Clock::system().now())?) };
+    let saved = repaired.iter().flat_map(|repaired| &repaired.saved);
+    let saved: serde_json::Map<_, _> =
+        saved.map(|(table, rows)| ((*table).to_string(), json!(rows))).collect();
+    let torn: Vec<_> = repaired.iter().flat_map(|repaired| &repaired.torn).collect();
+    let kept: Vec<_> =
+        repaired.iter().flat_map(|one| &one.kept).map(|file| file.display().to_string()).collect();
+    say!(
+        "{}",
+        json!({ "sound": sound, "goodRecords": good, "findings": findings, "repaired": repaired.is_some(), "saved": saved,
+            "torn": torn, "kept": kept })
+    );
+    Ok(if sound || repaired.is_some() { ExitCode::SUCCESS } else { ExitCode::from(super::FAILED) })
 }
 
 fn stat(place: &SpoolPlace) -> anyhow::Result<ExitCode> {

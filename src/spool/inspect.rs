@@ -81,6 +81,23 @@ impl Inspector {
         self.read_stat(&look.log).map_err(|source| self.fault(source))
     }
 
+    /// Sinks that have a place in it, or letters; and the reasons of letters.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn known_names(&self) -> Result<(Vec<String>, Vec<String>), OpenError> {
+        let names = |query: &str| -> rusqlite::Result<Vec<String>> {
+            let mut statement = self.connection.prepare(query)?;
+            let names = statement.query_map([], |row| row.get(0))?;
+            names.collect()
+        };
+        let read = || {
+            let sinks = names("SELECT sink FROM cursors UNION SELECT sink FROM dead_letters ORDER BY sink")?;
+            Ok((sinks, names("SELECT DISTINCT reason FROM dead_letters")?))
+        };
+        read().map_err(|source| self.fault(source))
+    }
+
     fn read_stat(&self, log: &Log) -> rusqlite::Result<SpoolStat> {
         let count = |table: &str| -> rusqlite::Result<u64> {
             self.connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))

@@ -329,8 +329,8 @@ pub(super) fn leave_as_it_is(connection: &Connection, leave: bool) -> rusqlite::
 pub(super) fn lock(directory: &Path) -> Result<File, OpenError> {
     let path = directory.join(LOCK);
     let io = |source| OpenError::Io { path: path.clone(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
     check_owner(directory)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -552,6 +552,10 @@ pub(super) fn file_bytes(database: &Path) -> u64 {
 
 /// Opens for reading, beside a writer.
 pub(super) fn open_reader(directory: &Path) -> Result<Connection, OpenError> {
+    // SQLite says the same of a folder that is not there and of one that may not be entered. The file is not opened for that: to close
+    // it would end the locks that this process has on it.
+    let path = database(directory);
+    fs::metadata(&path).map_err(|source| OpenError::Io { path, source })?;
     let sql = |source| fault(directory, source);
     let connection = open_looking(directory).map_err(sql)?;
     connection.pragma_update(None, "cache_size", -2_048).map_err(sql)?;
