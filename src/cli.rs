@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::Runtime;
 
 use crate::app::Relay;
 use crate::config::{self, Config, ConfigError, LogConfig, LogFormat};
@@ -42,8 +43,8 @@ use manual::{CompletionsArgs, ManArgs};
 use out::say;
 use route::RouteCommand;
 use schema::SchemaArgs;
-use tail::TailArgs;
 use status::ReloadArgs;
+use tail::TailArgs;
 use token::TokenArgs;
 
 /// Something failed while running.
@@ -147,7 +148,7 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(file) => with(reload::load(&file.config), |(config, origin)| run(config, origin)),
+        Command::Run(file) => run(&file.config),
         Command::Check(file) => with(config::load(&file.config), |config| check(&file.config, &config)),
         Command::Simulate(args) => simulate(args.config.as_deref()),
         Command::Demo(args) => demo::main(args),
@@ -218,7 +219,27 @@ fn with<T>(loaded: Result<T, ConfigError>, then: impl FnOnce(T) -> ExitCode) -> 
     }
 }
 
-fn run(mut config: Config, origin: Origin) -> ExitCode {
+/// Signals are heard before the configuration is read: with a large roster that takes long enough to be hit by one, whose default is
+/// to end the process.
+fn run(path: &Path) -> ExitCode {
+    let lifecycle = Lifecycle::default();
+    let runtime = match runtime().and_then(|runtime| {
+        let _inside = runtime.enter();
+        lifecycle.watch_signals().context("cannot watch signals")?;
+        Ok(runtime)
+    }) {
+        Ok(runtime) => runtime,
+        Err(error) => return finish(Err(error)),
+    };
+    with(reload::load(path), |(config, origin)| {
+        if lifecycle.stopping().is_cancelled() {
+            return ExitCode::SUCCESS;
+        }
+        run_on(runtime, &lifecycle, config, origin)
+    })
+}
+
+fn run_on(runtime: Runtime, lifecycle: &Lifecycle, mut config: Config, origin: Origin) -> ExitCode {
     let problems = Problems::default();
     let logging = match log::init(&config.log, problems.clone()) {
         Ok(logging) => logging,
@@ -227,11 +248,9 @@ fn run(mut config: Config, origin: Origin) -> ExitCode {
     log::log_panics();
     let connections = &mut config.callback.limits.max_connections;
     *connections = raise_open_files(*connections);
-    let result = block_on(async {
-        let lifecycle = Lifecycle::default();
-        lifecycle.watch_signals().context("cannot watch signals")?;
+    let result = finish_on(runtime, async {
         let manager = Notifier::from_environment()?;
-        let Some(mut relay) = Relay::start_unless_stopped(config, &lifecycle, &manager).await? else {
+        let Some(mut relay) = Relay::start_unless_stopped(config, lifecycle, &manager).await? else {
             return Ok(());
         };
         relay.show(problems);
@@ -287,7 +306,7 @@ fn simulate(path: Option<&Path>) -> ExitCode {
     };
     finish(logged("info", LogFormat::Auto, async {
         let lifecycle = Lifecycle::default();
-        lifecycle.watch_signals().context("cannot watch signals")?;
+        lifecycle.watch_stops().context("cannot watch signals")?;
         let simulator = simulate::Simulator::start(settings).await?;
         lifecycle.stopping().cancelled().await;
         simulator.stop().await;
@@ -314,13 +333,17 @@ fn simulator_settings(path: Option<&Path>) -> anyhow::Result<simulate::Settings>
     Ok(settings)
 }
 
-/// Runs a future on a runtime of all cores. What is left of other work then, such as a read from a disk that hangs, has
-/// [`LAST_WORK`] and no more.
+/// Runs a future on a runtime of all cores, as [`finish_on`].
 pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    finish_on(runtime()?, future)
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// Runs a future. What is left of other work then, such as a read from a disk that hangs, has [`LAST_WORK`] and no more.
+fn finish_on<T>(runtime: Runtime, future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let done = runtime.block_on(future);
     // Dropped, it would wait for work that blocks, for as long as that takes.
     runtime.shutdown_timeout(LAST_WORK);

@@ -133,8 +133,7 @@ impl Lifecycle {
     /// # Errors
     /// When the handlers cannot be installed.
     pub fn watch_signals(&self) -> std::io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        self.watch_stops()?;
         let mut hangup = signal(SignalKind::hangup())?;
         let reloading = self.clone();
         tokio::spawn(async move {
@@ -143,6 +142,16 @@ impl Lifecycle {
                 reloading.reload();
             }
         });
+        Ok(())
+    }
+
+    /// SIGTERM and SIGINT alone, for what reads nothing anew.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub fn watch_stops(&self) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
         let lifecycle = self.clone();
         // Not one of the tracked tasks: it must not keep the daemon from ending.
         tokio::spawn(async move {

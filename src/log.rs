@@ -95,7 +95,7 @@ pub(crate) fn init(config: &LogConfig, problems: Problems) -> std::io::Result<Lo
     let (filter, handle) = reload::Layer::new(filter);
     let kinds = Arc::new(Kinds::default());
     let lines = Lines::to_stderr()?;
-    let format = fmt::layer().with_writer(Queued(lines.clone()));
+    let format = fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(Queued(lines.clone()));
     let format =
         if json { format.json().flatten_event(true).with_span_list(false).boxed() } else { format.boxed() };
     let limit = Limit(kinds.clone());

@@ -1,6 +1,7 @@
 //! The real binary: its signals, exit codes and commands, and what it does when its disk is full or fails.
 
 use std::collections::HashSet;
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -573,6 +574,26 @@ async fn a_configuration_that_can_be_read_once_only_is_read_once_and_its_files_a
         assert!(scene.relay.log().contains("certificate of the callback listener"), "{}", scene.relay.log());
         assert_eq!(scene.relay.stop().await, 0, "{}", scene.relay.log());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_comes_while_the_configuration_is_read_is_heard() {
+    let scene = Scene::prepare("").await;
+    let text = std::fs::read(scene.relay.folder().join("config.toml")).expect("it was written");
+    let pipe = scene.relay.folder().join("pipe").display().to_string();
+    run("mkfifo", &[&pipe]);
+    let mut relay =
+        Command::new(binary()).args(["run", "--config", &pipe]).spawn().expect("the binary starts");
+    // It is opened when the other end is read.
+    let mut other_end = std::fs::OpenOptions::new().write(true).open(&pipe).expect("a pipe");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(relay.id()).expect("a pid"));
+    for signal in [Signal::SIGHUP, Signal::SIGTERM] {
+        nix::sys::signal::kill(pid, signal).expect("it runs");
+    }
+    // Who is killed reads no more.
+    drop(other_end.write_all(&text));
+    drop(other_end);
+    assert_eq!(relay.wait().expect("it ends").code(), Some(0));
 }
 
 #[test]
