@@ -41,7 +41,7 @@ use show::{Addresses, Show};
 const READABLE_RATE: f64 = 8.0;
 /// Short enough to see a few renewals; gateways have 60 s.
 const GUID_INTERVAL: Duration = Duration::from_secs(15);
-/// Three heartbeats' worth beyond the interval.
+/// Three times the interval.
 const GUID_TIMEOUT: Duration = Duration::from_secs(45);
 /// A port that was free may have been taken before we use it.
 const START_TRIES: usize = 3;

@@ -128,7 +128,7 @@ pub enum Disposition {
 pub struct DeliveryError {
     /// What to do about it.
     pub disposition: Disposition,
-    /// A short name from a bounded set, used as a metric label, such as `queue_full` or `message_too_large`.
+    /// A short name from a bounded set, used as a metric label, such as `queue_full` or `too_large`.
     pub reason: &'static str,
     /// What the client library or the broker said, without control characters and not too long; no payload and no secret.
     pub detail: String,

@@ -84,7 +84,7 @@ const COMMITS: usize = 16;
 /// Where the spool is and how much it may hold.
 #[derive(Debug, Clone)]
 pub struct SpoolConfig {
-    /// The folder of the database; made when it is not there, readable by its owner only.
+    /// The folder of the spool; made when it is not there, readable by its owner only.
     pub directory: PathBuf,
     /// How much it may hold.
     pub limits: SpoolLimits,
@@ -594,7 +594,7 @@ impl Spool {
         self.sinks.iter().map(|sink| (sink.name.clone(), sink.cursor())).collect()
     }
 
-    /// Writes everything that waits and closes the database; [`SpoolThreads::join`] tells when that is done.
+    /// Writes everything that waits and closes the spool; [`SpoolThreads::join`] tells when that is done.
     pub async fn close(&self) {
         if self.writer.send(writer::Command::Close).await.is_err() {
             tracing::debug!("the spool is closed already");
@@ -609,7 +609,7 @@ async fn ask<C, T>(thread: &mpsc::Sender<C>, command: impl FnOnce(Reply<T>) -> C
     answer.await.map_err(|_| AppendError::Failed)?
 }
 
-/// How often cursors and agents' rows are written, space is freed and gauges are set.
+/// How often cursors are written, space is freed and gauges are set.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
 
 #[cfg(test)]

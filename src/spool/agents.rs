@@ -173,9 +173,9 @@ pub(super) struct AgentBook {
     slots: Vec<Slot>,
     /// The number at which agents begin that come for the first time.
     first_sequence: u64,
-    /// What each agent touched by the open transaction was before it; nothing where it was not there.
+    /// What each agent touched by the commit under way was before it; nothing where it was not there.
     undo: Vec<(usize, Option<AgentRow>)>,
-    /// What happened in the open transaction.
+    /// What happened in the commit under way.
     tally: Tally,
     /// Agents whose stored row is old.
     dirty: Vec<usize>,
@@ -308,7 +308,7 @@ impl AgentBook {
         (&mut slot.row, &mut self.tally)
     }
 
-    /// The transaction was committed. Gives what happened in it.
+    /// The commit under way is done. Gives what happened in it.
     pub(super) fn committed(&mut self) -> Tally {
         for (place, _) in self.undo.drain(..) {
             self.slots[place].touched = false;
@@ -316,7 +316,7 @@ impl AgentBook {
         std::mem::take(&mut self.tally)
     }
 
-    /// The transaction was rolled back: all rows are as they were.
+    /// The commit failed: all rows are as they were.
     pub(super) fn rolled_back(&mut self) {
         self.tally = Tally::default();
         // Backwards: agents that came with it are the last ones.

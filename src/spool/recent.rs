@@ -2,7 +2,7 @@
 //! disk, checked and decoded once for each of them, and its events are made once for all.
 //!
 //! - A record is in here only after its commit: what is not durable is delivered to nobody.
-//! - The ring has no gaps. Whoever reads at a place that is not in it any more, or not yet, reads the database.
+//! - The ring has no gaps. Whoever reads at a place that is not in it any more, or not yet, reads the log.
 //! - It holds what some sink has not read yet, and no more than so many records and bytes. While every sink is far behind
 //!   nothing is put in, so that the writer has no work with it.
 
