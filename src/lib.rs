@@ -37,6 +37,6 @@ pub mod stamp;
 pub mod trace;
 
 /// Records are made by one thread and let go by another, which the allocator of the C library answers with locks and with memory
-/// given back and asked for again.
+/// given back and asked for again. It is that of librdkafka and SQLite too (feature `unprefixed_malloc_on_supported_platforms`).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
