@@ -17,6 +17,7 @@ use super::limits;
 use super::log::{Item, Log, LogReader};
 use super::reader;
 use super::removed::Removed;
+use super::reserve::Reserve;
 use super::schema::{self, ChangeError};
 use super::writer::{self, Committed, Measured, Reply, Signals, Waiting, tell};
 use super::{AgentKey, AppendError, DeadLetter, ReadRecord, SinkState, SpoolConfig, TICK};
@@ -97,6 +98,8 @@ pub(super) struct Keeper {
     /// Keeps other processes out for as long as this thread lives.
     pub(super) _lock: std::fs::File,
     pub(super) log: Log,
+    pub(super) reserve: Reserve,
+    pub(super) calm: Calm,
     /// Reads records that are copied into dead letters, and the oldest one.
     pub(super) reader: LogReader,
     /// Agents' rows that are still to be stored, also where the disk had no room for them.
@@ -183,8 +186,9 @@ impl Keeper {
             if matches!(done, Err(ChangeError::Full(_))) {
                 self.disk_is_full();
                 // Records are freed by what is stored here, so this goes before those that are still to come.
-                if let Err(error) = self.log.give_spare_back() {
-                    tracing::warn!(%error, "the prepared file of the spool cannot be given back to the disk");
+                let given = self.log.give_spare_back().and_then(|_| self.reserve.give());
+                if let Err(error) = given {
+                    tracing::warn!(%error, "room that is kept for the database cannot be given back to the disk");
                 }
                 // What could not be stored has taken the rest of the disk for the journal: it is wanted for records.
                 let emptied = schema::empty_journal(&self.connection, &self.path);
@@ -474,6 +478,11 @@ impl Keeper {
             self.count_letters()?;
         }
         let measured = measured(&self.connection, self.letter_bytes, &self.config)?;
+        if let Err(error) = self.reserve.take(measured.free_disk)
+            && let Some(left_out) = self.calm.due("reserve")
+        {
+            tracing::warn!(%error, left_out, "no room can be kept on the disk for the spool's database");
+        }
         // When the writer has much to do it gets the next one.
         drop(self.writer.try_send(writer::Command::Tick(measured)));
         self.set_gauges();

@@ -11,6 +11,7 @@ use super::limits::Gauge;
 use super::log;
 use super::mark::{self, MarkFile};
 use super::removed::Removed;
+use super::reserve::Reserve;
 use super::schema::{self, OpenError, Opened};
 use super::watching::Tap;
 use super::writer::{self, RoomGiven, Signals, Writer};
@@ -71,6 +72,8 @@ pub(super) fn start(
         connection,
         _lock: lock,
         log: log.log().clone(),
+        reserve: Reserve::of(&config.directory),
+        calm: Calm::default(),
         reader: log.log().reader(),
         rows: BTreeMap::new(),
         rows_as_of: None,

@@ -66,7 +66,7 @@ async fn what_threatens_agents_is_told_and_its_cause_is_shown() {
         .fires("CcrelayAgentsSuspended", &[&format!("main {LOCKED_OUT} suspended"), "bad_credentials"])
         .await;
     scene.all_signed_in(SIGNED_IN).await;
-    scene.fires("CcrelayAgentsWithoutPushes", &["reason=\"tls_handshake"]).await;
+    scene.fires("CcrelayAgentsWithoutPushes", &["reason=\"tls_own_certificate_refused"]).await;
     scene.fires("CcrelayHandshakesFailing", &["a connection came to nothing"]).await;
     scene.fires("CcrelayMostAgentsWithoutPushes", &["reason=\"tls_own_certificate_refused"]).await;
     scene.fires("CcrelayCertificateRefused", &["a connection came to nothing"]).await;

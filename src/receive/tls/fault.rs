@@ -55,6 +55,8 @@ fn is_about_certificates(alert: AlertDescription) -> bool {
             | AlertDescription::CertificateExpired
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
+            // Its signature does not fit the key of an authority that has the same name (RFC 8446, 6.2).
+            | AlertDescription::DecryptError
     )
 }
 
