@@ -47,6 +47,7 @@ mod reader;
 mod recent;
 mod removed;
 pub mod repair;
+mod reserve;
 mod room;
 mod schema;
 mod segment;

@@ -491,21 +491,18 @@ fn fill(file: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_fsync_ends_the_daemon_and_loses_nothing_that_was_acknowledged() {
     let mut scene = Scene::prepare("").await;
-    let control = scene.relay.folder().join("fiu").display().to_string();
     for _ in 0..2 {
-        scene.relay.wrapper = ["fiu-run", "-x", "-f", &control].map(str::to_owned).to_vec();
         scene.start().await;
         scene.play_on(300).await;
         let pid = scene.relay.running().pid().to_string();
-        for call in ["fdatasync", "fsync"] {
-            let order = format!("enable name=posix/io/sync/{call},failinfo={}", nix::libc::EIO);
-            run("fiu-ctrl", &["-f", &control, "-c", &order, &pid]);
-        }
+        let place = TempDir::new().expect("a folder");
+        let fault = "inject=fsync,fdatasync:error=EIO";
+        let strace = ["strace", "-qq", "-f", "-o", "/dev/null", "-e", fault, "-p", &pid].map(str::to_owned);
+        let _strace = Process::start(place.path(), &strace);
         assert_eq!(scene.relay.ended(SOON).await, 1, "{}", scene.relay.log());
         let log = scene.relay.log();
         assert!(log.contains("the spool has failed"), "it says so:\n{log}");
         // Whatever was under way was not answered with success; what was before must be there now.
-        scene.relay.wrapper.clear();
         scene.relay.start().await;
         scene.play_on(200).await;
         assert_eq!(scene.relay.stop().await, 0);
