@@ -310,7 +310,9 @@ impl Rosters {
 
     /// Keeps the agents that a file has lost, where they are suspiciously many; says of which files how many.
     fn hold(&self, fresh: &mut BTreeMap<usize, Vec<Entry>>) -> Vec<(usize, usize)> {
-        let new: HashSet<AgentKey> = fresh.values().flatten().map(|entry| key(&entry.agent)).collect();
+        let new = fresh.values().flatten().map(|entry| key(&entry.agent));
+        // Who stands in the configuration is not lost.
+        let new: HashSet<AgentKey> = new.chain(self.inline.iter().map(|agent| key(agent))).collect();
         let mut held = Vec::new();
         for (index, entries) in fresh {
             let before = &self.files[*index].agents;

@@ -308,9 +308,13 @@ fn an_agent_that_moves_to_another_file_is_not_touched() {
 
 /// An agent as `[[agents]]` has it, with what it takes from its gateway.
 fn inline(raw: &serde_json::Value) -> Inline {
-    let raw = serde_json::from_value(raw.clone()).unwrap();
+    all_inline(std::slice::from_ref(raw))
+}
+
+fn all_inline(raw: &[serde_json::Value]) -> Inline {
+    let raw = raw.iter().map(|raw| serde_json::from_value(raw.clone()).unwrap()).collect();
     let mut problems = Problems::default();
-    let config = validate_all(vec![gateway("main"), gateway("other")], vec![raw], Vec::new(), &mut problems);
+    let config = validate_all(vec![gateway("main"), gateway("other")], raw, Vec::new(), &mut problems);
     assert!(problems.found().is_empty());
     config.rosters.inline()
 }
@@ -333,6 +337,24 @@ fn an_agent_that_moves_between_configuration_and_roster_is_not_touched() {
     let changes = poll(&mut rosters, Some(Inline::default()), Asked::Not, &metrics);
     assert_eq!(ids(&changes), (vec![], vec![]));
     assert_eq!(metrics.roster_agents.with_label_values(&["main"]).get(), 3);
+    assert_eq!(metrics.rosters_stale.get(), 0);
+}
+
+#[test]
+fn who_moves_from_a_roster_into_the_configuration_is_not_lost_however_many_they_are() {
+    let folder = Folder::new();
+    let agent = |id: u32| {
+        serde_json::json!({
+            "gateway": "main", "id": id.to_string(), "phone_number": format!("7{id}"),
+            "password_file": folder.path(&id.to_string()),
+        })
+    };
+    let mut rosters = rosters(vec![folder.roster("agents.csv", &lines(1001..1013), 1001..1013)]);
+    let metrics = metrics();
+    folder.write("agents.csv", &lines(1001..1005));
+    let moved: Vec<_> = (1005..1013).map(agent).collect();
+    let changes = poll(&mut rosters, Some(all_inline(&moved)), Asked::Reading, &metrics);
+    assert_eq!(ids(&changes), (vec![], vec!["500"]), "500 stood in the configuration before");
     assert_eq!(metrics.rosters_stale.get(), 0);
 }
 
