@@ -70,7 +70,12 @@ fn worse(
     now: Timestamp,
 ) -> Vec<Problem> {
     let had = defects(before, hosts, now);
-    let is_new = |defect: &Defect| !had.iter().any(|other| defect.is_like(other));
+    // Of one that is over or not for servers nothing is worth keeping, and some gateways compare no names.
+    let useless = had.iter().any(|defect| !matches!(defect, Defect::LacksHost(_)));
+    let is_new = |defect: &Defect| {
+        let nothing_lost = useless && matches!(defect, Defect::LacksHost(_));
+        !nothing_lost && !had.iter().any(|other| defect.is_like(other))
+    };
     let file = after.from.certificate_file.display();
     let said = |defect: Defect| Problem {
         key: format!("{table}.certificate_file"),

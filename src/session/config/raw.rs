@@ -242,11 +242,11 @@ impl RawGateway {
             if url.scheme() != "https" && !(url.scheme() == "http" && self.dangerously_trust_all) {
                 problems.add(&key, "must begin with https://");
             }
-            // The gateway adds to it, and compares it with its trust list.
-            let bare = url.query().is_none() && url.fragment().is_none();
+            // A query may be there: with `legacy-push` the token is one more parameter.
+            let bare = url.fragment().is_none();
             let nameless = url.username().is_empty() && url.password().is_none();
             if !bare || !nameless {
-                problems.add(&key, "must be a host with a path, without user, query or fragment");
+                problems.add(&key, "must be a host with a path, without user or fragment");
             }
             let nowhere = match url.host() {
                 Some(Host::Ipv4(address)) => address.is_unspecified(),

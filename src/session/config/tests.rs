@@ -49,7 +49,7 @@ fn each_mistake_of_a_gateway_is_found_under_its_key() {
         ("base_url = \"nonsense\"", "gateways[0].base_url"),
         ("base_url = \"https://gw.example/x#part\"", "gateways[0].base_url"),
         ("callback_uri = \"https://relay.example/push/main#part\"", "gateways[0].callback_uri"),
-        ("callback_uri = \"https://relay.example/push/main?x=1\"", "gateways[0].callback_uri"),
+        ("callback_uri = \"https://relay.example/push/main#x\"", "gateways[0].callback_uri"),
         ("callback_uri = \"https://user:hush@relay.example/push/main\"", "gateways[0].callback_uri"),
         ("callback_uri = \"https://0.0.0.0:8443/push/main\"", "gateways[0].callback_uri"),
         ("callback_uri = \"https://[::]:8443/push/main\"", "gateways[0].callback_uri"),
