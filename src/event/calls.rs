@@ -347,14 +347,27 @@ impl CallSnapshot {
             "ccrelay.call.transfer-result"
             | "ccrelay.call.transfer-out-result"
             | "ccrelay.linked-phone.transfer-result" => {
+                if !report.succeeded {
+                    self.third_is_gone();
+                }
                 self.transferred = report.succeeded;
                 self.reaching &= self.transferred;
                 self.joined = false;
             }
             "ccrelay.call.connection-failed"
             | "ccrelay.call.consultation-failed"
-            | "ccrelay.call.returned-from-ivr" => (self.reaching, self.transferred) = (false, false),
+            | "ccrelay.call.returned-from-ivr" => {
+                self.third_is_gone();
+                (self.reaching, self.transferred) = (false, false);
+            }
             _ => {}
+        }
+    }
+
+    /// A third phone that rang is not reached. Whoever left while it rang was the third party: the talk goes on.
+    fn third_is_gone(&mut self) {
+        if self.reaching {
+            (self.left, self.left_at) = (false, None);
         }
     }
 

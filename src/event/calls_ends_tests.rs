@@ -222,3 +222,18 @@ fn the_talk_goes_on_where_another_comes_for_the_party_that_left() {
     assert_eq!(told(&alone), json!([1.0, 3.0]));
     assert_eq!(told(&[talk, left("1-2"), work, release("1-2")]), json!([1.0, 2.0]));
 }
+
+#[test]
+fn who_leaves_while_a_third_phone_rings_that_is_not_reached_ends_no_talk() {
+    let failed = [
+        ("AgentEvent_Consult_Fail", json!("1-2")),
+        ("AgentEvent_SuccTransResult", json!({"callId": "1-2", "result": 1})),
+    ];
+    for failed in failed {
+        let mut desk = Desk::new(AgentState::Ready);
+        let talk = ("AgentEvent_Talking", inbound("1-2"));
+        let ended = desk.play(0, &[talk, third_rings("1-2"), left("1-2"), failed.clone(), release("1-2")]);
+        assert_eq!(ended.len(), 1, "{failed:?}");
+        assert_eq!(ended[0]["summary"]["talkedSeconds"], 4.0, "{failed:?}");
+    }
+}

@@ -210,6 +210,10 @@ impl JsonlSink {
             // The worker may have dropped its ack.
             drop(resolve.send(outcome.clone()));
         }
+        if outcome.is_err() {
+            // What is behind it must not come before it: a stop closes the sink without a reset.
+            self.pieces.clear();
+        }
         outcome
     }
 }

@@ -19,7 +19,9 @@ pub(super) struct ShortLives(Arc<AtomicU32>);
 impl ShortLives {
     /// What ended a connection that lasted so long from CONNACK, with what it may mean.
     pub(super) fn ended(&self, lasted: Duration, client_id: &str, error: DeliveryError) -> DeliveryError {
-        if lasted >= SHORT {
+        // Where the broker says why it is something else.
+        let may_be = matches!(error.reason, "connection" | "session_taken_over");
+        if lasted >= SHORT || !may_be {
             self.0.store(0, Ordering::Relaxed);
             return error;
         }
