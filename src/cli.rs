@@ -231,7 +231,15 @@ fn run(path: &Path) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return finish(Err(error)),
     };
-    with(reload::load(path), |(config, origin)| {
+    // Nothing has begun that needs an end, and what is read may be on a disk that never answers.
+    let stopping = lifecycle.stopping();
+    let ends = runtime.spawn(async move {
+        stopping.cancelled().await;
+        std::process::exit(0);
+    });
+    let loaded = reload::load(path);
+    ends.abort();
+    with(loaded, |(config, origin)| {
         if lifecycle.stopping().is_cancelled() {
             return ExitCode::SUCCESS;
         }

@@ -321,7 +321,9 @@ async fn connection<H: Handler>(
                     seat.phase.enter(PHASE_IDLE);
                     serve(&shared, stream, peer, accepted, seat).await;
                 }
-                Some(Ok(Err(error))) => shared.fault(fault::reason(&error), &error),
+                Some(Ok(Err(error))) => {
+                    shared.fault(fault::reason(&error), &format_args!("{error} (of {peer})"));
+                }
                 Some(Err(_)) => shared.fault("tls_handshake_timeout", &"the TLS handshake took too long"),
             }
         }

@@ -260,7 +260,7 @@ metrics! {
     sink_in_flight: IntGaugeVec = "ccrelay_sink_in_flight" ["sink"];
     /// Returns to the cursor after a failed delivery or a rebuilt client, by reason.
     sink_retries: IntCounterVec = "ccrelay_sink_retries_total" ["sink", "reason"];
-    /// Events handed to the sink once more after a failure; consumers may see them twice.
+    /// Events of records that were begun before a failure and are handed over after it; consumers may see some of them twice.
     sink_published_again: IntCounterVec = "ccrelay_sink_published_again_total" ["sink"];
     /// Deliveries that failed, by reason; each is then retried, set aside or stops the sink.
     sink_failures: IntCounterVec = "ccrelay_sink_failures_total" ["sink", "reason"];

@@ -218,7 +218,12 @@ fn a_spool_that_cannot_be_used_is_told_before_the_start() {
     // Somebody else's: nothing keeps root from it.
     if nix::unistd::geteuid().is_root() {
         set_mode(folder.path(), 0o755);
-        set_mode(&folder.path().join("key.pem"), 0o644);
+        for file in ["config.toml", "cert.pem", "key.pem", "password"] {
+            let file = folder.path().join(file);
+            if file.exists() {
+                set_mode(&file, 0o644);
+            }
+        }
         let output = Command::new(env!("CARGO_BIN_EXE_ccrelay"))
             .args(["check", "--config", "config.toml"])
             .current_dir(folder.path())

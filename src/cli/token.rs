@@ -92,7 +92,12 @@ fn append(path: &Path, before: &str, line: &str) -> anyhow::Result<()> {
     let new = !path.exists();
     let gap = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
     let mut options = std::fs::OpenOptions::new();
-    let file = options.create(true).append(true).mode(0o600).open(path);
+    options.append(true).mode(0o600);
+    if new {
+        // Not through a link to where nothing is, which would make the folder's owner that of any file.
+        options.create_new(true);
+    }
+    let file = options.open(path);
     let written = file.and_then(|mut file| {
         if new && rustix::process::geteuid().is_root() {
             give_to_owner_of_folder(&file, path)?;

@@ -260,6 +260,10 @@ impl Shared {
             self.common.gauge(state).inc();
             status.state = state;
             status.since = now;
+            // What calls have met is of the state that they were made in.
+            if status.reason.is_some_and(|reason| CallError::REASONS.contains(&reason)) {
+                status.reason = None;
+            }
         }
     }
 

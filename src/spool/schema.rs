@@ -343,6 +343,10 @@ pub(super) fn lock(directory: &Path) -> Result<File, OpenError> {
 /// root, whom nothing keeps from it. Root makes none below a folder of somebody else's either, for the same reason.
 fn check_owner(directory: &Path) -> Result<(), OpenError> {
     let user = rustix::process::geteuid();
+    if user.is_root() && fs::metadata(directory.join(DATABASE)).is_ok_and(|database| database.uid() == 0) {
+        // It was root who made it, as in a container whose folder belongs to a user of the host.
+        return Ok(());
+    }
     let (found, there) = match fs::metadata(directory) {
         Ok(metadata) => (metadata, true),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && user.is_root() => {
