@@ -1,5 +1,7 @@
 //! `ccrelay agents`, the API from the command line.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 use ccrelay::simulate::{Fault, FaultKind, Operation};
@@ -233,6 +235,10 @@ async fn whoever_has_read_enough_may_leave_and_the_exit_code_stays_what_it_is() 
     let (config, spool) =
         (scene.relay.folder().join("config.toml"), scene.relay.folder().join("spool").display().to_string());
     let config = config.display().to_string();
+    for secret in ["key.pem", "password"] {
+        let only_ours = Permissions::from_mode(0o600);
+        std::fs::set_permissions(scene.relay.folder().join(secret), only_ours).expect("it is ours");
+    }
     let place = ["--url", url.as_str(), "--token-file", tokens.as_str()];
     for command in [
         [&["status"], &place[..]].concat(),
