@@ -171,7 +171,9 @@ fn of_gateway(
 fn of_thrown_out(metrics: &Metrics, gateway: &str, lately: &Lately, found: &mut Found) {
     let in_state = |state: &str| metrics.sessions.with_label_values(&[gateway, state]).get();
     let silent = lately.without_pushes.get(gateway).copied().unwrap_or_default();
-    if silent > 0 && silent * WITHOUT_PUSHES > in_state("active") {
+    // Of the same minutes: who has gone home since is no sign.
+    let active = lately.active.get(gateway).copied().unwrap_or_default().max(in_state("active"));
+    if silent > 0 && silent * WITHOUT_PUSHES > active {
         let what = format!(
             "{gateway}: the gateway does not reach us: in the last minutes {} signed in without a push, and it signs them out for that",
             agents(silent, "was", "were")
@@ -403,6 +405,7 @@ mod tests {
         metrics.sink_lag_records.with_label_values(&["kafka"]).set(20_000);
         let late = Latency { secs: 8.0, over: false };
         Lately {
+            active: [].into(),
             push_failures: [("spool_full", 7), ("token_forged", MANY + 1)].into(),
             pushes_given_up: GIVEN_UP + 1,
             session_losses: [("main".to_owned(), 5)].into(),
@@ -557,6 +560,8 @@ mod tests {
         // They have just been thrown out.
         assert_eq!(critical(&[("signing_in", 30)], &of(30)), ["CcrelayMostAgentsWithoutPushes"]);
         assert!(critical(&[("signed_out", 30)], &of(0)).is_empty());
+        let shift_has_ended = Lately { active: [("main".to_owned(), 30)].into(), ..of(1) };
+        assert!(critical(&[("signed_out", 30)], &shift_has_ended).is_empty());
     }
 
     #[test]

@@ -45,6 +45,7 @@ struct Sample {
     session_losses: BTreeMap<String, u64>,
     /// Agents who are signed in and of whom no push has come, by gateway.
     without_pushes: BTreeMap<String, u64>,
+    active: BTreeMap<String, u64>,
     session_events_lost: BTreeMap<String, u64>,
     polls_unanswered: BTreeMap<String, u64>,
     log_lines_dropped: u64,
@@ -102,6 +103,8 @@ pub(super) struct Lately {
     pub(super) session_losses: BTreeMap<String, u64>,
     /// Agents who were signed in and of whom no push came, at the most in the last three minutes, by gateway.
     pub(super) without_pushes: BTreeMap<String, i64>,
+    /// The most agents who were signed in at a time in the same minutes, by gateway.
+    pub(super) active: BTreeMap<String, i64>,
     /// Connections of the last two minutes whose peer refused our certificate.
     pub(super) certificate_refused: u64,
     /// Pushes that were stored in the last minute.
@@ -182,6 +185,9 @@ impl Pulse {
             without_pushes: by_gateway(&|name| {
                 let silent = metrics.sessions_degraded.with_label_values(&[name, "no_pushes"]).get();
                 u64::try_from(silent).unwrap_or_default()
+            }),
+            active: by_gateway(&|name| {
+                u64::try_from(metrics.sessions.with_label_values(&[name, "active"]).get()).unwrap_or_default()
             }),
             session_events_lost: by_gateway(&|name| {
                 let of =
@@ -284,7 +290,8 @@ impl Pulse {
             certificate_refused: in_two_minutes(&refused),
             stored_last_minute: since(stored(now), stored(minute_ago)),
             session_losses: grown(&now.session_losses, &then.session_losses),
-            without_pushes: self.gateways.iter().map(|name| (name.clone(), self.silent(now, name))).collect(),
+            without_pushes: self.most(now, |sample| &sample.without_pushes),
+            active: self.most(now, |sample| &sample.active),
             session_events_lost: grown(&now.session_events_lost, &then.session_events_lost),
             polls_unanswered: grown(&now.polls_unanswered, &then.polls_unanswered),
             log_lines_dropped: since(now.log_lines_dropped, then.log_lines_dropped),
@@ -301,12 +308,15 @@ impl Pulse {
         }
     }
 
-    /// How many agents of this gateway were without pushes at the most.
-    fn silent(&self, now: &Sample, gateway: &str) -> i64 {
+    /// How many agents of each gateway there were of these at the most.
+    fn most(&self, now: &Sample, of: impl Fn(&Sample) -> &BTreeMap<String, u64>) -> BTreeMap<String, i64> {
         let lately =
-            self.samples.iter().rev().take_while(|sample| now.at.duration_since(sample.at) <= SILENCE);
-        let most = lately.map(|sample| sample.without_pushes[gateway]).max().unwrap_or_default();
-        i64::try_from(most).unwrap_or(i64::MAX)
+            || self.samples.iter().rev().take_while(|sample| now.at.duration_since(sample.at) <= SILENCE);
+        let most = |gateway: &String| {
+            let most = lately().map(|sample| of(sample)[gateway]).max().unwrap_or_default();
+            (gateway.clone(), i64::try_from(most).unwrap_or(i64::MAX))
+        };
+        self.gateways.iter().map(most).collect()
     }
 
     /// Below what this share of what came in the last minute lies; `None` when nothing came.
