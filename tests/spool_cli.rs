@@ -493,7 +493,9 @@ async fn root_changes_no_spool_of_another_user() {
     let spool = folder.path().join("spool");
     let (opened, threads) = filled(&spool).await;
     close(opened, threads).await;
-    std::os::unix::fs::chown(&spool, Some(65_534), Some(65_534)).expect("as root");
+    for path in [spool.clone(), spool.join("spool.db")] {
+        std::os::unix::fs::chown(path, Some(65_534), Some(65_534)).expect("as root");
+    }
     let refused = |command: &[&str]| {
         let said = fails(&spool, command);
         assert!(said.contains("belongs to user 65534 and this is user 0: run this as its owner"), "{said}");

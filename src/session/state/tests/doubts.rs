@@ -257,8 +257,12 @@ fn a_sign_out_that_is_refused_in_a_call_shows_that_the_session_is_not_past() {
     assert!(!bench.machine.asks_for_past());
     bench.input(Input::PastIsGone);
     assert!(bench.machine.holds_session() && bench.machine.next() != Next::Done);
-    bench.answer(Handshake, Meaning::Ok);
+    // The heartbeat after the first one may be due before it is tried again.
+    while matches!(bench.machine.next(), Next::Call(Handshake, _)) {
+        bench.answer(Handshake, Meaning::Ok);
+    }
     bench.answer(Logout, Meaning::Ok);
+    bench.effects.dedup();
     assert_eq!(bench.effects, [Effect::Started(Entry::Resumed), Effect::Kept, Effect::SignedOut]);
 }
 

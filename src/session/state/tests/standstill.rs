@@ -38,7 +38,7 @@ fn a_guid_that_died_while_heartbeats_were_late_is_no_sign_of_somebody_else() {
 
 #[test]
 fn how_long_a_guid_lives_is_for_the_gateways_timeout_to_say() {
-    for (timeout, pause, dead) in [(90, 85, true), (90, 75, false), (300, 115, false)] {
+    for (timeout, pause, dead) in [(90, 85, true), (90, 65, false), (300, 115, false)] {
         let mut bench = Bench::active(false);
         let rules = Rules { guid_timeout: timeout * SECOND, ..rules(false) };
         bench.input(Input::Configured { rules, skills: false, sign_in: false });
