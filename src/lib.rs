@@ -9,6 +9,7 @@ pub mod authenticate;
 pub mod backoff;
 mod body;
 pub mod calm;
+mod causes;
 pub mod cli;
 pub mod clock;
 pub mod config;

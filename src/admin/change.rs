@@ -14,6 +14,7 @@ use super::api::{Answer, Call, Parts, query};
 use super::fault::{Fault, json as answer, no_content};
 use super::kept::{Kept, MOST_AGENTS, in_words};
 
+use crate::causes::with_causes;
 use crate::config::Problems;
 use crate::session::call::{Cookie, Ticket};
 use crate::session::config::{AgentConfig, PasswordError, RawAgent};
@@ -259,21 +260,10 @@ async fn set(parts: &Parts, agent: &AgentKey, kept: Option<Kept>) -> Result<Opti
     match set {
         Ok(Ok(before)) => Ok(before),
         Ok(Err(error)) => {
-            Err(Fault::internal("the agents of the admin API cannot be written", &chain(&error)))
+            Err(Fault::internal("the agents of the admin API cannot be written", &with_causes(&error)))
         }
         Err(error) => Err(Fault::internal("the agents of the admin API cannot be written", &error)),
     }
-}
-
-/// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! The collector: one HTTP client, and the files that it needs, which are read anew when they change.
 
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use super::config::TracesConfig;
 use super::otlp;
 use crate::body;
 use crate::calm::Calm;
+use crate::causes::with_causes;
 use crate::stamp::Stamp;
 
 /// An answer says how many spans were not taken, and why.
@@ -130,7 +130,7 @@ impl Collector {
         }
         let request = request.map_err(|error| Fault::Final { reason: error.to_string() })?;
         let exchange = async {
-            let response = self.in_force.http.request(request).await.map_err(|error| chain(&error))?;
+            let response = self.in_force.http.request(request).await.map_err(|error| with_causes(&error))?;
             read(response).await
         };
         match tokio::time::timeout(self.config.timeout, exchange).await {
@@ -256,10 +256,4 @@ impl Answer {
             _ => Err(Fault::Final { reason: reason() }),
         }
     }
-}
-
-/// An error with its causes in one line; hyper's errors say little by themselves.
-fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| (*error).source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -6,22 +6,13 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError};
 
+use crate::causes::with_causes;
+
 /// An error with its causes in one line, and the key to look at where a certificate is to blame.
 pub(super) fn explained(error: &(dyn Error + 'static)) -> String {
-    let mut text = chain(error);
+    let mut text = with_causes(error);
     if let Some(hint) = tls_error(error).and_then(hint) {
         text.push_str(&format!(" ({hint})"));
-    }
-    text
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
     }
     text
 }
