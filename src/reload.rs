@@ -19,7 +19,7 @@
 //!   Sinks are those of the start, and while others are written the routes wait with them: events that lead to a sink that does not
 //!   run would be kept from those that do.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem::Discriminant;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -517,10 +517,7 @@ impl Reloader {
             written.iter().filter(known).chain(before.iter().filter(gone)).cloned().collect();
         let changes = roster::diff(before.iter(), inline.iter());
         // Who stands in a roster is not lost.
-        let elsewhere: HashSet<_> =
-            config.sessions.rosters.agents().map(|agent| (agent.gateway.clone(), agent.id.clone())).collect();
-        let lost = changes.remove.iter().filter(|agent| !elsewhere.contains(*agent)).count();
-        let of = before.len();
+        let (lost, of) = (config.sessions.rosters.strangers(&changes.remove), before.len());
         if !confirmed && roster::are_too_many(lost, of) {
             return Err(format!(
                 "{lost} of {of} agents are gone at once: they are kept until `ccrelay reload --confirm-removals` says that this is meant"

@@ -167,6 +167,16 @@ impl Rosters {
         self.files.iter().flat_map(|file| file.agents.iter().map(|entry| &entry.agent))
     }
 
+    /// How many of these agents stand in no file.
+    #[must_use]
+    pub fn strangers(&self, agents: &[AgentKey]) -> usize {
+        if agents.is_empty() {
+            return 0;
+        }
+        let here: HashSet<AgentKey> = self.agents().map(|agent| key(agent)).collect();
+        agents.iter().filter(|agent| !here.contains(*agent)).count()
+    }
+
     /// Files that are not in force as they are, at whatever time that is asked.
     #[must_use]
     pub fn stale(&self) -> Stale {

@@ -10,7 +10,7 @@ const IDS: std::ops::RangeInclusive<u64> = 101..=999_999;
 
 /// Agents whose ids no gateway has by its manual: some answer a call with such an id by 404 and no retcode. One line for each
 /// gateway.
-pub fn id_doubts(config: &SessionsConfig) -> impl Iterator<Item = String> {
+pub fn id_doubts(config: &SessionsConfig) -> Vec<String> {
     let mut odd: BTreeMap<&str, Vec<&AgentId>> = BTreeMap::new();
     for agent in &config.agents {
         if !agent.id.as_str().parse().is_ok_and(|id| IDS.contains(&id)) {
@@ -25,5 +25,5 @@ pub fn id_doubts(config: &SessionsConfig) -> impl Iterator<Item = String> {
              404 to every call of others"
         ))
     });
-    lines.collect::<Vec<_>>().into_iter()
+    lines.collect()
 }

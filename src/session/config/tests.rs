@@ -99,7 +99,7 @@ fn a_guid_lives_for_twice_its_interval_unless_it_is_said_otherwise() {
 fn ids_that_no_gateway_has_are_doubted_in_one_line() {
     let doubts = |ids: &[&str]| {
         let agents = ids.iter().map(|id| agent(&format!("id = \"{id}\"")).unwrap()).collect();
-        id_doubts(&validate(vec![gateway("").unwrap()], agents, &mut Problems::default())).collect::<Vec<_>>()
+        id_doubts(&validate(vec![gateway("").unwrap()], agents, &mut Problems::default()))
     };
     assert!(doubts(&["101", "59999", "999999"]).is_empty());
     let odd = doubts(&["100", "101", "1000000"]);
