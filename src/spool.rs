@@ -69,6 +69,7 @@ pub use recent::Recent;
 use recent::{Filler, Ring};
 use removed::Removed;
 pub use schema::OpenError;
+pub(crate) use schema::nearest;
 use watching::{Tap, Watchers};
 pub use watching::{Watch, Watched};
 use writer::Reply;

@@ -1,12 +1,12 @@
 //! Whether the spool can be where it is to be.
 
-use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
 
 use super::{Config, Problem, Problems};
+use crate::spool::nearest;
 
 const DIRECTORY: &str = "spool.directory";
 /// Bits of the mode that let others than owner and group in.
@@ -80,12 +80,6 @@ pub(super) fn doubts(config: &Config) -> Vec<String> {
         }
         _ => Vec::new(),
     }
-}
-
-/// The nearest of this path and what is above it that is there.
-fn nearest(path: &Path) -> Option<(PathBuf, Metadata)> {
-    let path = std::path::absolute(path).ok()?;
-    path.ancestors().find_map(|path| Some((path.to_path_buf(), std::fs::metadata(path).ok()?)))
 }
 
 #[cfg(test)]

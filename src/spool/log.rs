@@ -50,7 +50,7 @@ const FILLED: u64 = 256 << 10;
 const BETWEEN: Duration = Duration::from_millis(2);
 /// Bytes of the disk that a new file leaves free. The database needs them to store what sinks have got, and that is what gives
 /// records back.
-const LEFT_FREE: u64 = 1 << 20;
+pub(super) const LEFT_FREE: u64 = 1 << 20;
 /// After this long a file is prepared where there was no room for the smallest one.
 const PAUSE: Duration = Duration::from_secs(10);
 /// Places that are remembered are so far apart.

@@ -240,10 +240,9 @@ impl Offline {
 
     /// Rows of all agents, as the records leave them, with numbers that are so much higher.
     fn agents_after(&self, leap: u64) -> Result<Vec<(AgentKey, Vec<u8>)>, OpenError> {
-        let (book, as_of) = self.change(|connection| {
+        let (mut book, as_of) = self.change(|connection| {
             Ok((keeper::stored_book(connection)?, schema::number(connection, "agents_as_of")?))
         })?;
-        let mut book = book;
         let io = |source| OpenError::Io { path: log::folder(&self.directory), source };
         writer::replay(&mut book, &mut self.look.log.reader(), as_of).map_err(io)?;
         let rows = book.into_rows().map(|(agent, mut row)| {

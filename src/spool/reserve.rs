@@ -2,12 +2,14 @@
 //! would stay full: neither that a sink has got its records nor that it is gone could be stored.
 
 use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::log::LEFT_FREE;
+
 /// Bytes that are kept: as many as files of records leave free, which the journal may have taken before the disk was full.
-const BYTES: usize = 1 << 20;
+const BYTES: u64 = LEFT_FREE;
 /// They are taken again only where there is so much more that nothing is short of it.
 const WELL_FREE: u64 = 4 << 20;
 const NAME: &str = "reserve";
@@ -23,7 +25,7 @@ impl Reserve {
     /// That of this spool's folder, as an earlier run has left it.
     pub(super) fn of(directory: &Path) -> Reserve {
         let path = directory.join(NAME);
-        let held = fs::metadata(&path).is_ok_and(|file| file.len() == BYTES as u64);
+        let held = fs::metadata(&path).is_ok_and(|file| file.len() == BYTES);
         Reserve { path, held }
     }
 
@@ -43,14 +45,13 @@ impl Reserve {
         }
         let mut options = OpenOptions::new();
         let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&self.path)?;
-        match file.write_all(&vec![0; BYTES]).and_then(|()| file.sync_all()) {
-            Ok(()) => self.held = true,
-            Err(error) => {
-                self.give()?;
-                return Err(error);
-            }
+        let filled =
+            std::io::copy(&mut std::io::repeat(0).take(BYTES), &mut file).and_then(|_| file.sync_all());
+        self.held = filled.is_ok();
+        if !self.held {
+            self.give()?;
         }
-        Ok(())
+        filled
     }
 }
 
@@ -66,7 +67,7 @@ mod tests {
         reserve.take(Some(WELL_FREE - 1)).unwrap();
         assert_eq!(bytes(), None);
         reserve.take(Some(WELL_FREE)).unwrap();
-        assert_eq!(bytes(), Some(BYTES as u64));
+        assert_eq!(bytes(), Some(BYTES));
         let mut reserve = Reserve::of(folder.path());
         assert!(reserve.held);
         reserve.give().unwrap();
@@ -76,6 +77,6 @@ mod tests {
         fs::write(folder.path().join(NAME), "short").unwrap();
         let mut reserve = Reserve::of(folder.path());
         reserve.take(None).unwrap();
-        assert_eq!(bytes(), Some(BYTES as u64));
+        assert_eq!(bytes(), Some(BYTES));
     }
 }

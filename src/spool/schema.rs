@@ -339,6 +339,12 @@ pub(super) fn lock(directory: &Path) -> Result<File, OpenError> {
     }
 }
 
+/// The nearest of this path and what is above it that is there.
+pub(crate) fn nearest(path: &Path) -> Option<(PathBuf, fs::Metadata)> {
+    let path = std::path::absolute(path).ok()?;
+    path.ancestors().find_map(|path| Some((path.to_path_buf(), fs::metadata(path).ok()?)))
+}
+
 /// A folder of somebody else's would end up with files of two owners, and whose it is could not open what another makes: not even
 /// root, whom nothing keeps from it. Root makes none below a folder of somebody else's either, for the same reason.
 fn check_owner(directory: &Path) -> Result<(), OpenError> {
@@ -349,14 +355,12 @@ fn check_owner(directory: &Path) -> Result<(), OpenError> {
     }
     let (found, there) = match fs::metadata(directory) {
         Ok(metadata) => (metadata, true),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && user.is_root() => {
-            let above = std::path::absolute(directory).ok();
-            let above =
-                above.as_deref().and_then(|path| path.ancestors().find_map(|one| fs::metadata(one).ok()));
-            let Some(above) = above else { return Ok(()) };
-            (above, false)
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            match nearest(directory).filter(|_| user.is_root()) {
+                Some((_, above)) => (above, false),
+                None => return Ok(()),
+            }
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(OpenError::Io { path: directory.to_path_buf(), source }),
     };
     let (owner, user) = (found.uid(), user.as_raw());
@@ -431,9 +435,7 @@ pub(super) const SEQUENCE_FLOOR: &str = "sequence_floor";
 
 /// The number at which agents begin that the spool has not seen before.
 pub(super) fn sequence_floor(connection: &Connection) -> rusqlite::Result<u64> {
-    let query = "SELECT value FROM meta WHERE key = ?1";
-    let floor: Option<u64> = connection.query_row(query, [SEQUENCE_FLOOR], |row| row.get(0)).optional()?;
-    Ok(floor.unwrap_or(0))
+    Ok(number(connection, SEQUENCE_FLOOR).optional()?.unwrap_or(0))
 }
 
 /// A number that the spool keeps.
