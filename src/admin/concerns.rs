@@ -72,7 +72,7 @@ pub(super) fn concerns(
     of_answers(metrics, gateways, lately, &mut found);
     sinks.iter().for_each(|sink| of_sink(metrics, sink, lately, &mut found));
     of_files(metrics, lately, now, &mut found);
-    of_rosters(metrics, stale_rosters, &mut found);
+    of_rosters(stale_rosters, &mut found);
     found.0.sort_by_key(|concern| concern.severity);
     found.0
 }
@@ -359,14 +359,11 @@ fn of_files(metrics: &Metrics, lately: &Lately, now: Timestamp, found: &mut Foun
     }
 }
 
-fn of_rosters(metrics: &Metrics, stale: &[Standing], found: &mut Found) {
+fn of_rosters(stale: &[Standing], found: &mut Found) {
     for standing in stale {
         if let Some(what) = standing.why_stale() {
             found.warning("CcrelayRosterStale", &standing.file.display().to_string(), what);
         }
-    }
-    if stale.is_empty() && metrics.rosters_stale.get() > 0 {
-        found.warning("CcrelayRosterStale", "", "a roster's file is not in force");
     }
 }
 

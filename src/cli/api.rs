@@ -59,6 +59,15 @@ pub(super) struct Caller {
     >,
 }
 
+/// What was asked for, if it comes in time.
+async fn within<T>(
+    patience: Duration,
+    exchange: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let answered = tokio::time::timeout(patience, exchange).await;
+    answered.with_context(|| format!("no answer within {} s", patience.as_secs()))?
+}
+
 impl Caller {
     pub(super) fn new(api: &ApiPlace) -> anyhow::Result<Caller> {
         check_url(api)?;
@@ -79,9 +88,7 @@ impl Caller {
             let status = response.status();
             anyhow::Ok((status, self.whole(response.into_body()).await?))
         };
-        let answered = tokio::time::timeout(patience, exchange).await;
-        let answered = answered.with_context(|| format!("no answer within {} s", patience.as_secs()));
-        let (status, body) = answered.and_then(|answered| answered).context(self.base.to_string())?;
+        let (status, body) = within(patience, exchange).await.context(self.base.to_string())?;
         if status.is_success() { Ok(body) } else { Err(Refused::new(status, &body).into()) }
     }
 
@@ -96,9 +103,7 @@ impl Caller {
             let body = self.whole(response.into_body()).await?;
             Err(Refused::new(status, &body).into())
         };
-        let answered = tokio::time::timeout(PATIENCE_TO_LOOK, exchange).await;
-        let answered = answered.with_context(|| format!("no answer within {} s", PATIENCE_TO_LOOK.as_secs()));
-        answered.and_then(|answered| answered).context(self.base.to_string())
+        within(PATIENCE_TO_LOOK, exchange).await.context(self.base.to_string())
     }
 
     async fn send(&self, method: Method, path: &str) -> anyhow::Result<Response<Incoming>> {

@@ -198,8 +198,10 @@ impl AgentSnapshot {
         let continues = call.is_some() || in_call;
         // Some see work reported as soon as the agent is reserved.
         let may_call = in_call || self.state == AgentState::WorkingAfterCall;
+        let late =
+            entry.effect == Effect::Enters(AgentState::SignedOut) && self.is_of_an_earlier_session(report);
         let unexpected = match entry.effect {
-            Effect::Enters(AgentState::SignedOut) if self.is_of_an_earlier_session(report) => true,
+            _ if late => true,
             Effect::Continues(_) => !continues,
             effect => !is_expected(self.state, effect),
         };
@@ -210,9 +212,7 @@ impl AgentSnapshot {
         let mut heard = Heard { report, call, at, ended: Vec::new() };
         let (moved, call_after) = match entry.effect {
             Effect::None | Effect::Reminds(_) | Effect::Notes => (None, call_before),
-            Effect::Enters(AgentState::SignedOut) if self.is_of_an_earlier_session(report) => {
-                (None, call_before)
-            }
+            _ if late => (None, call_before),
             Effect::Enters(state) => (self.enter(state, report.reason, &mut heard), call_before),
             // The success of what led to it may be told late: whoever is busy by now, in a call perhaps, stays so.
             Effect::Leaves(_) if self.state == AgentState::Busy => (None, call_before),

@@ -51,7 +51,7 @@ pub(super) fn play_now(
     from: Option<&str>,
     other: Option<&Arc<Slot>>,
 ) -> Result<usize, EmitError> {
-    let flow = Catalogue::shared().flow(flow).ok_or_else(|| EmitError::NoSuchFlow(flow.to_owned()))?;
+    let flow = named(flow)?;
     if from.is_none() {
         begin_call_unless_running(gateway, slot, flow);
     }
@@ -60,10 +60,13 @@ pub(super) fn play_now(
     steps.map(|step| play_step_with(gateway, slot, step, other)).sum()
 }
 
+fn named(flow: &str) -> Result<&'static Flow, EmitError> {
+    Catalogue::shared().flow(flow).ok_or_else(|| EmitError::NoSuchFlow(flow.to_owned()))
+}
+
 /// The agent calls this number.
 pub(super) fn dial(gateway: &Gateway, slot: &Arc<Slot>, number: String) -> Result<usize, EmitError> {
-    let flow =
-        Catalogue::shared().flow(OUTGOING).ok_or_else(|| EmitError::NoSuchFlow(OUTGOING.to_owned()))?;
+    let flow = named(OUTGOING)?;
     begin_call(gateway, slot, flow.place, flow.feature);
     slot.lock().call.called = number;
     let steps = flow.steps.iter().filter(|step| applies(step, &gateway.settings));
@@ -72,8 +75,7 @@ pub(super) fn dial(gateway: &Gateway, slot: &Arc<Slot>, number: String) -> Resul
 
 /// A call comes in and rings until it is answered or given up. Gives its id.
 pub(super) fn ring(gateway: &Gateway, slot: &Arc<Slot>) -> Result<String, EmitError> {
-    let flow = Catalogue::shared().flow(MANUAL_ANSWER);
-    let flow = flow.ok_or_else(|| EmitError::NoSuchFlow(MANUAL_ANSWER.to_owned()))?;
+    let flow = named(MANUAL_ANSWER)?;
     begin_call(gateway, slot, flow.place, flow.feature);
     let unanswered = |step: &&Step| !step.events.iter().any(|event| event == "AgentEvent_Talking");
     for step in flow.steps.iter().take_while(unanswered).filter(|step| applies(step, &gateway.settings)) {

@@ -267,6 +267,10 @@ fn inspect(gateway: &Gateway, slot: &Slot, call: &Call) -> Result<Consequence, R
 
 fn follow(gateway: &Gateway, slot: &Arc<Slot>, consequence: Consequence) -> Result<Answer, Refusal> {
     let mut answer = Answer::success();
+    let play_to = |flow: &str, number: String| {
+        slot.lock().call.target = number;
+        play::play_now(gateway, slot, flow, None, None)
+    };
     let played = match consequence {
         Consequence::Nothing => Ok(0),
         Consequence::Flow(flow) => play::play_now(gateway, slot, flow, None, None),
@@ -276,23 +280,15 @@ fn follow(gateway: &Gateway, slot: &Arc<Slot>, consequence: Consequence) -> Resu
             let drafts: Vec<Draft> = events.iter().map(|name| play::example(gateway, slot, name)).collect();
             gateway.emit(slot, &drafts).map(|serials| serials.len())
         }
-        Consequence::FlowTo(flow, number) => {
-            slot.lock().call.target = number;
-            play::play_now(gateway, slot, flow, None, None)
-        }
+        Consequence::FlowTo(flow, number) => play_to(flow, number),
         Consequence::Dial(number) => {
             let played = play::dial(gateway, slot, number);
             answer = Answer::result(&Value::from(slot.lock().call.id.as_str()));
             played
         }
         Consequence::CallIdTo(flow, number) => {
-            let id = {
-                let call = &mut slot.lock().call;
-                call.target = number;
-                call.id.clone()
-            };
-            answer = Answer::result(&Value::from(id));
-            play::play_now(gateway, slot, flow, None, None)
+            answer = Answer::result(&Value::from(slot.lock().call.id.as_str()));
+            play_to(flow, number)
         }
     };
     played.map(|_events| answer).map_err(|_| Refusal::NOT_SIGNED_IN)

@@ -253,8 +253,8 @@ impl V5 {
         loop {
             if let Some(answer) = answer::take(&mut wire.incoming) {
                 let notice = wire.answered(&answer)?;
-                self.unanswered -=
-                    usize::from(matches!(notice, Notice::Answered { .. }) && self.unanswered > 0);
+                let answers = usize::from(matches!(notice, Notice::Answered { .. }));
+                self.unanswered = self.unanswered.saturating_sub(answers);
                 self.notices.push_back(notice);
                 continue;
             }
