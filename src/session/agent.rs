@@ -29,7 +29,7 @@ use crate::session::standstill::Standstill;
 use crate::session::state::{
     Degradation, Effect, Entry, Forwarded, Input, Machine, Next, Outcome, Resume, Rules, State,
 };
-use crate::session::status::{Common, Media, Ring, Shared, Times};
+use crate::session::status::{Common, Media, RELEASED, Ring, SIGNED_OUT, Shared, Times};
 use crate::session::{Deps, LifecycleEvent, LifecycleKind, Stored, StoredAdoption, StoredSession};
 
 /// A password that expires within this many days is worth a warning at each sign-in.
@@ -368,7 +368,6 @@ impl Agent {
 
     fn tell_still_suspended(&self, suspension: Suspension) {
         let reason = suspension.as_str();
-        self.shared.status().reason = Some(reason);
         tracing::error!(gateway = %self.gateway(), agent_id = %self.agent_id(), reason, kept_secs = SUSPENSION_KEPT.as_secs(),
             "still suspended: so soon after the refusal a start is no reason to try again, which might lock the account; \
              `ccrelay agents sign-in` does");
@@ -907,7 +906,7 @@ impl Agent {
         let effects = self.machine.step(input, Instant::now());
         let (last_ok, guid_since) = (self.machine.last_ok(), self.machine.guid_since());
         let times = Times { last_ok, guid_since, looks_past: self.machine.asks_for_past() };
-        self.shared.publish(self.machine.state(), times, self.gateway.deps.clock.now());
+        self.shared.publish(self.machine.state(), &effects, times, self.gateway.deps.clock.now());
         if !self.machine.holds_session() && self.ticket.take().is_some() {
             self.gateway.deps.tokens.session_ended(self.gateway(), self.agent_id());
         }
@@ -964,7 +963,7 @@ impl Agent {
             }
             Effect::SignedOut => {
                 tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(), "signed out");
-                self.journal(LifecycleKind::Ended, "signed_out");
+                self.journal(LifecycleKind::Ended, SIGNED_OUT);
             }
         }
     }
@@ -993,7 +992,6 @@ impl Agent {
     }
 
     fn journal(&self, kind: LifecycleKind, reason: &'static str) {
-        self.shared.status().reason = (kind != LifecycleKind::Started).then_some(reason);
         let event = LifecycleEvent {
             kind,
             reason,
@@ -1083,7 +1081,8 @@ impl Agent {
         }
         if self.machine.holds_session() {
             tracing::info!(gateway = %self.gateway(), agent_id = %self.agent_id(), "session left open");
-            self.journal(LifecycleKind::Ended, "released");
+            self.shared.status().reason = Some(RELEASED);
+            self.journal(LifecycleKind::Ended, RELEASED);
         }
         let stops = self.gateway.stopping.load(Ordering::Acquire);
         let stored = (stops && self.machine.is_wanted_out()).then_some(Stored::SIGNED_OUT);

@@ -18,7 +18,13 @@ use crate::session::call::{CallError, Ticket};
 use crate::session::failed::LastFailed;
 use crate::session::mail::Mailbox;
 use crate::session::retcode::{Retcode, Suspension};
-use crate::session::state::{Degradation, State};
+use crate::session::state::{Degradation, Effect, State};
+
+/// The reason of a session that was ended as asked.
+pub(super) const SIGNED_OUT: &str = "signed_out";
+
+/// The reason of a session that was left open at the gateway for another program.
+pub(super) const RELEASED: &str = "released";
 
 /// A session as the admin API shows it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -61,7 +67,7 @@ pub struct SessionView {
 pub fn reasons() -> impl Iterator<Item = &'static str> {
     let suspensions = Suspension::ALL.into_iter().map(Suspension::as_str);
     let degradations = Degradation::ALL.into_iter().map(Degradation::as_str);
-    let others = SESSION_LOSS_REASONS.iter().copied().chain(["signed_out", "released"]);
+    let others = SESSION_LOSS_REASONS.iter().copied().chain([SIGNED_OUT, RELEASED]);
     suspensions.chain(degradations).chain(others).chain(CallError::REASONS)
 }
 
@@ -244,8 +250,9 @@ impl Shared {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes where the session is; the gauge moves with it.
-    pub(super) fn publish(&self, state: State, times: Times, now: Timestamp) {
+    /// Publishes where the session is, with what that came of, so that nobody sees a state with the reason of the one before; the
+    /// gauge moves with it.
+    pub(super) fn publish(&self, state: State, effects: &[Effect], times: Times, now: Timestamp) {
         let stamp = |time: Option<Instant>| time.map_or(0, |time| self.stamp(time));
         let heard = times.last_ok.filter(|_| !times.looks_past);
         self.last_ok.store(stamp(heard), Ordering::Relaxed);
@@ -264,6 +271,9 @@ impl Shared {
             if status.reason.is_some_and(|reason| CallError::REASONS.contains(&reason)) {
                 status.reason = None;
             }
+        }
+        if let Some(reason) = new_reason(state, effects) {
+            status.reason = reason;
         }
     }
 
@@ -301,9 +311,7 @@ impl Shared {
         let awaited = awaited.filter(|_| !pushed).map_or(0, |time| self.stamp(time));
         self.push_awaited_since.store(awaited, Ordering::Relaxed);
         self.degraded.store(0, Ordering::Relaxed);
-        let mut status = self.status();
-        status.reason = None;
-        status.retcode = None;
+        self.status().retcode = None;
     }
 
     /// Takes the session out of the gauge, when its task has ended.
@@ -510,9 +518,26 @@ impl Bell {
     }
 }
 
+/// The reason that is shown from now on: `None` where the one that is shown stays, `Some(None)` where there is none any more.
+fn new_reason(state: State, effects: &[Effect]) -> Option<Option<&'static str>> {
+    if let State::Suspended(suspension) = state {
+        return Some(Some(suspension.as_str()));
+    }
+    effects.iter().rev().find_map(|effect| match effect {
+        Effect::Started(_) => Some(None),
+        Effect::Degraded(degradation) => Some(Some(degradation.as_str())),
+        Effect::Lost(loss) => Some(Some(loss.as_str())),
+        Effect::Suspended(suspension) => Some(Some(suspension.as_str())),
+        Effect::SignedOut => Some(Some(SIGNED_OUT)),
+        Effect::Kept | Effect::SkillsSet | Effect::SettingsDone | Effect::Mended(_) => None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::retcode::Loss;
+    use crate::session::state::Entry;
 
     fn shared(metrics: &Metrics, now: Instant) -> Shared {
         let common = Common {
@@ -536,17 +561,17 @@ mod tests {
         let at = |secs| start + Duration::from_secs(secs);
         let shared = shared(&metrics, start);
         assert_eq!(shared.budget(at(0)), None);
-        shared.publish(State::Active, heard(at(10)), Timestamp(0));
+        shared.publish(State::Active, &[], heard(at(10)), Timestamp(0));
         assert_eq!(shared.budget(at(10)), Some(Duration::from_secs(120)));
         assert_eq!(shared.budget(at(40)), Some(Duration::from_secs(90)));
         shared.note_push(false, at(20));
         shared.note_push(false, at(30));
-        shared.publish(State::Active, heard(at(40)), Timestamp(0));
+        shared.publish(State::Active, &[], heard(at(40)), Timestamp(0));
         assert_eq!(shared.budget(at(50)), Some(Duration::from_secs(90)));
         shared.note_push(true, at(50));
         assert_eq!(shared.budget(at(50)), Some(Duration::from_secs(110)));
         assert_eq!(shared.budget(at(1000)), Some(Duration::ZERO));
-        shared.publish(State::Recovering, Times::default(), Timestamp(0));
+        shared.publish(State::Recovering, &[], Times::default(), Timestamp(0));
         assert_eq!(shared.budget(at(1000)), None);
     }
 
@@ -566,6 +591,29 @@ mod tests {
     }
 
     #[test]
+    fn a_state_is_seen_with_its_own_reason_and_never_with_that_of_the_one_before() {
+        let shared = shared(&Metrics::new(["main"], []).unwrap(), Instant::now());
+        let seen = |state, effects: &[Effect]| {
+            shared.publish(state, effects, Times::default(), Timestamp(0));
+            let view = shared.view(Instant::now());
+            (view.state, view.reason)
+        };
+        let lost = Effect::Lost(Loss::NotSignedIn);
+        assert_eq!(seen(State::Recovering, &[lost]), ("recovering", Some("not_signed_in")));
+        assert_eq!(seen(State::SigningIn, &[]), ("signing_in", Some("not_signed_in")));
+        assert_eq!(seen(State::Active, &[Effect::Started(Entry::SignedIn)]), ("active", None));
+        let degraded = [Effect::Started(Entry::SignedIn), Effect::Degraded(Degradation::SkillsRefused)];
+        assert_eq!(seen(State::Active, &degraded), ("active", Some("skills_refused")));
+        let gone = Suspension::AdoptedSessionLost;
+        let effects = [lost, Effect::Suspended(gone)];
+        assert_eq!(seen(State::Suspended(gone), &effects), ("suspended", Some("adopted_session_lost")));
+        assert_eq!(seen(State::SignedOut, &[lost, Effect::SignedOut]), ("signed_out", Some("signed_out")));
+        // After a start of the daemon there is no effect that says so.
+        let locked = Suspension::AccountLocked;
+        assert_eq!(seen(State::Suspended(locked), &[]), ("suspended", Some("account_locked")));
+    }
+
+    #[test]
     fn media_are_read_from_three_letters_and_from_nothing_else() {
         let media = |voice, text_chat, mail| Some(Media { voice, text_chat, mail });
         assert_eq!(Media::parse("TTF"), media(true, true, false));
@@ -581,8 +629,8 @@ mod tests {
         let shared = shared(&metrics, Instant::now());
         let count = |state: &str| metrics.sessions.with_label_values(&["main", state]).get();
         assert_eq!((count("signed_out"), count("active")), (1, 0));
-        shared.publish(State::Active, Times::default(), Timestamp(0));
-        shared.publish(State::Active, Times::default(), Timestamp(0));
+        shared.publish(State::Active, &[], Times::default(), Timestamp(0));
+        shared.publish(State::Active, &[], Times::default(), Timestamp(0));
         assert_eq!((count("signed_out"), count("active")), (0, 1));
         shared.retire();
         assert_eq!((count("signed_out"), count("active")), (0, 0));
