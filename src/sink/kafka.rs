@@ -218,3 +218,31 @@ impl Sink for KafkaSink {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Problems;
+    use crate::sink::testing::message;
+
+    #[tokio::test]
+    async fn why_no_broker_is_reached_is_said_while_records_wait() {
+        // Nobody listens there.
+        let options: KafkaOptions = toml::from_str("bootstrap_servers = '127.0.0.1:1'").unwrap();
+        let mut problems = Problems::default();
+        let config = options.validate(Duration::from_secs(30), "sinks.kafka", &mut problems);
+        let mut sink = KafkaSink::new("kafka", config.unwrap(), Clock::system());
+        assert!(sink.complaint().is_none());
+        let _ack = sink.publish(&message("1001", 0)).await.unwrap();
+        let said = async {
+            loop {
+                match sink.complaint() {
+                    Some(complaint) => break complaint,
+                    None => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        let said = tokio::time::timeout(Duration::from_secs(60), said).await.expect("a complaint");
+        assert!(said.reason == "broker" && said.detail.contains("Connection refused"), "{said}");
+    }
+}

@@ -14,7 +14,7 @@ use crate::support::certificates::Certificates;
 use crate::support::in_process::good;
 use crate::support::kafka::{Kafka, Record, SASL_PASSWORD, SASL_USER, SCRAM_PASSWORD};
 use crate::support::worker::{assert_complete_and_in_order, deliver, deliver_all, settled};
-use crate::support::{DEADLINE, eventually, message, messages, padded};
+use crate::support::{DEADLINE, message, messages, padded};
 
 /// How long a worker waits, by default.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -337,16 +337,6 @@ async fn a_push_with_an_event_that_is_refused_holds_up_nothing_and_its_copy_goes
     assert_eq!(copies.len(), 1, "{copies:?}");
     assert_eq!(copies[0].header("ce_id"), *refused);
     assert_eq!(copies[0].header("ce_ccrelaydeadletterreason"), "timestamp_refused");
-}
-
-#[tokio::test]
-async fn why_no_broker_is_reached_is_said_while_records_wait() {
-    // Nobody listens there.
-    let mut sink = sink("127.0.0.1:1", "");
-    assert!(sink.complaint().is_none());
-    let _ack = sink.publish(&messages("nowhere", 1, 0)[0]).await.unwrap();
-    let said = eventually("a complaint", DEADLINE, || async { sink.complaint() }).await;
-    assert!(said.reason == "broker" && said.detail.contains("Connection refused"), "{said}");
 }
 
 #[tokio::test]
