@@ -60,7 +60,8 @@ pub struct Event {
 /// The id of the event at `place` in the spool called `spool_id`.
 #[must_use]
 pub fn event_id(spool_id: &str, place: EventRef) -> String {
-    format!("{spool_id}-{}-{}", place.offset, place.index)
+    let (mut offset, mut index) = (itoa::Buffer::new(), itoa::Buffer::new());
+    [spool_id, "-", offset.format(place.offset), "-", index.format(place.index)].concat()
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::clock::Timestamp;
-use crate::event::{Event, cloudevent};
+use crate::event::Event;
+use crate::event::cloudevent::{self, Attributes, Extension};
 use crate::trace::{TRACEPARENT, TraceContext};
 
 pub mod encoding;
@@ -82,19 +83,17 @@ pub struct CopyNote {
 impl Message {
     /// The context attributes of the event, those of its trace, and those of the copy if it is one.
     #[must_use]
-    pub fn attributes(&self) -> Vec<(&'static str, Cow<'_, str>)> {
-        let mut attributes = cloudevent::attributes(&self.event);
-        attributes.extend(self.extensions());
-        attributes
+    pub fn attributes(&self) -> Attributes<'_> {
+        cloudevent::attributes_with(&self.event, self.extensions())
     }
 
     /// The whole event in the JSON format of CloudEvents.
     #[must_use]
     pub fn structured(&self) -> Vec<u8> {
-        cloudevent::structured_with(&self.event, &self.extensions())
+        cloudevent::structured_with(&self.event, self.extensions())
     }
 
-    fn extensions(&self) -> Vec<(&'static str, Cow<'_, str>)> {
+    fn extensions(&self) -> Vec<Extension<'_>> {
         let mut extensions = Vec::new();
         if let Some(trace) = &self.trace {
             extensions.push((TRACEPARENT, Cow::Owned(trace.traceparent())));

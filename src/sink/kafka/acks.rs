@@ -33,7 +33,9 @@ struct Table {
     /// Set with it: the entries of that moment and the one that failed.
     to_go_again: usize,
     refused_alone: bool,
-    /// Since when nothing has moved.
+    /// How many were resolved when that was last looked at.
+    resolved_then: u64,
+    /// Since when nothing has moved, as far as was looked.
     still_since: Option<Instant>,
 }
 
@@ -107,7 +109,6 @@ impl Acks {
             let taken = table.take(number);
             if taken.is_some() {
                 table.resolved += 1;
-                table.still_since = Some(Instant::now());
             }
             taken
         };
@@ -148,9 +149,14 @@ impl Acks {
         fresh
     }
 
-    /// Whether something has waited for so long without any movement.
+    /// Whether something has waited for so long without any movement. The clock is read here and not for each record, so movement
+    /// counts from the look that finds it.
     pub(super) fn stalled(&self, timeout: Duration) -> bool {
-        let table = self.lock();
+        let mut table = self.lock();
+        if table.resolved_then != table.resolved {
+            table.resolved_then = table.resolved;
+            table.still_since = Some(Instant::now());
+        }
         table.unresolved > 0 && table.still_since.is_some_and(|since| since.elapsed() > timeout)
     }
 }

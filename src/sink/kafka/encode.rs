@@ -43,11 +43,11 @@ pub fn encode(message: &Message, encoding: Encoding, now: Timestamp) -> Encoded 
 fn binary_headers(message: &Message) -> OwnedHeaders {
     let mut headers = with(OwnedHeaders::new_with_capacity(HEADERS), "content-type", JSON);
     let mut key = String::with_capacity(32);
-    for (name, value) in message.attributes() {
+    for (name, value) in message.attributes().iter() {
         key.clear();
         key.push_str("ce_");
         key.push_str(name);
-        headers = with(headers, &key, &value);
+        headers = with(headers, &key, value);
     }
     // Where OpenTelemetry's instrumentation of Kafka clients looks for it.
     if let Some(trace) = &message.trace {

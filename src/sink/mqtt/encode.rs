@@ -116,8 +116,8 @@ pub(super) fn check_size(publish: &Publish, limit: usize) -> Result<(), Delivery
 
 fn binary_properties(message: &Message) -> Properties {
     let mut properties = Properties::of(JSON);
-    for (name, value) in message.attributes() {
-        properties.add(name, &value);
+    for (name, value) in message.attributes().iter() {
+        properties.add(name, value);
     }
     properties
 }
