@@ -17,7 +17,7 @@ use super::limits;
 use super::log::{Item, Log, LogReader};
 use super::reader;
 use super::removed::Removed;
-use super::reserve::Reserve;
+use super::reserve::{self, Reserve};
 use super::schema::{self, ChangeError};
 use super::writer::{self, Committed, Measured, Reply, Signals, Waiting, tell};
 use super::{AgentKey, AppendError, DeadLetter, ReadRecord, SinkState, SpoolConfig, TICK};
@@ -151,7 +151,10 @@ impl Keeper {
         }
         self.count_letters()?;
         self.set_gauges();
-        measured(&self.connection, self.letter_bytes, &self.config)
+        let measured = measured(&self.connection, self.letter_bytes, &self.config)?;
+        // Before records take it.
+        self.keep_room(measured.free_disk);
+        Ok(measured)
     }
 
     pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -478,15 +481,24 @@ impl Keeper {
             self.count_letters()?;
         }
         let measured = measured(&self.connection, self.letter_bytes, &self.config)?;
-        if let Err(error) = self.reserve.take(measured.free_disk)
-            && let Some(left_out) = self.calm.due("reserve")
-        {
-            tracing::warn!(%error, left_out, "no room can be kept on the disk for the spool's database");
+        self.keep_room(measured.free_disk);
+        if measured.free_disk.is_some_and(|free| free < reserve::WELL_FREE) {
+            // A journal that begins at its front again takes no more of the disk. By itself it would do so only with a thousand
+            // pages, and what it has by then may be all that records have left free.
+            schema::empty_journal(&self.connection, &self.path)?;
         }
         // When the writer has much to do it gets the next one.
         drop(self.writer.try_send(writer::Command::Tick(measured)));
         self.set_gauges();
         Ok(())
+    }
+
+    fn keep_room(&mut self, free_disk: Option<u64>) {
+        if let Err(error) = self.reserve.take(free_disk)
+            && let Some(left_out) = self.calm.due("reserve")
+        {
+            tracing::warn!(%error, left_out, "no room can be kept on the disk for the spool's database");
+        }
     }
 
     fn set_gauges(&mut self) {

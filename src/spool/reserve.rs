@@ -11,7 +11,7 @@ use super::log::LEFT_FREE;
 /// Bytes that are kept: as many as files of records leave free, which the journal may have taken before the disk was full.
 const BYTES: u64 = LEFT_FREE;
 /// They are taken again only where there is so much more that nothing is short of it.
-const WELL_FREE: u64 = 4 << 20;
+pub(super) const WELL_FREE: u64 = 4 << 20;
 const NAME: &str = "reserve";
 
 /// The file that keeps the room.
