@@ -464,7 +464,7 @@ impl Keeper {
     fn beat(&mut self) -> rusqlite::Result<()> {
         self.log.free_below(self.stored_first);
         // First, as the rest may find no room.
-        self.measure()?;
+        let measured = self.measure()?;
         let free: u64 = self.connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
         let pages: u64 = self.connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
         if free > u64::from(VACUUM_PAGES) && free > pages / 4 {
@@ -473,24 +473,24 @@ impl Keeper {
             let mut steps = vacuum.query([])?;
             while steps.next()?.is_some() {}
         }
+        if reserve::is_short(measured.free_disk) {
+            // A journal that begins at its front again takes no more of the disk. By itself it would do so only with a thousand
+            // pages, and what it has by then may be all that records have left free.
+            return schema::empty_journal(&self.connection, &self.path);
+        }
         schema::shrink_journal(&self.connection, &self.path)
     }
 
-    fn measure(&mut self) -> rusqlite::Result<()> {
+    fn measure(&mut self) -> rusqlite::Result<Measured> {
         if self.letters_changed {
             self.count_letters()?;
         }
         let measured = measured(&self.connection, self.letter_bytes, &self.config)?;
         self.keep_room(measured.free_disk);
-        if measured.free_disk.is_some_and(|free| free < reserve::WELL_FREE) {
-            // A journal that begins at its front again takes no more of the disk. By itself it would do so only with a thousand
-            // pages, and what it has by then may be all that records have left free.
-            schema::empty_journal(&self.connection, &self.path)?;
-        }
         // When the writer has much to do it gets the next one.
         drop(self.writer.try_send(writer::Command::Tick(measured)));
         self.set_gauges();
-        Ok(())
+        Ok(measured)
     }
 
     fn keep_room(&mut self, free_disk: Option<u64>) {

@@ -11,7 +11,7 @@ use super::log::LEFT_FREE;
 /// Bytes that are kept: as many as files of records leave free, which the journal may have taken before the disk was full.
 const BYTES: u64 = LEFT_FREE;
 /// They are taken again only where there is so much more that nothing is short of it.
-pub(super) const WELL_FREE: u64 = 4 << 20;
+const WELL_FREE: u64 = 4 << 20;
 const NAME: &str = "reserve";
 
 /// The file that keeps the room.
@@ -40,7 +40,7 @@ impl Reserve {
 
     /// Takes the room, where there is plenty and it is not held already.
     pub(super) fn take(&mut self, free: Option<u64>) -> std::io::Result<()> {
-        if self.held || free.is_some_and(|free| free < WELL_FREE) {
+        if self.held || is_short(free) {
             return Ok(());
         }
         let mut options = OpenOptions::new();
@@ -53,6 +53,11 @@ impl Reserve {
         }
         filled
     }
+}
+
+/// Whether so little of the disk is free that none of it is taken without need.
+pub(super) fn is_short(free: Option<u64>) -> bool {
+    free.is_some_and(|free| free < WELL_FREE)
 }
 
 #[cfg(test)]
