@@ -39,7 +39,7 @@ pub fn structured(event: &Event) -> Vec<u8> {
 /// The same with further extension attributes.
 #[must_use]
 pub fn structured_with<'a>(event: &'a Event, extensions: Vec<Extension<'a>>) -> Vec<u8> {
-    to_json(&Structured { event, attributes: attributes_with(event, extensions) })
+    to_json(&Structured(attributes_with(event, extensions)))
 }
 
 /// The context attributes by their names without a prefix, always in this order. `datacontenttype` is not among them:
@@ -156,14 +156,12 @@ impl fmt::Debug for Written {
     }
 }
 
-struct Structured<'a> {
-    event: &'a Event,
-    attributes: Attributes<'a>,
-}
+struct Structured<'a>(Attributes<'a>);
 
 impl Serialize for Structured<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Structured { event, attributes } = self;
+        let Structured(attributes) = self;
+        let event = attributes.event;
         let mut map = serializer.serialize_map(None)?;
         for (name, value) in attributes.iter() {
             match name {
