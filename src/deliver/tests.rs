@@ -10,6 +10,7 @@ use crate::event::normalise::RecordKind;
 use crate::event::{AgentId, GatewayName};
 use crate::route::{Condition, Pattern, Router, Rule, Subject, Target, TopicRules};
 use crate::sink::BoxFuture;
+use crate::sink::testing::until;
 use crate::spool::testing::{change, flip, place_of, record_around, seal};
 use crate::spool::{
     AgentKey, Letter, LetterFilter, NewRecord, RepeatRules, SinkStart, SpoolConfig, SpoolLimits,
@@ -196,16 +197,6 @@ impl Running {
         ended.expect("the worker ends").expect("no panic");
         self.book
     }
-}
-
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..2000 {
-        if done() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{what}: not within 20 seconds");
 }
 
 impl Bench {

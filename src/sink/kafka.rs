@@ -223,7 +223,7 @@ impl Sink for KafkaSink {
 mod tests {
     use super::*;
     use crate::config::Problems;
-    use crate::sink::testing::message;
+    use crate::sink::testing::{message, until};
 
     #[tokio::test]
     async fn why_no_broker_is_reached_is_said_while_records_wait() {
@@ -234,15 +234,8 @@ mod tests {
         let mut sink = KafkaSink::new("kafka", config.unwrap(), Clock::system());
         assert!(sink.complaint().is_none());
         let _ack = sink.publish(&message("1001", 0)).await.unwrap();
-        let said = async {
-            loop {
-                match sink.complaint() {
-                    Some(complaint) => break complaint,
-                    None => tokio::time::sleep(Duration::from_millis(20)).await,
-                }
-            }
-        };
-        let said = tokio::time::timeout(Duration::from_secs(60), said).await.expect("a complaint");
+        until("a complaint", || sink.complaint().is_some()).await;
+        let said = sink.complaint().unwrap();
         assert!(said.reason == "broker" && said.detail.contains("Connection refused"), "{said}");
     }
 }

@@ -1,6 +1,7 @@
-//! Messages for the unit tests of sinks.
+//! Messages for the unit tests of sinks, and waiting for what comes of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Message, Purpose};
 use crate::clock::Timestamp;
@@ -26,4 +27,15 @@ pub(crate) fn message(agent: &str, sequence: u64) -> Message {
         ),
     };
     Message { event: Arc::new(event), topic: "events".into(), purpose: Purpose::default(), trace: None }
+}
+
+/// Waits until `done` says so.
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what}: not within 20 seconds");
 }
